@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// forkcore: fork, wait and _exit on Linux, with what stands around them.
+//
+// Every function returns 0 or an errno value; none sets a global for the caller to read. None allocates, none logs.
+// EINTR never comes out: a call that a signal interrupted is made again. Every descriptor made here is close-on-exec.
+//
+// Each doc block says in which process the function runs, and whether it is async-signal-safe ("signal-safe"), which
+// is what may run between fork and the child's body.
+//
+// A set of signals is a uint64_t, bit n-1 standing for signal n, as in the kernel.
+
+#ifndef FORKCORE_H
+#define FORKCORE_H
+
+#ifndef __linux__
+#error "swift-forking needs Linux: it stands on signalfd, pidfd, epoll and PR_SET_PDEATHSIG"
+#endif
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---------------------------------------------------------------------------------------------- fork and the child
+
+/// What a child does before its body runs. Owned by the caller; only read.
+struct forkcore_child_plan {
+    uint64_t unblock;    ///< signals that the parent blocked for itself, and that the child gets unblocked
+    uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
+    const int *closing;  ///< descriptors that belong to the parent alone; closed in the child
+    size_t closing_count;
+    bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
+    bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
+};
+
+/// Forks; the child runs `body(context)` and ends with its result as exit status, whatever happens.
+///
+/// Parent: any thread; returns 0 and stores the pid in `*child`, or returns fork's errno (EAGAIN, ENOMEM). All signals
+/// are blocked across the fork, so no handler of the parent's runs in the child, and stdio is flushed before it, so
+/// nothing the parent had buffered appears twice. The caller's mask is restored.
+/// Child: takes the steps of `plan`, restores the mask, runs `body`, then forkcore_exit. Never returns from here.
+/// Not signal-safe in the parent (fflush). In the child everything before `body` is, with one exception: libdispatch is
+/// told of the fork where it is linked in, which stores a few words and takes no lock.
+int forkcore_fork(const struct forkcore_child_plan *plan, int (*body)(void *context), void *context, pid_t *child);
+
+/// Ends a child: flushes stdio, then _exit(status). No atexit handler of the parent's runs.
+///
+/// Child. Not signal-safe (fflush).
+_Noreturn void forkcore_exit(int status);
+
+/// Becomes another program on `descriptor`: it stands on descriptors 0 and 1, 2 is inherited, all others are closed.
+/// SIGPIPE gets its default back. Returns only on failure, with execve's errno; the descriptors are then still open.
+///
+/// Child. Signal-safe.
+int forkcore_exec(int descriptor, const char *path, char *const argv[], char *const envp[]);
+
+/// How many threads this process has: 0 when the kernel does not say (no /proc).
+///
+/// Any process. Signal-safe. Costs no system call in a process that never started a thread (glibc).
+unsigned forkcore_thread_count(void);
+
+/// The calling thread's number; the first thread's is the process's. gettid(2).
+///
+/// Any process. Signal-safe.
+pid_t forkcore_thread_id(void);
+
+// ----------------------------------------------------------------------------------------------------------- waiting
+
+enum forkcore_state {
+    FORKCORE_RUNNING, ///< has not ended; still the caller's to wait for
+    FORKCORE_EXITED,  ///< ended by _exit; `code` is set
+    FORKCORE_KILLED,  ///< ended by a signal; `signal` and `core` are set
+    FORKCORE_LOST     ///< was not ours to wait for: somebody else reaped it (ECHILD). Nothing else is known.
+};
+
+/// How a child ended, and what it used: getrusage(2)'s numbers, its own waited-for children's included.
+struct forkcore_ending {
+    enum forkcore_state state;
+    int code;
+    int signal;
+    bool core;
+    int64_t user_us;   ///< CPU time in user mode, microseconds
+    int64_t system_us; ///< CPU time in the kernel, microseconds
+    int64_t max_rss_kib;
+    int64_t minor_faults;
+    int64_t major_faults;
+};
+
+/// Reaps `pid` if it has ended, without waiting. wait4(2).
+///
+/// With `end_group` the process group that `pid` leads gets SIGKILL while `pid` is still a zombie, when its id cannot
+/// have been given to anyone else; only then is it reaped.
+/// Returns 0 with `*ending` filled in. ECHILD is no error but FORKCORE_LOST; any other errno is returned.
+/// Parent. Signal-safe.
+int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
+
+/// Which child has ended and waits to be reaped, if any: `*pid`, or 0. It is left as it is. waitid(2) with WNOWAIT.
+///
+/// Parent. Signal-safe.
+int forkcore_peek(pid_t *pid);
+
+/// A descriptor that becomes readable when `pid`, an unreaped child, ends. pidfd_open(2). The caller closes it.
+///
+/// Parent. Signal-safe.
+int forkcore_pidfd(pid_t pid, int *descriptor);
+
+// ----------------------------------------------------------------------------------------------------------- signals
+
+struct forkcore_signal {
+    int number;
+    pid_t sender; ///< for SIGCHLD: the child
+};
+
+/// Blocks `signals` in the calling thread and opens a signalfd(2) for them, non-blocking. `*blocked` says which of them
+/// were not blocked before; give it to forkcore_signals_close, and to children as `unblock`.
+///
+/// Any process. Signal-safe.
+int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked);
+
+/// Takes up to `capacity` pending signals; `*count` is 0 when none is.
+///
+/// The process that opened the descriptor. Signal-safe.
+int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_t capacity, size_t *count);
+
+/// Throws away what is pending, closes, and unblocks `blocked`.
+///
+/// The process and thread that opened the descriptor. Signal-safe.
+void forkcore_signals_close(int descriptor, uint64_t blocked);
+
+/// Which of `signals` have a handler (neither SIG_DFL nor SIG_IGN).
+///
+/// Any process. Signal-safe.
+uint64_t forkcore_signals_handled(uint64_t signals);
+
+/// Makes sure that ended children stay until they are reaped: a SIGCHLD ignored by whoever started us, or SA_NOCLDWAIT,
+/// is reset to SIG_DFL. EBUSY when a handler for SIGCHLD is installed, which is left in place.
+///
+/// Parent. Signal-safe.
+int forkcore_keep_zombies(void);
+
+/// Ignores SIGPIPE, or gives it its default back; `*was_ignored` says how it was.
+///
+/// Any process. Signal-safe.
+void forkcore_ignore_sigpipe(bool ignore, bool *was_ignored);
+
+// ------------------------------------------------------------------------------------- descriptors that can be polled
+
+/// An eventfd(2), non-blocking. The caller closes it.
+int forkcore_event_open(int *descriptor);
+
+/// Adds `value` to an eventfd: asks the server that polls it to stop. From any thread. Signal-safe, errno kept: this is
+/// the one to call in a signal handler.
+void forkcore_event_add(int descriptor, uint64_t value);
+
+/// Takes the sum of what was added, 0 when nothing was. Signal-safe.
+uint64_t forkcore_event_take(int descriptor);
+
+/// A timerfd(2) on CLOCK_MONOTONIC, non-blocking. The caller closes it.
+int forkcore_timer_open(int *descriptor);
+
+/// Fires at `at` nanoseconds of CLOCK_MONOTONIC, at once if that is past; 0 disarms. Signal-safe.
+int forkcore_timer_set(int descriptor, int64_t at);
+
+/// An epoll(7) instance. The caller closes it.
+int forkcore_poll_open(int *descriptor);
+
+/// Watches `watched` for input; `token` comes back from forkcore_poll_ready. Closing `watched` ends the watch.
+int forkcore_poll_add(int descriptor, int watched, uint64_t token);
+
+/// The tokens of up to `capacity` descriptors that are readable now, without waiting. Signal-safe.
+int forkcore_poll_ready(int descriptor, uint64_t *tokens, size_t capacity, size_t *count);
+
+/// Waits until one of `count` descriptors is readable or `timeout_ns` have passed (-1: for ever). Bit i of `*ready`
+/// stands for descriptors[i]; a negative descriptor is passed over. A signal handler that ran ends the wait with
+/// nothing ready, so that its caller can look around. ppoll(2); `count` is at most 8. Signal-safe.
+int forkcore_wait_readable(const int *descriptors, size_t count, int64_t timeout_ns, uint32_t *ready);
+
+/// Closes a descriptor. EINTR counts as closed, as on Linux it is.
+void forkcore_close(int descriptor);
+
+// ----------------------------------------------------------------------------------------------------------- sockets
+// Any process. All signal-safe.
+
+struct forkcore_listen_options {
+    int backlog;
+    bool datagram;      ///< SOCK_DGRAM: bound, not listening
+    bool reuse_address; ///< SO_REUSEADDR (not for Unix sockets)
+    bool reuse_port;    ///< SO_REUSEPORT (not for Unix sockets)
+    bool v6_only;       ///< IPV6_V6ONLY
+};
+
+/// Makes a bound socket; a stream's listens and is non-blocking, a datagram's blocks when children send on it. On failure
+/// nothing is left open and `*call` names the system call that refused.
+int forkcore_listen(const struct sockaddr *address, socklen_t length, const struct forkcore_listen_options *options,
+                    int *descriptor, const char **call);
+
+/// Makes an inherited descriptor like one from forkcore_listen. EBADF, ENOTSOCK, EPROTOTYPE (neither stream nor datagram)
+/// or EINVAL (a stream's that does not listen) say what is wrong with it; it is then left as it was.
+int forkcore_adopt(int descriptor, bool *datagram);
+
+/// Whether somebody serves on a Unix socket's address: 0 yes; ECONNREFUSED nobody; else connect's errno.
+int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool datagram);
+
+/// The address that a socket is bound to. getsockname(2).
+int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length);
+
+/// Takes a connection, blocking and close-on-exec; EAGAIN when there is none. accept4(2).
+int forkcore_accept(int listener, struct sockaddr_storage *peer, socklen_t *length, int *descriptor);
+
+/// recv(2): `*count` is 0 at the end of the stream. EAGAIN when SO_RCVTIMEO has passed.
+int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count);
+
+/// send(2) until all is sent, without SIGPIPE. EAGAIN when SO_SNDTIMEO has passed.
+int forkcore_send_all(int descriptor, const void *bytes, size_t count);
+
+/// recvfrom(2), without waiting. `*truncated` says that the datagram was longer than `size`.
+int forkcore_receive_datagram(int descriptor, void *buffer, size_t size, struct sockaddr_storage *peer,
+                              socklen_t *length, size_t *count, bool *truncated);
+
+/// sendto(2), waiting for room in the socket's buffer.
+int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, const struct sockaddr *peer,
+                           socklen_t length);
+
+/// Says that nothing more will be sent; what was sent still arrives. shutdown(2) with SHUT_WR.
+void forkcore_finish_sending(int descriptor);
+
+/// SO_RCVTIMEO and SO_SNDTIMEO, in microseconds; 0 is no time-out.
+int forkcore_set_timeout(int descriptor, int64_t timeout_us);
+
+/// TCP_NODELAY.
+int forkcore_set_no_delay(int descriptor, bool on);
+
+/// Who is on the other side of a Unix stream socket. SO_PEERCRED.
+int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

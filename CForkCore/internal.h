@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the C files share among themselves.
+
+#ifndef FORKCORE_INTERNAL_H
+#define FORKCORE_INTERNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE // accept4, ppoll, struct ucred, wait4
+#endif
+
+#include "forkcore.h"
+
+enum { FORKCORE_SIGNALS = 64 };
+
+static inline uint64_t forkcore_bit(int number)
+{
+    return (uint64_t)1 << (number - 1);
+}
+
+#endif

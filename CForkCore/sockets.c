@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sockets: the calls that Glibc's module hides from Swift, and those whose errno wants reading at once.
+
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static int switch_on(int descriptor, int level, int option, bool wanted)
+{
+    return wanted && setsockopt(descriptor, level, option, &(int){1}, sizeof(int)) != 0 ? errno : 0;
+}
+
+static int prepare(int descriptor, const struct sockaddr *address, socklen_t length,
+                   const struct forkcore_listen_options *options, const char **call)
+{
+    bool internet = address->sa_family != AF_UNIX;
+    int error;
+
+    *call = "setsockopt";
+    if ((error = switch_on(descriptor, SOL_SOCKET, SO_REUSEADDR, internet && options->reuse_address)) != 0
+        || (error = switch_on(descriptor, SOL_SOCKET, SO_REUSEPORT, internet && options->reuse_port)) != 0)
+        return error;
+    if (address->sa_family == AF_INET6
+        && setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &(int){options->v6_only}, sizeof(int)) != 0)
+        return errno;
+    *call = "bind";
+    if (bind(descriptor, address, length) != 0)
+        return errno;
+    *call = "listen";
+    return !options->datagram && listen(descriptor, options->backlog) != 0 ? errno : 0;
+}
+
+int forkcore_listen(const struct sockaddr *address, socklen_t length, const struct forkcore_listen_options *options,
+                    int *descriptor, const char **call)
+{
+    int type = options->datagram ? SOCK_DGRAM : SOCK_STREAM | SOCK_NONBLOCK;
+    *call = "socket";
+    *descriptor = socket(address->sa_family, type | SOCK_CLOEXEC, 0);
+    if (*descriptor < 0)
+        return errno;
+    int error = prepare(*descriptor, address, length, options, call);
+    if (error != 0) {
+        forkcore_close(*descriptor);
+        *descriptor = -1;
+    }
+    return error;
+}
+
+int forkcore_adopt(int descriptor, bool *datagram)
+{
+    int type, listening;
+    if (getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type}) != 0)
+        return errno;
+    if (type != SOCK_STREAM && type != SOCK_DGRAM)
+        return EPROTOTYPE;
+    *datagram = type == SOCK_DGRAM;
+    if (!*datagram) {
+        if (getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listening, &(socklen_t){sizeof listening}) != 0)
+            return errno;
+        if (!listening)
+            return EINVAL;
+    }
+    int flags = fcntl(descriptor, F_GETFL);
+    if (flags < 0)
+        return errno;
+    flags = *datagram ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
+    if (fcntl(descriptor, F_SETFL, flags) < 0 || fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0)
+        return errno;
+    return 0;
+}
+
+int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length)
+{
+    *length = sizeof *address;
+    return getsockname(descriptor, (struct sockaddr *)address, length) != 0 ? errno : 0;
+}
+
+int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool datagram)
+{
+    // Non-blocking: a live listener whose backlog is full says EAGAIN, and does not keep us waiting.
+    int probe = socket(AF_UNIX, (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (probe < 0)
+        return errno;
+    int error = connect(probe, address, length) != 0 ? errno : 0;
+    forkcore_close(probe);
+    return error;
+}
+
+int forkcore_accept(int listener, struct sockaddr_storage *peer, socklen_t *length, int *descriptor)
+{
+    *length = sizeof *peer;
+    while ((*descriptor = accept4(listener, (struct sockaddr *)peer, length, SOCK_CLOEXEC)) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count)
+{
+    ssize_t got;
+    while ((got = recv(descriptor, buffer, size, 0)) < 0)
+        if (errno != EINTR)
+            return errno;
+    *count = (size_t)got;
+    return 0;
+}
+
+int forkcore_send_all(int descriptor, const void *bytes, size_t count)
+{
+    const char *next = bytes;
+    while (count > 0) {
+        ssize_t sent = send(descriptor, next, count, MSG_NOSIGNAL);
+        if (sent < 0 && errno != EINTR)
+            return errno;
+        if (sent > 0) {
+            next += sent;
+            count -= (size_t)sent;
+        }
+    }
+    return 0;
+}
+
+int forkcore_receive_datagram(int descriptor, void *buffer, size_t size, struct sockaddr_storage *peer,
+                              socklen_t *length, size_t *count, bool *truncated)
+{
+    ssize_t got;
+    do
+        *length = sizeof *peer;
+    while ((got = recvfrom(descriptor, buffer, size, MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)peer, length)) < 0
+           && errno == EINTR);
+    if (got < 0)
+        return errno;
+    *truncated = (size_t)got > size; // MSG_TRUNC: the datagram's own length
+    *count = *truncated ? size : (size_t)got;
+    return 0;
+}
+
+int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, const struct sockaddr *peer,
+                           socklen_t length)
+{
+    while (sendto(descriptor, bytes, count, MSG_NOSIGNAL, peer, length) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+void forkcore_finish_sending(int descriptor)
+{
+    shutdown(descriptor, SHUT_WR);
+}
+
+int forkcore_set_timeout(int descriptor, int64_t timeout_us)
+{
+    struct timeval timeout = {.tv_sec = timeout_us / 1000000, .tv_usec = timeout_us % 1000000};
+    if (setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout) != 0
+        || setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) != 0)
+        return errno;
+    return 0;
+}
+
+int forkcore_set_no_delay(int descriptor, bool on)
+{
+    return setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &(int){on}, sizeof(int)) != 0 ? errno : 0;
+}
+
+int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid)
+{
+    struct ucred peer;
+    if (getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &peer, &(socklen_t){sizeof peer}) != 0)
+        return errno;
+    *pid = peer.pid;
+    *uid = peer.uid;
+    *gid = peer.gid;
+    return 0;
+}

@@ -1,0 +1,40 @@
+// swift-tools-version: 6.1
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+let package = Package(
+    name: "swift-forking",
+    products: [
+        .library(name: "Forking", targets: ["Forking"]),
+        .executable(name: "forkserve", targets: ["forkserve"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    ],
+    targets: [
+        .target(name: "CForkCore", path: "CForkCore"),
+        .target(
+            name: "Forking",
+            dependencies: [
+                "CForkCore",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
+        .executableTarget(
+            name: "forkserve",
+            dependencies: [
+                "Forking", "CForkCore",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
+        .target(name: "TestSupport", path: "Tests/TestSupport"),
+        .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
+        .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
+        .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c11
+)

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+
+/// A process's number, as the kernel gives it.
+public typealias ProcessID = Int32
+
+/// How a process ended, as wait(2) tells it.
+public enum ExitStatus: Hashable, Sendable {
+    /// By `_exit`, with this status; 0 is success.
+    case exited(code: Int32)
+    /// By a signal: a trap in Swift is SIGILL on x86-64 and SIGTRAP on arm64.
+    case killed(Signal, dumpedCore: Bool)
+    /// Somebody else in this process waited for it first (waitpid(-1), or SIGCHLD set to be ignored).
+    case unknown
+
+    /// Whether it ended with status 0.
+    public var isSuccess: Bool { self == .exited(code: 0) }
+}
+
+extension ExitStatus: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .exited(let code): "exited with status \(code)"
+        case .killed(let signal, let dumpedCore): "killed by \(signal)" + (dumpedCore ? " (core dumped)" : "")
+        case .unknown: "ended, with a status unknown, as somebody else reaped it"
+        }
+    }
+}
+
+/// What a process and the children that it waited for have used. getrusage(2).
+public struct ResourceUsage: Hashable, Sendable {
+    public let userTime: Duration
+    public let systemTime: Duration
+    /// The most memory it ever had in use, in KiB; pages shared with its parent count.
+    public let maxResidentKiB: Int64
+    /// Page faults served without reading from a disk.
+    public let minorFaults: Int64
+    /// Page faults that had to read from a disk.
+    public let majorFaults: Int64
+}
+
+/// A child has ended and was reaped.
+public struct ChildExit: Sendable {
+    /// Who brought the end about.
+    public enum Reason: Hashable, Sendable {
+        /// The child, or somebody else's signal.
+        case own
+        /// Its table: its time limit had passed.
+        case timeLimit
+        /// Its table: it was asked to terminate or to kill.
+        case stopped
+    }
+
+    public let pid: ProcessID
+    /// Whom it served, if it was forked with a peer.
+    public let peer: SocketAddress?
+    public let status: ExitStatus
+    public let reason: Reason
+    /// From fork to reaping.
+    public let duration: Duration
+    /// Nil when the status is unknown.
+    public let usage: ResourceUsage?
+
+    /// Whether it ended with status 0 and nobody had to help.
+    public var isSuccess: Bool { status.isSuccess && reason == .own }
+}
+
+extension ChildExit: CustomStringConvertible {
+    /// `child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s`
+    public var description: String {
+        let whom = peer.map { ", peer \($0)" } ?? ""
+        let why =
+            switch reason {
+            case .own: ""
+            case .timeLimit: " at its time limit"
+            case .stopped: " as the server stops"
+            }
+        return "child \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
+    }
+}
+
+extension ChildExit {
+    init(_ child: Child, _ ending: forkcore_ending, at now: Instant) {
+        let status: ExitStatus =
+            switch ending.state {
+            case FORKCORE_EXITED: .exited(code: ending.code)
+            case FORKCORE_KILLED: .killed(Signal(rawValue: ending.signal), dumpedCore: ending.core)
+            default: .unknown
+            }
+        self.init(
+            pid: child.pid, peer: child.peer, status: status, reason: child.reason,
+            duration: now - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending))
+    }
+}
+
+extension ResourceUsage {
+    init(_ ending: forkcore_ending) {
+        userTime = .microseconds(ending.user_us)
+        systemTime = .microseconds(ending.system_us)
+        maxResidentKiB = ending.max_rss_kib
+        minorFaults = ending.minor_faults
+        majorFaults = ending.major_faults
+    }
+}

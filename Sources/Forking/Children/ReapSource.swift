@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// Where the news comes from that children have ended, as one descriptor that a loop can poll.
+///
+/// SIGCHLD has one consumer in a process: a second signalfd would read nothing. So all tables that reap by signal share
+/// one source, and whoever collects, collects for all of them. A table that reaps by pidfd has a source of its own.
+///
+/// The descriptor is an epoll instance, which stands for:
+/// - SIGCHLD, or each child's pidfd;
+/// - a timer, armed only while a child has a deadline or a sweep is due.
+final class ReapSource {
+    /// The kernel merges SIGCHLDs. The ones that exits hid behind each other are found by asking which child is
+    /// waitable; but a child that somebody else reaped is not, and its SIGCHLD may have been merged away. So after any
+    /// SIGCHLD each child is asked for by name, once, this much later. With no exits there are no sweeps.
+    private static let sweepInterval = Duration.seconds(1)
+    private static let timerToken: UInt64 = 0
+    private static let signalToken: UInt64 = .max
+
+    private let poll: ParentDescriptor
+    private let timer: ParentDescriptor
+    private let signals: SignalDescriptor?
+    private let owner = getpid()
+    private let thread = forkcore_thread_id()
+    private var tables: [Entry] = []
+    private var alarm: Instant?
+    private var sweepDue: Instant?
+
+    /// A table leaves the list in its deinit, when it can no longer be looked at.
+    private struct Entry {
+        let id: ObjectIdentifier
+        unowned let table: ChildTable
+    }
+
+    var descriptor: Int32 { poll.rawValue }
+
+    /// False in a child, whose copy of its parent's tables is of no use: its siblings are not its children.
+    var isOurs: Bool { owner == getpid() }
+
+    init(bySignal: Bool) throws(ForkingError) {
+        poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+        timer = try ParentDescriptor("timerfd_create", forkcore_timer_open)
+        signals = bySignal ? try SignalDescriptor([.child]) : nil
+        try check(forkcore_poll_add(poll.rawValue, timer.rawValue, Self.timerToken), "epoll_ctl")
+        if let signals {
+            try check(forkcore_poll_add(poll.rawValue, signals.rawValue, Self.signalToken), "epoll_ctl")
+        }
+    }
+
+    // MARK: The tables of a source
+
+    nonisolated(unsafe) private static weak var shared: ReapSource?
+
+    /// The source for a new table. For `.signal` it is the process's one; a child that inherited its parent's makes a
+    /// new one.
+    static func source(for reaping: ChildTable.Reaping) throws(ForkingError) -> ReapSource {
+        if reaping == .signal, let shared, shared.isOurs {
+            guard shared.thread == forkcore_thread_id() else {
+                throw .invalid(
+                    "tables that reap by signal share one SIGCHLD and so one thread: make this one on the thread of the "
+                        + "first, or with reaping: .pidfd")
+            }
+            return shared
+        }
+        guard forkcore_keep_zombies() != EBUSY || reaping == .pidfd else {
+            throw .invalid(
+                "something in this process handles SIGCHLD, and would lose it to a table that reaps by signal: remove "
+                    + "the handler, or make the table with reaping: .pidfd")
+        }
+        guard reaping == .signal else { return try ReapSource(bySignal: false) }
+        let source = try ReapSource(bySignal: true)
+        if let thread = ThreadMasks.firstThatTakes(.child) {
+            throw .invalid(
+                "thread \(thread) of this process does not block SIGCHLD, and would take it from a table that reaps by "
+                    + "signal: block it before the first thread starts, or make the table with reaping: .pidfd")
+        }
+        shared = source
+        return source
+    }
+
+    func attach(_ table: ChildTable) { tables.append(Entry(id: ObjectIdentifier(table), table: table)) }
+
+    func detach(_ table: ChildTable) { tables.removeAll { $0.id == ObjectIdentifier(table) } }
+
+    // MARK: Watching
+
+    /// Begins to watch a new child; nil when SIGCHLD does it.
+    func watch(_ pid: ProcessID) throws(ForkingError) -> Int32? {
+        guard signals == nil else { return nil }
+        var pidfd: Int32 = -1
+        try check(forkcore_pidfd(pid, &pidfd), "pidfd_open")
+        let code = forkcore_poll_add(poll.rawValue, pidfd, UInt64(pid))
+        if code != 0 { forkcore_close(pidfd) }
+        try check(code, "epoll_ctl")
+        ParentOnly.change { $0.descriptors.append(pidfd) }
+        return pidfd
+    }
+
+    func unwatch(_ pidfd: Int32) {
+        ParentOnly.change { state in
+            if let place = state.descriptors.lastIndex(of: pidfd) { state.descriptors.remove(at: place) }
+        }
+        forkcore_close(pidfd)
+    }
+
+    /// Makes the descriptor readable at `deadline`, or earlier.
+    func wake(at deadline: Instant) {
+        if let alarm, alarm <= deadline { return }
+        alarm = deadline
+        _ = forkcore_timer_set(timer.rawValue, max(1, deadline.nanoseconds))
+    }
+
+    // MARK: Collecting
+
+    /// Reaps every child of every table that has ended, takes the deadlines that have come, and tells the observers.
+    ///
+    /// An observer may call anything here again, this included: no table is being walked while it runs.
+    func collect() {
+        if signals == nil {
+            collectByPidfd()
+        } else {
+            collectBySignal()
+        }
+        let now = Instant.now
+        if let alarm, alarm <= now { keepTime(now) }
+        for entry in tables { entry.table.deliver() }
+    }
+
+    private func collectBySignal() {
+        var hints: [ProcessID] = []
+        signals!.take { _, child in hints.append(child) }
+        for pid in hints { _ = reap(pid) }
+        if !hints.isEmpty, sweepDue == nil {
+            let due = Instant.now + Self.sweepInterval
+            sweepDue = due
+            wake(at: due)
+        }
+        // What the merged signals did not name.
+        var waitable: ProcessID = 0
+        while forkcore_peek(&waitable) == 0, waitable != 0 {
+            guard reap(waitable) else {
+                sweep()  // a foreign child waits for its own parent's wait, and ours may stand behind it
+                return
+            }
+        }
+    }
+
+    private func collectByPidfd() {
+        var tokens = [UInt64](repeating: 0, count: 16)
+        var count = 0
+        repeat {
+            guard forkcore_poll_ready(poll.rawValue, &tokens, tokens.count, &count) == 0 else { return }
+            for token in tokens.prefix(count) where token != Self.timerToken { _ = reap(ProcessID(token)) }
+        } while count == tokens.count
+    }
+
+    /// Whether `pid` was one of ours that had ended.
+    private func reap(_ pid: ProcessID) -> Bool {
+        tables.contains { $0.table.reap(pid) }
+    }
+
+    /// Asks for each child by name.
+    private func sweep() {
+        for entry in tables {
+            for pid in entry.table.pids { _ = entry.table.reap(pid) }
+        }
+    }
+
+    private func keepTime(_ now: Instant) {
+        if let due = sweepDue, due <= now {
+            sweepDue = nil
+            sweep()
+        }
+        var next = sweepDue
+        for entry in tables { next = earlier(next, entry.table.keepTime(now)) }
+        alarm = nil
+        if let next {
+            wake(at: next)
+        } else {
+            _ = forkcore_timer_set(timer.rawValue, 0)
+        }
+    }
+}
+
+/// Which signals the threads of this process let through.
+private enum ThreadMasks {
+    /// A thread, other than the calling one, that does not block `signal`.
+    static func firstThatTakes(_ signal: Signal) -> ProcessID? {
+        guard forkcore_thread_count() != 1, let tasks = opendir("/proc/self/task") else { return nil }
+        defer { closedir(tasks) }
+        while let entry = readdir(tasks) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            guard let thread = ProcessID(name), thread != forkcore_thread_id(), let mask = blocked(thread) else {
+                continue
+            }
+            if mask & SignalSet([signal]).rawValue == 0 { return thread }
+        }
+        return nil
+    }
+
+    private static func blocked(_ thread: ProcessID) -> UInt64? {
+        guard let file = try? FileDescriptor.open("/proc/self/task/\(thread)/status", .readOnly, options: .closeOnExec)
+        else { return nil }
+        defer { try? file.close() }
+        var text = [UInt8](repeating: 0, count: 8192)
+        guard let count = try? text.withUnsafeMutableBytes({ try file.read(into: $0) }) else { return nil }
+        let line = String(decoding: text.prefix(count), as: UTF8.self).split(separator: "\n").first {
+            $0.hasPrefix("SigBlk:")
+        }
+        return line.flatMap { UInt64($0.dropFirst("SigBlk:".count).drop { $0 == "\t" || $0 == " " }, radix: 16) }
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import SystemPackage
+
+#if !os(Linux)
+    #error("swift-forking needs Linux: it stands on signalfd, pidfd, epoll and PR_SET_PDEATHSIG")
+#endif
+
+/// What `Forking` throws. Its `description` is one line for people.
+public enum ForkingError: Error, Hashable, Sendable {
+    /// The system refused a call. `call` names it, and what it was made on where that helps.
+    case system(call: String, Errno)
+    /// An argument, an address or a configuration that cannot be; the text says what would be right.
+    case invalid(String)
+    /// The child table holds as many children as it may.
+    case full(limit: Int)
+    /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
+    case threads(count: Int)
+    /// The peer sent, or took, nothing for as long as the connection's time-out.
+    case timedOut
+    /// A line is longer than the reader allows, in bytes.
+    case lineTooLong(limit: Int)
+    /// The stream ended before all that was asked for had come.
+    case endOfStream(received: Int, expected: Int)
+}
+
+extension ForkingError: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .system(let call, let code):
+            return "\(call): \(code)"
+        case .invalid(let text):
+            return text
+        case .full(let limit):
+            return "the child table is full: \(limit) of \(limit) children"
+        case .threads(let count):
+            return
+                "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
+                + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before), "
+                + "or set allowsThreads if children only call C"
+        case .timedOut:
+            return "timed out waiting for the peer"
+        case .lineTooLong(let limit):
+            return "the peer sent a line of more than \(limit) bytes"
+        case .endOfStream(let received, let expected):
+            return "the peer closed after \(received) of \(expected) bytes"
+        }
+    }
+}
+
+/// Makes an error of what a C function returned, unless that is 0.
+func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError) {
+    if code != 0 {
+        throw .system(call: call(), Errno(rawValue: code))
+    }
+}

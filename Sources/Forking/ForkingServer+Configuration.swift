@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension ForkingServer {
+    /// How a server behaves. The defaults are the seed's where it has one.
+    public struct Configuration: Sendable {
+        /// How many children there are at once, at least 1. Further clients wait in the kernel's queue.
+        public var maxChildren = 40
+        /// How long without a new client until `ServerHooks.handleTimeout` runs; nil: never.
+        public var idleTimeout: Duration? = .seconds(300)
+        /// How long one connection may take; then its child gets SIGTERM, and `killAfter` later SIGKILL, each with its
+        /// process group. Nil: as long as it likes.
+        public var timeLimit: Duration?
+        /// How long one read or write of a connection may wait for the peer; nil: for ever. `Connection.setTimeout`.
+        public var ioTimeout: Duration?
+        /// Sends small writes at once. TCP_NODELAY; for TCP alone.
+        public var noDelay = false
+        /// The longest datagram in bytes; of a longer one the rest is lost, and it is marked as truncated.
+        public var datagramLimit = 8192
+        /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills.
+        public var stopSignals: Set<Signal> = [.terminate, .interrupt]
+        /// How long children may go on with what they do once the server stops; then they get SIGTERM.
+        public var drain: Duration = .seconds(10)
+        /// From SIGTERM to SIGKILL, at a time limit and when the server stops.
+        public var killAfter: Duration = .seconds(3)
+        /// Whether stopping and closing end the children, as said above. If not they are left alone, for ever unreaped
+        /// unless `collectChildren()` is called.
+        public var blockOnClose = true
+        /// See `ChildOptions.diesWithParent`.
+        public var childrenDieWithParent = true
+        /// See `ChildOptions.crashBacktraces`.
+        public var crashBacktraces = false
+        /// See `ChildOptions.allowsThreads`.
+        public var allowsThreads = false
+
+        public init() {}
+
+        func checked() throws(ForkingError) -> Configuration {
+            guard maxChildren >= 1 else {
+                throw .invalid("maxChildren is \(maxChildren), and must be at least 1")
+            }
+            guard (1...65_535).contains(datagramLimit) else {
+                throw .invalid("datagramLimit is \(datagramLimit), and must be from 1 to 65535 bytes")
+            }
+            guard drain >= .zero else { throw .invalid("drain is \(drain), and cannot be negative") }
+            for (name, limit) in [("idleTimeout", idleTimeout), ("ioTimeout", ioTimeout)] {
+                if let limit, limit <= .zero {
+                    throw .invalid("\(name) is \(limit), and must be positive, or nil for none")
+                }
+            }
+            let untakeable: Set<Signal> = [.kill, .stop, .child]
+            if let signal = stopSignals.first(where: { untakeable.contains($0) || !(1...64).contains($0.rawValue) }) {
+                throw .invalid("\(signal) cannot be taken as an event to stop by")
+            }
+            _ = try childOptions.checked()
+            return self
+        }
+
+        var childOptions: ChildOptions {
+            var options = ChildOptions()
+            options.diesWithParent = childrenDieWithParent
+            options.timeLimit = timeLimit
+            options.killAfter = killAfter
+            options.crashBacktraces = crashBacktraces
+            options.allowsThreads = allowsThreads
+            return options
+        }
+    }
+}

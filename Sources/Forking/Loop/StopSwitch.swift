@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// The steps by which a server stops, each harder than the one before.
+public enum StopStep: Comparable, Sendable {
+    /// No new clients; those being served get the drain time to end.
+    case drain
+    /// SIGTERM to the children and their process groups; after the kill time, SIGKILL.
+    case terminate
+    /// SIGKILL to the children and their process groups.
+    case kill
+}
+
+/// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
+///
+/// From a signal handler, call the C function `forkcore_event_add(descriptor, 1)`, which is async-signal-safe; this
+/// type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
+public final class StopSwitch: Sendable {
+    /// An eventfd(2). It stays the switch's.
+    public let descriptor: FileDescriptor
+    private let owner = getpid()
+
+    init() throws(ForkingError) {
+        var event: Int32 = -1
+        try check(forkcore_event_open(&event), "eventfd")
+        descriptor = FileDescriptor(rawValue: event)
+        ParentOnly.change { $0.descriptors.append(event) }
+    }
+
+    deinit {
+        let event = descriptor.rawValue
+        ParentOnly.change { state in state.descriptors.removeAll { $0 == event } }
+        forkcore_close(event)
+    }
+
+    /// Asks for a step. Asking for one that was passed already changes nothing.
+    public func stop(_ step: StopStep = .drain) {
+        guard owner == getpid() else { return }
+        forkcore_event_add(descriptor.rawValue, Self.value(step))
+    }
+
+    /// Parent: the hardest step that was asked for since the last look.
+    func take() -> StopStep? {
+        let sum = forkcore_event_take(descriptor.rawValue)
+        return [StopStep.kill, .terminate, .drain].first { sum >= Self.value($0) }
+    }
+
+    /// An eventfd adds up what is written to it: each step has its own digits of the sum.
+    private static func value(_ step: StopStep) -> UInt64 {
+        switch step {
+        case .drain: 1
+        case .terminate: 1 << 24
+        case .kill: 1 << 48
+        }
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Synchronization
+
+/// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
+/// signals that it gets unblocked. Every table's children leave all of it behind, whichever server it belongs to.
+enum ParentOnly {
+    struct State {
+        var descriptors: [Int32] = []
+        var blockedSignals: UInt64 = 0
+    }
+
+    private static let shared = Mutex(State())
+
+    static var current: State { shared.withLock { $0 } }
+
+    static func change(_ body: (inout State) -> Void) { shared.withLock { body(&$0) } }
+
+    /// Child: none of it is here any more, should the child become a parent itself. (The lock can only be taken if
+    /// another thread of a threaded parent held it during the fork. Nobody will ever release it then.)
+    static func forget() { _ = shared.withLockIfAvailable { $0 = State() } }
+}
+
+/// A descriptor that children close. It is closed here when it goes away.
+final class ParentDescriptor {
+    let rawValue: Int32
+
+    init(_ rawValue: Int32) {
+        self.rawValue = rawValue
+        ParentOnly.change { $0.descriptors.append(rawValue) }
+    }
+
+    /// Opens one with a C function that stores it and returns an errno.
+    convenience init(_ call: String, _ open: (UnsafeMutablePointer<Int32>) -> Int32) throws(ForkingError) {
+        var descriptor: Int32 = -1
+        try check(open(&descriptor), call)
+        self.init(descriptor)
+    }
+
+    deinit {
+        let descriptor = rawValue
+        ParentOnly.change { state in state.descriptors.removeAll { $0 == descriptor } }
+        forkcore_close(descriptor)
+    }
+}
+
+/// Signals as a readable descriptor, blocked in this thread as long as it lives, and unblocked in children. signalfd(2).
+final class SignalDescriptor {
+    let rawValue: Int32
+    private let blocked: UInt64
+
+    init(_ signals: SignalSet) throws(ForkingError) {
+        var descriptor: Int32 = -1
+        var blocked: UInt64 = 0
+        try check(forkcore_signals_open(signals.rawValue, &descriptor, &blocked), "signalfd")
+        self.rawValue = descriptor
+        self.blocked = blocked
+        ParentOnly.change {
+            $0.descriptors.append(descriptor)
+            $0.blockedSignals |= blocked
+        }
+    }
+
+    /// Calls `body` with each signal that is pending, and for SIGCHLD with the child that sent it.
+    func take(_ body: (Signal, ProcessID) -> Void) {
+        var batch = [forkcore_signal](repeating: forkcore_signal(), count: 16)
+        var count = 0
+        repeat {
+            guard forkcore_signals_read(rawValue, &batch, batch.count, &count) == 0 else { return }
+            for signal in batch.prefix(count) {
+                body(Signal(rawValue: signal.number), signal.sender)
+            }
+        } while count == batch.count
+    }
+
+    deinit {
+        let descriptor = rawValue
+        let blocked = blocked
+        ParentOnly.change { state in
+            state.descriptors.removeAll { $0 == descriptor }
+            state.blockedSignals &= ~blocked
+        }
+        forkcore_signals_close(descriptor, blocked)
+    }
+}

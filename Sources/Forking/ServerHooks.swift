@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+
+/// What a user of `ForkingServer` can put in its way. Each says in which process it runs.
+public struct ServerHooks {
+    /// Parent, before fork: whether to serve this connection. Refused, or when this throws, it is closed, once.
+    public var verifyConnection: (borrowing Connection) throws -> Bool = { _ in true }
+    /// Parent, before fork: whether to serve this datagram. Refused, or when this throws, it is dropped.
+    public var verifyDatagram: (Datagram) throws -> Bool = { _ in true }
+    /// Parent: once in each turn of the loop, before it waits.
+    public var serviceActions: () -> Void = {}
+    /// Parent: no client has come for `Configuration.idleTimeout`.
+    public var handleTimeout: () -> Void = {}
+    /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if this
+    /// throws too. By default one line on stderr, with the peer.
+    public var handleError: (any Error, SocketAddress) throws -> Void = { error, peer in
+        printError("error while serving \(peer): \(error)")
+    }
+    /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
+    public var observe: (ServerEvent) -> Void = { event in
+        if event.isTrouble { printError(event.description) }
+    }
+    /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
+    /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply.
+    public var signals: [Signal: () -> Void] = [:]
+
+    public init() {}
+}
+
+/// What happens in a server, as its parent sees it.
+public enum ServerEvent {
+    /// The loop has begun: signals are being taken, clients are being served.
+    case serving(SocketAddress)
+    case forked(ProcessID, peer: SocketAddress)
+    /// A child has ended and was reaped.
+    case ended(ChildExit)
+    /// The verify hook said no.
+    case refused(SocketAddress)
+    /// The verify hook threw.
+    case verifyFailed(SocketAddress, any Error)
+    /// The kernel made no child for this client, which was sent away.
+    case forkFailed(SocketAddress, ForkingError)
+    /// There was no descriptor or no memory for the next client, which waits.
+    case shortage(ForkingError)
+    /// A step of stopping has begun.
+    case stopping(StopStep)
+    /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them.
+    case abandoned([ProcessID])
+
+    /// Whether a person should see it.
+    public var isTrouble: Bool {
+        switch self {
+        case .ended(let exit):
+            // An exit status of 1 was explained by the child; what a stop ended is no news.
+            if case .exited(let code) = exit.status {
+                code > 1 || exit.reason == .timeLimit
+            } else {
+                exit.reason != .stopped
+            }
+        case .serving, .forked, .refused, .stopping: false
+        case .verifyFailed, .forkFailed, .shortage, .abandoned: true
+        }
+    }
+}
+
+extension ServerEvent: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .serving(let address): "serving on \(address)"
+        case .forked(let pid, let peer): "child \(pid), peer \(peer): forked"
+        case .ended(let exit): exit.description
+        case .refused(let peer): "refused \(peer)"
+        case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
+        case .forkFailed(let peer, let error): "sent \(peer) away: \(error)"
+        case .shortage(let error): "clients wait: \(error)"
+        case .stopping(.drain): "stopping: draining"
+        case .stopping(.terminate): "stopping: terminating the children that are left"
+        case .stopping(.kill): "stopping: killing the children that are left"
+        case .abandoned(let pids): "the kernel does not end these killed children: \(pids)"
+        }
+    }
+}
+
+/// One line on stderr in one write, so that lines of several processes do not mix.
+func printError(_ line: String) {
+    _ = try? FileDescriptor.standardError.writeAll(Array((line + "\n").utf8))
+}

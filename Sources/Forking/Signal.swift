@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+
+/// A signal's number, with its name. See signal(7).
+public struct Signal: RawRepresentable, Hashable, Sendable {
+    public let rawValue: Int32
+
+    public init(rawValue: Int32) { self.rawValue = rawValue }
+
+    public static let hangup = Signal(rawValue: SIGHUP)
+    public static let interrupt = Signal(rawValue: SIGINT)
+    public static let quit = Signal(rawValue: SIGQUIT)
+    public static let illegalInstruction = Signal(rawValue: SIGILL)
+    public static let trap = Signal(rawValue: SIGTRAP)
+    public static let abort = Signal(rawValue: SIGABRT)
+    public static let busError = Signal(rawValue: SIGBUS)
+    public static let arithmetic = Signal(rawValue: SIGFPE)
+    public static let kill = Signal(rawValue: SIGKILL)
+    public static let user1 = Signal(rawValue: SIGUSR1)
+    public static let segmentationFault = Signal(rawValue: SIGSEGV)
+    public static let user2 = Signal(rawValue: SIGUSR2)
+    public static let brokenPipe = Signal(rawValue: SIGPIPE)
+    public static let alarm = Signal(rawValue: SIGALRM)
+    public static let terminate = Signal(rawValue: SIGTERM)
+    public static let child = Signal(rawValue: SIGCHLD)
+    public static let `continue` = Signal(rawValue: SIGCONT)
+    public static let stop = Signal(rawValue: SIGSTOP)
+
+    /// Those by which a process ends when its own code goes wrong; Swift's backtraces hang on them.
+    static let crashes: SignalSet = [
+        .illegalInstruction, .trap, .abort, .busError, .arithmetic, .segmentationFault, .quit,
+    ]
+}
+
+extension Signal: CustomStringConvertible {
+    /// `SIGTERM`, or `signal 34` for one without a name of its own.
+    public var description: String {
+        Self.names[rawValue].map { "SIG" + $0 } ?? "signal \(rawValue)"
+    }
+
+    // strsignal(3) gives sentences, and sigabbrev_np(3) is hidden from Swift and unknown to musl.
+    private static let names: [Int32: String] = [
+        SIGHUP: "HUP", SIGINT: "INT", SIGQUIT: "QUIT", SIGILL: "ILL", SIGTRAP: "TRAP", SIGABRT: "ABRT", SIGBUS: "BUS",
+        SIGFPE: "FPE", SIGKILL: "KILL", SIGUSR1: "USR1", SIGSEGV: "SEGV", SIGUSR2: "USR2", SIGPIPE: "PIPE",
+        SIGALRM: "ALRM", SIGTERM: "TERM", SIGSTKFLT: "STKFLT", SIGCHLD: "CHLD", SIGCONT: "CONT", SIGSTOP: "STOP",
+        SIGTSTP: "TSTP", SIGTTIN: "TTIN", SIGTTOU: "TTOU", SIGURG: "URG", SIGXCPU: "XCPU", SIGXFSZ: "XFSZ",
+        SIGVTALRM: "VTALRM", SIGPROF: "PROF", SIGWINCH: "WINCH", SIGIO: "IO", SIGPWR: "PWR", SIGSYS: "SYS",
+    ]
+}
+
+/// Signals as the C core takes them: bit n-1 for signal n.
+struct SignalSet: OptionSet {
+    var rawValue: UInt64
+
+    init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    init(_ signals: some Sequence<Signal>) {
+        rawValue = signals.reduce(0) { $0 | 1 << UInt64($1.rawValue - 1) }
+    }
+}
+
+extension SignalSet: ExpressibleByArrayLiteral {
+    init(arrayLiteral signals: Signal...) { self.init(signals) }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+
+/// Where a socket is bound, or who is at its other end: IPv4, IPv6 or Unix. See ip(7), ipv6(7), unix(7).
+///
+/// In text: `127.0.0.1:7777`, `[::1]:7777`, `[fe80::1%eth0]:7777`, `unix:/run/x.sock`, and `unix:@name` for Linux's
+/// abstract names. Names of hosts are not looked up: a resolver's threads have no place in a forking parent.
+public struct SocketAddress: Sendable {
+    /// Only the first `length` bytes mean something.
+    private(set) var storage = sockaddr_storage()
+    private(set) var length: socklen_t = 0
+
+    /// Fills in an address by way of a C call, which is given the storage and its length.
+    init<Failure: Error>(
+        filledBy fill: (UnsafeMutablePointer<sockaddr_storage>, UnsafeMutablePointer<socklen_t>) throws(Failure) -> Void
+    ) throws(Failure) {
+        try fill(&storage, &length)
+    }
+
+    /// The address that a socket is bound to. getsockname(2).
+    init(boundTo descriptor: Int32) throws(ForkingError) {
+        try self.init { (storage, length) throws(ForkingError) in
+            try check(forkcore_local_address(descriptor, storage, length), "getsockname")
+        }
+    }
+
+    /// `address` is numeric, such as `127.0.0.1`, `::1` or `fe80::1%eth0`. inet_pton(3).
+    ///
+    /// - Throws: `ForkingError.invalid`.
+    public init(ip address: String, port: UInt16) throws(ForkingError) {
+        var v4 = sockaddr_in()
+        if inet_pton(AF_INET, address, &v4.sin_addr) == 1 {
+            v4.sin_family = sa_family_t(AF_INET)
+            v4.sin_port = port.bigEndian
+            store(v4)
+            return
+        }
+        var v6 = sockaddr_in6()
+        let parts = address.split(separator: "%", maxSplits: 1)
+        guard parts.count > 0, inet_pton(AF_INET6, String(parts[0]), &v6.sin6_addr) == 1 else {
+            throw .invalid("'\(address)' is not a numeric IP address such as 127.0.0.1 or ::1")
+        }
+        if parts.count == 2 {
+            v6.sin6_scope_id = if_nametoindex(String(parts[1]))
+            guard v6.sin6_scope_id != 0 else { throw .invalid("there is no network interface '\(parts[1])'") }
+        }
+        v6.sin6_family = sa_family_t(AF_INET6)
+        v6.sin6_port = port.bigEndian
+        store(v6)
+    }
+
+    /// A path in the file system, or after an `@` a name in Linux's abstract namespace.
+    ///
+    /// - Throws: `ForkingError.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel takes.
+    public init(unix path: String) throws(ForkingError) {
+        var unix = sockaddr_un()
+        unix.sun_family = sa_family_t(AF_UNIX)
+        let isAbstract = path.hasPrefix("@")
+        let name = Array(isAbstract ? path.dropFirst().utf8 : path[...].utf8)
+        let room = MemoryLayout.size(ofValue: unix.sun_path) - 1
+        guard !name.isEmpty else { throw .invalid("a Unix socket needs a path, such as unix:/run/x.sock") }
+        guard !name.contains(0) else { throw .invalid("the path of a Unix socket cannot have a NUL byte in it") }
+        guard name.count <= room else {
+            throw .invalid("'\(path)' has \(name.count) bytes, and the path of a Unix socket can have \(room)")
+        }
+        withUnsafeMutableBytes(of: &unix.sun_path) { $0[(isAbstract ? 1 : 0)...].copyBytes(from: name) }
+        store(unix)
+        // A path ends with a NUL, an abstract name begins with one.
+        length = socklen_t(MemoryLayout.offset(of: \sockaddr_un.sun_path)! + name.count + 1)
+    }
+
+    /// Reads an address as a person writes it: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`.
+    ///
+    /// - Throws: `ForkingError.invalid`, which says what would be right.
+    public init(parsing text: String) throws(ForkingError) {
+        if text.hasPrefix("unix:") {
+            try self.init(unix: String(text.dropFirst("unix:".count)))
+            return
+        }
+        guard let colon = text.lastIndex(of: ":") else {
+            throw .invalid("'\(text)' is not an address: \(Self.forms)")
+        }
+        var host = text[..<colon]
+        let digits = text[text.index(after: colon)...]
+        guard !digits.isEmpty, digits.utf8.allSatisfy({ (48...57).contains($0) }), let port = UInt16(digits) else {
+            throw .invalid("'\(digits)' in '\(text)' is not a port: a number from 0 to 65535 is needed")
+        }
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = host.dropFirst().dropLast()
+        } else if host.contains(":") {
+            throw .invalid("the IPv6 address in '\(text)' needs brackets, as in [::1]:7777")
+        }
+        do {
+            try self.init(ip: String(host), port: port)
+        } catch .invalid(let reason) {
+            throw .invalid("\(reason); \(Self.forms)")
+        }
+    }
+
+    static let forms = "expected something like 127.0.0.1:7777, [::1]:7777 or unix:/run/x.sock"
+
+    private mutating func store<Address>(_ address: Address) {
+        withUnsafeMutableBytes(of: &storage) { to in
+            withUnsafeBytes(of: address) { to.copyMemory(from: $0) }
+        }
+        length = socklen_t(MemoryLayout<Address>.size)
+    }
+
+    private func load<Address>(_ type: Address.Type) -> Address {
+        withUnsafeBytes(of: storage) { $0.load(as: type) }
+    }
+
+    func withSockaddr<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+        withUnsafeBytes(of: storage) { body($0.baseAddress!.assumingMemoryBound(to: sockaddr.self), length) }
+    }
+}
+
+// MARK: - What it says
+
+extension SocketAddress {
+    private var family: Int32 { length == 0 ? AF_UNSPEC : Int32(storage.ss_family) }
+
+    /// Whether this is a Unix socket's address, be it unnamed.
+    public var isUnix: Bool { family == AF_UNIX }
+
+    /// The IP address in figures; an IPv4 address that came by an IPv6 socket is given as IPv4. Nil for Unix.
+    public var ip: String? {
+        var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+        switch family {
+        case AF_INET:
+            var address = load(sockaddr_in.self).sin_addr
+            inet_ntop(AF_INET, &address, &text, socklen_t(text.count))
+        case AF_INET6:
+            let v6 = load(sockaddr_in6.self)
+            var address = v6.sin6_addr
+            inet_ntop(AF_INET6, &address, &text, socklen_t(text.count))
+            let mapped = "::ffff:"
+            let plain = Self.string(text)
+            if plain.hasPrefix(mapped), plain.contains(".") { return String(plain.dropFirst(mapped.count)) }
+            return v6.sin6_scope_id == 0 ? plain : plain + "%" + Self.interface(v6.sin6_scope_id)
+        default:
+            return nil
+        }
+        return Self.string(text)
+    }
+
+    /// Nil for Unix.
+    public var port: UInt16? {
+        switch family {
+        case AF_INET: UInt16(bigEndian: load(sockaddr_in.self).sin_port)
+        case AF_INET6: UInt16(bigEndian: load(sockaddr_in6.self).sin6_port)
+        default: nil
+        }
+    }
+
+    /// A Unix socket's path, or `@` and its abstract name. Nil for an unnamed one (most clients') and for IP.
+    public var path: String? {
+        let offset = MemoryLayout.offset(of: \sockaddr_un.sun_path)!
+        guard isUnix, Int(length) > offset else { return nil }
+        return withUnsafeBytes(of: storage) { bytes in
+            let name = bytes[offset..<min(Int(length), bytes.count)]
+            return name.first == 0
+                ? "@" + String(decoding: name.dropFirst(), as: UTF8.self)
+                : String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
+        }
+    }
+
+    private static func string(_ text: [CChar]) -> String {
+        String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
+    private static func interface(_ index: UInt32) -> String {
+        var name = [CChar](repeating: 0, count: Int(IF_NAMESIZE))
+        return if_indextoname(index, &name) == nil ? String(index) : string(name)
+    }
+}
+
+extension SocketAddress: CustomStringConvertible {
+    /// As `init(parsing:)` reads it; `unix:` alone for an unnamed Unix socket.
+    public var description: String {
+        guard let ip, let port else { return isUnix ? "unix:" + (path ?? "") : "unknown" }
+        return ip.contains(":") ? "[\(ip)]:\(port)" : "\(ip):\(port)"
+    }
+}
+
+extension SocketAddress: Hashable {
+    public static func == (a: SocketAddress, b: SocketAddress) -> Bool {
+        a.length == b.length
+            && withUnsafeBytes(of: a.storage) { x in
+                withUnsafeBytes(of: b.storage) { y in x.prefix(Int(a.length)).elementsEqual(y.prefix(Int(b.length))) }
+            }
+    }
+
+    public func hash(into hasher: inout Hasher) {
+        withUnsafeBytes(of: storage) { hasher.combine(bytes: UnsafeRawBufferPointer(rebasing: $0.prefix(Int(length)))) }
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Forking
+
+/// The program: a server that gives each client a process of its own.
+@main
+struct ForkServe: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "forkserve",
+        abstract: "Serves each client in a process of its own.",
+        discussion: """
+            forkserve echo [options] [ADDRESS]
+              Lines back until the client closes; on 127.0.0.1:7777 by default.
+            forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]
+              One PROGRAM per connection, on its descriptors 0 and 1.
+
+            ADDRESS is one of
+              127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
+              unix:/run/x.sock            a Unix socket; unix:@name: abstract
+              systemd                     the first socket of LISTEN_FDS
+              fd:3                        a socket that this process inherited
+
+            When ready it prints one line on stdout, 'listening on ADDRESS'.
+            All else goes to stderr. SIGTERM and SIGINT drain, a second one
+            terminates the children at once, a third kills them. SIGUSR1 prints
+            the table of children. Exit status: 0 after a clean stop, 64 for
+            wrong usage, 71 for what the system refused.
+            """,
+        subcommands: [Echo.self, Exec.self]
+    )
+}
+
+struct Echo: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Sends lines back until the client closes: the built-in service.")
+
+    @OptionGroup var options: ServeOptions
+    @Flag(help: "Serve datagrams, each in a process of its own, instead of connections.") var udp = false
+    @Flag(help: "Send one line back, then close.") var once = false
+    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
+
+    func validate() throws { try options.validate(address) }
+
+    func run() throws {
+        try reportingErrors {
+            let listener = try options.listener(on: address, datagram: udp)
+            let server =
+                if udp {
+                    try ForkingServer(datagrams: listener, configuration: options.serverConfiguration) { datagram in
+                        try datagram.reply(datagram.bytes)
+                    }
+                } else {
+                    try ForkingServer(listener, configuration: options.serverConfiguration) { [once] connection in
+                        try EchoService.serve(&connection, once: once)
+                    }
+                }
+            try options.run(server)
+        }
+    }
+}
+
+struct Exec: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Runs a program for each connection, on its descriptors 0 and 1.",
+        usage: "forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]",
+        discussion: """
+            The program gets the variables that programs written for tcpserver, inetd and systemd's Accept=yes read:
+            PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for Unix sockets UNIXLOCALPATH,
+            UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID; REMOTE_ADDR, REMOTE_PORT. Its descriptor 2 is forkserve's.
+            """)
+
+    @OptionGroup var options: ServeOptions
+    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address: String
+    @Argument(
+        parsing: .postTerminator,
+        help: ArgumentHelp("What to run, found in PATH unless it has a slash, and its arguments.", valueName: "program")
+    )
+    var command: [String] = []
+
+    func validate() throws {
+        try options.validate(address)
+        guard !command.isEmpty else {
+            throw ValidationError("no program to run: expected forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]")
+        }
+        do throws(ForkingError) {
+            _ = try Program(command)
+        } catch {
+            throw ValidationError(error.description)
+        }
+    }
+
+    func run() throws {
+        try reportingErrors {
+            let program = try Program(command)
+            let listener = try options.listener(on: address, datagram: false)
+            let server = try ForkingServer(listener, configuration: options.serverConfiguration) { connection in
+                try program.execute(on: connection)
+            }
+            try options.run(server)
+        }
+    }
+}

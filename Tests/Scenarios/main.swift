@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Whatever forks in a test does it here: in a process with one thread, a session of its own, and few descriptors, so
+// that a leak cannot hide. `scenarios NAME` runs one; it prints `ok` and exits 0, or says on stderr what went wrong.
+
+import Glibc
+import TestSupport
+
+/// What can be run, by name. Each lives beside its kind.
+let scenarios = tableScenarios.merging(serverScenarios) { _, _ in fatalError("two scenarios of one name") }
+
+guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arguments[1]] else {
+    print("usage: scenarios NAME, one of\n" + scenarios.keys.sorted().map { "  " + $0 }.joined(separator: "\n"))
+    exit(64)
+}
+
+do {
+    setvbuf(stdoutStream(), nil, _IOLBF, 0)
+    limitDescriptors(to: 32)
+    let before = openDescriptors()
+    try scenario()
+    try expect(openDescriptors() == before, "descriptors before \(before), after \(openDescriptors())")
+    try expectNoChildren()
+    print("ok")
+} catch {
+    fputs("\(CommandLine.arguments[1]): \(error)\n", stderrStream())
+    exit(1)
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+
+/// A program under test, in a session of its own. When its deadline passes, or it goes away, every process of that
+/// session is killed: nothing a test started outlives it.
+public final class Running {
+    public let pid: pid_t
+    /// All of stdout and stderr read so far.
+    public private(set) var output = ""
+    public private(set) var errors = ""
+
+    private let deadline: Double
+    private var pipes: [Int32?]
+    private var unreadLines: Substring = ""
+    private var status: Int32?
+
+    /// Starts `program` with a deadline, in seconds, for all that is done with it.
+    ///
+    /// - Parameter inherited: descriptors that the program gets under their given numbers.
+    public init(
+        _ program: String, _ arguments: [String] = [], environment: [String: String] = [:],
+        inherited: [Int32: Int32] = [:], input: Int32? = nil, deadline seconds: Double = 60
+    ) throws {
+        deadline = now() + seconds
+        let (out, err) = (try pipe(), try pipe())
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        if let input {
+            posix_spawn_file_actions_adddup2(&actions, input, 0)
+        } else {
+            posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        }
+        posix_spawn_file_actions_adddup2(&actions, out.write, 1)
+        posix_spawn_file_actions_adddup2(&actions, err.write, 2)
+        for (number, descriptor) in inherited { posix_spawn_file_actions_adddup2(&actions, descriptor, number) }
+
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        let newSession: Int16 = 0x80, setMask: Int16 = 0x08, setDefaults: Int16 = 0x04
+        posix_spawnattr_setflags(&attributes, newSession | setMask | setDefaults)
+        var none = sigset_t(), all = sigset_t()
+        sigemptyset(&none)
+        sigfillset(&all)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+
+        var variables = Self.inheritedEnvironment.merging(["SWIFT_BACKTRACE": "enable=no"]) { $1 }
+        variables.merge(environment) { $1 }
+        let arguments = ([program] + arguments).map { strdup($0) } + [nil]
+        let strings = variables.map { strdup("\($0)=\($1)") } + [nil]
+        defer { for string in arguments + strings { free(string) } }
+        var pid: pid_t = 0
+        let code = inheritance.withLock { _ in
+            posix_spawnp(&pid, program, &actions, &attributes, arguments, strings)
+        }
+        close(out.write)
+        close(err.write)
+        self.pid = pid
+        pipes = [out.read, err.read]
+        guard code == 0 else { throw Failure("cannot start \(program): \(String(cString: strerror(code)))") }
+    }
+
+    deinit {
+        killSession()
+        for case let descriptor? in pipes { close(descriptor) }
+        if status == nil { waitpid(pid, nil, 0) }
+    }
+
+    public func send(_ signal: Int32) { kill(pid, signal) }
+
+    /// The next line of stdout, without its newline; nil at the end.
+    public func line() throws -> String? {
+        while true {
+            if let end = unreadLines.firstIndex(of: "\n") {
+                defer { unreadLines = unreadLines[unreadLines.index(after: end)...] }
+                return String(unreadLines[..<end])
+            }
+            if pipes[0] == nil {
+                defer { unreadLines = "" }
+                return unreadLines.isEmpty ? nil : String(unreadLines)
+            }
+            try pump()
+        }
+    }
+
+    /// Reads until `text` stands in stderr.
+    public func waitForError(_ text: String) throws {
+        while !errors.contains(text) {
+            guard pipes[1] != nil else { throw Failure("stderr ended without '\(text)':\n\(errors)") }
+            try pump()
+        }
+    }
+
+    /// Waits for the end; returns the status, or minus the signal that killed it.
+    @discardableResult
+    public func wait() throws -> Int32 {
+        // Not by the end of the pipes alone: who inherited them may live on.
+        while status == nil {
+            var raw: Int32 = 0
+            if waitpid(pid, &raw, WNOHANG) == pid {
+                status = raw & 0x7f == 0 ? (raw >> 8) & 0xff : -(raw & 0x7f)
+            } else {
+                try pump(atMost: 0.02)
+            }
+        }
+        while pipes.contains(where: { $0 != nil }), Self.session(pid).isEmpty { try pump() }
+        return status!
+    }
+
+    /// Throws unless every process that this one started ends within `seconds`.
+    public func expectNothingAlive(within seconds: Double = 5) throws {
+        try eventually(within: seconds, "processes left alive: \(Self.session(pid).map(describe))\n\(errors)") {
+            Self.session(pid).filter { $0 != pid || status == nil }.isEmpty
+        }
+    }
+
+    /// The processes of the session, zombies included, its leader excepted.
+    public var descendants: [pid_t] { Self.session(pid).filter { $0 != pid } }
+
+    private func killSession() {
+        while case let alive = Self.session(pid).filter({ $0 != pid || status == nil }), !alive.isEmpty {
+            for process in alive { kill(process, SIGKILL) }
+            if status == nil, waitpid(pid, nil, WNOHANG) == pid { status = -SIGKILL }
+            usleep(1000)
+        }
+    }
+
+    /// Reads what has come on either pipe, after waiting for it.
+    private func pump(atMost seconds: Double = .infinity) throws {
+        let rest = deadline - now()
+        guard rest > 0 else {
+            killSession()
+            throw Failure("the deadline has passed\nstdout: \(output)\nstderr: \(errors)")
+        }
+        var polled = pipes.map { pollfd(fd: $0 ?? -1, events: Int16(POLLIN), revents: 0) }
+        poll(&polled, nfds_t(polled.count), Int32(min(rest, seconds) * 1000) + 1)
+        for index in pipes.indices where polled[index].revents != 0 {
+            var bytes = [UInt8](repeating: 0, count: 65_536)
+            let count = read(pipes[index]!, &bytes, bytes.count)
+            let text = String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
+            if count <= 0 {
+                close(pipes[index]!)
+                pipes[index] = nil
+            } else if index == 0 {
+                output += text
+                unreadLines += text
+            } else {
+                errors += text
+            }
+        }
+    }
+
+    private static var inheritedEnvironment: [String: String] {
+        var variables: [String: String] = [:]
+        var next = environ
+        while let variable = next.pointee {
+            let parts = String(cString: variable).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            variables[String(parts[0])] = parts.count == 2 ? String(parts[1]) : ""
+            next += 1
+        }
+        return variables
+    }
+
+    /// The processes whose session is `leader`'s.
+    static func session(_ leader: pid_t) -> [pid_t] {
+        processes().filter { Process($0)?.session == leader }
+    }
+}
+
+/// Reads /proc.
+public struct Process {
+    public let state: Character
+    public let parent: pid_t
+    public let group: pid_t
+    public let session: pid_t
+
+    public init?(_ pid: pid_t) {
+        guard let text = contents(of: "/proc/\(pid)/stat"), let end = text.lastIndex(of: ")") else { return nil }
+        let fields = text[text.index(end, offsetBy: 2)...].split(separator: " ")
+        state = fields[0].first!
+        parent = pid_t(fields[1])!
+        group = pid_t(fields[2])!
+        session = pid_t(fields[3])!
+    }
+
+    public var isZombie: Bool { state == "Z" }
+}
+
+/// All processes there are.
+public func processes() -> [pid_t] { entries(of: "/proc").compactMap { pid_t($0) } }
+
+/// How many descriptors this process, or another, has open.
+public func openDescriptors(of pid: pid_t = getpid()) -> [Int] {
+    // One of them is opendir's own, in our case.
+    entries(of: "/proc/\(pid)/fd").compactMap { Int($0) }.filter { pid != getpid() || fcntl(Int32($0), F_GETFD) >= 0 }
+}
+
+private func describe(_ pid: pid_t) -> String {
+    let command = contents(of: "/proc/\(pid)/cmdline")?.split(separator: "\0").joined(separator: " ") ?? ""
+    return "\(pid) (\(Process(pid).map { String($0.state) } ?? "gone")) \(command)"
+}
