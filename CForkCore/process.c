@@ -135,60 +135,73 @@ static int64_t microseconds(struct timeval time)
     return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
 
-int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending)
+// Which of the children that `type` and `id` name has ended, or 0; it is left as it is.
+static int look(idtype_t type, id_t id, pid_t *ended)
 {
-    *ending = (struct forkcore_ending){.state = FORKCORE_RUNNING};
-    if (end_group) {
-        siginfo_t info = {.si_pid = 0};
-        while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
-            if (errno != EINTR)
-                goto refused;
-        if (info.si_pid == 0)
-            return 0;
-        kill(-pid, SIGKILL);
-    }
-
-    int status;
-    struct rusage usage;
-    pid_t got;
-    while ((got = wait4(pid, &status, WNOHANG, &usage)) < 0)
+    siginfo_t info = {.si_pid = 0};
+    *ended = 0;
+    while (waitid(type, id, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
         if (errno != EINTR)
-            goto refused;
-    if (got == 0)
-        return 0;
-    if (WIFSIGNALED(status)) {
-        ending->state = FORKCORE_KILLED;
-        ending->signal = WTERMSIG(status);
-        ending->core = WCOREDUMP(status);
-    } else {
-        ending->state = FORKCORE_EXITED;
-        ending->code = WEXITSTATUS(status);
-    }
-    ending->user_us = microseconds(usage.ru_utime);
-    ending->system_us = microseconds(usage.ru_stime);
-    ending->max_rss_kib = usage.ru_maxrss;
-    ending->minor_faults = usage.ru_minflt;
-    ending->major_faults = usage.ru_majflt;
-    return 0;
-
-refused:
-    if (errno != ECHILD)
-        return errno;
-    ending->state = FORKCORE_LOST;
+            return errno;
+    *ended = info.si_pid;
     return 0;
 }
 
 int forkcore_peek(pid_t *pid)
 {
-    siginfo_t info = {.si_pid = 0};
-    *pid = 0;
-    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
-        if (errno == ECHILD) // no children at all
-            return 0;
+    int error = look(P_ALL, 0, pid);
+    return error == ECHILD ? 0 : error; // no children at all
+}
+
+int forkcore_kill(pid_t pid, bool group, int number)
+{
+    pid_t ended;
+    int error = look(P_PID, (id_t)pid, &ended);
+    if (error != 0)
+        return error;
+    return kill(group ? -pid : pid, number) != 0 ? errno : 0;
+}
+
+static int reap_now(pid_t pid, int *status, struct rusage *usage, pid_t *ended)
+{
+    while ((*ended = wait4(pid, status, WNOHANG, usage)) < 0)
         if (errno != EINTR)
             return errno;
-    }
-    *pid = info.si_pid;
+    return 0;
+}
+
+static struct forkcore_ending ending_of(int status, const struct rusage *usage)
+{
+    bool killed = WIFSIGNALED(status);
+    return (struct forkcore_ending){
+        .state = killed ? FORKCORE_KILLED : FORKCORE_EXITED,
+        .code = killed ? 0 : WEXITSTATUS(status),
+        .signal = killed ? WTERMSIG(status) : 0,
+        .core = killed && WCOREDUMP(status),
+        .user_us = microseconds(usage->ru_utime),
+        .system_us = microseconds(usage->ru_stime),
+        .max_rss_kib = usage->ru_maxrss,
+        .minor_faults = usage->ru_minflt,
+        .major_faults = usage->ru_majflt,
+    };
+}
+
+int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending)
+{
+    int status, error = 0;
+    struct rusage usage;
+    pid_t ended = pid;
+
+    *ending = (struct forkcore_ending){.state = FORKCORE_RUNNING};
+    if (end_group && (error = look(P_PID, (id_t)pid, &ended)) == 0 && ended != 0)
+        kill(-pid, SIGKILL);
+    if (error == 0 && ended != 0)
+        error = reap_now(pid, &status, &usage, &ended);
+    if (error == 0 && ended != 0)
+        *ending = ending_of(status, &usage);
+    if (error != ECHILD)
+        return error;
+    ending->state = FORKCORE_LOST;
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -28,6 +29,9 @@ static int prepare(int descriptor, const struct sockaddr *address, socklen_t len
         return error;
     if (address->sa_family == AF_INET6
         && setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &(int){options->v6_only}, sizeof(int)) != 0)
+        return errno;
+    *call = "fchmod"; // on Linux this decides how bind makes the file, so that it is never wider open than asked
+    if (!internet && options->mode >= 0 && fchmod(descriptor, (mode_t)options->mode) != 0)
         return errno;
     *call = "bind";
     if (bind(descriptor, address, length) != 0)

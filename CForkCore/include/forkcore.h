@@ -100,6 +100,12 @@ struct forkcore_ending {
 /// Parent. Signal-safe.
 int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
 
+/// Sends a signal to `pid`, or with `group` to the process group that it leads, if it is a child of ours that nobody has
+/// reaped yet; until then its number cannot be another's. ECHILD if it is not. kill(2).
+///
+/// Parent. Signal-safe.
+int forkcore_kill(pid_t pid, bool group, int number);
+
 /// Which child has ended and waits to be reaped, if any: `*pid`, or 0. It is left as it is. waitid(2) with WNOWAIT.
 ///
 /// Parent. Signal-safe.
@@ -193,6 +199,7 @@ struct forkcore_listen_options {
     bool reuse_address; ///< SO_REUSEADDR (not for Unix sockets)
     bool reuse_port;    ///< SO_REUSEPORT (not for Unix sockets)
     bool v6_only;       ///< IPV6_V6ONLY
+    int mode;           ///< permissions that a Unix socket's file is made with, less the umask; -1: those of the umask
 };
 
 /// Makes a bound socket; a stream's listens and is non-blocking, a datagram's blocks when children send on it. On failure

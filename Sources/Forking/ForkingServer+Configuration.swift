@@ -47,12 +47,17 @@ extension ForkingServer {
                     throw .invalid("\(name) is \(limit), and must be positive, or nil for none")
                 }
             }
-            let untakeable: Set<Signal> = [.kill, .stop, .child]
-            if let signal = stopSignals.first(where: { untakeable.contains($0) || !(1...64).contains($0.rawValue) }) {
-                throw .invalid("\(signal) cannot be taken as an event to stop by")
-            }
+            try Self.checkTakeable(stopSignals)
             _ = try childOptions.checked()
             return self
+        }
+
+        /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.
+        static func checkTakeable(_ signals: Set<Signal>) throws(ForkingError) {
+            let untakeable: Set<Signal> = [.kill, .stop, .child]
+            for signal in signals where untakeable.contains(signal) || !(1...64).contains(signal.rawValue) {
+                throw .invalid("\(signal) cannot be one of the signals that a server takes")
+            }
         }
 
         var childOptions: ChildOptions {

@@ -321,7 +321,9 @@ extension ForkingServer {
         guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
         if !configuration.childOptions.allowsThreads { try Threads.requireOne() }
         if takingSignals {
-            signals = try SignalDescriptor(SignalSet(configuration.stopSignals.union(hooks.signals.keys)))
+            let taken = configuration.stopSignals.union(hooks.signals.keys)
+            try Configuration.checkTakeable(taken)
+            signals = try SignalDescriptor(SignalSet(taken))
         }
         forkcore_ignore_sigpipe(true, &ignoredSIGPIPE)
         idleSince = .now

@@ -16,8 +16,8 @@ public final class ChildTable {
     public enum Reaping: Sendable {
         /// By SIGCHLD, through one signalfd(2) that all such tables of the process share: no descriptor per child.
         ///
-        /// SIGCHLD gets blocked in the calling thread. All such tables live on that thread; every other thread must
-        /// block SIGCHLD too, and nobody else may read it (no handler, no signalfd, no `Foundation.Process`).
+        /// SIGCHLD gets blocked in the first thread, on which all such tables live; every other thread must block it
+        /// too, and nobody else may take it (no handler, no signalfd, no `Foundation.Process`).
         case signal
         /// By a pidfd per child, which asks nothing of the host's signals. pidfd_open(2).
         case pidfd
@@ -145,7 +145,7 @@ public final class ChildTable {
 
     /// A child that was forked, but that nobody could tell us the end of.
     private func end(unwatchable pid: ProcessID) {
-        kill(pid, SIGKILL)
+        _ = forkcore_kill(pid, false, SIGKILL)
         var ending = forkcore_ending()
         while forkcore_reap(pid, false, &ending) == 0, ending.state == FORKCORE_RUNNING { sched_yield() }
     }
@@ -228,7 +228,7 @@ public final class ChildTable {
     public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
         requireParent()
         guard let child = live[pid] else { return false }
-        return kill(group && child.hasGroup ? -pid : pid, signal.rawValue) == 0
+        return forkcore_kill(pid, group && child.hasGroup, signal.rawValue) == 0
     }
 
     /// Sends `signal` to every child, or with `group` to their process groups. kill(2).

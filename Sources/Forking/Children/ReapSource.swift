@@ -24,7 +24,6 @@ final class ReapSource {
     private let timer: ParentDescriptor
     private let signals: SignalDescriptor?
     private let owner = getpid()
-    private let thread = forkcore_thread_id()
     private var tables: [Entry] = []
     private var alarm: Instant?
     private var sweepDue: Instant?
@@ -52,31 +51,37 @@ final class ReapSource {
 
     // MARK: The tables of a source
 
+    /// Only the first thread looks at it, so nothing needs to guard it.
     nonisolated(unsafe) private static weak var shared: ReapSource?
 
-    /// The source for a new table. For `.signal` it is the process's one; a child that inherited its parent's makes a
-    /// new one.
+    /// The source for a new table.
     static func source(for reaping: ChildTable.Reaping) throws(ForkingError) -> ReapSource {
-        if reaping == .signal, let shared, shared.isOurs {
-            guard shared.thread == forkcore_thread_id() else {
-                throw .invalid(
-                    "tables that reap by signal share one SIGCHLD and so one thread: make this one on the thread of the "
-                        + "first, or with reaping: .pidfd")
-            }
-            return shared
+        switch reaping {
+        case .signal: return try sharedSource()
+        case .pidfd:
+            _ = forkcore_keep_zombies()  // a handler for SIGCHLD that somebody else installed does no harm here
+            return try ReapSource(bySignal: false)
         }
-        guard forkcore_keep_zombies() != EBUSY || reaping == .pidfd else {
+    }
+
+    /// The process's one source for SIGCHLD. A child that inherited its parent's makes one of its own.
+    private static func sharedSource() throws(ForkingError) -> ReapSource {
+        let wayOut = "or make the table with reaping: .pidfd"
+        guard forkcore_thread_id() == getpid() else {
+            throw .invalid("tables that reap by signal share one SIGCHLD: make them on the first thread, \(wayOut)")
+        }
+        if let shared, shared.isOurs { return shared }
+        guard forkcore_keep_zombies() != EBUSY else {
             throw .invalid(
-                "something in this process handles SIGCHLD, and would lose it to a table that reaps by signal: remove "
-                    + "the handler, or make the table with reaping: .pidfd")
+                "SIGCHLD has a handler in this process, which would get nothing any more: remove it, \(wayOut)"
+            )
         }
-        guard reaping == .signal else { return try ReapSource(bySignal: false) }
-        let source = try ReapSource(bySignal: true)
         if let thread = ThreadMasks.firstThatTakes(.child) {
             throw .invalid(
-                "thread \(thread) of this process does not block SIGCHLD, and would take it from a table that reaps by "
-                    + "signal: block it before the first thread starts, or make the table with reaping: .pidfd")
+                "thread \(thread) of this process does not block SIGCHLD, and would take it from the table: block it "
+                    + "before the first thread starts, \(wayOut)")
         }
+        let source = try ReapSource(bySignal: true)
         shared = source
         return source
     }

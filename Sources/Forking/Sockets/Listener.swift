@@ -83,7 +83,7 @@ public struct Listener: ~Copyable {
         guard let path = address.path, !path.hasPrefix("@") else {
             return (try openSocket(address, datagram, options), nil)
         }
-        let lock = try DirectoryLock(around: path)
+        let lock = DirectoryLock(around: path)
         defer { withExtendedLifetime(lock) {} }
         try SocketFile.clearStale(path, address, datagram: datagram)
         let socket = try openSocket(address, datagram, options)
@@ -95,7 +95,8 @@ public struct Listener: ~Copyable {
     ) throws(ForkingError) -> ParentDescriptor {
         var wanted = forkcore_listen_options(
             backlog: Int32(options.backlog), datagram: datagram, reuse_address: options.reusesAddress && !datagram,
-            reuse_port: options.reusesPort, v6_only: options.isIPv6Only)
+            reuse_port: options.reusesPort, v6_only: options.isIPv6Only,
+            mode: options.permissions.map { Int32($0.rawValue) } ?? -1)
         var descriptor: Int32 = -1
         var call: UnsafePointer<CChar>?
         let code = address.withSockaddr { forkcore_listen($0, $1, &wanted, &descriptor, &call) }
@@ -191,15 +192,18 @@ private final class SocketFile {
 private final class DirectoryLock {
     private let directory: Int32
 
-    init(around path: String) throws(ForkingError) {
+    /// Where the directory cannot be read, nothing is locked, and bind says what else is wrong with it.
+    init(around path: String) {
         let parent = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
         directory = Glibc.open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard directory >= 0 else { throw .system(call: "open \(parent)", Errno(rawValue: errno)) }
+        guard directory >= 0 else { return }
         for _ in 0..<200 {
             if flock(directory, LOCK_EX | LOCK_NB) == 0 { return }
             usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
         }
     }
 
-    deinit { forkcore_close(directory) }
+    deinit {
+        if directory >= 0 { forkcore_close(directory) }
+    }
 }
