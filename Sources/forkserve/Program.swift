@@ -9,8 +9,8 @@ import SystemPackage
 struct Program {
     private let path: String
     private let command: [String]
-    /// The environment it inherits, without what is set for each connection.
-    private let environment: [String]
+    /// The environment it inherits, byte for byte, without what is set for each connection.
+    private let environment: [UnsafeMutablePointer<CChar>]
 
     /// Finds the program as a shell would. Parent, before the first client.
     ///
@@ -19,7 +19,7 @@ struct Program {
         self.command = command
         path = try Self.find(command[0])
         environment = Self.inherited().filter { variable in
-            !Self.names.contains(String(variable.prefix { $0 != "=" }))
+            !Self.names.contains(String(String(cString: variable).prefix { $0 != "=" }))
         }
     }
 
@@ -51,10 +51,10 @@ struct Program {
 
     /// Becomes the program, on descriptors 0 and 1. Returns only by throwing.
     func execute(on connection: borrowing Connection) throws(ForkingError) {
-        let variables = environment + (try Self.variables(for: connection))
-        let code = withCStrings(command) { arguments in
-            withCStrings(variables) { forkcore_exec(connection.descriptor.rawValue, path, arguments, $0) }
-        }
+        // This child becomes the program, or ends: none of these strings is ever freed.
+        let arguments = command.map { strdup($0) } + [nil]
+        let variables = environment + (try Self.variables(for: connection)).map { strdup($0) } + [nil]
+        let code = forkcore_exec(connection.descriptor.rawValue, path, arguments, variables)
         throw .system(call: "execve \(path)", Errno(rawValue: code))
     }
 
@@ -86,21 +86,13 @@ struct Program {
         return variables
     }
 
-    private static func inherited() -> [String] {
-        var variables: [String] = []
+    private static func inherited() -> [UnsafeMutablePointer<CChar>] {
+        var variables: [UnsafeMutablePointer<CChar>] = []
         var next = environ
         while let variable = next.pointee {
-            variables.append(String(cString: variable))
+            variables.append(variable)
             next += 1
         }
         return variables
     }
-}
-
-/// Calls `body` with a NULL-terminated array of C strings.
-private func withCStrings<R>(_ strings: [String], _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> R) -> R {
-    var pointers: [UnsafeMutablePointer<CChar>?] = strings.map { strdup($0) }
-    pointers.append(nil)
-    defer { for pointer in pointers { free(pointer) } }
-    return body(pointers)
 }
