@@ -159,6 +159,16 @@ void forkcore_finish_sending(int descriptor)
     shutdown(descriptor, SHUT_WR);
 }
 
+void forkcore_discard_received(int descriptor)
+{
+    char waste[16384];
+    for (int i = 0; i < 256; i++) {
+        ssize_t got = recv(descriptor, waste, sizeof waste, MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return;
+    }
+}
+
 int forkcore_set_timeout(int descriptor, int64_t timeout_us)
 {
     struct timeval timeout = {.tv_sec = timeout_us / 1000000, .tv_usec = timeout_us % 1000000};

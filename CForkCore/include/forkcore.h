@@ -237,6 +237,9 @@ int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, cons
 /// Says that nothing more will be sent; what was sent still arrives. shutdown(2) with SHUT_WR.
 void forkcore_finish_sending(int descriptor);
 
+/// Throws away what has been received and not read, up to some megabytes, without waiting.
+void forkcore_discard_received(int descriptor);
+
 /// SO_RCVTIMEO and SO_SNDTIMEO, in microseconds; 0 is no time-out.
 int forkcore_set_timeout(int descriptor, int64_t timeout_us);
 

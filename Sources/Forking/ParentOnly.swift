@@ -15,7 +15,22 @@ enum ParentOnly {
 
     static var current: State { shared.withLock { $0 } }
 
-    static func change(_ body: (inout State) -> Void) { shared.withLock { body(&$0) } }
+    static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {
+        shared.withLock {
+            $0.descriptors.append(descriptor)
+            $0.blockedSignals |= signals
+        }
+    }
+
+    /// Whether it was one of ours: in a child, what the parent had is closed already, and the number may be another's.
+    static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) -> Bool {
+        shared.withLock {
+            guard let place = $0.descriptors.lastIndex(of: descriptor) else { return false }
+            $0.descriptors.remove(at: place)
+            $0.blockedSignals &= ~signals
+            return true
+        }
+    }
 
     /// Child: none of it is here any more, should the child become a parent itself. (The lock can only be taken if
     /// another thread of a threaded parent held it during the fork. Nobody will ever release it then.)
@@ -23,12 +38,12 @@ enum ParentOnly {
 }
 
 /// A descriptor that children close. It is closed here when it goes away.
-final class ParentDescriptor {
+final class ParentDescriptor: Sendable {
     let rawValue: Int32
 
     init(_ rawValue: Int32) {
         self.rawValue = rawValue
-        ParentOnly.change { $0.descriptors.append(rawValue) }
+        ParentOnly.add(rawValue)
     }
 
     /// Opens one with a C function that stores it and returns an errno.
@@ -39,9 +54,7 @@ final class ParentDescriptor {
     }
 
     deinit {
-        let descriptor = rawValue
-        ParentOnly.change { state in state.descriptors.removeAll { $0 == descriptor } }
-        forkcore_close(descriptor)
+        if ParentOnly.remove(rawValue) { forkcore_close(rawValue) }
     }
 }
 
@@ -56,10 +69,7 @@ final class SignalDescriptor {
         try check(forkcore_signals_open(signals.rawValue, &descriptor, &blocked), "signalfd")
         self.rawValue = descriptor
         self.blocked = blocked
-        ParentOnly.change {
-            $0.descriptors.append(descriptor)
-            $0.blockedSignals |= blocked
-        }
+        ParentOnly.add(descriptor, blocking: blocked)
     }
 
     /// Calls `body` with each signal that is pending, and for SIGCHLD with the child that sent it.
@@ -75,12 +85,6 @@ final class SignalDescriptor {
     }
 
     deinit {
-        let descriptor = rawValue
-        let blocked = blocked
-        ParentOnly.change { state in
-            state.descriptors.removeAll { $0 == descriptor }
-            state.blockedSignals &= ~blocked
-        }
-        forkcore_signals_close(descriptor, blocked)
+        if ParentOnly.remove(rawValue, unblocking: blocked) { forkcore_signals_close(rawValue, blocked) }
     }
 }

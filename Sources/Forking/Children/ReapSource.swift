@@ -100,15 +100,12 @@ final class ReapSource {
         let code = forkcore_poll_add(poll.rawValue, pidfd, UInt64(pid))
         if code != 0 { forkcore_close(pidfd) }
         try check(code, "epoll_ctl")
-        ParentOnly.change { $0.descriptors.append(pidfd) }
+        ParentOnly.add(pidfd)
         return pidfd
     }
 
     func unwatch(_ pidfd: Int32) {
-        ParentOnly.change { state in
-            if let place = state.descriptors.lastIndex(of: pidfd) { state.descriptors.remove(at: place) }
-        }
-        forkcore_close(pidfd)
+        if ParentOnly.remove(pidfd) { forkcore_close(pidfd) }
     }
 
     /// Makes the descriptor readable at `deadline`, or earlier.

@@ -20,20 +20,13 @@ public enum StopStep: Comparable, Sendable {
 /// type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
 public final class StopSwitch: Sendable {
     /// An eventfd(2). It stays the switch's.
-    public let descriptor: FileDescriptor
+    public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }
+
+    private let event: ParentDescriptor
     private let owner = getpid()
 
     init() throws(ForkingError) {
-        var event: Int32 = -1
-        try check(forkcore_event_open(&event), "eventfd")
-        descriptor = FileDescriptor(rawValue: event)
-        ParentOnly.change { $0.descriptors.append(event) }
-    }
-
-    deinit {
-        let event = descriptor.rawValue
-        ParentOnly.change { state in state.descriptors.removeAll { $0 == event } }
-        forkcore_close(event)
+        event = try ParentDescriptor("eventfd", forkcore_event_open)
     }
 
     /// Asks for a step. Asking for one that was passed already changes nothing.

@@ -16,6 +16,7 @@ public struct Connection: ~Copyable {
 
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
+    private var hasEnded = false
 
     /// Takes a connected stream socket over; it is closed with the connection.
     public init(_ descriptor: FileDescriptor, peer: SocketAddress) {
@@ -98,6 +99,7 @@ public struct Connection: ~Copyable {
             return forkcore_receive(descriptor.rawValue, free.baseAddress, free.count, &count)
         }
         try checkTimed(code, "recv")
+        hasEnded = count == 0
         unread = unread.lowerBound..<unread.upperBound + count
         return count
     }
@@ -125,6 +127,13 @@ public struct Connection: ~Copyable {
     /// Says that nothing more will be written; what was written still arrives. shutdown(2).
     public func finishWriting() {
         forkcore_finish_sending(descriptor.rawValue)
+    }
+
+    /// Child, at its end: nothing is lost of what was written. A peer that sent more than was read would be sent a reset
+    /// as the connection closes, which can overtake the answer; so what has come is thrown away first.
+    func finish() {
+        finishWriting()
+        if !hasEnded { forkcore_discard_received(descriptor.rawValue) }
     }
 
     private func checkTimed(_ code: Int32, _ call: String) throws(ForkingError) {

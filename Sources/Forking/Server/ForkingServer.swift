@@ -26,15 +26,16 @@ public final class ForkingServer {
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
     public let children: ChildTable
 
-    private let service: Service
-    private var listener: Listener?
-    private var signals: SignalDescriptor?
-    private var admission = Admission()
-    private var phase = Phase.serving
-    private var clientsTaken = 0
-    private var isShort = false
-    private var ignoredSIGPIPE = false
-    private var idleSince = Instant.now
+    // The state of the loop. It is in three files: this one waits, +Clients forks, +Stopping begins and ends.
+    let service: Service
+    var listener: Listener?
+    var signals: SignalDescriptor?
+    var admission = Admission()
+    var phase = Phase.serving
+    var clientsTaken = 0
+    var isShort = false
+    var ignoredSIGPIPE = false
+    var idleSince = Instant.now
 
     /// A server of connections.
     ///
@@ -210,163 +211,5 @@ public final class ForkingServer {
 
     private var idleDeadline: Instant? {
         phase == .serving ? configuration.idleTimeout.map { idleSince + $0 } : nil
-    }
-}
-
-// MARK: - Clients
-
-extension ForkingServer {
-    private enum Service {
-        case connections((inout Connection) throws -> Void)
-        case datagrams((Datagram) throws -> Void)
-    }
-
-    /// Takes one client from the kernel's queue and forks a child for it.
-    private func takeClient() throws(ForkingError) {
-        do throws(ForkingError) {
-            switch service {
-            case .connections(let handler):
-                guard let connection = try listener!.accept() else { return }
-                noteClient()
-                serve(connection, handler)
-            case .datagrams(let handler):
-                guard let datagram = try listener!.receive(limit: configuration.datagramLimit) else { return }
-                noteClient()
-                serve(datagram, handler)
-            }
-        } catch .system(let call, let code) where ForkingServer.shortages.contains(code) {
-            // The client stays in the queue. An exit may free what is short; else it is tried again soon.
-            admission.noteShortage(at: .now)
-            if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
-            isShort = true
-        }
-    }
-
-    private static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
-
-    private func noteClient() {
-        clientsTaken += 1
-        idleSince = .now
-        isShort = false
-    }
-
-    private func serve(_ connection: consuming Connection, _ handler: (inout Connection) throws -> Void) {
-        let peer = connection.peer
-        do {
-            guard try hooks.verifyConnection(connection) else { return hooks.observe(.refused(peer)) }
-        } catch {
-            return hooks.observe(.verifyFailed(peer, error))
-        }
-        fork(for: peer) {
-            defer { connection.finishWriting() }
-            if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
-            if configuration.noDelay, !peer.isUnix { try connection.setNoDelay(true) }
-            try handler(&connection)
-        }
-        // Here the parent's copy of the connection closes. The child's is the only one left.
-    }
-
-    private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) {
-        do {
-            guard try hooks.verifyDatagram(datagram) else { return hooks.observe(.refused(datagram.peer)) }
-        } catch {
-            return hooks.observe(.verifyFailed(datagram.peer, error))
-        }
-        fork(for: datagram.peer, keeping: datagram.socket) { try handler(datagram) }
-    }
-
-    private func fork(for peer: SocketAddress, keeping socket: FileDescriptor? = nil, _ body: () throws -> Void) {
-        var options = configuration.childOptions
-        options.keeps = socket?.rawValue
-        do throws(ForkingError) {
-            let pid = try children.fork(peer: peer, options: options) {
-                do {
-                    try body()
-                    return 0
-                } catch {
-                    try? hooks.handleError(error, peer)
-                    return 1
-                }
-            }
-            hooks.observe(.forked(pid, peer: peer))
-        } catch {
-            hooks.observe(.forkFailed(peer, error))
-        }
-    }
-}
-
-// MARK: - Beginning and stopping
-
-extension ForkingServer {
-    private enum Phase: Equatable {
-        case serving
-        case stopping(StopStep, until: Instant)
-        case over
-
-        var deadline: Instant? {
-            if case .stopping(_, let until) = self { until } else { nil }
-        }
-
-        /// What a further signal, or a deadline that has come, leads to.
-        var nextStep: StopStep {
-            switch self {
-            case .serving: .drain
-            case .stopping(.drain, _): .terminate
-            case .stopping, .over: .kill
-            }
-        }
-    }
-
-    private func begin(takingSignals: Bool = true) throws(ForkingError) {
-        guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
-        if !configuration.childOptions.allowsThreads { try Threads.requireOne() }
-        if takingSignals {
-            let taken = configuration.stopSignals.union(hooks.signals.keys)
-            try Configuration.checkTakeable(taken)
-            signals = try SignalDescriptor(SignalSet(taken))
-        }
-        forkcore_ignore_sigpipe(true, &ignoredSIGPIPE)
-        idleSince = .now
-    }
-
-    private func end() {
-        signals = nil
-        var ignored = false
-        if !ignoredSIGPIPE { forkcore_ignore_sigpipe(false, &ignored) }
-    }
-
-    /// Goes to a step of stopping, unless it or a harder one was reached.
-    private func advance(to step: StopStep) {
-        if case .stopping(let current, _) = phase, current >= step { return }
-        guard phase != .over else { return }
-        hooks.observe(.stopping(step))
-        listener = nil
-        guard configuration.blockOnClose else {
-            phase = .over
-            return
-        }
-        children.endsGroups = true
-        switch step {
-        case .drain:
-            phase = .stopping(.drain, until: .now + configuration.drain)
-        case .terminate:
-            children.terminateAll()
-            phase = .stopping(.terminate, until: .now + configuration.childOptions.killAfter)
-        case .kill:
-            children.killAll()
-            phase = .stopping(.kill, until: .now + Self.patienceWithTheKernel)
-        }
-    }
-
-    /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
-    private static let patienceWithTheKernel = Duration.seconds(5)
-
-    /// The loop cannot go on. No child is left behind.
-    private func abandonShip() {
-        listener = nil
-        children.endsGroups = true
-        children.killAll()
-        _ = try? children.wait(until: Self.patienceWithTheKernel)
-        phase = .over
     }
 }
