@@ -85,9 +85,10 @@ public final class ChildTable {
 
     /// Forks a child that runs `body` and ends with its result as exit status. fork(2), _exit(2).
     ///
-    /// The child has default dispositions for signals that the parent handles for itself, the parent's mask without what
-    /// this library blocked, and none of this library's descriptors (listeners, tables). It never returns from `body`
-    /// into the parent's code; stdio is flushed at its end. A trap in `body` ends the child alone.
+    /// The child has the parent's mask without what this library blocked, and none of this library's descriptors
+    /// (listeners, tables). Crash signals, and those that this library blocked, get their default dispositions back if
+    /// they had a handler when the table first forked. It never returns from `body` into the parent's code; stdio is
+    /// flushed at its end. A trap in `body` ends the child alone.
     ///
     /// - Parameter peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
     /// - Throws: `ForkingError.full`; `.threads` if this process has more than one thread and `options` do not allow it;
@@ -123,15 +124,18 @@ public final class ChildTable {
         return pid
     }
 
+    /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
+    private lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
+
     /// The one place that forks.
     private func forkChild(_ options: ChildOptions, _ body: () -> Int32, _ pid: inout ProcessID) -> Int32 {
         let left = ParentOnly.current
         let ours = SignalSet(rawValue: left.blockedSignals)
-        let reset = options.crashBacktraces ? ours : ours.union(Signal.crashes)
+        let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         let closing = options.keeps.map { kept in left.descriptors.filter { $0 != kept } } ?? left.descriptors
         return closing.withUnsafeBufferPointer { closing in
             var plan = forkcore_child_plan(
-                unblock: ours.rawValue, defaults: forkcore_signals_handled(reset.rawValue),
+                unblock: ours.rawValue, defaults: reset.rawValue,
                 closing: closing.baseAddress, closing_count: closing.count,
                 own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
             return withoutActuallyEscaping(body) { body in

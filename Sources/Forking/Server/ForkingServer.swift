@@ -87,7 +87,7 @@ public final class ForkingServer {
     /// of `hooks` are taken as events.
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
-    ///   before; `.system` if waiting or accepting fails for good. The children are then terminated all the same.
+    ///   before; `.system` if waiting or accepting fails for good, after the children were killed.
     public func serve() throws(ForkingError) {
         try begin()
         defer { end() }
