@@ -156,21 +156,22 @@ int forkcore_keep_zombies(void);
 void forkcore_ignore_sigpipe(bool ignore, bool *was_ignored);
 
 // ------------------------------------------------------------------------------------- descriptors that can be polled
+// Any process. All signal-safe.
 
 /// An eventfd(2), non-blocking. The caller closes it.
 int forkcore_event_open(int *descriptor);
 
-/// Adds `value` to an eventfd: asks the server that polls it to stop. From any thread. Signal-safe, errno kept: this is
-/// the one to call in a signal handler.
+/// Adds `value` to an eventfd: asks the server that polls it to stop. From any thread, errno kept: this is the one to
+/// call in a signal handler.
 void forkcore_event_add(int descriptor, uint64_t value);
 
-/// Takes the sum of what was added, 0 when nothing was. Signal-safe.
+/// Takes the sum of what was added, 0 when nothing was.
 uint64_t forkcore_event_take(int descriptor);
 
 /// A timerfd(2) on CLOCK_MONOTONIC, non-blocking. The caller closes it.
 int forkcore_timer_open(int *descriptor);
 
-/// Fires at `at` nanoseconds of CLOCK_MONOTONIC, at once if that is past; 0 disarms. Signal-safe.
+/// Fires at `at` nanoseconds of CLOCK_MONOTONIC, at once if that is past; 0 disarms.
 int forkcore_timer_set(int descriptor, int64_t at);
 
 /// An epoll(7) instance. The caller closes it.
@@ -179,12 +180,12 @@ int forkcore_poll_open(int *descriptor);
 /// Watches `watched` for input; `token` comes back from forkcore_poll_ready. Closing `watched` ends the watch.
 int forkcore_poll_add(int descriptor, int watched, uint64_t token);
 
-/// The tokens of up to `capacity` descriptors that are readable now, without waiting. Signal-safe.
+/// The tokens of up to `capacity` descriptors that are readable now, without waiting.
 int forkcore_poll_ready(int descriptor, uint64_t *tokens, size_t capacity, size_t *count);
 
 /// Waits until one of `count` descriptors is readable or `timeout_ns` have passed (-1: for ever). Bit i of `*ready`
 /// stands for descriptors[i]; a negative descriptor is passed over. A signal handler that ran ends the wait with
-/// nothing ready, so that its caller can look around. ppoll(2); `count` is at most 8. Signal-safe.
+/// nothing ready, so that its caller can look around. ppoll(2); `count` is at most 8.
 int forkcore_wait_readable(const int *descriptors, size_t count, int64_t timeout_ns, uint32_t *ready);
 
 /// Closes a descriptor. EINTR counts as closed, as on Linux it is.

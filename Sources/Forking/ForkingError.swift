@@ -25,6 +25,7 @@ public enum ForkingError: Error, Hashable, Sendable {
 }
 
 extension ForkingError: CustomStringConvertible {
+    /// One line for people, without a newline.
     public var description: String {
         switch self {
         case .system(let call, let code):

@@ -4,27 +4,47 @@ import Glibc
 
 /// A signal's number, with its name. See signal(7).
 public struct Signal: RawRepresentable, Hashable, Sendable {
+    /// The number, as in `SIGTERM`.
     public let rawValue: Int32
 
+    /// Any number is taken; whether there is such a signal shows when it is used.
     public init(rawValue: Int32) { self.rawValue = rawValue }
 
+    /// SIGHUP
     public static let hangup = Signal(rawValue: SIGHUP)
+    /// SIGINT
     public static let interrupt = Signal(rawValue: SIGINT)
+    /// SIGQUIT
     public static let quit = Signal(rawValue: SIGQUIT)
+    /// SIGILL
     public static let illegalInstruction = Signal(rawValue: SIGILL)
+    /// SIGTRAP
     public static let trap = Signal(rawValue: SIGTRAP)
+    /// SIGABRT
     public static let abort = Signal(rawValue: SIGABRT)
+    /// SIGBUS
     public static let busError = Signal(rawValue: SIGBUS)
+    /// SIGFPE
     public static let arithmetic = Signal(rawValue: SIGFPE)
+    /// SIGKILL
     public static let kill = Signal(rawValue: SIGKILL)
+    /// SIGUSR1
     public static let user1 = Signal(rawValue: SIGUSR1)
+    /// SIGSEGV
     public static let segmentationFault = Signal(rawValue: SIGSEGV)
+    /// SIGUSR2
     public static let user2 = Signal(rawValue: SIGUSR2)
+    /// SIGPIPE
     public static let brokenPipe = Signal(rawValue: SIGPIPE)
+    /// SIGALRM
     public static let alarm = Signal(rawValue: SIGALRM)
+    /// SIGTERM
     public static let terminate = Signal(rawValue: SIGTERM)
+    /// SIGCHLD
     public static let child = Signal(rawValue: SIGCHLD)
+    /// SIGCONT
     public static let `continue` = Signal(rawValue: SIGCONT)
+    /// SIGSTOP
     public static let stop = Signal(rawValue: SIGSTOP)
 
     /// Those by which a process ends when its own code goes wrong; Swift's backtraces hang on them.

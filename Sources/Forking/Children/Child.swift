@@ -21,6 +21,7 @@ public struct ChildOptions: Sendable {
     /// A descriptor of the server's that this child is to have.
     var keeps: Int32?
 
+    /// The defaults, as said at each property.
     public init() {}
 
     func checked() throws(ForkingError) -> ChildOptions {
@@ -52,6 +53,7 @@ struct Child {
 
 /// A live child, as others may see it.
 public struct ChildInfo: Sendable {
+    /// Its number, good for as long as it is in the table.
     public let pid: ProcessID
     /// Whom it serves, if it was forked with a peer.
     public let peer: SocketAddress?

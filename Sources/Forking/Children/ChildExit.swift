@@ -19,6 +19,7 @@ public enum ExitStatus: Hashable, Sendable {
 }
 
 extension ExitStatus: CustomStringConvertible {
+    /// A phrase for people, such as `killed by SIGSEGV (core dumped)`.
     public var description: String {
         switch self {
         case .exited(let code): "exited with status \(code)"
@@ -30,7 +31,9 @@ extension ExitStatus: CustomStringConvertible {
 
 /// What a process and the children that it waited for have used. getrusage(2).
 public struct ResourceUsage: Hashable, Sendable {
+    /// CPU time in user mode.
     public let userTime: Duration
+    /// CPU time in the kernel.
     public let systemTime: Duration
     /// The most memory it ever had in use, in KiB; pages shared with its parent count.
     public let maxResidentKiB: Int64
@@ -52,10 +55,13 @@ public struct ChildExit: Sendable {
         case stopped
     }
 
+    /// Its number, which another process may have by now.
     public let pid: ProcessID
     /// Whom it served, if it was forked with a peer.
     public let peer: SocketAddress?
+    /// How it ended.
     public let status: ExitStatus
+    /// Who brought that about.
     public let reason: Reason
     /// From fork to reaping.
     public let duration: Duration

@@ -32,6 +32,7 @@ extension ForkingServer {
         /// See `ChildOptions.allowsThreads`.
         public var allowsThreads = false
 
+        /// The defaults, as said at each property.
         public init() {}
 
         func checked() throws(ForkingError) -> Configuration {

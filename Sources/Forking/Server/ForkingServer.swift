@@ -18,6 +18,7 @@ import SystemPackage
 public final class ForkingServer {
     /// Where clients come to; with port 0 asked for, the port that the kernel chose.
     public let address: SocketAddress
+    /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
     public var hooks: ServerHooks

@@ -26,6 +26,7 @@ public struct ServerHooks {
     /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply.
     public var signals: [Signal: () -> Void] = [:]
 
+    /// The defaults: everybody is served, and what goes wrong is said on stderr.
     public init() {}
 }
 
@@ -33,6 +34,7 @@ public struct ServerHooks {
 public enum ServerEvent {
     /// The loop has begun: signals are being taken, clients are being served.
     case serving(SocketAddress)
+    /// A child serves this client now.
     case forked(ProcessID, peer: SocketAddress)
     /// A child has ended and was reaped.
     case ended(ChildExit)
@@ -66,6 +68,7 @@ public enum ServerEvent {
 }
 
 extension ServerEvent: CustomStringConvertible {
+    /// One line for people, without a newline.
     public var description: String {
         switch self {
         case .serving(let address): "serving on \(address)"

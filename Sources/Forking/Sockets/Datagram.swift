@@ -5,6 +5,7 @@ import SystemPackage
 
 /// A request that came as one datagram, over UDP or a Unix datagram socket.
 public struct Datagram: Sendable {
+    /// What came, at most the server's `datagramLimit`.
     public let bytes: [UInt8]
     /// Whether it was longer than the server's `datagramLimit`, so that `bytes` is only its beginning.
     public let isTruncated: Bool

@@ -8,6 +8,7 @@ import SystemPackage
 ///
 /// It is closed when it goes away, in children too, and a Unix socket's file that it made is then removed.
 public struct Listener: ~Copyable {
+    /// How a socket is made. See socket(7), ip(7), unix(7).
     public struct Options: Sendable {
         /// How many connections the kernel keeps waiting until they are accepted; it caps this at
         /// net.core.somaxconn. listen(2).
@@ -21,6 +22,7 @@ public struct Listener: ~Copyable {
         /// Permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
         public var permissions: FilePermissions?
 
+        /// The defaults, as said at each property.
         public init() {}
     }
 

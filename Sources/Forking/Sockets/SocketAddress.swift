@@ -186,6 +186,7 @@ extension SocketAddress: CustomStringConvertible {
 }
 
 extension SocketAddress: Hashable {
+    /// Whether they are the same for the kernel, byte for byte.
     public static func == (a: SocketAddress, b: SocketAddress) -> Bool {
         a.length == b.length
             && withUnsafeBytes(of: a.storage) { x in
@@ -193,6 +194,7 @@ extension SocketAddress: Hashable {
             }
     }
 
+    /// Hashes the bytes that mean something.
     public func hash(into hasher: inout Hasher) {
         withUnsafeBytes(of: storage) { hasher.combine(bytes: UnsafeRawBufferPointer(rebasing: $0.prefix(Int(length)))) }
     }
