@@ -128,7 +128,8 @@ final class ReapSource {
         }
         let now = Instant.now
         if let alarm, alarm <= now { keepTime(now) }
-        for entry in tables { entry.table.deliver() }
+        // An observer may let go of a table: that one is in the list no more.
+        for entry in tables where tables.contains(where: { $0.id == entry.id }) { entry.table.deliver() }
     }
 
     private func collectBySignal() {
