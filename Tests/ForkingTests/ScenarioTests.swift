@@ -11,9 +11,3 @@ func pass(_ scenario: String, deadline: Double = 60) throws {
     #expect(running.output.hasSuffix("ok\n"))
     try running.expectNothingAlive()
 }
-
-@Suite("ChildTable")
-struct ChildTableTests {
-    @Test("100 exits coalesced into one SIGCHLD")
-    func coalesced() throws { try pass("coalesced-exits") }
-}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Others in this process have children too, and wait for more than they should.
+
+import Forking
+import Glibc
+import TestSupport
+
+let tableForeignScenarios: [String: @Sendable () throws -> Void] = [
+    "foreign-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignChildLeftAlone(way) } },
+    "foreign-child-at-limit": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignChildAtLimit(way) } },
+    "foreign-zombie-in-front": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignZombieInFront(way) } },
+    "reaped-by-another": { for way in [ChildTable.Reaping.signal, .pidfd] { try reapedByAnother(way) } },
+    "reaped-by-another-unannounced": reapedByAnotherUnannounced,
+    "no-signal-to-lost-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try noSignalToLost(way) } },
+]
+
+private func foreignChildLeftAlone(_ way: ChildTable.Reaping) throws {
+    let foreign = foreignChild { 72 }
+    let recording = try RecordingTable(reaping: way)
+    let own = try recording.table.fork { 3 }
+    let later = foreignChild { 73 }
+    try expectZombie(foreign)
+    try expectZombie(later)
+    let exits = try recording.finish()
+    recording.table.terminateAll()
+    recording.table.killAll()
+    recording.table.collect()
+    try expect(!recording.table.signal(.kill, to: foreign), "a signal was sent to a foreign child")
+    try expect(exits.map(\.pid) == [own], "told of others: \(exits)")
+    try expectForeign(foreign, endsWith: 72)
+    try expectForeign(later, endsWith: 73)
+}
+
+/// A foreign exit is no free slot.
+private func foreignChildAtLimit(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(limit: 2, reaping: way)
+    for _ in 0..<2 { try recording.table.fork(liveOn) }
+    let foreign = foreignChild { 72 }
+    try expectZombie(foreign)
+    recording.table.collect()
+    let emptied = try recording.table.wait(until: .milliseconds(50))
+    try expect(!emptied && recording.table.isFull, "a foreign child's end gave a slot")
+    let error = try refusal { try recording.table.fork { 0 } }
+    try expect(error == .full(limit: 2), "\(error)")
+    recording.table.killAll()
+    try recording.finish()
+    try expect(recording.exits.count == 2, "\(recording.exits)")
+    try expectForeign(foreign, endsWith: 72)
+}
+
+/// The kernel names waitable children oldest first, so that a zombie which nobody reaps hides ours. One collect() finds
+/// them all the same.
+private func foreignZombieInFront(_ way: ChildTable.Reaping) throws {
+    let foreign = foreignChild { 72 }
+    try expectZombie(foreign)
+    let recording = try RecordingTable(limit: 10, reaping: way)
+    for round in 1...3 {
+        let gate = try Channel()
+        for _ in 0..<10 {
+            try recording.table.fork {
+                gate.waitToBeTold()
+                return 4
+            }
+        }
+        gate.close()
+        try eventually("not all have ended") { recording.table.children.allSatisfy { Process($0.pid)!.isZombie } }
+        recording.table.collect()
+        try expect(
+            recording.table.count == 0, "round \(round): \(recording.table.count) wait behind the foreign zombie")
+    }
+    try expect(recording.exits.count == 30, "\(recording.exits.count) exits were told")
+    try expectForeign(foreign, endsWith: 72)
+}
+
+private func reapedByAnother(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(limit: 2, reaping: way)
+    for everyone in [true, false] {
+        let lost = try recording.table.fork { 5 }
+        try expect(waitpid(everyone ? -1 : lost, nil, 0) == lost, "the child was not there to be taken")
+        let living = try recording.table.fork(liveOn)
+        try expect(isReadable(recording.table.descriptor.rawValue, within: 10), "nothing to collect")
+        recording.table.collect()
+        let exit = recording.exits.last
+        try expect(exit?.pid == lost && exit?.status == .unknown && exit?.usage == nil, "\(recording.exits)")
+        try expect(exit?.reason == .own && exit?.isSuccess == false, "\(recording.exits)")
+        try expect(recording.table.children.map(\.pid) == [living], "\(recording.table.children)")
+        recording.table.killAll()
+        try recording.finish()
+    }
+    try expect(recording.exits.count == 4, "\(recording.exits)")
+}
+
+/// The one SIGCHLD that comes names the first to end; nothing names the second, nor is it there to be found.
+private func reapedByAnotherUnannounced() throws {
+    let recording = try RecordingTable()
+    let first = try recording.table.fork { 1 }
+    try expectZombie(first)
+    let second = try recording.table.fork { 2 }
+    try expect(waitpid(second, nil, 0) == second, "the child was not there to be taken")
+    let living = try recording.table.fork(liveOn)
+    try eventually("the lost child stays in the table") {
+        _ = isReadable(recording.table.descriptor.rawValue, within: 5)
+        recording.table.collect()
+        return recording.table.count == 1
+    }
+    let ends = recording.exits.map { [$0.pid: $0.status] }
+    try expect(ends == [[first: .exited(code: 1)], [second: .unknown]], "\(recording.exits)")
+    recording.table.signal(.kill, to: living)
+    try recording.finish()
+}
+
+/// Once somebody reaped it, its number may be anybody's; so may, one day, its group's.
+private func noSignalToLost(_ way: ChildTable.Reaping) throws {
+    let (reports, gate) = (try Channel(), try Channel())
+    let recording = try RecordingTable(reaping: way)
+    let lost = try recording.table.fork {
+        _ = foreignChild {
+            reports.say()
+            gate.waitToBeTold()
+            reports.say(2)
+            return 0
+        }
+        return 0
+    }
+    _ = try reports.hear()
+    try expect(waitpid(lost, nil, 0) == lost, "the child was not there to be taken")
+    recording.table.endsGroups = true
+    try expect(!recording.table.signal(.kill, to: lost, group: true), "said to have sent a signal")
+    recording.table.killAll()
+    let exit = try recording.finishOne()
+    try expect(exit.status == .unknown, "\(exit)")
+    gate.say()
+    let reply = try reports.hear()
+    try expect(reply == 2, "what was left in its group got a signal")
+    reports.close()
+    gate.close()
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Deadlines, and what they and a stop mean for a child's process group.
+
+import Forking
+import Glibc
+import TestSupport
+
+let tableTimeScenarios: [String: @Sendable () throws -> Void] = [
+    "time-limit": { for way in [ChildTable.Reaping.signal, .pidfd] { try timeLimit(way) } },
+    "stubborn-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try stubbornChild(way) } },
+    "time-limit-of-group": { try timeLimitOfGroup(stubbornLeader: true) },
+    "time-limit-leader-first": { try timeLimitOfGroup(stubbornLeader: false) },
+    "ends-groups-leader-first": { for way in [ChildTable.Reaping.signal, .pidfd] { try endsGroupsLeaderFirst(way) } },
+    "background-left-alone": { for way in [ChildTable.Reaping.signal, .pidfd] { try backgroundLeftAlone(way) } },
+    "each-its-deadline": eachItsDeadline,
+    "wait-with-deadline": { for way in [ChildTable.Reaping.signal, .pidfd] { try waitWithDeadline(way) } },
+]
+
+/// Ignored from before the fork: a child that sets this itself may be told to end before it has.
+private func ignoringTermination<R>(_ body: () throws -> R) rethrows -> R {
+    signal(SIGTERM, SIG_IGN)
+    defer { signal(SIGTERM, SIG_DFL) }
+    return try body()
+}
+
+private func options(timeLimit: Duration? = nil, killAfter: Duration = .seconds(30)) -> ChildOptions {
+    var options = ChildOptions()
+    options.timeLimit = timeLimit
+    options.killAfter = killAfter
+    return options
+}
+
+private func timeLimit(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(reaping: way)
+    try recording.table.fork(options: options(timeLimit: .milliseconds(50)), liveOn)
+    let quick = try recording.table.fork(options: options(timeLimit: .seconds(60))) { 0 }
+    for exit in try recording.finish() where exit.pid != quick {
+        try expect(exit.status == .killed(.terminate, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+        try expect(exit.duration >= .milliseconds(50) && !exit.isSuccess, "\(exit)")
+    }
+    try expect(recording.exits.contains { $0.pid == quick && $0.isSuccess }, "\(recording.exits)")
+}
+
+private func stubbornChild(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(reaping: way)
+    let limits = options(timeLimit: .milliseconds(50), killAfter: .milliseconds(100))
+    try ignoringTermination { _ = try recording.table.fork(options: limits, liveOn) }
+    let exit = try recording.finishOne()
+    try expect(exit.status == .killed(.kill, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+    try expect(exit.duration >= .milliseconds(150), "killed too early: \(exit)")
+}
+
+/// A child whose own child says 1 when it lives, and 2 when it is told something. Only these two hold the channel.
+private func forkFamily(
+    _ table: ChildTable, _ options: ChildOptions = ChildOptions(), reports: Channel, gate: Channel,
+    leader: () -> Int32
+) throws -> ProcessID {
+    let pid = try table.fork(options: options) {
+        let member = foreignChild {
+            reports.say()
+            gate.waitToBeTold()
+            reports.say(2)
+            return 0
+        }
+        reports.closeWrite()
+        return member > 0 ? leader() : 1
+    }
+    reports.closeWrite()
+    let first = try reports.hear()
+    try expect(first == 1, "the grandchild does not live")
+    return pid
+}
+
+/// SIGTERM and SIGKILL go to the group; and a group that outlives a leader who took the SIGTERM still gets SIGKILL.
+private func timeLimitOfGroup(stubbornLeader: Bool) throws {
+    for way in [ChildTable.Reaping.signal, .pidfd] {
+        let (reports, gate) = (try Channel(), try Channel())
+        let recording = try RecordingTable(reaping: way)
+        let limits = options(timeLimit: .milliseconds(500), killAfter: .milliseconds(stubbornLeader ? 100 : 30_000))
+        _ = try ignoringTermination {
+            try forkFamily(recording.table, limits, reports: reports, gate: gate) {
+                if !stubbornLeader { signal(SIGTERM, SIG_DFL) }
+                return liveOn()
+            }
+        }
+        let exit = try recording.finishOne()
+        let last: Signal = stubbornLeader ? .kill : .terminate
+        try expect(exit.status == .killed(last, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+        let heard = try reports.hear()
+        try expect(heard == nil, "the grandchild lives")
+        reports.closeRead()
+        gate.close()
+    }
+}
+
+/// While a server stops: a leader that went by itself takes its group along.
+private func endsGroupsLeaderFirst(_ way: ChildTable.Reaping) throws {
+    let (reports, gate) = (try Channel(), try Channel())
+    let recording = try RecordingTable(reaping: way)
+    recording.table.endsGroups = true
+    _ = try forkFamily(recording.table, reports: reports, gate: gate) { 9 }
+    let exit = try recording.finishOne()
+    try expect(exit.status == .exited(code: 9) && exit.reason == .own, "\(exit)")
+    let heard = try reports.hear()
+    try expect(heard == nil, "the grandchild lives")
+    reports.closeRead()
+    gate.close()
+}
+
+/// In service, what a child leaves running is none of ours.
+private func backgroundLeftAlone(_ way: ChildTable.Reaping) throws {
+    let (reports, gate) = (try Channel(), try Channel())
+    let recording = try RecordingTable(reaping: way)
+    _ = try forkFamily(recording.table, options(timeLimit: .seconds(30)), reports: reports, gate: gate) { 9 }
+    let exit = try recording.finishOne()
+    try expect(exit.status == .exited(code: 9) && exit.reason == .own, "\(exit)")
+    recording.table.terminateAll()
+    recording.table.killAll()
+    recording.table.collect()
+    gate.say()
+    let heard = try reports.hear()
+    try expect(heard == 2, "the grandchild was ended")
+    reports.closeRead()
+    gate.close()
+}
+
+/// The timer follows the earliest deadline, in whatever order they came, and goes on to the next.
+private func eachItsDeadline() throws {
+    let recording = try RecordingTable()
+    let other = try RecordingTable()
+    let long = try recording.table.fork(options: options(timeLimit: .milliseconds(600)), liveOn)
+    let short = try recording.table.fork(options: options(timeLimit: .milliseconds(200)), liveOn)
+    let middle = try other.table.fork(options: options(timeLimit: .milliseconds(400)), liveOn)
+    let forever = try recording.table.fork(options: options(timeLimit: .seconds(1 << 62)), liveOn)
+    try eventually("deadlines were overlooked: \(recording.table.children)") {
+        _ = isReadable(recording.table.descriptor.rawValue, within: 5)
+        recording.table.collect()
+        return recording.table.count == 1 && other.table.count == 0
+    }
+    try expect(recording.exits.map(\.pid) == [short, long] && other.exits.map(\.pid) == [middle], "wrong order")
+    for exit in recording.exits + other.exits {
+        let limit = [long: 600, short: 200, middle: 400][exit.pid]!
+        try expect(exit.duration >= .milliseconds(limit) && exit.reason == .timeLimit, "\(exit)")
+    }
+    try expect(recording.table.children.map(\.pid) == [forever], "\(recording.table.children)")
+    recording.table.killAll()
+    try recording.finish()
+    try expect(recording.exits.last?.reason == .stopped, "\(recording.exits)")
+}
+
+/// Waiting sends nothing to anyone.
+private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
+    let gate = try Channel()
+    let recording = try RecordingTable(reaping: way)
+    let empty = try recording.table.wait(until: .zero)
+    try expect(empty, "an empty table is not empty")
+    let pid = try recording.table.fork {
+        gate.waitToBeTold()
+        return 11
+    }
+    for deadline in [Duration.zero, .milliseconds(-5), .milliseconds(50)] {
+        let begun = now()
+        let emptied = try recording.table.wait(until: deadline)
+        try expect(!emptied && recording.exits.isEmpty, "said to be empty with a living child")
+        try expect(Duration.seconds(now() - begun) >= deadline, "did not wait for \(deadline)")
+        try expect(now() - begun < 20, "waited for \(now() - begun) s")
+    }
+    let children = recording.table.children
+    try expect(children.map(\.pid) == [pid] && !children[0].isEnding, "\(children)")
+    gate.close()
+    let emptied = try recording.table.wait()
+    try expect(emptied && recording.exits.map(\.status) == [.exited(code: 11)], "\(recording.exits)")
+}
