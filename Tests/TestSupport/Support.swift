@@ -100,5 +100,7 @@ public func builtProgram(_ name: String) -> String {
 /// Whether a program is installed.
 public func isInstalled(_ program: String) -> Bool {
     let path = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
-    return (path.split(separator: ":") + ["/usr/sbin", "/sbin"]).contains { access("\($0)/\(program)", X_OK) == 0 }
+    // Not in one expression: it would be taken to split into arrays of characters.
+    let directories = path.split(separator: ":").map(String.init)
+    return (directories + ["/usr/sbin", "/sbin"]).contains { access("\($0)/\(program)", X_OK) == 0 }
 }
