@@ -8,6 +8,7 @@ let package = Package(
     products: [
         .library(name: "Forking", targets: ["Forking"]),
         .executable(name: "forkserve", targets: ["forkserve"]),
+        .executable(name: "forkbench", targets: ["forkbench"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
@@ -29,6 +30,14 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
+        ),
+        .executableTarget(
+            name: "forkbench",
+            dependencies: [
+                "Forking", "CForkCore",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Benchmarks/forkbench"
         ),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
         .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
