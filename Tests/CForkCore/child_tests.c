@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// forkcore_fork and its plan, forkcore_exit, forkcore_exec.
+
+#include "test.h"
+
+#include <sys/socket.h>
+
+static void do_nothing(int number) { (void)number; }
+
+static int look_around(void *context)
+{
+    const int *closed = context;
+    struct sigaction action;
+    sigaction(SIGTERM, NULL, &action);
+    if (is_blocked(SIGUSR1))
+        return 1;
+    if (!is_blocked(SIGUSR2))
+        return 2;
+    if (is_blocked(SIGHUP))
+        return 3;
+    if (action.sa_handler != SIG_DFL)
+        return 4;
+    if (fcntl(*closed, F_GETFD) >= 0)
+        return 5;
+    return getpgrp() == getpid() ? 0 : 6;
+}
+
+static void the_child_takes_its_first_steps(void)
+{
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = do_nothing}, NULL);
+    int secret = open("/dev/null", O_RDONLY);
+    struct forkcore_child_plan plan = {
+        .unblock = bit(SIGUSR1), .defaults = bit(SIGTERM), .closing = &secret, .closing_count = 1, .own_group = true};
+
+    CHECK(await_end(start(&plan, look_around, &secret)).code == 0);
+
+    struct sigaction action;
+    sigaction(SIGTERM, NULL, &action);
+    CHECK(action.sa_handler == do_nothing);
+    CHECK(is_blocked(SIGUSR1) && is_blocked(SIGUSR2) && !is_blocked(SIGHUP));
+    CHECK(close(secret) == 0);
+}
+
+static void the_group_is_there_when_fork_returns(void)
+{
+    for (int i = 0; i < 300; i++) {
+        struct gate gate = make_gate();
+        pid_t pid = start(&(struct forkcore_child_plan){.own_group = true}, wait_for_gate, &gate);
+        CHECK(getpgid(pid) == pid); // the child itself may not have come that far
+        close_gate(gate);
+        await_end(pid);
+    }
+    struct gate gate = make_gate();
+    pid_t pid = start(NULL, wait_for_gate, &gate);
+    CHECK(getpgid(pid) == getpgrp());
+    close_gate(gate);
+    await_end(pid);
+}
+
+static pid_t parent;
+static volatile int *handled_in_child;
+
+static void note_where(int number)
+{
+    (void)number;
+    if (getpid() != parent)
+        *handled_in_child = 1;
+}
+
+static int bombard(void *context)
+{
+    (void)context;
+    while (getppid() == parent)
+        kill(0, SIGUSR1);
+    return 0;
+}
+
+static int return_zero(void *context)
+{
+    (void)context;
+    return 0;
+}
+
+static void no_handler_of_the_parent_runs_in_the_child(void)
+{
+    parent = getpid();
+    handled_in_child = shared_memory();
+    signal(SIGUSR1, SIG_IGN);
+    pid_t sender = start(&(struct forkcore_child_plan){.dies_with_parent = true}, bombard, NULL);
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = note_where}, NULL);
+    for (int i = 0; i < 500; i++) {
+        pid_t pid;
+        int error; // glibc's fork is restarted by the kernel until no signal comes between
+        do
+            error = forkcore_fork(&(struct forkcore_child_plan){.defaults = bit(SIGUSR1)}, return_zero, NULL, &pid);
+        while (error == EINTR);
+        CHECK(error == 0);
+        struct forkcore_ending ending = await_end(pid);
+        CHECK(ending.state == FORKCORE_EXITED || ending.signal == SIGUSR1);
+    }
+    kill(sender, SIGKILL);
+    await_end(sender);
+    CHECK(*handled_in_child == 0);
+}
+
+static int print_more(void *context)
+{
+    fputs("child ", context);
+    return 0;
+}
+
+static void stdio_is_neither_doubled_nor_lost(void)
+{
+    struct gate gate = make_gate();
+    FILE *stream = fdopen(gate.ends[1], "w");
+    char text[64] = "";
+    fputs("parent ", stream);
+    await_end(start(NULL, print_more, stream));
+    fputs("after", stream);
+    fclose(stream);
+    ssize_t count = read(gate.ends[0], text, sizeof text - 1);
+    close(gate.ends[0]);
+    CHECK(count == 18 && strcmp(text, "parent child after") == 0);
+}
+
+static volatile int *ran_at_exit;
+
+static void at_exit(void) { *ran_at_exit = 1; }
+
+static void no_exit_handler_runs_in_the_child(void)
+{
+    ran_at_exit = shared_memory();
+    CHECK(atexit(at_exit) == 0);
+    await_end(start(NULL, return_zero, NULL));
+    CHECK(*ran_at_exit == 0);
+}
+
+static int fork_and_leave(void *context)
+{
+    struct forkcore_child_plan plan = {.dies_with_parent = true};
+    pid_t pid;
+    forkcore_fork(&plan, wait_for_gate, context, &pid);
+    return 0;
+}
+
+static void a_child_dies_with_its_parent(void)
+{
+    struct gate gate = make_gate();
+    struct gate watched = make_gate(); // its writing end is open as long as the grandchild lives
+    await_end(start(NULL, fork_and_leave, &gate));
+    close(watched.ends[1]);
+    CHECK(is_readable(watched.ends[0], 30000));
+    char byte;
+    CHECK(read(watched.ends[0], &byte, 1) == 0);
+    close(watched.ends[0]);
+    close_gate(gate);
+}
+
+static void a_refused_fork_says_so(void)
+{
+    if (geteuid() == 0 && setresuid(54321, 54321, 54321) != 0) // root is exempt from the limit
+        return;
+    setrlimit(RLIMIT_NPROC, &(struct rlimit){0, 0});
+    pid_t pid = 77;
+    CHECK(forkcore_fork(&(struct forkcore_child_plan){0}, return_zero, NULL, &pid) == EAGAIN);
+    CHECK(!is_blocked(SIGUSR1));
+}
+
+// ------------------------------------------------------------------------------------------------------------- exec
+
+struct execution {
+    int sockets[2];
+    int wanted; ///< where the socket is to stand before forkcore_exec, -1: where it is
+};
+
+static int execute(void *context)
+{
+    struct execution *execution = context;
+    char *arguments[] = {
+        "sh", "-c",
+        "read line; test -e /proc/self/fd/9 && echo leaked; echo \"got $line $NAME\"; kill -PIPE $$; echo survived", NULL};
+    char *environment[] = {"NAME=value", NULL};
+    int descriptor = execution->sockets[1];
+    dup2(STDERR_FILENO, 9); // not close-on-exec
+    if (execution->wanted >= 0) {
+        descriptor = execution->wanted;
+        dup3(execution->sockets[1], descriptor, O_CLOEXEC);
+    }
+    return forkcore_exec(descriptor, "/bin/sh", arguments, environment);
+}
+
+static void a_program_stands_on_its_descriptor(void)
+{
+    const int places[] = {-1, 0, 1, 20};
+    bool was_ignored;
+    forkcore_ignore_sigpipe(true, &was_ignored);
+    for (size_t i = 0; i < 4; i++) {
+        struct execution execution = {.wanted = places[i]};
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, execution.sockets) == 0);
+        pid_t pid = start(NULL, execute, &execution);
+        close(execution.sockets[1]);
+        CHECK(send(execution.sockets[0], "hello\n", 6, MSG_NOSIGNAL) == 6);
+        char text[64] = "";
+        size_t length = 0;
+        ssize_t count;
+        while ((count = read(execution.sockets[0], text + length, sizeof text - 1 - length)) > 0)
+            length += (size_t)count;
+        close(execution.sockets[0]);
+        CHECK(strcmp(text, "got hello value\n") == 0);
+        struct forkcore_ending ending = await_end(pid);
+        CHECK(ending.state == FORKCORE_KILLED && ending.signal == SIGPIPE);
+    }
+}
+
+static int execute_nothing(void *context)
+{
+    int descriptor = *(int *)context;
+    char *none[] = {NULL};
+    int error = forkcore_exec(descriptor, "/nonexistent/program", none, none);
+    return error == ENOENT && fcntl(descriptor, F_GETFD) >= 0 ? 42 : 1;
+}
+
+static void a_program_that_is_not_there_leaves_the_descriptor(void)
+{
+    int descriptor = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(await_end(start(NULL, execute_nothing, &descriptor)).code == 42);
+    close(descriptor);
+}
+
+const struct test child_tests[] = {
+    {"the child takes its first steps", the_child_takes_its_first_steps},
+    {"the group is there when fork returns", the_group_is_there_when_fork_returns},
+    {"no handler of the parent runs in the child", no_handler_of_the_parent_runs_in_the_child},
+    {"stdio is neither doubled nor lost", stdio_is_neither_doubled_nor_lost},
+    {"no exit handler runs in the child", no_exit_handler_runs_in_the_child},
+    {"a child dies with its parent", a_child_dies_with_its_parent},
+    {"a refused fork says so", a_refused_fork_says_so},
+    {"a program stands on its descriptor", a_program_stands_on_its_descriptor},
+    {"a program that is not there leaves the descriptor", a_program_that_is_not_there_leaves_the_descriptor},
+    {0},
+};
