@@ -41,7 +41,7 @@ struct Reap: ParsableCommand {
         let results = try measure()
         printTable(results, batch: batch)
         if let output {
-            for result in results where !writeAll(result.json(batch: batch) + "\n", to: output) {
+            for result in results where !writeAll(result.json(children: batch) + "\n", to: output) {
                 throw Shortage(call: "write \(json!)")
             }
             close(output)

@@ -12,14 +12,14 @@ struct ReapResult {
     var both: Spread { Spread(samples.map { $0.fork + $0.reap }) }
     var cycle: Spread { Spread(samples.map(\.cycle)) }
 
-    /// One line of JSON. Flat, and of numbers and plain words, so that nothing needs quoting.
-    func json(batch: Int) -> String {
+    /// One line of JSON. `batch` is how many children end before they are reaped: one at a time here. Flat, and of numbers and plain words, so that nothing needs quoting.
+    func json(children: Int) -> String {
         let times = [("fork_us", fork), ("reap_us", reap), ("cycle_us", cycle)].map { key, spread in
             "\"\(key)\":\(decimal(spread.median)),\"\(key)_p10\":\(decimal(spread.p10)),"
                 + "\"\(key)_p90\":\(decimal(spread.p90))"
         }
-        return "{\"benchmark\":\"reap\",\"method\":\"\(name)\",\"live\":\(live),\"batch\":\(batch),"
-            + "\"repetitions\":\(samples.count),\(times.joined(separator: ","))}"
+        return "{\"benchmark\":\"reap\",\"method\":\"\(name)\",\"live\":\(live),\"batch\":1,"
+            + "\"children\":\(children),\"repetitions\":\(samples.count),\(times.joined(separator: ","))}"
     }
 }
 

@@ -47,11 +47,19 @@ static void the_child_takes_its_first_steps(void)
     CHECK(close(secret) == 0);
 }
 
-static void the_group_is_there_when_fork_returns(void)
+static int lead_a_group(void *context)
 {
+    (void)context;
+    return getpgrp() == getpid() ? 0 : 1;
+}
+
+static void the_group_is_there_for_both(void)
+{
+    struct forkcore_child_plan plan = {.own_group = true};
     for (int i = 0; i < 300; i++) {
         struct gate gate = make_gate();
-        pid_t pid = start(&(struct forkcore_child_plan){.own_group = true}, wait_for_gate, &gate);
+        CHECK(await_end(start(&plan, lead_a_group, NULL)).code == 0); // the parent may not have come that far
+        pid_t pid = start(&plan, wait_for_gate, &gate);
         CHECK(getpgid(pid) == pid); // the child itself may not have come that far
         close_gate(gate);
         await_end(pid);
@@ -141,25 +149,40 @@ static void no_exit_handler_runs_in_the_child(void)
     CHECK(*ran_at_exit == 0);
 }
 
+struct family {
+    struct gate gate, ready;
+    bool waits; ///< the parent ends only after its child runs
+};
+
+static int say_ready_and_wait(void *context)
+{
+    struct family *family = context;
+    (void)!write(family->ready.ends[1], "x", 1);
+    return wait_for_gate(&family->gate);
+}
+
 static int fork_and_leave(void *context)
 {
-    struct forkcore_child_plan plan = {.dies_with_parent = true};
+    struct family *family = context;
     pid_t pid;
-    forkcore_fork(&plan, wait_for_gate, context, &pid);
-    return 0;
+    char byte;
+    forkcore_fork(&(struct forkcore_child_plan){.dies_with_parent = true}, say_ready_and_wait, family, &pid);
+    return family->waits ? read(family->ready.ends[0], &byte, 1) != 1 : 0;
 }
 
 static void a_child_dies_with_its_parent(void)
 {
-    struct gate gate = make_gate();
-    struct gate watched = make_gate(); // its writing end is open as long as the grandchild lives
-    await_end(start(NULL, fork_and_leave, &gate));
-    close(watched.ends[1]);
-    CHECK(is_readable(watched.ends[0], 30000));
-    char byte;
-    CHECK(read(watched.ends[0], &byte, 1) == 0);
-    close(watched.ends[0]);
-    close_gate(gate);
+    for (int i = 0; i < 40; i++) { // be the parent gone before the child has asked the kernel for that, or after
+        struct family family = {make_gate(), make_gate(), i % 2 == 0};
+        struct gate watched = make_gate(); // its writing end is open as long as the grandchild lives
+        char byte;
+        CHECK(await_end(start(NULL, fork_and_leave, &family)).code == 0);
+        close(watched.ends[1]);
+        CHECK(is_readable(watched.ends[0], 30000) && read(watched.ends[0], &byte, 1) == 0);
+        close(watched.ends[0]);
+        close_gate(family.gate);
+        close_gate(family.ready);
+    }
 }
 
 static void a_refused_fork_says_so(void)
@@ -235,7 +258,7 @@ static void a_program_that_is_not_there_leaves_the_descriptor(void)
 
 const struct test child_tests[] = {
     {"the child takes its first steps", the_child_takes_its_first_steps},
-    {"the group is there when fork returns", the_group_is_there_when_fork_returns},
+    {"the group is there for both", the_group_is_there_for_both},
     {"no handler of the parent runs in the child", no_handler_of_the_parent_runs_in_the_child},
     {"stdio is neither doubled nor lost", stdio_is_neither_doubled_nor_lost},
     {"no exit handler runs in the child", no_exit_handler_runs_in_the_child},

@@ -79,9 +79,9 @@ static void peek_leaves_the_zombie(void)
 
 static int leave_a_grandchild(void *context)
 {
-    struct gate *gate = context;
+    (void)context;
     if (fork() == 0) {
-        close(gate->ends[1]);
+        alarm(20); // should nobody end it
         pause();
     }
     return 0;
@@ -89,31 +89,27 @@ static int leave_a_grandchild(void *context)
 
 static void the_group_of_a_zombie_leader_is_killed(void)
 {
-    // The grandchild has a copy of the gate's reading end; we become its parent when its own is reaped.
+    // We become the grandchild's parent when its own is reaped.
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    struct gate gate = make_gate();
     struct forkcore_ending ending;
-    pid_t leader = start(&(struct forkcore_child_plan){.own_group = true}, leave_a_grandchild, &gate);
+    pid_t leader = start(&(struct forkcore_child_plan){.own_group = true}, leave_a_grandchild, NULL);
     await_zombie(leader);
     CHECK(forkcore_reap(leader, true, &ending) == 0);
     CHECK(ending.state == FORKCORE_EXITED && ending.code == 0);
     int status;
     CHECK(waitpid(-1, &status, 0) > 0 && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-    close_gate(gate);
 }
 
 static void without_end_group_the_group_lives_on(void)
 {
     prctl(PR_SET_CHILD_SUBREAPER, 1);
-    struct gate gate = make_gate();
-    pid_t leader = start(&(struct forkcore_child_plan){.own_group = true}, leave_a_grandchild, &gate);
+    pid_t leader = start(&(struct forkcore_child_plan){.own_group = true}, leave_a_grandchild, NULL);
     CHECK(await_end(leader).state == FORKCORE_EXITED);
     CHECK(kill(-leader, 0) == 0);
     CHECK(waitpid(-1, NULL, WNOHANG) == 0); // it is ours now, and alive
     kill(-leader, SIGTERM);
     int status;
     CHECK(waitpid(-1, &status, 0) > 0 && WTERMSIG(status) == SIGTERM);
-    close_gate(gate);
 }
 
 static void the_group_of_a_running_leader_is_left_alone(void)
@@ -124,6 +120,20 @@ static void the_group_of_a_running_leader_is_left_alone(void)
     CHECK(forkcore_reap(pid, true, &ending) == 0 && ending.state == FORKCORE_RUNNING);
     close_gate(gate);
     CHECK(await_end(pid).state == FORKCORE_EXITED);
+}
+
+static void only_an_unreaped_child_is_signalled(void)
+{
+    struct gate gate = make_gate();
+    pid_t pid = start(&(struct forkcore_child_plan){.own_group = true}, wait_for_gate, &gate);
+    CHECK(forkcore_kill(pid, false, 0) == 0 && forkcore_kill(pid, true, 0) == 0);
+    CHECK(forkcore_kill(pid, true, SIGTERM) == 0);
+    await_zombie(pid);
+    CHECK(forkcore_kill(pid, false, SIGTERM) == 0); // its number is still its own
+    CHECK(await_end(pid).signal == SIGTERM);
+    CHECK(forkcore_kill(pid, false, SIGTERM) == ECHILD && forkcore_kill(pid, true, SIGTERM) == ECHILD);
+    CHECK(forkcore_kill(getppid(), false, 0) == ECHILD); // alive, and nobody's child of ours
+    close_gate(gate);
 }
 
 static void a_pidfd_is_readable_at_the_end(void)
@@ -175,6 +185,7 @@ const struct test process_tests[] = {
     {"the group of a zombie leader is killed", the_group_of_a_zombie_leader_is_killed},
     {"without end_group the group lives on", without_end_group_the_group_lives_on},
     {"the group of a running leader is left alone", the_group_of_a_running_leader_is_left_alone},
+    {"only an unreaped child is signalled", only_an_unreaped_child_is_signalled},
     {"a pidfd is readable at the end", a_pidfd_is_readable_at_the_end},
     {"threads are counted", threads_are_counted},
     {0},

@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 static struct sockaddr_in loopback(uint16_t port)
@@ -20,6 +21,8 @@ static int listen_on(const void *address, socklen_t length, struct forkcore_list
     const char *call;
     if (options.backlog == 0)
         options.backlog = 8;
+    if (options.mode == 0)
+        options.mode = -1;
     return forkcore_listen(address, length, &options, descriptor, &call);
 }
 
@@ -177,12 +180,33 @@ static void probing_tells_living_from_stale(void)
     rmdir(directory);
 }
 
+static void a_unix_sockets_file_has_the_mode_asked_for(void)
+{
+    int listener;
+    struct stat found;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char directory[] = "/tmp/forkcore-XXXXXX";
+    CHECK(mkdtemp(directory) != NULL);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/s", directory);
+    umask(022);
+    const int modes[][2] = {{-1, 0755}, {0600, 0600}, {0666, 0644}};
+    for (int i = 0; i < 3; i++) {
+        struct forkcore_listen_options options = {.mode = modes[i][0]};
+        CHECK(listen_on(&address, sizeof address, options, &listener) == 0);
+        CHECK(lstat(address.sun_path, &found) == 0 && (int)(found.st_mode & 07777) == modes[i][1]);
+        close(listener);
+        unlink(address.sun_path);
+    }
+    rmdir(directory);
+}
+
 const struct test socket_tests[] = {
     {"a listener takes connections", a_listener_takes_connections},
     {"accept is made again after a signal", accept_is_made_again_after_a_signal},
     {"1,024 failing binds leave no descriptor", failing_binds_leave_no_descriptor},
     {"options are set", options_are_set},
     {"only servers' sockets are adopted", only_servers_sockets_are_adopted},
+    {"a Unix socket's file has the mode asked for", a_unix_sockets_file_has_the_mode_asked_for},
     {"probing tells living from stale", probing_tells_living_from_stale},
     {0},
 };

@@ -29,6 +29,7 @@ static bool passes(const struct test *test)
     running = fork();
     if (running == 0) {
         setpgid(0, 0);
+        signal(SIGALRM, SIG_DFL);
         setrlimit(RLIMIT_NOFILE, &(struct rlimit){64, 64});
         int before = open_descriptors();
         test->run();

@@ -112,6 +112,20 @@ static void time_outs_end_a_wait(void)
     CHECK(forkcore_set_timeout(pair[0], 1) == EBADF);
 }
 
+static void what_came_is_thrown_away_without_waiting(void)
+{
+    int pair[2];
+    char byte;
+    make_pair(SOCK_STREAM, pair);
+    forkcore_discard_received(pair[0]); // nothing has come
+    CHECK(forkcore_send_all(pair[1], "some bytes", 10) == 0);
+    forkcore_discard_received(pair[0]);
+    CHECK(recv(pair[0], &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    close(pair[1]);
+    forkcore_discard_received(pair[0]); // at the end of the stream
+    close(pair[0]);
+}
+
 static void the_peer_says_who_it_is(void)
 {
     int pair[2];
@@ -128,7 +142,7 @@ static void the_peer_says_who_it_is(void)
 
 static void datagrams_come_with_their_sender(void)
 {
-    struct forkcore_listen_options options = {.datagram = true};
+    struct forkcore_listen_options options = {.datagram = true, .mode = -1};
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     struct sockaddr_storage address, peer;
     socklen_t length;
@@ -193,6 +207,7 @@ const struct test transfer_tests[] = {
     {"receiving goes on after a signal", receiving_goes_on_after_a_signal},
     {"a peer that has gone is an error and no signal", a_peer_that_has_gone_is_an_error_and_no_signal},
     {"time-outs end a wait", time_outs_end_a_wait},
+    {"what came is thrown away without waiting", what_came_is_thrown_away_without_waiting},
     {"the peer says who it is", the_peer_says_who_it_is},
     {"datagrams come with their sender", datagrams_come_with_their_sender},
     {"a datagram waits for room in a storm of signals", a_datagram_waits_for_room_in_a_storm_of_signals},

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Forking
+
+@Suite("Admission")
+struct AdmissionTests {
+    @Test("a client is admitted unless the table is full or something is short")
+    func decisions() {
+        var admission = Admission()
+        let start = Instant(nanoseconds: 1_000)
+        #expect(admission.decide(isFull: false) == .admit)
+        #expect(admission.decide(isFull: true) == .wait)
+        admission.noteShortage(at: start)
+        #expect(admission.decide(isFull: false) == .wait)
+        #expect(admission.shortageUntil == start + Admission.pause)
+
+        admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds - 1))
+        #expect(admission.decide(isFull: false) == .wait)
+        admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds))
+        #expect(admission.decide(isFull: false) == .admit)
+        #expect(admission.decide(isFull: true) == .wait)
+        #expect(admission.shortageUntil == nil)
+    }
+
+    @Test("there are at most 20 tries a second")
+    func tries() { #expect(Admission.pause >= .milliseconds(50)) }
+}
+
+@Suite("Time")
+struct TimeTests {
+    @Test("durations saturate instead of overflowing")
+    func nanoseconds() {
+        #expect(Duration.seconds(1).inNanoseconds == 1_000_000_000)
+        #expect(Duration.nanoseconds(-3).inNanoseconds == -3)
+        #expect((Duration.seconds(-1) + .nanoseconds(1)).inNanoseconds == -999_999_999)
+        #expect(Duration(secondsComponent: 0, attosecondsComponent: 999_999_999).inNanoseconds == 0)
+        #expect(Duration.seconds(Int64.max).inNanoseconds == .max)
+        #expect(Duration.seconds(Int64.min).inNanoseconds == .min)
+        #expect(Duration.seconds(9_223_372_037).inNanoseconds == .max)
+        #expect(Duration.seconds(-9_223_372_037).inNanoseconds == .min)
+        #expect(Duration.nanoseconds(Int64.max).inNanoseconds == .max)
+        #expect(Duration.nanoseconds(Int64.min).inNanoseconds == .min)
+    }
+
+    @Test("points in time saturate instead of overflowing")
+    func instants() {
+        let early = Instant(nanoseconds: 1), late = Instant(nanoseconds: .max)
+        #expect(early + .seconds(1) == Instant(nanoseconds: 1_000_000_001))
+        #expect(late + .seconds(1) == late)
+        #expect(early + .seconds(Int64.max) == late)
+        #expect(early + .seconds(Int64.min) < early)
+        #expect(Instant(nanoseconds: .min) + .seconds(-1) == Instant(nanoseconds: .min))
+        #expect(late - early == .nanoseconds(Int64.max - 1))
+        #expect((early + .seconds(Int64.min)) - Instant(nanoseconds: 5) == .nanoseconds(Int64.min))
+        #expect(late - Instant(nanoseconds: -5) == .nanoseconds(Int64.max))
+        #expect(Instant.now <= Instant.now)
+    }
+
+    @Test("the earlier of two, where none means never")
+    func theEarlier() {
+        let one = Instant(nanoseconds: 1), two = Instant(nanoseconds: 2)
+        #expect(earlier(one, two) == one && earlier(two, one) == one)
+        #expect(earlier(nil, two) == two && earlier(one, nil) == one && earlier(nil, nil) == nil)
+    }
+
+    @Test("seconds are printed with three decimals")
+    func printed() {
+        #expect(Duration.milliseconds(12).inSeconds == "0.012 s")
+        #expect(Duration.milliseconds(61_500).inSeconds == "61.500 s")
+        #expect(Duration.zero.inSeconds == "0.000 s")
+    }
+}
+
+@Suite("Descriptions")
+struct DescriptionTests {
+    @Test("a signal says its name, or its number")
+    func signals() {
+        #expect(Signal.terminate.description == "SIGTERM" && Signal.child.description == "SIGCHLD")
+        #expect((1...31).allSatisfy { Signal(rawValue: $0).description.hasPrefix("SIG") })
+        #expect(Set((1...31).map { Signal(rawValue: $0).description }).count == 31)
+        for number in [0, -1, 32, 34, 64, 65, Int32.max] {
+            #expect(Signal(rawValue: number).description == "signal \(number)")
+        }
+    }
+
+    @Test("a set of signals has a bit for each")
+    func sets() {
+        #expect(SignalSet([.hangup]).rawValue == 1)
+        #expect(SignalSet([Signal(rawValue: 64)]).rawValue == 1 << 63)
+        #expect(SignalSet([.terminate, .hangup, .terminate]).rawValue == 1 << 14 | 1)
+    }
+
+    @Test("an exit status is told in words")
+    func statuses() {
+        #expect(Forking.ExitStatus.exited(code: 0).isSuccess && !Forking.ExitStatus.exited(code: 1).isSuccess)
+        #expect(!Forking.ExitStatus.killed(.kill, dumpedCore: false).isSuccess && !Forking.ExitStatus.unknown.isSuccess)
+        #expect(Forking.ExitStatus.exited(code: 7).description == "exited with status 7")
+        #expect(Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false).description == "killed by SIGSEGV")
+        #expect(Forking.ExitStatus.killed(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
+        #expect(Forking.ExitStatus.unknown.description == "ended, with a status unknown, as somebody else reaped it")
+    }
+
+    private func exit(
+        _ status: Forking.ExitStatus, _ reason: ChildExit.Reason = .own, peer: String? = "127.0.0.1:50000"
+    ) -> ChildExit {
+        ChildExit(
+            pid: 4711, peer: peer.map { try! SocketAddress(parsing: $0) }, status: status, reason: reason,
+            duration: .milliseconds(12), usage: nil)
+    }
+
+    @Test("an end says who, whom it served, how and after how long")
+    func exits() {
+        let crash = Forking.ExitStatus.killed(.illegalInstruction, dumpedCore: false)
+        #expect(exit(crash).description == "child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s")
+        #expect(exit(.exited(code: 3), peer: nil).description == "child 4711: exited with status 3 after 0.012 s")
+        #expect(exit(crash, .timeLimit, peer: nil).description.contains("killed by SIGILL at its time limit after"))
+        #expect(exit(crash, .stopped, peer: nil).description.contains("killed by SIGILL as the server stops after"))
+        #expect(exit(.exited(code: 0)).isSuccess && !exit(.exited(code: 0), .timeLimit).isSuccess)
+    }
+
+    @Test("an event is one line, and trouble is known as such")
+    func events() throws {
+        let peer = try SocketAddress(parsing: "[::1]:5")
+        let refusal = ForkingError.system(call: "fork", .resourceTemporarilyUnavailable)
+        let crash = Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false)
+        let events: [(ServerEvent, text: String, isTrouble: Bool)] = [
+            (.serving(peer), "serving on [::1]:5", false),
+            (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
+            (.refused(peer), "refused [::1]:5", false),
+            (.verifyFailed(peer, refusal), "refused [::1]:5, as the verify hook failed: \(refusal)", true),
+            (.forkFailed(peer, refusal), "sent [::1]:5 away: \(refusal)", true),
+            (.shortage(refusal), "clients wait: \(refusal)", true),
+            (.stopping(.drain), "stopping: draining", false),
+            (.stopping(.terminate), "stopping: terminating the children that are left", false),
+            (.stopping(.kill), "stopping: killing the children that are left", false),
+            (.abandoned([3, 4]), "the kernel does not end these killed children: [3, 4]", true),
+            (.ended(exit(.exited(code: 0))), exit(.exited(code: 0)).description, false),
+            (.ended(exit(.exited(code: 1))), exit(.exited(code: 1)).description, false),
+            (.ended(exit(.exited(code: 2))), exit(.exited(code: 2)).description, true),
+            (.ended(exit(.unknown)), exit(.unknown).description, true),
+            (.ended(exit(crash)), exit(crash).description, true),
+            (.ended(exit(crash, .timeLimit)), exit(crash, .timeLimit).description, true),
+            (.ended(exit(crash, .stopped)), exit(crash, .stopped).description, false),
+        ]
+        for (event, text, isTrouble) in events {
+            #expect(event.description == text)
+            #expect(event.isTrouble == isTrouble, "\(text)")
+        }
+    }
+
+    @Test("an error is one line")
+    func errors() {
+        let errors: [(ForkingError, String)] = [
+            (.system(call: "bind 127.0.0.1:80", .permissionDenied), "bind 127.0.0.1:80: Permission denied"),
+            (.invalid("no"), "no"), (.full(limit: 3), "the child table is full: 3 of 3 children"),
+            (.timedOut, "timed out waiting for the peer"),
+            (.lineTooLong(limit: 9), "the peer sent a line of more than 9 bytes"),
+            (.endOfStream(received: 1, expected: 2), "the peer closed after 1 of 2 bytes"),
+        ]
+        for (error, text) in errors { #expect(error.description == text) }
+        #expect(ForkingError.threads(count: 5).description.hasPrefix("this process has 5 threads, "))
+    }
+
+    @Test("the steps of stopping are ordered")
+    func steps() { #expect(StopStep.drain < .terminate && .terminate < StopStep.kill) }
+}
+
+@Suite("Configuration")
+struct ConfigurationTests {
+    private func said(_ change: (inout ForkingServer.Configuration) -> Void) -> String? {
+        var configuration = ForkingServer.Configuration()
+        change(&configuration)
+        return refusal { try configuration.checked() }
+    }
+
+    @Test("the defaults are those of the seed")
+    func defaults() {
+        let configuration = ForkingServer.Configuration()
+        #expect(configuration.maxChildren == 40 && configuration.idleTimeout == .seconds(300))
+        #expect(configuration.datagramLimit == 8192 && configuration.blockOnClose)
+        #expect(said { _ in } == nil)
+    }
+
+    @Test("what cannot be is refused, and named")
+    func refusals() {
+        for limit in [0, -1, Int.min] {
+            #expect(said { $0.maxChildren = limit } == "maxChildren is \(limit), and must be at least 1")
+        }
+        for limit in [0, -1, 65_536] {
+            #expect(said { $0.datagramLimit = limit } == "datagramLimit is \(limit), and must be from 1 to 65535 bytes")
+        }
+        #expect(said { $0.drain = .seconds(-1) }?.hasPrefix("drain is -1.0 seconds, and cannot be negative") == true)
+        #expect(said { $0.killAfter = .seconds(-1) }?.hasPrefix("killAfter is ") == true)
+        for wrong in [Duration.zero, .seconds(-1)] {
+            #expect(said { $0.idleTimeout = wrong }?.hasPrefix("idleTimeout is ") == true)
+            #expect(said { $0.ioTimeout = wrong }?.hasPrefix("ioTimeout is ") == true)
+            #expect(said { $0.timeLimit = wrong }?.hasPrefix("a time limit of ") == true)
+        }
+        for signal in [Signal.kill, .stop, .child, Signal(rawValue: 0), Signal(rawValue: 65), Signal(rawValue: -1)] {
+            #expect(said { $0.stopSignals = [.terminate, signal] }?.hasPrefix("\(signal) cannot be") == true)
+        }
+    }
+
+    @Test("what can be is taken")
+    func extremes() {
+        #expect(said { $0.maxChildren = .max } == nil)
+        #expect(
+            said {
+                $0.drain = .zero; $0.killAfter = .zero
+            } == nil)
+        #expect(
+            said {
+                $0.drain = .seconds(Int64.max); $0.timeLimit = .seconds(Int64.max)
+            } == nil)
+        #expect(
+            said {
+                $0.idleTimeout = nil; $0.ioTimeout = .nanoseconds(1); $0.timeLimit = .nanoseconds(1)
+            } == nil)
+        #expect(said { $0.stopSignals = [] } == nil)
+        #expect(
+            said {
+                $0.stopSignals = [Signal(rawValue: 64), .hangup]; $0.datagramLimit = 65_535
+            } == nil)
+    }
+}
