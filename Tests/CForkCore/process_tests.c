@@ -112,6 +112,17 @@ static void without_end_group_the_group_lives_on(void)
     CHECK(waitpid(-1, &status, 0) > 0 && WTERMSIG(status) == SIGTERM);
 }
 
+static void the_group_of_a_zombie_leader_can_be_signalled(void)
+{
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t leader = start(&(struct forkcore_child_plan){.own_group = true}, leave_a_grandchild, NULL);
+    await_zombie(leader);
+    CHECK(forkcore_kill(leader, true, SIGTERM) == 0);
+    CHECK(await_end(leader).state == FORKCORE_EXITED);
+    int status;
+    CHECK(waitpid(-1, &status, 0) > 0 && WTERMSIG(status) == SIGTERM);
+}
+
 static void the_group_of_a_running_leader_is_left_alone(void)
 {
     struct gate gate = make_gate();
@@ -132,8 +143,11 @@ static void only_an_unreaped_child_is_signalled(void)
     CHECK(forkcore_kill(pid, false, SIGTERM) == 0); // its number is still its own
     CHECK(await_end(pid).signal == SIGTERM);
     CHECK(forkcore_kill(pid, false, SIGTERM) == ECHILD && forkcore_kill(pid, true, SIGTERM) == ECHILD);
-    CHECK(forkcore_kill(getppid(), false, 0) == ECHILD); // alive, and nobody's child of ours
+    CHECK(forkcore_kill(getppid(), false, 0) == ECHILD); // alive, and no child of ours
+    pid = start(NULL, wait_for_gate, &gate);
+    CHECK(forkcore_kill(pid, false, 0) == 0 && forkcore_kill(pid, true, 0) == ESRCH); // it leads no group
     close_gate(gate);
+    await_end(pid);
 }
 
 static void a_pidfd_is_readable_at_the_end(void)
@@ -184,6 +198,7 @@ const struct test process_tests[] = {
     {"peek leaves the zombie", peek_leaves_the_zombie},
     {"the group of a zombie leader is killed", the_group_of_a_zombie_leader_is_killed},
     {"without end_group the group lives on", without_end_group_the_group_lives_on},
+    {"the group of a zombie leader can be signalled", the_group_of_a_zombie_leader_can_be_signalled},
     {"the group of a running leader is left alone", the_group_of_a_running_leader_is_left_alone},
     {"only an unreaped child is signalled", only_an_unreaped_child_is_signalled},
     {"a pidfd is readable at the end", a_pidfd_is_readable_at_the_end},

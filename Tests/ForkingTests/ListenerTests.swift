@@ -127,8 +127,8 @@ struct ListenerTests {
                 expectEqual(listener.isDatagram, (type == SOCK_DGRAM))
                 try expectEqual(listener.address, SocketAddress(boundTo: socket))
                 expectEqual(listener.descriptor.rawValue, socket)
-                if type == SOCK_STREAM {
-                    let client = try Client(listener.address.description.replacing("unix:@", with: "unix:\0"))
+                if type == SOCK_STREAM, !text.contains("@") {
+                    let client = try Client(listener.address.description)
                     _ = try awaitConnection(listener)
                     withExtendedLifetime(client) {}
                 }
