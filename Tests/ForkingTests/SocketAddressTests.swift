@@ -75,8 +75,8 @@ struct SocketAddressTests {
 
     @Test("an address with a NUL byte is no address")
     func nul() {
-        #expect(refusal { try SocketAddress(ip: "127.0.0.1\0.evil", port: 1) }?.contains("numeric IP") == true)
-        #expect(refusal { try SocketAddress(ip: "::1\0", port: 1) }?.contains("numeric IP") == true)
+        #expect(refusal { try SocketAddress(ip: "127.0.0.1\0.evil", port: 1) }?.contains("NUL byte") == true)
+        #expect(refusal { try SocketAddress(ip: "::1\0", port: 1) }?.contains("NUL byte") == true)
         #expect(refusal { try SocketAddress(ip: "::1%lo\0x", port: 1) } != nil)
     }
 
@@ -125,7 +125,7 @@ struct SocketAddressTests {
     func controlCharacters() throws {
         let address = try SocketAddress(unix: "@x\nforkserve: all is well\u{1B}[2J\u{7F}")
         #expect(address.path == "@x\nforkserve: all is well\u{1B}[2J\u{7F}")
-        #expect(address.description.utf8.allSatisfy { $0 >= 32 && $0 != 127 })
+        #expect(address.description == #"unix:@x\x0aforkserve: all is well\x1b[2J\x7f"#)
     }
 
     @Test("an unnamed peer and no address at all have a description")

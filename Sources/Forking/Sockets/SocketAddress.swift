@@ -30,6 +30,9 @@ public struct SocketAddress: Sendable {
     ///
     /// - Throws: `ForkingError.invalid`.
     public init(ip address: String, port: UInt16) throws(ForkingError) {
+        guard !address.utf8.contains(0) else {  // C would see but what stands before it
+            throw .invalid("a numeric IP address cannot have a NUL byte in it")
+        }
         var v4 = sockaddr_in()
         if inet_pton(AF_INET, address, &v4.sin_addr) == 1 {
             v4.sin_family = sa_family_t(AF_INET)
@@ -38,12 +41,14 @@ public struct SocketAddress: Sendable {
             return
         }
         var v6 = sockaddr_in6()
-        let parts = address.split(separator: "%", maxSplits: 1)
-        guard parts.count > 0, inet_pton(AF_INET6, String(parts[0]), &v6.sin6_addr) == 1 else {
+        let parts = address.split(separator: "%", maxSplits: 1, omittingEmptySubsequences: false)
+        guard inet_pton(AF_INET6, String(parts[0]), &v6.sin6_addr) == 1 else {
             throw .invalid("'\(address)' is not a numeric IP address such as 127.0.0.1 or ::1")
         }
         if parts.count == 2 {
-            v6.sin6_scope_id = if_nametoindex(String(parts[1]))
+            // A number as well, as it is printed for an interface that has gone.
+            let index = if_nametoindex(String(parts[1]))
+            v6.sin6_scope_id = index != 0 ? index : UInt32(parts[1]) ?? 0
             guard v6.sin6_scope_id != 0 else { throw .invalid("there is no network interface '\(parts[1])'") }
         }
         v6.sin6_family = sa_family_t(AF_INET6)
@@ -89,6 +94,9 @@ public struct SocketAddress: Sendable {
         }
         if host.hasPrefix("["), host.hasSuffix("]") {
             host = host.dropFirst().dropLast()
+            guard host.contains(":") else {
+                throw .invalid("'\(host)' is not a numeric IPv6 address such as ::1; \(Self.forms)")
+            }
         } else if host.contains(":") {
             throw .invalid("the IPv6 address in '\(text)' needs brackets, as in [::1]:7777")
         }
@@ -171,6 +179,16 @@ extension SocketAddress {
         String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
+    private static func printable(_ text: String) -> String {
+        text.unicodeScalars.reduce(into: "") { printable, character in
+            guard character.properties.generalCategory == .control else {
+                printable.unicodeScalars.append(character)
+                return
+            }
+            printable += (character.value < 16 ? "\\x0" : "\\x") + String(character.value, radix: 16)
+        }
+    }
+
     private static func interface(_ index: UInt32) -> String {
         var name = [CChar](repeating: 0, count: Int(IF_NAMESIZE))
         return if_indextoname(index, &name) == nil ? String(index) : string(name)
@@ -179,8 +197,10 @@ extension SocketAddress {
 
 extension SocketAddress: CustomStringConvertible {
     /// As `init(parsing:)` reads it; `unix:` alone for an unnamed Unix socket.
+    ///
+    /// A peer names its Unix socket as it likes, and this stands in logs: control characters in it are given as `\x0a`.
     public var description: String {
-        guard let ip, let port else { return isUnix ? "unix:" + (path ?? "") : "unknown" }
+        guard let ip, let port else { return isUnix ? "unix:" + Self.printable(path ?? "") : "unknown" }
         return ip.contains(":") ? "[\(ip)]:\(port)" : "\(ip):\(port)"
     }
 }
