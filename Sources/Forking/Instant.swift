@@ -14,14 +14,16 @@ struct Instant: Comparable {
 
     static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
 
-    /// Stops at the far end of time instead of overflowing.
+    /// Stops at either end of time instead of overflowing.
     static func + (instant: Instant, duration: Duration) -> Instant {
         let (sum, overflow) = instant.nanoseconds.addingReportingOverflow(duration.inNanoseconds)
-        return Instant(nanoseconds: overflow ? .max : sum)
+        return Instant(nanoseconds: overflow ? (instant.nanoseconds < 0 ? .min : .max) : sum)
     }
 
+    /// Stops at what a duration of 64 bits can hold instead of overflowing.
     static func - (later: Instant, earlier: Instant) -> Duration {
-        .nanoseconds(later.nanoseconds - earlier.nanoseconds)
+        let (difference, overflow) = later.nanoseconds.subtractingReportingOverflow(earlier.nanoseconds)
+        return .nanoseconds(overflow ? (later.nanoseconds < 0 ? .min : .max) : difference)
     }
 }
 

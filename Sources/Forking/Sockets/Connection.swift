@@ -46,7 +46,9 @@ public struct Connection: ~Copyable {
             if newline != nil { return take(length) }
             searched = unread.count
             // One byte past the limit is enough to know that the line is too long.
-            if try fill(upTo: limit - searched + 1) == 0 { return unread.isEmpty ? nil : take(unread.count) }
+            if try fill(upTo: min(limit, .max - 1) - searched + 1) == 0 {
+                return unread.isEmpty ? nil : take(unread.count)
+            }
         }
     }
 
