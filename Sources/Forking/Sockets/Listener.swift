@@ -6,7 +6,8 @@ import SystemPackage
 
 /// A socket that clients come to: TCP or Unix stream, listening, or UDP or Unix datagram, bound.
 ///
-/// It is closed when it goes away, in children too, and a Unix socket's file that it made is then removed.
+/// It is closed when it goes away, in children too, and a Unix socket's file that it made is then removed, but not by a
+/// child.
 public struct Listener: ~Copyable {
     /// How a socket is made. See socket(7), ip(7), unix(7).
     public struct Options: Sendable {
@@ -89,7 +90,7 @@ public struct Listener: ~Copyable {
         defer { withExtendedLifetime(lock) {} }
         try SocketFile.clearStale(path, address, datagram: datagram)
         let socket = try openSocket(address, datagram, options)
-        return (socket, try SocketFile(path, permissions: options.permissions))
+        return (socket, try SocketFile(path, of: socket, permissions: options.permissions))
     }
 
     private static func openSocket(
@@ -151,8 +152,13 @@ private final class SocketFile {
     private let path: String
     private let device: dev_t
     private let inode: ino_t
+    private let owner = getpid()
+    /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
+    /// successor's for ours.
+    private let socket: ParentDescriptor
 
-    init(_ path: String, permissions: FilePermissions?) throws(ForkingError) {
+    init(_ path: String, of socket: ParentDescriptor, permissions: FilePermissions?) throws(ForkingError) {
+        self.socket = socket
         if let permissions, chmod(path, permissions.rawValue) != 0 {
             let code = errno
             unlink(path)
@@ -165,8 +171,10 @@ private final class SocketFile {
         self.inode = made.st_ino
     }
 
-    /// Removed only if it is still the one we made, and not what a successor put there.
+    /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
+    /// parent still serves on it.
     deinit {
+        guard owner == getpid() else { return }
         var now = stat()
         if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
     }
