@@ -140,6 +140,10 @@ int forkcore_receive_datagram(int descriptor, void *buffer, size_t size, struct 
            && errno == EINTR);
     if (got < 0)
         return errno;
+    if (*length == 0) { // a Unix socket without a name, which accept tells by its family alone
+        peer->ss_family = AF_UNIX;
+        *length = sizeof peer->ss_family;
+    }
     *truncated = (size_t)got > size; // MSG_TRUNC: the datagram's own length
     *count = *truncated ? size : (size_t)got;
     return 0;
