@@ -4,4 +4,209 @@ import Forking
 import Glibc
 import TestSupport
 
-let serverScenarios: [String: @Sendable () throws -> Void] = [:]
+// Servers whose clients live in the same process: the kernel's queue takes them before anybody serves. A child has
+// copies of their descriptors, so a client says that it has finished by `finishSending`.
+
+let serverScenarios: [String: @Sendable () throws -> Void] = [
+    "threads-refused": threadsRefused,
+    "one-step": oneStep,
+    "one-step-reaps": oneStepReaps,
+    "collect-children": collectChildren,
+    "table-beside-server": tableBesideServer,
+    "foreign-child-at-limit": foreignChildAtLimit,
+    "all-given-back": allGivenBack,
+]
+
+/// A server that sends lines back.
+func echoServer(
+    _ address: String = "127.0.0.1:0", _ configure: (inout ForkingServer.Configuration) -> Void = { _ in }
+) throws -> ForkingServer {
+    var configuration = ForkingServer.Configuration()
+    configure(&configuration)
+    return try ForkingServer(Listener(SocketAddress(parsing: address)), configuration: configuration) { connection in
+        while let line = try connection.readLine() { try connection.write(line) }
+    }
+}
+
+extension ForkingServer {
+    func client() throws -> Client { try Client("\(address)") }
+
+    /// A client that has sent all it ever will: its child ends by itself.
+    func briefClient() throws -> Client {
+        let client = try client()
+        try client.send("hello\n")
+        client.finishSending()
+        return client
+    }
+
+    /// The one child there is.
+    var onlyChild: ProcessID? { children.count == 1 ? children.children[0].pid : nil }
+}
+
+func expectZombie(_ pid: ProcessID?) throws {
+    try eventually("child \(pid ?? 0) has not ended") { Process(pid!)!.isZombie }
+}
+
+/// Calls `body` while this process has a second thread.
+func withThread(_ body: () throws -> Void) throws {
+    let gate = try pipe()
+    var thread = pthread_t()
+    let reader = UnsafeMutableRawPointer(bitPattern: Int(gate.read))
+    pthread_create(
+        &thread, nil,
+        { reader in
+            var byte: UInt8 = 0
+            _ = read(Int32(Int(bitPattern: reader)), &byte, 1)
+            return nil
+        }, reader)
+    defer {
+        close(gate.write)
+        pthread_join(thread, nil)
+        close(gate.read)
+    }
+    try body()
+}
+
+private func threadsRefused() throws {
+    let server = try echoServer()
+    try withThread {
+        for attempt in [{ try server.serve() }, { _ = try server.handleRequest() }] {
+            do {
+                try attempt()
+                throw Failure("it serves in a process with two threads")
+            } catch ForkingError.threads(let count) {
+                try expect(count == 2, "\(count) threads")
+            }
+        }
+    }
+    let text = "\(ForkingError.threads(count: 2))"
+    try expect(text.contains("2 threads") && text.contains("allowsThreads"), text)
+    server.stop()
+    try server.serve()  // one thread again
+}
+
+private func oneStep() throws {
+    let server = try echoServer { $0.idleTimeout = .milliseconds(50) }
+    var idle = 0
+    server.hooks.handleTimeout = { idle += 1 }
+    try expect(try !server.handleRequest(), "it took a client that never came")
+    try expect(idle == 1, "the hook ran \(idle) times")
+    let client = try server.client()
+    try expect(try server.handleRequest(), "it did not take the client")
+    try client.echo("hello")
+    client.finishSending()
+    try server.collectChildren(blocking: true)
+    server.stop()
+    try expect(try !server.handleRequest(), "it took a client after it was stopped")
+    try server.close()
+}
+
+/// With room for one child, the second client is taken as soon as the first one's child has ended.
+private func oneStepReaps() throws {
+    let server = try echoServer {
+        $0.maxChildren = 1
+        $0.idleTimeout = .milliseconds(200)
+    }
+    var ended: [ProcessID] = []
+    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit.pid) } }
+    let (first, second) = (try server.client(), try server.client())
+    try expect(try server.handleRequest(), "the first was not taken")
+    let child = server.onlyChild
+    try expect(try !server.handleRequest(), "the second was taken at the limit")
+    first.finishSending()
+    try expectZombie(child)
+    try expect(try server.handleRequest(), "the second was not taken, \(ended) having ended")
+    try expect(ended == [child], "\(ended) ended")
+    second.finishSending()
+    try expectZombie(server.onlyChild)
+    try expect(try !server.handleRequest(), "a third one was taken")
+    try expect(ended.count == 2, "the second's child was not reaped while waiting")
+}
+
+private func collectChildren() throws {
+    let server = try echoServer()
+    var ended: [ProcessID] = []
+    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit.pid) } }
+    let (first, second) = (try server.client(), try server.client())
+    try server.handleRequest()
+    let child = server.onlyChild
+    try server.handleRequest()
+    first.finishSending()
+    try expectZombie(child)
+    try server.collectChildren()
+    try expect(ended == [child] && server.children.count == 1, "\(ended) ended, one should have")
+    try second.echo("still here")
+    second.finishSending()
+    try server.collectChildren(blocking: true)
+    try expect(ended.count == 2 && server.children.count == 0, "the blocking pass did not wait for all")
+}
+
+private func tableBesideServer() throws {
+    let server = try echoServer { $0.maxChildren = 2 }
+    let table = try ChildTable(limit: 4)
+    var (ofServer, ofTable): ([ExitStatus], [ExitStatus]) = ([], [])
+    let stopSwitch = server.stopSwitch
+    func stopAtLast() {
+        if ofServer.count == 6, ofTable.count == 4 { stopSwitch.stop() }
+    }
+    server.hooks.observe = { event in
+        if case .ended(let exit) = event { ofServer.append(exit.status) }
+        stopAtLast()
+    }
+    table.onExit = { exit in
+        ofTable.append(exit.status)
+        stopAtLast()
+    }
+    let clients = try (0..<6).map { _ in try server.briefClient() }
+    for _ in 0..<4 { try table.fork { 72 } }
+    try server.serve()
+    try expect(ofServer == Array(repeating: .exited(code: 0), count: 6), "the server was told \(ofServer)")
+    try expect(ofTable == Array(repeating: .exited(code: 72), count: 4), "the table was told \(ofTable)")
+    for client in clients { try expect(try client.receiveAll() == "hello\n", "a client was not served") }
+}
+
+/// A child that is not the server's stays waitable for its own parent's code, also at the limit.
+private func foreignChildAtLimit() throws {
+    let foreign = fork()
+    if foreign == 0 { _exit(72) }
+    try expectZombie(foreign)
+    let server = try echoServer { $0.maxChildren = 1 }
+    var ended = 0
+    server.hooks.observe = { [unowned server] event in
+        if case .ended = event { ended += 1 }
+        if ended == 3 { server.stop() }
+    }
+    let clients = try (0..<3).map { _ in try server.briefClient() }
+    try server.serve()
+    for client in clients { try expect(try client.receiveAll() == "hello\n", "a client was not served") }
+    var status: Int32 = 0
+    try expect(waitpid(foreign, &status, WNOHANG) == foreign && status == 72 << 8, "status \(status)")
+}
+
+/// Signal mask and SIGPIPE are after serving what they were before.
+private func allGivenBack() throws {
+    let before = blockedSignals()
+    do {
+        let server = try echoServer()
+        var during = before
+        var ignored = false
+        server.hooks.signals[.hangup] = {}
+        server.hooks.observe = { _ in (during, ignored) = (blockedSignals(), ignoresSIGPIPE()) }
+        server.stop()
+        try server.serve()
+        try expect(Set([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).isSubset(of: during) && ignored, "blocked: \(during)")
+    }
+    try expect(blockedSignals() == before && !ignoresSIGPIPE(), "before \(before), after \(blockedSignals())")
+}
+
+private func blockedSignals() -> [Int32] {
+    var mask = sigset_t()
+    sigprocmask(SIG_BLOCK, nil, &mask)
+    return (1...31).filter { sigismember(&mask, $0) == 1 }
+}
+
+private func ignoresSIGPIPE() -> Bool {
+    var action = sigaction()
+    sigaction(SIGPIPE, nil, &action)
+    return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
+}

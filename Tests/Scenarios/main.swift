@@ -7,8 +7,8 @@ import Glibc
 import TestSupport
 
 /// What can be run, by name. Each lives beside its kind.
-let scenarios = [tableScenarios, serverScenarios, socketScenarios].reduce(into: [:]) { all, more in
-    all.merge(more) { _, _ in fatalError("two scenarios of one name") }
+let scenarios = [tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios].reduce(into: [:]) {
+    $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
 }
 
 guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arguments[1]] else {

@@ -107,6 +107,7 @@ public final class Running {
             }
         }
         while pipes.contains(where: { $0 != nil }), Self.session(pid).isEmpty { try pump() }
+        while try pump(atMost: 0) {}  // what stands in the pipes, should somebody live on who keeps them open
         return status!
     }
 
@@ -128,15 +129,16 @@ public final class Running {
         }
     }
 
-    /// Reads what has come on either pipe, after waiting for it.
-    private func pump(atMost seconds: Double = .infinity) throws {
+    /// Reads what has come on either pipe, after waiting for it. Returns whether there was something.
+    @discardableResult
+    private func pump(atMost seconds: Double = .infinity) throws -> Bool {
         let rest = deadline - now()
         guard rest > 0 else {
             killSession()
             throw Failure("the deadline has passed\nstdout: \(output)\nstderr: \(errors)")
         }
         var polled = pipes.map { pollfd(fd: $0 ?? -1, events: Int16(POLLIN), revents: 0) }
-        poll(&polled, nfds_t(polled.count), Int32(min(rest, seconds) * 1000) + 1)
+        let ready = poll(&polled, nfds_t(polled.count), Int32(min(rest, seconds) * 1000) + 1)
         for index in pipes.indices where polled[index].revents != 0 {
             var bytes = [UInt8](repeating: 0, count: 65_536)
             let count = read(pipes[index]!, &bytes, bytes.count)
@@ -151,6 +153,7 @@ public final class Running {
                 errors += text
             }
         }
+        return ready > 0
     }
 
     private static var inheritedEnvironment: [String: String] {

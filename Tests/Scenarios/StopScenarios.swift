@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Forking
+import Glibc
+import TestSupport
+
+let stopScenarios: [String: @Sendable () throws -> Void] = [
+    "stop-before-serving": stopBeforeServing,
+    "stop-from-signal-handler": stopFromSignalHandler,
+    "stop-from-thread": stopFromThread,
+    "stop-from-hooks": stopFromHooks,
+    "stop-twice": stopTwice,
+    "twenty-quick-stops": twentyQuickStops,
+    "close-ends-children": closeEndsChildren,
+    "port-binds-again": portBindsAgain,
+]
+
+private func stopBeforeServing() throws {
+    let server = try echoServer()
+    let client = try server.client()
+    server.stop()
+    var forks = 0
+    server.hooks.observe = { if case .forked = $0 { forks += 1 } }
+    try server.serve()
+    try expect(forks == 0, "it served")
+    try expect(try client.receiveAll() == "", "a client was left waiting")
+    do {
+        try server.serve()
+        throw Failure("it serves after it was stopped")
+    } catch ForkingError.invalid(let text) {
+        try expect(text.contains("stopped"), text)
+    }
+    do {
+        try server.handleRequest()
+        throw Failure("it takes a client after it was stopped")
+    } catch ForkingError.invalid {}
+}
+
+/// Where the handler, which can be given nothing, finds the server.
+nonisolated(unsafe) private var stopDescriptor: Int32 = -1
+
+private func stopFromSignalHandler() throws {
+    let server = try echoServer { $0.idleTimeout = nil }
+    stopDescriptor = server.stopSwitch.descriptor.rawValue
+    signal(SIGALRM) { _ in forkcore_event_add(stopDescriptor, 1) }
+    var soon = itimerval(it_interval: timeval(), it_value: timeval(tv_sec: 0, tv_usec: 50_000))
+    setitimer(__itimer_which_t(ITIMER_REAL.rawValue), &soon, nil)
+    try server.serve()
+    signal(SIGALRM, SIG_DFL)
+}
+
+private func stopFromThread() throws {
+    let server = try echoServer {
+        $0.idleTimeout = nil
+        $0.allowsThreads = true
+    }
+    var thread = pthread_t()
+    server.hooks.observe = { [unowned server] event in
+        guard case .serving = event else { return }
+        let stopSwitch = Unmanaged.passRetained(server.stopSwitch).toOpaque()
+        pthread_create(
+            &thread, nil,
+            { stopSwitch in
+                usleep(20_000)  // most likely the loop waits by then; either way it must stop
+                Unmanaged<StopSwitch>.fromOpaque(stopSwitch!).takeRetainedValue().stop()
+                return nil
+            }, stopSwitch)
+    }
+    try server.serve()
+    pthread_join(thread, nil)
+}
+
+private func stopFromHooks() throws {
+    func stops(_ name: String, _ setUp: (ForkingServer) -> Void) throws {
+        let server = try echoServer { $0.idleTimeout = .milliseconds(20) }
+        setUp(server)
+        let client = try server.briefClient()
+        try server.serve()
+        try expect(server.children.count == 0, "\(name): children are left")
+        _ = try client.receiveAll()
+    }
+    try stops("serviceActions") { server in server.hooks.serviceActions = { [unowned server] in server.stop() } }
+    try stops("handleTimeout") { server in server.hooks.handleTimeout = { [unowned server] in server.stop() } }
+    try stops("verifyConnection") { server in
+        server.hooks.verifyConnection = { [unowned server] _ in
+            server.stop()
+            return true
+        }
+    }
+    try stops("observe") { server in
+        server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop(.kill) } }
+    }
+    try stops("signals") { server in
+        server.hooks.signals[.hangup] = { [unowned server] in server.stop(.terminate) }
+        server.hooks.handleTimeout = { kill(getpid(), SIGHUP) }
+    }
+}
+
+/// Asking again for a step changes nothing; the hardest that was asked for counts.
+private func stopTwice() throws {
+    func steps(_ asked: StopStep...) throws -> [StopStep] {
+        let server = try echoServer()
+        var steps: [StopStep] = []
+        let client = try server.briefClient()
+        server.hooks.observe = { [unowned server] event in
+            if case .stopping(let step) = event { steps.append(step) }
+            if case .forked = event { for step in asked { server.stop(step) } }
+            if case .ended = event { for step in asked { server.stop(step) } }
+        }
+        try server.serve()
+        _ = try client.receiveAll()
+        return steps
+    }
+    try expect(try steps(.drain, .drain) == [.drain], "stopped twice")
+    try expect(try steps(.drain, .kill, .terminate, .drain) == [.kill], "not killed at once")
+}
+
+private func twentyQuickStops() throws {
+    var address = "127.0.0.1:0"
+    for round in 0..<20 {
+        let server = try echoServer(address)
+        address = "\(server.address)"
+        let client = try server.briefClient()
+        server.hooks.observe = { [unowned server] event in
+            if case .forked = event { server.stop() }
+        }
+        try server.serve()
+        try expect(try client.receiveAll() == "hello\n", "round \(round)")
+    }
+}
+
+private func closeEndsChildren() throws {
+    let server = try echoServer {
+        $0.drain = .milliseconds(50)
+        $0.blockOnClose = true
+    }
+    var ended: [ChildExit] = []
+    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit) } }
+    let client = try server.client()
+    try server.handleRequest()
+    try client.echo("hello")
+    try server.close()
+    try expect(ended.count == 1 && server.children.count == 0, "\(ended.count) ended")
+    try expect(ended[0].status == .killed(.terminate, dumpedCore: false), "\(ended[0])")
+    try expect(ended[0].reason == .stopped, "\(ended[0])")
+    try server.close()  // once more does no harm
+}
+
+/// A child holds no listener: a server that left its children alone gives its port up.
+private func portBindsAgain() throws {
+    let server = try echoServer { $0.blockOnClose = false }
+    let client = try server.client()
+    try server.handleRequest()
+    try client.echo("hello")
+    try server.close()
+    try expect(server.children.count == 1, "closing ended the child")
+    do {
+        let again = try Listener(server.address)
+        try expect(again.address == server.address, "\(again.address)")
+    }
+    try client.echo("still here")
+    client.finishSending()
+    try server.collectChildren(blocking: true)
+}
