@@ -13,7 +13,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "one-step-reaps": oneStepReaps,
     "collect-children": collectChildren,
     "table-beside-server": tableBesideServer,
-    "foreign-child-at-limit": foreignChildAtLimit,
+    "foreign-child-of-a-full-server": foreignChildAtLimit,
     "all-given-back": allGivenBack,
 ]
 
