@@ -122,6 +122,9 @@ struct ChildTableTimeTests {
     @Test("grandchildren end at the time limit when their leader died first")
     func groupLeaderFirst() throws { try pass("time-limit-leader-first") }
 
+    @Test("SIGTERM reaches grandchildren whose leader ignores it")
+    func terminateReachesGroup() throws { try pass("terminate-reaches-group") }
+
     @Test("grandchildren end when their leader died first while stopping")
     func endsGroups() throws { try pass("ends-groups-leader-first") }
 

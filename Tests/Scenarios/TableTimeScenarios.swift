@@ -11,6 +11,7 @@ let tableTimeScenarios: [String: @Sendable () throws -> Void] = [
     "stubborn-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try stubbornChild(way) } },
     "time-limit-of-group": { try timeLimitOfGroup(stubbornLeader: true) },
     "time-limit-leader-first": { try timeLimitOfGroup(stubbornLeader: false) },
+    "terminate-reaches-group": { for way in [ChildTable.Reaping.signal, .pidfd] { try terminateReachesGroup(way) } },
     "ends-groups-leader-first": { for way in [ChildTable.Reaping.signal, .pidfd] { try endsGroupsLeaderFirst(way) } },
     "background-left-alone": { for way in [ChildTable.Reaping.signal, .pidfd] { try backgroundLeftAlone(way) } },
     "each-its-deadline": eachItsDeadline,
@@ -92,6 +93,34 @@ private func timeLimitOfGroup(stubbornLeader: Bool) throws {
         reports.closeRead()
         gate.close()
     }
+}
+
+/// What can end well on SIGTERM is told to, even if its leader does not listen.
+private func terminateReachesGroup(_ way: ChildTable.Reaping) throws {
+    let reports = try Channel()
+    let recording = try RecordingTable(reaping: way)
+    let pid = try ignoringTermination {
+        try recording.table.fork(options: options()) {
+            let member = foreignChild {
+                signal(SIGTERM, SIG_DFL)
+                reports.say()
+                return liveOn()
+            }
+            reports.closeWrite()
+            return member > 0 ? liveOn() : 1
+        }
+    }
+    reports.closeWrite()
+    let first = try reports.hear()
+    try expect(first == 1, "the grandchild does not live")
+    recording.table.terminate(pid)
+    let heard = try reports.hear()
+    try expect(heard == nil && recording.table.children.map(\.isEnding) == [true], "\(recording.table.children)")
+    try expect(Process(pid).map { !$0.isZombie } ?? false, "the leader was not to end")
+    recording.table.killAll()
+    let exit = try recording.finishOne()
+    try expect(exit.status == .killed(.kill, dumpedCore: false) && exit.reason == .stopped, "\(exit)")
+    reports.closeRead()
 }
 
 /// While a server stops: a leader that went by itself takes its group along.
