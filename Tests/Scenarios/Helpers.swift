@@ -5,7 +5,6 @@ import Glibc
 import TestSupport
 
 // Swift 6 does not let the C globals be touched, as other threads might. Here is one thread.
-func stdoutStream() -> UnsafeMutablePointer<FILE> { fdopen(1, "w") }
 func stderrStream() -> UnsafeMutablePointer<FILE> { fdopen(2, "w") }
 
 func limitDescriptors(to count: rlim_t) {

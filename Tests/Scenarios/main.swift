@@ -17,7 +17,6 @@ guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arg
 }
 
 do {
-    setvbuf(stdoutStream(), nil, _IOLBF, 0)
     limitDescriptors(to: 32)
     let before = openDescriptors()
     try scenario()
