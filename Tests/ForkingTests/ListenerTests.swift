@@ -12,6 +12,20 @@ private func plainSocket(_ family: Int32, _ type: __socket_type) -> Int32 {
     socket(family, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
 }
 
+/// Binds an address whose socket was closed just now. Tests run in parallel, and a program that another one is starting
+/// has copies of all our descriptors until it is executed: until then the socket is not gone.
+func bindOnceFree(_ address: SocketAddress, datagram: Bool = false) throws -> Listener {
+    let deadline = now() + 10
+    while true {
+        do {
+            return try Listener(address, datagram: datagram)
+        } catch {
+            guard now() < deadline else { throw error }
+            usleep(2000)
+        }
+    }
+}
+
 @Suite("Listener")
 struct ListenerTests {
     private let anywhere = try! SocketAddress(parsing: "127.0.0.1:0")
@@ -70,7 +84,7 @@ struct ListenerTests {
         expectEqual(said, "bind \(first.address): Address already in use")
         let address = first.address
         _ = consume first
-        #expect(refusal { try Listener(address) } == nil)
+        _ = try bindOnceFree(address)
     }
 
     @Test("an address that is not this machine's is named in the error")
@@ -89,7 +103,7 @@ struct ListenerTests {
             return listener.address
         }
         let address = try serveOnce(Listener.Options())
-        #expect(refusal { try Listener(address) } == nil)
+        _ = try bindOnceFree(address)
         var strict = Listener.Options()
         strict.reusesAddress = false
         let taken = try serveOnce(strict)

@@ -40,7 +40,7 @@ struct UnixListenerTests {
     @Test("a stale file is replaced", arguments: [false, true], [false, true])
     func stale(staleIsDatagram: Bool, newIsDatagram: Bool) throws {
         try leaveStaleSocket(staleIsDatagram ? SOCK_DGRAM : SOCK_STREAM)
-        let listener = try Listener(address, datagram: newIsDatagram)
+        let listener = try bindOnceFree(address, datagram: newIsDatagram)
         expectEqual(listener.isDatagram, newIsDatagram)
     }
 
@@ -107,7 +107,7 @@ struct UnixListenerTests {
             #expect(refusal { try Listener(address) } == "bind \(address): Address already in use")
             #expect(access(path, F_OK) != 0)
         }
-        #expect(refusal { try Listener(address) } == nil)
+        _ = try bindOnceFree(address)
     }
 
     @Test("its file has the permissions asked for", arguments: [0o600, 0o660, 0o666, 0o777] as [CInterop.Mode])
