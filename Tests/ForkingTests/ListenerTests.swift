@@ -166,6 +166,9 @@ struct ListenerTests {
         #expect(said(open("/dev/null", O_RDWR | O_CLOEXEC)) == "is not a socket")
         #expect(said(plainSocket(AF_INET, SOCK_STREAM)) == "is a stream socket that is not listening")
         #expect(said(plainSocket(AF_UNIX, SOCK_SEQPACKET)) == "is a socket neither for streams nor for datagrams")
+        for family in [AF_INET, AF_INET6, AF_UNIX] {
+            #expect(said(plainSocket(family, SOCK_DGRAM)) == "is a socket that is not bound to an address")
+        }
         let listener = try Listener(anywhere)
         let client = try Client(listener.address.description)
         #expect(said(dup(client.descriptor)) == "is a stream socket that is not listening")

@@ -56,8 +56,8 @@ public struct Listener: ~Copyable {
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
     /// it is this listener's, which closes it, but never removes its file.
     ///
-    /// - Throws: `ForkingError.invalid` if it is no socket, or a stream socket that does not listen; it is then
-    ///   untouched.
+    /// - Throws: `ForkingError.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
+    ///   that is not bound; it then stays its owner's.
     public init(adopting descriptor: FileDescriptor) throws(ForkingError) {
         let number = descriptor.rawValue
         var datagram = false
@@ -68,6 +68,10 @@ public struct Listener: ~Copyable {
         case EINVAL: throw .invalid("descriptor \(number) is a stream socket that is not listening")
         case EPROTOTYPE: throw .invalid("descriptor \(number) is a socket neither for streams nor for datagrams")
         case let code: throw .system(call: "fcntl", Errno(rawValue: code))
+        }
+        let address = try SocketAddress(boundTo: number)
+        guard (address.port ?? 1) != 0, !address.isUnix || address.path != nil else {
+            throw .invalid("descriptor \(number) is a socket that is not bound to an address")
         }
         try self.init(ParentDescriptor(number), nil, isDatagram: datagram)
     }
@@ -208,7 +212,7 @@ private final class DirectoryLock {
         directory = Glibc.open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else { return }
         for _ in 0..<200 {
-            if flock(directory, LOCK_EX | LOCK_NB) == 0 { return }
+            if flock(directory, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR) { return }
             usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
         }
     }
