@@ -118,7 +118,7 @@ struct LimitTests {
 
     @Test("1,000 connections through 32 descriptors")
     func thousandConnections() throws {
-        let server = try Served("max=8", "quiet=yes", deadline: 120)
+        let server = try Served("max=8", "quiet=yes")
         server.signal(SIGHUP)
         let before = try server.event("hangup")
         for _ in 0..<50 {
@@ -135,7 +135,7 @@ struct LimitTests {
 
     @Test("2,000 clients that come and go in all manners leave nothing behind")
     func soak() throws {
-        let server = try Served("max=64", "limit=20", "quiet=yes", deadline: 120)
+        let server = try Served("max=64", "limit=20", "quiet=yes")
         server.signal(SIGHUP)
         let before = try server.event("hangup")
         var random = SystemRandomNumberGenerator()

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// Runs a scenario in a process of its own, after which nothing may be alive.
-func pass(_ scenario: String, deadline: Double = 60) throws {
+func pass(_ scenario: String, deadline: Double = 180) throws {
     let running = try Running(builtProgram("scenarios"), [scenario], deadline: deadline)
     let status = try running.wait()
     #expect(status == 0, "\(scenario) ended with \(status): \(running.errors)")

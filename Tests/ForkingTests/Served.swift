@@ -9,7 +9,7 @@ final class Served {
     let running: Running
     let address: String
 
-    init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 60) throws {
+    init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 180) throws {
         running = try Running(
             builtProgram("scenarios"), ["serve"] + settings, environment: environment, deadline: deadline)
         let prefix = "serving on "

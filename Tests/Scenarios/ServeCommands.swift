@@ -90,13 +90,14 @@ func stormByte(_ index: Int) -> UInt8 { UInt8(truncatingIfNeeded: index &* 31 &+
 
 /// Writes 20 MB while a signal with a handler, and without SA_RESTART, arrives all the time.
 private func writeDuringStorm(_ connection: inout Connection) throws {
+    let bytes = (0..<stormSize).map(stormByte)  // before: the storm is for the writing alone
     var action = sigaction()
     action.__sigaction_handler.sa_handler = { _ in }
     sigaction(SIGALRM, &action, nil)
     let interval = timeval(tv_sec: 0, tv_usec: 200)
     var timer = itimerval(it_interval: interval, it_value: interval)
     setitimer(__itimer_which_t(ITIMER_REAL.rawValue), &timer, nil)
-    try connection.write((0..<stormSize).map(stormByte))
+    try connection.write(bytes)
     timer = itimerval()
     setitimer(__itimer_which_t(ITIMER_REAL.rawValue), &timer, nil)
 }

@@ -13,7 +13,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "one-step-reaps": oneStepReaps,
     "collect-children": collectChildren,
     "table-beside-server": tableBesideServer,
-    "foreign-child-of-a-full-server": foreignChildAtLimit,
+    "foreign-child-beside-server": foreignChildBesideServer,
     "all-given-back": allGivenBack,
 ]
 
@@ -166,7 +166,7 @@ private func tableBesideServer() throws {
 }
 
 /// A child that is not the server's stays waitable for its own parent's code, also at the limit.
-private func foreignChildAtLimit() throws {
+private func foreignChildBesideServer() throws {
     let foreign = fork()
     if foreign == 0 { _exit(72) }
     try expectZombie(foreign)

@@ -10,7 +10,7 @@ public final class DatagramClient {
     /// Connects to an address as `Client` does.
     ///
     /// - Parameter path: for a Unix server that is to answer, where this client is bound.
-    public init(_ address: String, boundTo path: String? = nil, deadline seconds: Int = 20) throws {
+    public init(_ address: String, boundTo path: String? = nil, deadline seconds: Int = 60) throws {
         bound = path
         descriptor = try withAddress(address) { family, pointer, length in
             let descriptor = socket(family, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)

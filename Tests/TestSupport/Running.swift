@@ -20,7 +20,7 @@ public final class Running {
     /// - Parameter inherited: descriptors that the program gets under their given numbers.
     public init(
         _ program: String, _ arguments: [String] = [], environment: [String: String] = [:],
-        inherited: [Int32: Int32] = [:], input: Int32? = nil, deadline seconds: Double = 60
+        inherited: [Int32: Int32] = [:], input: Int32? = nil, deadline seconds: Double = 180
     ) throws {
         deadline = now() + seconds
         let (out, err) = (try pipe(), try pipe())
