@@ -6,7 +6,7 @@ import Glibc
 public final class Client {
     public let descriptor: Int32
 
-    /// Connects to `127.0.0.1:PORT`, `[::1]:PORT` or `unix:PATH`, as a server prints it.
+    /// Connects to `127.0.0.1:PORT`, `[::1]:PORT`, `unix:PATH` or `unix:@NAME`, as a server prints it.
     public init(_ address: String, deadline seconds: Int = 20) throws {
         descriptor = try withAddress(address) { family, pointer, length in
             let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
@@ -76,8 +76,11 @@ public func withAddress<R>(_ text: String, _ body: (Int32, UnsafePointer<sockadd
     if text.hasPrefix("unix:") {
         var unix = sockaddr_un()
         unix.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &unix.sun_path) { $0.copyBytes(from: text.dropFirst(5).utf8) }
-        return try call(AF_UNIX, unix, MemoryLayout<sockaddr_un>.size)
+        let name = Array(text.dropFirst(5).utf8)
+        withUnsafeMutableBytes(of: &unix.sun_path) { $0.copyBytes(from: name) }
+        guard name.first == UInt8(ascii: "@") else { return try call(AF_UNIX, unix, MemoryLayout<sockaddr_un>.size) }
+        unix.sun_path.0 = 0
+        return try call(AF_UNIX, unix, MemoryLayout.offset(of: \sockaddr_un.sun_path)! + name.count)
     }
     let colon = text.lastIndex(of: ":")!
     let port = in_port_t(text[text.index(after: colon)...])!.bigEndian
