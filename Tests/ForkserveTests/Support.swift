@@ -11,7 +11,7 @@ var forkserveProgram: String {
 
 /// A forkserve that says where it listens.
 func forkserve(
-    _ arguments: [String], environment: [String: String] = [:], inherited: [Int32: Int32] = [:], deadline: Double = 180
+    _ arguments: [String], environment: [String: String] = [:], inherited: [Int32: Int32] = [:], deadline: Double = 60
 ) throws -> (Running, address: String) {
     let running = try Running(
         forkserveProgram, arguments, environment: environment, inherited: inherited, deadline: deadline)
@@ -119,6 +119,29 @@ extension Client {
             try expect(count >= 0, "recv: \(String(cString: strerror(errno)))")
             if count == 0 { return all }
             all += piece.prefix(count)
+        }
+    }
+
+    /// Sends all of it, and then that this is all, while reading what comes back: neither end need take it all first.
+    func exchange(_ bytes: [UInt8]) throws -> [UInt8] {
+        var (rest, all) = (bytes[...], [UInt8]())
+        var piece = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            var polled = pollfd(fd: descriptor, events: Int16(rest.isEmpty ? POLLIN : POLLIN | POLLOUT), revents: 0)
+            try expect(poll(&polled, 1, 20_000) == 1, "nothing came or went for 20 s")
+            if polled.revents & Int16(POLLOUT) != 0, !rest.isEmpty {
+                let count = rest.withUnsafeBytes {
+                    Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL | MSG_DONTWAIT))
+                }
+                rest = rest.dropFirst(max(count, 0))
+                if rest.isEmpty { finishSending() }
+            }
+            if polled.revents & Int16(POLLIN | POLLHUP) != 0 {
+                let count = recv(descriptor, &piece, piece.count, 0)
+                try expect(count >= 0, "recv: \(String(cString: strerror(errno)))")
+                if count == 0 { return all }
+                all += piece.prefix(count)
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ import Glibc
 public final class Client {
     public let descriptor: Int32
 
-    /// Connects to `127.0.0.1:PORT`, `[::1]:PORT` `unix:PATH` or `unix:@NAME`, as a server prints it.
+    /// Connects to `127.0.0.1:PORT`, `[::1]:PORT`, `unix:PATH` or `unix:@NAME`, as a server prints it.
     public init(_ address: String, deadline seconds: Int = 60) throws {
         descriptor = try withAddress(address) { family, pointer, length in
             let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import TestSupport
+import Testing
+
+/// A shell that heeds no SIGTERM, nor do those it starts; it says so on its connection, and then waits for ever.
+private let stubborn = ["sh", "-c", "trap '' TERM; sleep 1000 & echo ready; wait"]
+
+@Suite("Stopping forkserve")
+struct StoppingTests {
+    @Test("SIGTERM and SIGINT drain: clients are served to their end, new ones are not", arguments: [SIGTERM, SIGINT])
+    func drains(signal: Int32) throws {
+        let (server, address) = try forkserve(["echo", "--drain", "50", "127.0.0.1:0"])
+        let client = try Client(address)
+        try client.echo("before")
+        server.send(signal)
+        try eventually("still listening") { (try? Client(address)) == nil }
+        try client.echo("while it drains")
+        client.finishSending()
+        #expect(try client.receiveAll() == "")
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
+    }
+
+    @Test("a second signal terminates at once")
+    func secondSignal() throws {
+        let (server, address) = try forkserve(["echo", "--drain", "1000", "127.0.0.1:0"])
+        let client = try Client(address)
+        try client.echo("hello")
+        server.send(SIGTERM)
+        try eventually("still listening") { (try? Client(address)) == nil }
+        server.send(SIGINT)
+        #expect(try client.receiveAll() == "")
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
+    }
+
+    @Test("--drain and --kill-after: even who heeds no SIGTERM ends, with what it started")
+    func deadlines() throws {
+        let options = ["--verbose", "--drain", "0.2", "--kill-after", "0.2"]
+        let (server, address) = try forkserve(["exec"] + options + ["127.0.0.1:0", "--"] + stubborn)
+        let client = try Client(address)
+        #expect(try client.receive() == "ready\n")
+        try eventually("no grandchild") { server.descendants.count >= 2 }
+        try stop(server)
+        #expect(server.errors.contains("killed by SIGKILL as the server stops"), "\(server.errors)")
+    }
+
+    @Test("a child that ends while stopping takes what it started with it")
+    func orphans() throws {
+        let (server, address) = try forkserve(
+            ["exec", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >&2 & echo ready; read line"])
+        let client = try Client(address)
+        #expect(try client.receive() == "ready\n")
+        server.send(SIGTERM)
+        try eventually("still listening") { (try? Client(address)) == nil }
+        client.finishSending()
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
+    }
+
+    @Test("--timeout ends a client that idles, and what was started for it, and no other")
+    func timeLimit() throws {
+        let (server, address) = try forkserve(
+            ["exec", "--verbose", "--timeout", "0.3", "--kill-after", "0.2", "127.0.0.1:0", "--"] + stubborn)
+        #expect(try Client(address).receiveAll() == "ready\n")
+        try server.waitForError("killed by SIGKILL at its time limit after ")
+        try eventually("left alive") { server.descendants.isEmpty }
+        #expect(try Client(address).receive() == "ready\n")
+        try stop(server)
+    }
+
+    @Test("a parent that is killed takes its children with it")
+    func parentKilled() throws {
+        let (server, address) = try forkserve(["echo", "127.0.0.1:0"])
+        let client = try Client(address)
+        try client.echo("hello")
+        server.send(SIGKILL)
+        #expect(try client.receiveAll() == "")
+        #expect(try server.wait() == -SIGKILL)
+        try server.expectNothingAlive()
+    }
+
+    @Test("--verbose: a line for each child; SIGUSR1: the table of children")
+    func reports() throws {
+        let (server, address) = try forkserve(["exec", "--verbose", "127.0.0.1:0", "--", "sh", "-c", "read n; exit $n"])
+        let client = try Client(address)
+        try eventually("no child") { children(of: server.pid).count == 1 }
+        let pid = children(of: server.pid)[0]
+        server.send(SIGUSR1)
+        try server.waitForError("children: 1 of 40\n  pid \(pid)  peer 127.0.0.1:")
+        try client.send("7\n")
+        #expect(try client.receiveAll() == "")
+        try server.waitForError("child \(pid), peer 127.0.0.1:")
+        try server.waitForError(": exited with status 7 after 0.")
+        server.send(SIGUSR1)
+        try server.waitForError("children: 0 of 40\n")
+        try stop(server)
+    }
+
+    @Test("a client's end by a signal is said without --verbose too, a good end is not")
+    func trouble() throws {
+        let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", "sh", "-c", "read s; kill -$s $$"])
+        let client = try Client(address)
+        try client.send("0\n")
+        #expect(try client.receiveAll() == "")
+        let other = try Client(address)
+        try other.send("SEGV\n")
+        #expect(try other.receiveAll() == "")
+        try server.waitForError("killed by SIGSEGV")
+        try stop(server)
+        #expect(server.errors.filter { $0 == "\n" }.count == 1, "\(server.errors)")
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import TestSupport
+import Testing
+
+@Suite("forkserve's sockets")
+struct UnixSocketTests {
+    @Test("a stale Unix socket is replaced, and ours is removed at the end")
+    func stale() throws {
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        let (first, _) = try forkserve(["echo", address])
+        first.send(SIGKILL)
+        #expect(try first.wait() == -SIGKILL)
+        #expect(entries(of: directory.path) == ["socket"])
+        let (second, _) = try forkserve(["echo", address])
+        try Client(address).echo("anew")
+        try stop(second)
+        #expect(entries(of: directory.path).isEmpty)
+    }
+
+    @Test("another server's live Unix socket stays untouched, at its end too")
+    func live() throws {
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        let (server, _) = try forkserve(["echo", address])
+        let (status, output, errors) = try outcome(["echo", address])
+        #expect(status == 71 && output == "")
+        #expect(errors.contains("another server is listening on \(directory.path)/socket"), "\(errors)")
+        try Client(address).echo("still here")
+        try stop(server)
+    }
+
+    @Test("of two servers started at once on a stale Unix socket exactly one wins")
+    func race() throws {
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        for _ in 0..<10 {
+            // Each round begins with what the last one's SIGKILL left behind.
+            let both = [
+                try Running(forkserveProgram, ["echo", address]), try Running(forkserveProgram, ["echo", address]),
+            ]
+            let lines = try both.map { try $0.line() }
+            #expect(lines.compactMap(\.self) == ["listening on \(address)"], "\(both.map(\.errors))")
+            for (running, line) in zip(both, lines) where line == nil { #expect(try running.wait() == 71) }
+            try Client(address).echo("who is it")
+            for (running, line) in zip(both, lines) where line != nil {
+                running.send(SIGKILL)
+                try running.wait()
+            }
+        }
+    }
+
+    @Test("fd:N serves on an inherited socket, whose file it leaves alone")
+    func inherited() throws {
+        let directory = try TemporaryDirectory()
+        for asked in ["127.0.0.1:0", "unix:\(directory.path)/socket"] {
+            let socket = try boundSocket(asked)
+            let (server, address) = try forkserve(["echo", "fd:9"], inherited: [9: socket])
+            close(socket)
+            try Client(address).echo("inherited")
+            try stop(server)
+        }
+        #expect(entries(of: directory.path) == ["socket"])
+    }
+
+    @Test("systemd serves on LISTEN_FDS' first socket if LISTEN_PID is its own")
+    func systemd() throws {
+        let directory = try TemporaryDirectory()
+        let socket = try boundSocket("unix:\(directory.path)/socket")
+        defer { close(socket) }
+        let handed = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=x exec \"$0\" \"$@\""
+        let (server, address) = try forkserve(
+            shell: handed, ["exec", "systemd", "--", "/usr/bin/env"], inherited: [3: socket])
+        #expect(address == "unix:\(directory.path)/socket")
+        let environment = try Client(address).receiveAll()
+        #expect(environment.contains("PROTO=UNIX\n") && !environment.contains("LISTEN_"), "\(environment)")
+        try stop(server)
+        #expect(entries(of: directory.path) == ["socket"])
+        let (status, _, errors) = try outcome(
+            ["-c", "LISTEN_PID=1 LISTEN_FDS=1 exec '\(forkserveProgram)' echo systemd"], program: "sh")
+        #expect(status == 71 && errors.contains("no socket was handed over"), "\(errors)")
+    }
+}

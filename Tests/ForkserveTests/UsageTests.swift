@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import TestSupport
+import Testing
+
+@Suite("forkserve's command line")
+struct UsageTests {
+    @Test("without arguments it says what it can do")
+    func noArguments() throws {
+        let (status, output, errors) = try outcome([])
+        #expect(status == 0 && errors == "")
+        for text in ["forkserve echo", "forkserve exec", "127.0.0.1:7777", "unix:", "fd:3", "SIGTERM", "SIGUSR1"] {
+            #expect(output.contains(text), "no word of \(text)")
+        }
+    }
+
+    @Test(
+        "--help says what there is",
+        arguments: [
+            (["--help"], ["SUBCOMMANDS", "echo", "exec"]),
+            (["echo", "--help"], ["127.0.0.1:7777", "--udp", "--once", "--max-children", "--timeout", "--verbose"]),
+            (
+                ["exec", "--help"],
+                ["-- PROGRAM", "TCPREMOTEIP", "REMOTE_ADDR", "--backlog", "--drain", "--kill-after"]
+            ),
+        ])
+    func help(arguments: [String], texts: [String]) throws {
+        let (status, output, errors) = try outcome(arguments)
+        #expect(status == 0 && errors == "")
+        for text in texts { #expect(output.contains(text), "no word of \(text)") }
+    }
+
+    /// Wrong command lines, and what the first line on stderr must speak of.
+    static let wrong: [(arguments: [String], texts: [String])] = [
+        (["echo", "nonsense"], ["'nonsense' is not an address", "127.0.0.1:7777"]),
+        (["echo", "127.0.0.1"], ["'127.0.0.1' is not an address", "127.0.0.1:7777"]),
+        (["echo", "127.0.0.1:"], ["not a port", "0 to 65535"]),
+        (["echo", "127.0.0.1:65536"], ["'65536'", "not a port", "0 to 65535"]),
+        (["echo", "127.0.0.1:-1"], ["'-1'", "not a port"]),
+        (["echo", "1.2.3:80"], ["'1.2.3' is not a numeric IP address"]),
+        (["echo", "localhost:80"], ["'localhost' is not a numeric IP address"]),
+        (["echo", "::1:80"], ["needs brackets", "[::1]:7777"]),
+        (["echo", "unix:"], ["needs a path", "unix:/run/x.sock"]),
+        (["echo", "unix:/" + String(repeating: "x", count: 107)], ["108 bytes", "107"]),
+        (["echo", "fd:x"], ["'fd:x' is not a descriptor", "fd:3"]),
+        (["echo", "--max-children", "0", "127.0.0.1:0"], ["--max-children is 0", "from 1"]),
+        (["echo", "--max-children", "many", "127.0.0.1:0"], ["'many' is invalid for '--max-children"]),
+        (["echo", "--backlog", "0", "127.0.0.1:0"], ["--backlog is 0", "at least 1"]),
+        (["echo", "--timeout", "0", "127.0.0.1:0"], ["--timeout is 0", "seconds"]),
+        (["echo", "--timeout", "nan", "127.0.0.1:0"], ["--timeout is nan", "seconds"]),
+        (["echo", "--timeout=-1", "127.0.0.1:0"], ["--timeout is -1", "not negative"]),
+        (["echo", "--timeout", "abc", "127.0.0.1:0"], ["'abc' is invalid for '--timeout <seconds>'"]),
+        (["echo", "--drain", "inf", "127.0.0.1:0"], ["--drain is inf", "seconds"]),
+        (["echo", "--kill-after=-0.1", "127.0.0.1:0"], ["--kill-after is -0.1", "not negative"]),
+        (["echo", "--bogus", "127.0.0.1:0"], ["Unknown option '--bogus'"]),
+        (["bogus"], ["Unexpected argument 'bogus'"]),
+        (["exec"], ["<address>"]),
+        (["exec", "127.0.0.1:0"], ["no program to run", "-- PROGRAM"]),
+        (["exec", "127.0.0.1:0", "--", "no-such-program"], ["there is no program 'no-such-program' in PATH"]),
+        (["exec", "127.0.0.1:0", "--", "/nonexistent/cat"], ["'/nonexistent/cat'", "No such file"]),
+        (["exec", "127.0.0.1:0", "--", "/"], ["'/' is not a program"]),
+        (["exec", "127.0.0.1:0", "--", "/etc/passwd"], ["'/etc/passwd' cannot be executed", "Permission denied"]),
+    ]
+
+    @Test("wrong usage: one line says what is wrong and what would be right; status 64", arguments: wrong)
+    func wrongUsage(arguments: [String], texts: [String]) throws {
+        let (status, output, errors) = try outcome(arguments)
+        #expect(status == 64)
+        #expect(output == "")
+        let line = errors.prefix { $0 != "\n" }
+        for text in texts { #expect(line.contains(text), "\(line)") }
+    }
+
+    @Test("what the system refuses: one line; status 71")
+    func refused() throws {
+        let directory = try TemporaryDirectory()
+        let (server, taken) = try forkserve(["echo", "127.0.0.1:0"])
+        let plain = directory.path + "/plain"
+        try writeFile(plain, Array("precious".utf8))
+        let cases = [
+            (taken, "Address already in use"), ("192.0.2.1:1", "Cannot assign requested address"),
+            ("unix:\(directory.path)/missing/x", "No such file or directory"), ("unix:\(plain)", "not a socket"),
+            ("fd:77", "descriptor 77 is not open"), ("fd:0", "descriptor 0 is not a socket"),
+            ("systemd", "LISTEN_FDS"),
+        ]
+        for (address, reason) in cases {
+            let (status, output, errors) = try outcome(["echo", address])
+            #expect(status == 71 && output == "", "\(address)")
+            #expect(errors.hasPrefix("forkserve: ") && errors.contains(reason), "\(errors)")
+            #expect(errors.filter { $0 == "\n" }.count == 1, "\(errors)")
+        }
+        #expect(contents(of: plain) == "precious")
+        try stop(server)
+    }
+
+    @Test("forkserve echo alone serves 127.0.0.1:7777")
+    func defaultAddress() throws {
+        let running = try Running(forkserveProgram, ["echo"])
+        guard let line = try running.line() else {
+            // Another server may well be there; nothing else may be wrong.
+            #expect(try running.wait() == 71)
+            #expect(running.errors.contains("127.0.0.1:7777: Address already in use"), "\(running.errors)")
+            return
+        }
+        #expect(line == "listening on 127.0.0.1:7777")
+        try Client("127.0.0.1:7777").echo("here")
+        try stop(running)
+    }
+}
