@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Forking
+import Glibc
 
 /// The program: a server that gives each client a process of its own.
 @main
@@ -29,6 +30,19 @@ struct ForkServe: ParsableCommand {
             """,
         subcommands: [Echo.self, Exec.self]
     )
+
+    static func main() {
+        occupyStandardDescriptors()
+        main(nil)
+    }
+}
+
+/// Whoever started us may have closed some of descriptors 0, 1 and 2. A socket or an eventfd of ours that took the place
+/// of one would be written to in place of stdout or stderr, and would be missing in the program that we execute.
+private func occupyStandardDescriptors() {
+    for number in Int32(0)...2 where fcntl(number, F_GETFD) < 0 {
+        _ = open("/dev/null", O_RDWR)
+    }
 }
 
 struct Echo: ParsableCommand {

@@ -8,15 +8,19 @@ import SystemPackage
 /// A program that is executed for each connection.
 struct Program {
     private let path: String
-    private let command: [String]
+    /// Its name and arguments, byte for byte as they were given to us: not all that is an argument is UTF-8.
+    private let arguments: [UnsafeMutablePointer<CChar>?]
     /// The environment it inherits, byte for byte, without what is set for each connection.
     private let environment: [UnsafeMutablePointer<CChar>]
 
     /// Finds the program as a shell would. Parent, before the first client.
     ///
     /// - Throws: `ForkingError.invalid` if there is no such program, or it cannot be executed.
+    ///
+    /// - Parameter command: the program and its arguments, with which the command line ends.
     init(_ command: [String]) throws(ForkingError) {
-        self.command = command
+        let given = Array(UnsafeBufferPointer(start: CommandLine.unsafeArgv, count: Int(CommandLine.argc)))
+        arguments = given.suffix(command.count) + [nil]
         path = try Self.find(command[0])
         environment = Self.inherited().filter { variable in
             !Self.names.contains(String(String(cString: variable).prefix { $0 != "=" }))
@@ -42,7 +46,7 @@ struct Program {
             throw .invalid("there is no program '\(name)': \(Errno(rawValue: errno))")
         }
         guard found.st_mode & S_IFMT == S_IFREG else {
-            throw .invalid("'\(name)' is not a program, but no regular file")
+            throw .invalid("'\(name)' is not a program: it is no regular file")
         }
         guard access(path, X_OK) == 0 else { throw .invalid("'\(name)' cannot be executed: \(Errno(rawValue: errno))") }
     }
@@ -52,7 +56,6 @@ struct Program {
     /// Becomes the program, on descriptors 0 and 1. Returns only by throwing.
     func execute(on connection: borrowing Connection) throws(ForkingError) {
         // This child becomes the program, or ends: none of these strings is ever freed.
-        let arguments = command.map { strdup($0) } + [nil]
         let variables = environment + (try Self.variables(for: connection)).map { strdup($0) } + [nil]
         let code = forkcore_exec(connection.descriptor.rawValue, path, arguments, variables)
         throw .system(call: "execve \(path)", Errno(rawValue: code))

@@ -69,20 +69,31 @@ struct ExecTests {
 
     @Test("the program has descriptors 0, 1 and 2 and no other")
     func descriptors() throws {
-        let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", "sh", "-c", "echo $$; read line"])
+        let foreign = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        defer { close(foreign) }
+        let (server, address) = try forkserve(
+            ["exec", "127.0.0.1:0", "--", "sh", "-c", "echo $$; read line"], inherited: [57: foreign])
         let first = try Client(address)
         let pid = pid_t(try first.receive().dropLast())!
         #expect(openDescriptors(of: pid).sorted() == [0, 1, 2])
         try stop(server)
     }
 
+    /// The signals that a line of /proc/PID/status names, without 32 and 33: those are the C library's own, which its
+    /// posix_spawn leaves ignored in what our tests start.
+    private func signals(_ name: String, in status: String) throws -> UInt64 {
+        let line = status.split(separator: "\n").first { $0.hasPrefix(name + ":") }
+        guard let mask = line.flatMap({ UInt64($0.dropFirst(name.count + 2), radix: 16) }) else {
+            throw Failure("no \(name) in \(status)")
+        }
+        return mask & ~0x1_8000_0000
+    }
+
     @Test("the program has an empty signal mask and default dispositions, whatever forkserve itself has")
     func signals() throws {
         let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", "cat", "/proc/self/status"])
         let status = try Client(address).receiveAll()
-        for name in ["SigBlk", "SigIgn", "SigCgt"] {
-            #expect(status.contains("\(name):\t0000000000000000\n"), "\(status)")
-        }
+        for name in ["SigBlk", "SigIgn", "SigCgt"] { #expect(try signals(name, in: status) == 0, "\(name)") }
         try stop(server)
     }
 
@@ -90,8 +101,8 @@ struct ExecTests {
     func ignoredSIGCHLD() throws {
         let (server, address) = try forkserve(
             shell: "trap '' CHLD; exec \"$0\" \"$@\"",
-            ["exec", "--verbose", "127.0.0.1:0", "--", "sh", "-c", "grep SigIgn /proc/self/status; exit 5"])
-        #expect(try Client(address).receiveAll() == "SigIgn:\t0000000000000000\n")
+            ["exec", "--verbose", "127.0.0.1:0", "--", "sh", "-c", "cat /proc/self/status; exit 5"])
+        #expect(try signals("SigIgn", in: try Client(address).receiveAll()) == 0)
         try server.waitForError("exited with status 5")
         try stop(server)
     }
@@ -109,33 +120,44 @@ struct ExecTests {
         try stop(server)
     }
 
-    @Test(
-        "forkserve serves on with stdin, stdout and stderr closed, and its descriptors take none of their places",
-        arguments: ["<&- >&3 3>&-", "2>&-", "<&- 2>&-"])
-    func closedStandardDescriptors(closing: String) throws {
-        let out = "3>&1; exec \"$0\" exec --verbose 127.0.0.1:0 -- sh -c 'ls -l /proc/$$/fd; exit 3' "
-        let (server, address) = try forkserve(shell: "exec " + out + closing + " 3>&-")
-        for _ in 0..<5 {
-            let listing = try Client(address).receiveAll()
-            #expect(!listing.contains("eventfd") && !listing.contains("signalfd"), "\(listing)")
+    @Test("closed standard descriptors: nothing takes their places", arguments: [0, 1, 2] as [Int32])
+    func closedStandardDescriptors(number: Int32) throws {
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        let script = "exec \"$0\" exec --verbose \(address) -- sh -c 'echo $$; read line' \(number)>&-"
+        let server = try Running("sh", ["-c", script, forkserveProgram])
+        try eventually("no server") { (try? Client(address)) != nil }
+        for _ in 0..<3 {
+            let client = try Client(address)
+            let program = pid_t(try client.receive().dropLast())!
+            #expect(openDescriptors(of: program).sorted() == [0, 1, 2])
+            client.finishSending()
+            #expect(try client.receiveAll() == "")
         }
-        try stop(server)
+        var target = [CChar](repeating: 0, count: 100)
+        readlink("/proc/\(server.pid)/fd/\(number)", &target, 99)
+        let occupant = String(decoding: target.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+        #expect(occupant == "/dev/null")
+        server.send(SIGTERM)
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
     }
 
     @Test("a reader of stdout or stderr that has gone does not end it")
     func brokenPipes() throws {
-        for redirection in ["2>&3", "2>&3 | head -n 1"] {
-            let ends = try pipe()
-            close(ends.read)
-            // stderr is a pipe that nobody reads; in the second round stdout becomes one too.
-            let (server, address) = try forkserve(
-                shell: "\"$0\" exec --verbose 127.0.0.1:0 -- sh -c 'echo here; exit 3' \(redirection) 3>&- & wait",
-                inherited: [3: ends.write])
-            close(ends.write)
-            for _ in 0..<5 { #expect(try Client(address).receiveAll() == "here\n") }
-            server.send(SIGKILL)
-            try server.wait()
-        }
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        let ends = try pipe()
+        let script = "exec \"$0\" exec --verbose \(address) -- sh -c 'echo here; exit 3' >&9 2>&9 9>&-"
+        let server = try Running("sh", ["-c", script, forkserveProgram], inherited: [9: ends.write])
+        close(ends.write)
+        close(ends.read)
+        try eventually("no server") { (try? Client(address)) != nil }
+        for _ in 0..<5 { #expect(try Client(address).receiveAll() == "here\n") }
+        try eventually("not all were reaped") { children(of: server.pid).isEmpty }
+        server.send(SIGTERM)
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
     }
 }
 

@@ -45,6 +45,7 @@ struct ServiceTests {
         var most = 0
         func sample() { most = max(most, children(of: server.pid).count) }
         for _ in 0..<20 { sample() }
+        #expect(idlers.count == 45)
         idlers = []
         try eventually(within: 180, "clones hang") {
             sample()

@@ -11,7 +11,7 @@ var forkserveProgram: String {
 
 /// A forkserve that says where it listens.
 func forkserve(
-    _ arguments: [String], environment: [String: String] = [:], inherited: [Int32: Int32] = [:], deadline: Double = 60
+    _ arguments: [String], environment: [String: String] = [:], inherited: [Int32: Int32] = [:], deadline: Double = 180
 ) throws -> (Running, address: String) {
     let running = try Running(
         forkserveProgram, arguments, environment: environment, inherited: inherited, deadline: deadline)
