@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import Glibc
 import Synchronization
 
 /// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
@@ -22,13 +23,10 @@ enum ParentOnly {
         }
     }
 
-    /// Whether it was one of ours: in a child, what the parent had is closed already, and the number may be another's.
-    static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) -> Bool {
+    static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) {
         shared.withLock {
-            guard let place = $0.descriptors.lastIndex(of: descriptor) else { return false }
-            $0.descriptors.remove(at: place)
+            if let place = $0.descriptors.lastIndex(of: descriptor) { $0.descriptors.remove(at: place) }
             $0.blockedSignals &= ~signals
-            return true
         }
     }
 
@@ -37,9 +35,11 @@ enum ParentOnly {
     static func forget() { _ = shared.withLockIfAvailable { $0 = State() } }
 }
 
-/// A descriptor that children close. It is closed here when it goes away.
+/// A descriptor that children close. It is closed when it goes away in the process that made it; in a child it is closed
+/// already, and its number may be another's.
 final class ParentDescriptor: Sendable {
     let rawValue: Int32
+    private let owner = getpid()
 
     init(_ rawValue: Int32) {
         self.rawValue = rawValue
@@ -54,7 +54,9 @@ final class ParentDescriptor: Sendable {
     }
 
     deinit {
-        if ParentOnly.remove(rawValue) { forkcore_close(rawValue) }
+        guard owner == getpid() else { return }
+        ParentOnly.remove(rawValue)
+        forkcore_close(rawValue)
     }
 }
 
@@ -62,6 +64,7 @@ final class ParentDescriptor: Sendable {
 final class SignalDescriptor {
     let rawValue: Int32
     private let blocked: UInt64
+    private let owner = getpid()
 
     init(_ signals: SignalSet) throws(ForkingError) {
         var descriptor: Int32 = -1
@@ -85,6 +88,8 @@ final class SignalDescriptor {
     }
 
     deinit {
-        if ParentOnly.remove(rawValue, unblocking: blocked) { forkcore_signals_close(rawValue, blocked) }
+        guard owner == getpid() else { return }
+        ParentOnly.remove(rawValue, unblocking: blocked)
+        forkcore_signals_close(rawValue, blocked)
     }
 }

@@ -179,6 +179,9 @@ struct ChildTableChildTests {
     @Test("a child that lets go of its parent's table keeps its own descriptors")
     func parentsTableDropped() throws { try pass("parents-table-dropped-in-child") }
 
+    @Test("a child that puts its own table in the place of its parent's keeps it")
+    func parentsTableReplaced() throws { try pass("parents-table-replaced-in-child") }
+
     @Test("children die with a parent that got SIGKILL, unless they are to stay")
     func parentKilled() throws { try pass("parent-killed") }
 

@@ -14,6 +14,9 @@ let tableChildScenarios: [String: @Sendable () throws -> Void] = [
     "nested-tables": { for way in [ChildTable.Reaping.signal, .pidfd] { try nestedTables(way) } },
     "parents-table-in-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try parentsTable(way) } },
     "parents-table-dropped-in-child": parentsTableDropped,
+    "parents-table-replaced-in-child": {
+        for way in [ChildTable.Reaping.signal, .pidfd] { try parentsTableReplaced(way) }
+    },
     "parent-killed": { for way in [ChildTable.Reaping.signal, .pidfd] { try parentKilled(way) } },
 ]
 
@@ -189,6 +192,24 @@ private func parentsTableDropped() throws {
     try expect(second!.table.count == 1, "the parent's table is gone")
     second!.table.killAll()
     try second!.finish()
+}
+
+/// A child's own table gets the numbers of the parent's descriptors, which were closed; then the parent's goes away.
+private func parentsTableReplaced(_ way: ChildTable.Reaping) throws {
+    var table: ChildTable? = try ChildTable(limit: 1, reaping: way)
+    let recording = try RecordingTable(reaping: .pidfd)
+    try recording.table.fork {
+        guard let own = try? ChildTable(limit: 1, reaping: way) else { return 1 }
+        table = own
+        guard fcntl(own.descriptor.rawValue, F_GETFD) >= 0 else { return 2 }
+        var status: ExitStatus?
+        own.onExit = { status = $0.status }
+        guard (try? own.fork { 7 }) != nil, (try? own.wait(until: .seconds(30))) == true else { return 3 }
+        return status == .exited(code: 7) ? 0 : 4
+    }
+    let exit = try recording.finishOne()
+    try expect(exit.isSuccess, "2: the child's own was closed; 3: it does not work; 4: it missed an end: \(exit)")
+    withExtendedLifetime(table) {}
 }
 
 /// SIGKILL gives a parent no time for anything: the kernel ends its children, but for those that are to stay.

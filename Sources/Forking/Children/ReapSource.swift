@@ -105,7 +105,9 @@ final class ReapSource {
     }
 
     func unwatch(_ pidfd: Int32) {
-        if ParentOnly.remove(pidfd) { forkcore_close(pidfd) }
+        guard isOurs else { return }
+        ParentOnly.remove(pidfd)
+        forkcore_close(pidfd)
     }
 
     /// Makes the descriptor readable at `deadline`, or earlier.
