@@ -95,11 +95,16 @@ int forkcore_keep_zombies(void)
     return sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, NULL) != 0 ? errno : 0;
 }
 
-void forkcore_ignore_sigpipe(bool ignore, bool *was_ignored)
+bool forkcore_ignore_sigpipe(void)
 {
-    struct sigaction before = {.sa_handler = SIG_DFL};
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = ignore ? SIG_IGN : SIG_DFL}, &before);
-    *was_ignored = before.sa_handler == SIG_IGN;
+    struct sigaction before;
+    return sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL
+        && sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) == 0;
+}
+
+void forkcore_default_sigpipe(void)
+{
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
 }
 
 int forkcore_event_open(int *descriptor)
@@ -146,6 +151,11 @@ int forkcore_poll_add(int descriptor, int watched, uint64_t token)
 {
     struct epoll_event event = {.events = EPOLLIN, .data = {.u64 = token}};
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
+}
+
+void forkcore_poll_remove(int descriptor, int watched)
+{
+    epoll_ctl(descriptor, EPOLL_CTL_DEL, watched, NULL);
 }
 
 int forkcore_poll_ready(int descriptor, uint64_t *tokens, size_t capacity, size_t *count)

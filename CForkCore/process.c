@@ -107,8 +107,7 @@ int forkcore_exec(int descriptor, const char *path, char *const argv[], char *co
     // and what the server itself opened is close-on-exec anyway.
     const unsigned cloexec = 1U << 2;
     syscall(SYS_close_range, 3U, ~0U, cloexec);
-    bool was_ignored;
-    forkcore_ignore_sigpipe(false, &was_ignored);
+    forkcore_default_sigpipe();
     execve(path, argv, envp);
     return errno;
 }
@@ -159,7 +158,10 @@ int forkcore_kill(pid_t pid, bool group, int number)
     int error = look(P_PID, (id_t)pid, &ended);
     if (error != 0)
         return error;
-    return kill(group ? -pid : pid, number) != 0 ? errno : 0;
+    bool done = group && kill(-pid, number) == 0;
+    if (!done || getpgid(pid) != pid) // a child can leave its group, but not escape so
+        done = kill(pid, number) == 0;
+    return done ? 0 : errno;
 }
 
 static int reap_now(pid_t pid, int *status, struct rusage *usage, pid_t *ended)

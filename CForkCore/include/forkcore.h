@@ -100,8 +100,9 @@ struct forkcore_ending {
 /// Parent. Signal-safe.
 int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
 
-/// Sends a signal to `pid`, or with `group` to the process group that it leads, if it is a child of ours that nobody has
-/// reaped yet; until then its number cannot be another's. ECHILD if it is not. kill(2).
+/// Sends a signal to `pid`, or with `group` to the process group that it was made to lead and to itself should it have
+/// left that, if it is a child of ours that nobody has reaped yet; until then its number cannot be another's. ECHILD if
+/// it is not. kill(2).
 ///
 /// Parent. Signal-safe.
 int forkcore_kill(pid_t pid, bool group, int number);
@@ -150,10 +151,15 @@ uint64_t forkcore_signals_handled(uint64_t signals);
 /// Parent. Signal-safe.
 int forkcore_keep_zombies(void);
 
-/// Ignores SIGPIPE, or gives it its default back; `*was_ignored` says how it was.
+/// Ignores SIGPIPE where it had its default; whether that was so. A handler of the host's stays.
 ///
 /// Any process. Signal-safe.
-void forkcore_ignore_sigpipe(bool ignore, bool *was_ignored);
+bool forkcore_ignore_sigpipe(void);
+
+/// Gives SIGPIPE its default back.
+///
+/// Any process. Signal-safe.
+void forkcore_default_sigpipe(void);
 
 // ------------------------------------------------------------------------------------- descriptors that can be polled
 // Any process. All signal-safe.
@@ -177,8 +183,11 @@ int forkcore_timer_set(int descriptor, int64_t at);
 /// An epoll(7) instance. The caller closes it.
 int forkcore_poll_open(int *descriptor);
 
-/// Watches `watched` for input; `token` comes back from forkcore_poll_ready. Closing `watched` ends the watch.
+/// Watches `watched` for input; `token` comes back from forkcore_poll_ready.
 int forkcore_poll_add(int descriptor, int watched, uint64_t token);
+
+/// Ends that watch. Closing `watched` alone does not, as long as a forked process has a copy of it.
+void forkcore_poll_remove(int descriptor, int watched);
 
 /// The tokens of up to `capacity` descriptors that are readable now, without waiting.
 int forkcore_poll_ready(int descriptor, uint64_t *tokens, size_t capacity, size_t *count);

@@ -221,8 +221,7 @@ static int execute(void *context)
 static void a_program_stands_on_its_descriptor(void)
 {
     const int places[] = {-1, 0, 1, 20};
-    bool was_ignored;
-    forkcore_ignore_sigpipe(true, &was_ignored);
+    forkcore_ignore_sigpipe();
     for (size_t i = 0; i < 4; i++) {
         struct execution execution = {.wanted = places[i]};
         CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, execution.sockets) == 0);

@@ -103,14 +103,17 @@ static void zombies_are_kept(void)
 
 static void sigpipe_is_ignored_and_given_back(void)
 {
-    bool was_ignored = true;
-    forkcore_ignore_sigpipe(true, &was_ignored);
-    CHECK(!was_ignored);
+    struct sigaction action;
+    CHECK(forkcore_ignore_sigpipe());
     raise(SIGPIPE);
-    forkcore_ignore_sigpipe(false, &was_ignored);
-    CHECK(was_ignored);
-    forkcore_ignore_sigpipe(true, &was_ignored);
-    CHECK(!was_ignored);
+    CHECK(!forkcore_ignore_sigpipe());
+    forkcore_default_sigpipe();
+    sigaction(SIGPIPE, NULL, &action);
+    CHECK(action.sa_handler == SIG_DFL);
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = do_nothing}, NULL);
+    CHECK(!forkcore_ignore_sigpipe());
+    sigaction(SIGPIPE, NULL, &action);
+    CHECK(action.sa_handler == do_nothing);
 }
 
 static void events_add_up(void)

@@ -179,6 +179,15 @@ struct ChildTableChildTests {
     @Test("a child that lets go of its parent's table keeps its own descriptors")
     func parentsTableDropped() throws { try pass("parents-table-dropped-in-child") }
 
+    @Test("a child that leaves its process group is still ended")
+    func leftItsGroup() throws { try pass("left-its-group") }
+
+    @Test("a SIGCHLD that was thrown away hides no end from who waits for all")
+    func signalThrownAway() throws { try pass("signal-thrown-away") }
+
+    @Test("a pidfd that a foreign child inherited does not tell of an end twice")
+    func pidfdInherited() throws { try pass("pidfd-inherited-by-foreign-child") }
+
     @Test("a child that puts its own table in the place of its parent's keeps it")
     func parentsTableReplaced() throws { try pass("parents-table-replaced-in-child") }
 

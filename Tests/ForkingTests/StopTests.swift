@@ -156,7 +156,8 @@ struct StopTests {
     @Test(
         "from where it may be asked for",
         arguments: [
-            "stop-before-serving", "stop-from-signal-handler", "stop-from-thread", "stop-from-hooks", "stop-twice",
+            "stop-before-serving", "stop-from-signal-handler", "stop-from-thread", "stop-from-hooks", "close-from-hook",
+            "stop-twice",
             "twenty-quick-stops", "close-ends-children", "port-binds-again",
         ])
     func scenario(_ name: String) throws { try pass(name) }

@@ -47,7 +47,7 @@ private func listenerInChild() throws {
         owner.drop()
         return 0
     }
-    try expect(table.wait(until: .seconds(30)), "the child did not end")
+    try expect(table.wait(atMost: .seconds(30)), "the child did not end")
     try expect(access(path, F_OK) == 0, "the child removed the file of its parent's socket")
     _ = try Client("unix:" + path)
     owner.drop()
@@ -67,7 +67,7 @@ private func descriptorInChild() throws {
         owner.drop()
         return fcntl(number, F_GETFD) < 0 ? 2 : 0
     }
-    try expect(table.wait(until: .seconds(30)), "the child did not end")
+    try expect(table.wait(atMost: .seconds(30)), "the child did not end")
     try expect(status == .exited(code: 0), "the child: \(status!)")
     owner.drop()
 }

@@ -10,6 +10,7 @@ let stopScenarios: [String: @Sendable () throws -> Void] = [
     "stop-from-signal-handler": stopFromSignalHandler,
     "stop-from-thread": stopFromThread,
     "stop-from-hooks": stopFromHooks,
+    "close-from-hook": closeFromHook,
     "stop-twice": stopTwice,
     "twenty-quick-stops": twentyQuickStops,
     "close-ends-children": closeEndsChildren,
@@ -165,4 +166,18 @@ private func portBindsAgain() throws {
     try client.echo("still here")
     client.finishSending()
     try server.collectChildren(blocking: true)
+}
+
+/// A hook cannot run the loop that runs it; told so, it asks, and the server goes on and stops.
+private func closeFromHook() throws {
+    let server = try echoServer { $0.idleTimeout = .milliseconds(20) }
+    var refusals: [String] = []
+    server.hooks.handleTimeout = { [unowned server] in
+        for call in [server.serve, server.close, { _ = try server.handleRequest() }] {
+            do { try call() } catch { refusals.append("\(error)") }
+        }
+        server.stop()
+    }
+    try server.serve()
+    try expect(refusals.count == 3 && refusals.allSatisfy { $0.contains("stop()") }, "\(refusals)")
 }

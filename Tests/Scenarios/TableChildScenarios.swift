@@ -143,7 +143,7 @@ private func parentsTable(_ way: ChildTable.Reaping) throws {
     let sibling = try table.fork(liveOn)
     let uses: [() -> Void] = [
         { table.collect() },
-        { _ = try? table.wait(until: .zero) },
+        { _ = try? table.wait(atMost: .zero) },
         { _ = try? table.fork { 0 } },
         { table.signal(.kill, to: sibling) },
         { table.signalAll(.kill) },
@@ -204,7 +204,7 @@ private func parentsTableReplaced(_ way: ChildTable.Reaping) throws {
         guard fcntl(own.descriptor.rawValue, F_GETFD) >= 0 else { return 2 }
         var status: ExitStatus?
         own.onExit = { status = $0.status }
-        guard (try? own.fork { 7 }) != nil, (try? own.wait(until: .seconds(30))) == true else { return 3 }
+        guard (try? own.fork { 7 }) != nil, (try? own.wait(atMost: .seconds(30))) == true else { return 3 }
         return status == .exited(code: 7) ? 0 : 4
     }
     let exit = try recording.finishOne()

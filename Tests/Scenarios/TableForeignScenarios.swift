@@ -12,6 +12,8 @@ let tableForeignScenarios: [String: @Sendable () throws -> Void] = [
     "foreign-zombie-in-front": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignZombieInFront(way) } },
     "reaped-by-another": { for way in [ChildTable.Reaping.signal, .pidfd] { try reapedByAnother(way) } },
     "reaped-by-another-unannounced": reapedByAnotherUnannounced,
+    "signal-thrown-away": signalThrownAway,
+    "pidfd-inherited-by-foreign-child": pidfdInherited,
     "no-signal-to-lost-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try noSignalToLost(way) } },
 ]
 
@@ -39,7 +41,7 @@ private func foreignChildAtLimit(_ way: ChildTable.Reaping) throws {
     let foreign = foreignChild { 72 }
     try expectZombie(foreign)
     recording.table.collect()
-    let emptied = try recording.table.wait(until: .milliseconds(50))
+    let emptied = try recording.table.wait(atMost: .milliseconds(50))
     try expect(!emptied && recording.table.isFull, "a foreign child's end gave a slot")
     let error = try refusal { try recording.table.fork { 0 } }
     try expect(error == .full(limit: 2), "\(error)")
@@ -135,4 +137,37 @@ private func noSignalToLost(_ way: ChildTable.Reaping) throws {
     try expect(reply == 2, "what was left in its group got a signal")
     reports.close()
     gate.close()
+}
+
+/// Setting SIGCHLD to its default throws away one that is pending: whoever waits for all does not depend on it.
+private func signalThrownAway() throws {
+    let recording = try RecordingTable(reaping: .signal)
+    let pid = try recording.table.fork { 5 }
+    try eventually("it has not ended") { Process(pid)?.isZombie ?? false }
+    signal(SIGCHLD, SIG_DFL)
+    try expect(!isReadable(recording.table.descriptor.rawValue, within: 0), "this kernel keeps the signal")
+    let exit = try recording.finishOne()
+    try expect(exit.status == .exited(code: 5), "\(exit)")
+}
+
+/// A foreign child that does not exec has a copy of each pidfd: the end that one told of must not be told for ever.
+private func pidfdInherited() throws {
+    let recording = try RecordingTable(reaping: .pidfd)
+    let (gate, foreignGate) = (try Channel(), try Channel())
+    try recording.table.fork {
+        foreignGate.close()
+        gate.waitToBeTold()
+        return 0
+    }
+    let foreign = foreignChild {
+        gate.close()
+        foreignGate.waitToBeTold()
+        return 72
+    }
+    gate.close()
+    let exit = try recording.finishOne()
+    try expect(exit.isSuccess, "\(exit)")
+    try expect(!isReadable(recording.table.descriptor.rawValue, within: 0), "an end that was told is told again")
+    foreignGate.close()
+    try expectForeign(foreign, endsWith: 72)
 }

@@ -19,7 +19,7 @@ final class RecordingTable {
     /// Waits until no child is left, and says how they have ended. Generous: only what hangs takes this long.
     @discardableResult
     func finish(within deadline: Duration = .seconds(20), line: Int = #line) throws -> [ChildExit] {
-        let done = try table.wait(until: deadline)
+        let done = try table.wait(atMost: deadline)
         try expect(done, "children left: \(table.children)", line: line)
         return exits
     }

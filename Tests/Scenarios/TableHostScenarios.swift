@@ -111,7 +111,7 @@ private func twoTablesOneDropped() throws {
     table.collect()
     try expect(told == 1 && others.isEmpty, "told \(told) times")
     try table.fork { 3 }
-    let emptied = try table.wait(until: .seconds(20))
+    let emptied = try table.wait(atMost: .seconds(20))
     try expect(emptied && told == 2, "the table that stays does not go on: \(told)")
 }
 
@@ -174,7 +174,7 @@ private func threadedProcess(_ way: ChildTable.Reaping) throws {
     try expectNoChildren()
     // The threads have ended: joined, they may still be there for a moment.
     try eventually("the process still counts as threaded") { (try? table.fork { 0 }) != nil }
-    let emptied = try table.wait(until: .seconds(20))
+    let emptied = try table.wait(atMost: .seconds(20))
     try expect(emptied, "the child is left")
 }
 

@@ -79,7 +79,7 @@ private func reentrantFork(_ way: ChildTable.Reaping) throws {
         do { try table.fork { next } } catch { failure = error }
     }
     try table.fork { 0 }
-    let emptied = try table.wait(until: .seconds(20))
+    let emptied = try table.wait(atMost: .seconds(20))
     if let failure { throw failure }
     try expect(emptied && codes == (0..<20).map { .exited(code: $0) }, "\(codes)")
 }
@@ -98,7 +98,7 @@ private func reentrantCollect(_ way: ChildTable.Reaping) throws {
         if isThird {
             // The last one ends only now, and this wait tells of it.
             gate.say()
-            let emptied = try? table.wait(until: .seconds(20))
+            let emptied = try? table.wait(atMost: .seconds(20))
             if emptied != true { codes = [] }
         }
         depth -= 1
@@ -108,7 +108,7 @@ private func reentrantCollect(_ way: ChildTable.Reaping) throws {
         gate.waitToBeTold()
         return 5
     }
-    let emptied = try table.wait(until: .seconds(20))
+    let emptied = try table.wait(atMost: .seconds(20))
     try expect(emptied && depth == 0, "left at depth \(depth)")
     try expect(codes.count == 6 && Set(codes) == Set((0..<6).map { .exited(code: $0) }), "\(codes)")
     gate.close()

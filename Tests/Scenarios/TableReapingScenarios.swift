@@ -183,7 +183,7 @@ private func stoppedChild(_ way: ChildTable.Reaping) throws {
     let pid = try recording.table.fork(options: options, liveOn)
     recording.table.signal(.stop, to: pid)
     try eventually("the child does not stop") { Process(pid)?.state == "T" }
-    let emptied = try recording.table.wait(until: .milliseconds(100))
+    let emptied = try recording.table.wait(atMost: .milliseconds(100))
     try expect(!emptied && recording.table.count == 1, "the stopped child was reported: \(recording.exits)")
     try expect(Process(pid)?.state == "T", "the stopped child was touched")
 
@@ -220,7 +220,7 @@ private func noGrowth(_ way: ChildTable.Reaping, children: Int) throws {
     func run(_ count: Int) throws {
         for _ in 0..<count {
             try table.fork { 0 }
-            let emptied = try table.wait(until: .seconds(20))
+            let emptied = try table.wait(atMost: .seconds(20))
             try expect(emptied, "a child is left")
         }
     }

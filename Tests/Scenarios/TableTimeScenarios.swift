@@ -14,6 +14,7 @@ let tableTimeScenarios: [String: @Sendable () throws -> Void] = [
     "terminate-reaches-group": { for way in [ChildTable.Reaping.signal, .pidfd] { try terminateReachesGroup(way) } },
     "ends-groups-leader-first": { for way in [ChildTable.Reaping.signal, .pidfd] { try endsGroupsLeaderFirst(way) } },
     "background-left-alone": { for way in [ChildTable.Reaping.signal, .pidfd] { try backgroundLeftAlone(way) } },
+    "left-its-group": leftItsGroup,
     "each-its-deadline": eachItsDeadline,
     "wait-with-deadline": { for way in [ChildTable.Reaping.signal, .pidfd] { try waitWithDeadline(way) } },
 ]
@@ -182,7 +183,7 @@ private func eachItsDeadline() throws {
 private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
     let gate = try Channel()
     let recording = try RecordingTable(reaping: way)
-    let empty = try recording.table.wait(until: .zero)
+    let empty = try recording.table.wait(atMost: .zero)
     try expect(empty, "an empty table is not empty")
     let pid = try recording.table.fork {
         gate.waitToBeTold()
@@ -190,7 +191,7 @@ private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
     }
     for deadline in [Duration.zero, .milliseconds(-5), .milliseconds(50)] {
         let begun = now()
-        let emptied = try recording.table.wait(until: deadline)
+        let emptied = try recording.table.wait(atMost: deadline)
         try expect(!emptied && recording.exits.isEmpty, "said to be empty with a living child")
         try expect(Duration.seconds(now() - begun) >= deadline, "did not wait for \(deadline)")
         try expect(now() - begun < 20, "waited for \(now() - begun) s")
@@ -200,4 +201,23 @@ private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
     gate.close()
     let emptied = try recording.table.wait()
     try expect(emptied && recording.exits.map(\.status) == [.exited(code: 11)], "\(recording.exits)")
+}
+
+/// A child that goes over to its parent's process group is still reached: itself, and not its parent.
+private func leftItsGroup() throws {
+    let recording = try RecordingTable()
+    let ready = try Channel()
+    var options = ChildOptions()
+    options.killAfter = .milliseconds(50)
+    try recording.table.fork(options: options) {
+        signal(SIGTERM, SIG_IGN)
+        guard setpgid(0, getpgid(getppid())) == 0 else { return 1 }
+        ready.say()
+        while true { pause() }
+    }
+    _ = try ready.hear()
+    recording.table.terminateAll()
+    let exit = try recording.finishOne()
+    try expect(exit.status == .killed(.kill, dumpedCore: false), "\(exit)")
+    ready.close()
 }

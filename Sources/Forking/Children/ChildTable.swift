@@ -10,7 +10,7 @@ import SystemPackage
 /// touches a child that it did not fork: none is waited for, none is signalled.
 ///
 /// Everything here runs in the parent, on one thread, except the body given to `fork`. A table that goes away leaves its
-/// children alone, alive or unreaped; end them first with `terminateAll()` and `wait(until:)`.
+/// children alone, alive or unreaped; end them first with `terminateAll()` and `wait(atMost:)`.
 public final class ChildTable {
     /// How the table learns that a child has ended.
     public enum Reaping: Sendable {
@@ -28,7 +28,7 @@ public final class ChildTable {
     /// While true, the end of a child is also the end of its process group: what it left running there gets SIGKILL.
     /// A server that stops sets this. In service, what a child leaves behind after a normal end is left alone.
     public var endsGroups = false
-    /// Called for each child that was reaped, from within `collect()` or `wait(until:)`. It may call the table.
+    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table.
     public var onExit: (ChildExit) -> Void
 
     private let source: ReapSource
@@ -164,6 +164,8 @@ public final class ChildTable {
 
     private func commit(_ child: Child) {
         reserved -= 1
+        // Had an earlier child of this number been ours still, the kernel would not have given it out again.
+        if let lost = live[child.pid] { release(lost, forkcore_ending(FORKCORE_LOST)) }
         live[child.pid] = child
         child.deadline.map(noteDeadline)
         checkInvariants()
@@ -189,12 +191,13 @@ public final class ChildTable {
         source.collect()
     }
 
-    /// Waits until there is no child left, or until `deadline` from now; nil waits for ever. Children are reaped and
+    /// Waits until there is no child left, but no longer than `deadline`; nil waits for ever. Children are reaped and
     /// deadlines kept meanwhile; nothing is sent to anyone.
     ///
     /// - Returns: whether there is none left.
-    public func wait(until deadline: Duration? = nil) throws(ForkingError) -> Bool {
+    public func wait(atMost deadline: Duration? = nil) throws(ForkingError) -> Bool {
         let end = deadline.map { Instant.now + $0 }
+        sweep()
         collect()
         while count > 0 {
             let rest = end.map { ($0 - Instant.now).inNanoseconds }
@@ -205,6 +208,14 @@ public final class ChildTable {
             collect()
         }
         return true
+    }
+
+    /// Looks for each child, whether or not news of its end has come: who waits for all depends on no SIGCHLD that
+    /// somebody else may have taken, or thrown away by setting it to its default.
+    func sweep() {
+        requireParent()
+        source.sweep()
+        source.wake(at: .now)  // to tell of what was found
     }
 
     /// Whether `pid` is a child of this table that had ended. Its observers hear of it in `deliver()`.
@@ -232,7 +243,9 @@ public final class ChildTable {
     public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
         requireParent()
         guard let child = live[pid] else { return false }
-        return forkcore_kill(pid, group && child.hasGroup, signal.rawValue) == 0
+        let code = forkcore_kill(pid, group && child.hasGroup, signal.rawValue)
+        if code == ECHILD, reap(pid) { source.wake(at: .now) }  // somebody else has reaped it
+        return code == 0
     }
 
     /// Sends `signal` to every child, or with `group` to their process groups. kill(2).
@@ -281,7 +294,7 @@ public final class ChildTable {
         case .killed:
             return
         }
-        live[child.pid] = child
+        if live[child.pid] != nil { live[child.pid] = child }  // lost, it was released just now
         child.deadline.map(noteDeadline)
         checkInvariants()
     }
@@ -322,5 +335,12 @@ enum Threads {
     static func requireOne() throws(ForkingError) {
         let count = forkcore_thread_count()
         if count > 1 { throw .threads(count: Int(count)) }
+    }
+}
+
+extension forkcore_ending {
+    fileprivate init(_ state: forkcore_state) {
+        self.init()
+        self.state = state
     }
 }

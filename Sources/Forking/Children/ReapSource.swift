@@ -106,6 +106,7 @@ final class ReapSource {
 
     func unwatch(_ pidfd: Int32) {
         guard isOurs else { return }
+        forkcore_poll_remove(poll.rawValue, pidfd)
         ParentOnly.remove(pidfd)
         forkcore_close(pidfd)
     }
@@ -168,7 +169,7 @@ final class ReapSource {
     }
 
     /// Asks for each child by name.
-    private func sweep() {
+    func sweep() {
         for entry in tables {
             for pid in entry.table.pids { _ = entry.table.reap(pid) }
         }
@@ -191,7 +192,7 @@ final class ReapSource {
 }
 
 /// Which signals the threads of this process let through.
-private enum ThreadMasks {
+enum ThreadMasks {
     /// A thread, other than the calling one, that does not block `signal`.
     static func firstThatTakes(_ signal: Signal) -> ProcessID? {
         guard forkcore_thread_count() != 1, let tasks = opendir("/proc/self/task") else { return nil }

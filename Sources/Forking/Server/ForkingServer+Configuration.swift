@@ -22,8 +22,8 @@ extension ForkingServer {
         public var drain: Duration = .seconds(10)
         /// From SIGTERM to SIGKILL, at a time limit and when the server stops.
         public var killAfter: Duration = .seconds(3)
-        /// Whether stopping and closing end the children, as said above. If not they are left alone, for ever unreaped
-        /// unless `collectChildren()` is called.
+        /// Whether stopping and closing end the children, as said above. If not they are sent nothing, and stay unreaped
+        /// unless `collectChildren()` is called. They still die with this process, but for `childrenDieWithParent`.
         public var blockOnClose = true
         /// See `ChildOptions.diesWithParent`.
         public var childrenDieWithParent = true

@@ -4,21 +4,36 @@ import CForkCore
 
 extension ForkingServer {
     func begin(takingSignals: Bool = true) throws(ForkingError) {
+        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
         guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
         if !configuration.childOptions.allowsThreads { try Threads.requireOne() }
         if takingSignals {
-            let taken = configuration.stopSignals.union(hooks.signals.keys)
-            try Configuration.checkTakeable(taken)
-            signals = try SignalDescriptor(SignalSet(taken))
+            signals = try SignalDescriptor(SignalSet(signalsToTake()))
         }
-        forkcore_ignore_sigpipe(true, &ignoredSIGPIPE)
+        ignoresSIGPIPE = forkcore_ignore_sigpipe()
         idleSince = .now
+        isRunning = true
+    }
+
+    private func signalsToTake() throws(ForkingError) -> Set<Signal> {
+        if let signal = configuration.stopSignals.first(where: { hooks.signals[$0] != nil }) {
+            throw .invalid("\(signal) is among both stopSignals and hooks.signals")
+        }
+        let taken = configuration.stopSignals.union(hooks.signals.keys)
+        try Configuration.checkTakeable(taken)
+        for signal in taken {
+            guard let thread = ThreadMasks.firstThatTakes(signal) else { continue }
+            throw .invalid(
+                "thread \(thread) of this process does not block \(signal), and would get it in the server's place: "
+                    + "block it before the first thread starts, or take it out of stopSignals")
+        }
+        return taken
     }
 
     func end() {
+        isRunning = false
         signals = nil
-        var ignored = false
-        if !ignoredSIGPIPE { forkcore_ignore_sigpipe(false, &ignored) }
+        if ignoresSIGPIPE { forkcore_default_sigpipe() }
     }
 
     /// Goes to a step of stopping, unless it or a harder one was reached.
@@ -32,6 +47,7 @@ extension ForkingServer {
             return
         }
         children.endsGroups = true
+        children.sweep()
         switch step {
         case .drain:
             phase = .stopping(.drain, until: .now + configuration.drain)
@@ -52,7 +68,7 @@ extension ForkingServer {
         listener = nil
         children.endsGroups = true
         children.killAll()
-        _ = try? children.wait(until: Self.patienceWithTheKernel)
+        _ = try? children.wait(atMost: Self.patienceWithTheKernel)
         phase = .over
     }
 }

@@ -35,7 +35,8 @@ public final class ForkingServer {
     var phase = Phase.serving
     var clientsTaken = 0
     var isShort = false
-    var ignoredSIGPIPE = false
+    var isRunning = false
+    var ignoresSIGPIPE = false
     var idleSince = Instant.now
 
     /// A server of connections.
@@ -102,16 +103,18 @@ public final class ForkingServer {
     }
 
     /// Waits for one client, at most for `Configuration.idleTimeout`, and forks a child for it; children that end
-    /// meanwhile are reaped. For a loop of your own; `close()` ends what it began.
+    /// meanwhile are reaped. For a loop of your own, which also polls `children.descriptor` and then collects; `close()`
+    /// ends what it began. Signals are not taken here, but keep what they do.
     ///
     /// - Returns: whether a client was taken; false after a time-out or a stop.
-    /// - Throws: as `serve()`.
+    /// - Throws: `ForkingError.threads`; `.invalid` if the server was stopped before, or serves; `.system` if waiting or
+    ///   accepting fails for good.
     @discardableResult
     public func handleRequest() throws(ForkingError) -> Bool {
         try begin(takingSignals: false)
         defer { end() }
         let before = clientsTaken
-        let started = Instant.now
+        let started = idleSince
         while phase == .serving, clientsTaken == before {
             if let limit = configuration.idleTimeout, started + limit <= .now { return false }
             try turn()
@@ -128,7 +131,12 @@ public final class ForkingServer {
     }
 
     /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
+    ///
+    /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
+        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        isRunning = true
+        defer { isRunning = false }
         stop()
         while phase != .over { try turn() }
     }
@@ -162,7 +170,9 @@ public final class ForkingServer {
             canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
         ]
         let until = earlier(phase.deadline ?? idleDeadline, admission.shortageUntil)
-        let timeout = until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
+        // A hook may have collected the last child, after which nothing would wake us.
+        let timeout =
+            phase != .serving && children.count == 0 ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {
             forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)

@@ -4,6 +4,9 @@ import Glibc
 import SystemPackage
 
 /// What a user of `ForkingServer` can put in its way. Each says in which process it runs.
+///
+/// Those in the parent hold the loop up as long as they run: they should not wait for anything, such as a full pipe. One
+/// that needs its server captures it `unowned` (or it would never go away), and may only ask it to `stop()`.
 public struct ServerHooks {
     /// Parent, before fork: whether to serve this connection. Refused, or when this throws, it is closed, once.
     public var verifyConnection: (borrowing Connection) throws -> Bool = { _ in true }

@@ -111,8 +111,10 @@ public struct Listener: ~Copyable {
         return ParentDescriptor(descriptor)
     }
 
-    /// Takes the next connection, or nil if none is waiting. accept4(2).
-    func accept() throws(ForkingError) -> Connection? {
+    /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
+    ///
+    /// - Throws: `ForkingError.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
+    public func accept() throws(ForkingError) -> Connection? {
         var descriptor: Int32 = -1
         var code: Int32 = 0
         let peer = SocketAddress { code = forkcore_accept(socket.rawValue, $0, $1, &descriptor) }
@@ -127,8 +129,10 @@ public struct Listener: ~Copyable {
         }
     }
 
-    /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. recvfrom(2).
-    func receive(limit: Int) throws(ForkingError) -> Datagram? {
+    /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. For a loop of your own. recvfrom(2).
+    ///
+    /// - Throws: `ForkingError.system`, with ENOMEM or ENOBUFS when there is a shortage.
+    public func receive(limit: Int) throws(ForkingError) -> Datagram? {
         var count = 0
         var truncated = false
         var code: Int32 = 0
@@ -143,7 +147,7 @@ public struct Listener: ~Copyable {
         switch code {
         case 0:
             return Datagram(bytes: bytes, isTruncated: truncated, peer: peer, socket: descriptor)
-        case EAGAIN, ECONNREFUSED, ENETDOWN, ENETUNREACH, EHOSTUNREACH:
+        case EAGAIN, ECONNREFUSED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, EPROTO, EACCES, EPERM:
             return nil  // there was none, or an answer sent earlier reached nobody; Linux reports that here
         default:
             throw .system(call: "recvfrom", Errno(rawValue: code))
