@@ -182,8 +182,8 @@ struct ChildTableChildTests {
     @Test("a child that leaves its process group is still ended")
     func leftItsGroup() throws { try pass("left-its-group") }
 
-    @Test("a SIGCHLD that was thrown away hides no end from who waits for all")
-    func signalThrownAway() throws { try pass("signal-thrown-away") }
+    @Test("a child that the kernel reaped, without news of it, is found by who waits for all")
+    func reapedByTheKernel() throws { try pass("reaped-by-the-kernel") }
 
     @Test("a pidfd that a foreign child inherited does not tell of an end twice")
     func pidfdInherited() throws { try pass("pidfd-inherited-by-foreign-child") }
