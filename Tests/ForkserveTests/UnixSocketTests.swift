@@ -52,6 +52,29 @@ struct UnixSocketTests {
         }
     }
 
+    @Test(
+        "a Unix socket that is bound but not yet listened on is not taken for a stale one",
+        .needs("strace", package: "strace"))
+    func betweenBindAndListen() throws {
+        let directory = try TemporaryDirectory()
+        let address = "unix:\(directory.path)/socket"
+        // The tracer makes long what takes microseconds.
+        let slow = ["-o", "/dev/null", "-e", "trace=listen", "-e", "inject=listen:delay_enter=1000000"]
+        let first = try Running("strace", slow + [forkserveProgram, "echo", address])
+        try eventually("nothing was bound") { fileExists(directory.path + "/socket") }
+        let (status, output, errors) = try outcomeWithin(["echo", address])
+        #expect(status == 71 && output == "" && errors.contains("another server is listening"), "\(errors)")
+        #expect(try first.line() == "listening on \(address)")
+        try Client(address).echo("mine")
+    }
+
+    /// As `outcome`, but a server that unexpectedly serves is ended after its first line.
+    private func outcomeWithin(_ arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
+        let running = try Running(forkserveProgram, arguments, deadline: 30)
+        if try running.line() != nil { running.send(SIGTERM) }
+        return (try running.wait(), running.output, running.errors)
+    }
+
     @Test("fd:N serves on an inherited socket, whose file it leaves alone")
     func inherited() throws {
         let directory = try TemporaryDirectory()
