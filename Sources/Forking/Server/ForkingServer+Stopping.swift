@@ -4,7 +4,7 @@ import CForkCore
 
 extension ForkingServer {
     func begin(takingSignals: Bool = true) throws(ForkingError) {
-        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        try requireNotRunning()
         guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
         if !configuration.childOptions.allowsThreads { try Threads.requireOne() }
         if takingSignals {
@@ -13,6 +13,11 @@ extension ForkingServer {
         ignoresSIGPIPE = forkcore_ignore_sigpipe()
         idleSince = .now
         isRunning = true
+    }
+
+    /// The loop cannot be run from within itself.
+    func requireNotRunning() throws(ForkingError) {
+        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
     }
 
     private func signalsToTake() throws(ForkingError) -> Set<Signal> {

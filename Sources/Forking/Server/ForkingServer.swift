@@ -134,7 +134,7 @@ public final class ForkingServer {
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
-        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        try requireNotRunning()
         isRunning = true
         defer { isRunning = false }
         stop()
