@@ -11,11 +11,25 @@
 
 #include "forkcore.h"
 
+#include <signal.h>
+
 enum { FORKCORE_SIGNALS = 64 };
 
 static inline uint64_t forkcore_bit(int number)
 {
     return (uint64_t)1 << (number - 1);
 }
+
+// The lowest signal of a set that is not empty.
+static inline int forkcore_lowest(uint64_t signals)
+{
+    return __builtin_ctzll(signals) + 1;
+}
+
+// Child: the group and the tie to its parent that it was given.
+void forkcore_tie(const struct forkcore_child_plan *plan, pid_t parent);
+
+// Child: dispositions and mask as the plan says; `mask` is the parent's.
+void forkcore_restore_signals(const struct forkcore_child_plan *plan, sigset_t mask);
 
 #endif

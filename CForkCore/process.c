@@ -5,7 +5,6 @@
 #include "internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -20,7 +19,7 @@
 #endif
 
 // Where libdispatch is linked in: makes a child that uses workers which it did not inherit crash at once, instead of
-// waiting for them for ever.
+// waiting for them for ever. Only a process that has had another thread can have had workers.
 __attribute__((weak)) void dispatch_atfork_child(void);
 
 // Where the program is built for coverage: without these the lines that a child runs are counted nowhere.
@@ -28,7 +27,40 @@ __attribute__((weak)) void __llvm_profile_reset_counters(void);
 __attribute__((weak)) void __llvm_profile_initialize_file(void);
 __attribute__((weak)) int __llvm_profile_write_file(void);
 
-static void take_first_steps(const struct forkcore_child_plan *plan, pid_t parent, const sigset_t *parents_mask)
+// What is closed usually has successive numbers: it was opened at the start, one after the other.
+static void close_range_of(int first, int last)
+{
+    if (syscall(SYS_close_range, (unsigned)first, (unsigned)last, 0U) != 0)
+        for (int descriptor = first; descriptor <= last; descriptor++) // a kernel before 5.9
+            close(descriptor);
+}
+
+static void close_parents(const struct forkcore_child_plan *plan)
+{
+    int first = -1, last = -1;
+    for (size_t i = 0; i < plan->closing_count; i++) {
+        int next = plan->closing[i];
+        if (next == plan->keeping)
+            continue;
+        if (first >= 0 && next != last + 1) {
+            close_range_of(first, last);
+            first = -1;
+        }
+        if (first < 0)
+            first = next;
+        last = next;
+    }
+    if (first >= 0)
+        close_range_of(first, last);
+}
+
+struct parent {
+    pid_t pid;
+    bool had_threads;
+    sigset_t mask;
+};
+
+void forkcore_tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
     if (plan->own_group)
         setpgid(0, 0);
@@ -37,44 +69,47 @@ static void take_first_steps(const struct forkcore_child_plan *plan, pid_t paren
         if (getppid() != parent) // it died before prctl: nobody will tell us any more
             _exit(0);
     }
-    for (size_t i = 0; i < plan->closing_count; i++)
-        close(plan->closing[i]);
-    for (int number = 1; number <= FORKCORE_SIGNALS; number++)
-        if (plan->defaults & forkcore_bit(number))
-            sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-    if (dispatch_atfork_child)
+}
+
+void forkcore_restore_signals(const struct forkcore_child_plan *plan, sigset_t mask)
+{
+    for (uint64_t left = plan->defaults; left != 0; left &= left - 1)
+        sigaction(forkcore_lowest(left), &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    for (uint64_t left = plan->unblock; left != 0; left &= left - 1)
+        sigdelset(&mask, forkcore_lowest(left));
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
+static void take_first_steps(const struct forkcore_child_plan *plan, const struct parent *parent)
+{
+    if (plan->mark)
+        forkcore_mark_take(plan->mark);
+    forkcore_tie(plan, parent->pid);
+    close_parents(plan);
+    if (parent->had_threads && dispatch_atfork_child)
         dispatch_atfork_child();
     if (__llvm_profile_reset_counters && __llvm_profile_initialize_file) {
         __llvm_profile_reset_counters();
         __llvm_profile_initialize_file();
     }
-    sigset_t mask = *parents_mask;
-    for (int number = 1; number <= FORKCORE_SIGNALS; number++)
-        if (plan->unblock & forkcore_bit(number))
-            sigdelset(&mask, number);
-    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    forkcore_restore_signals(plan, parent->mask);
 }
 
-int forkcore_fork(const struct forkcore_child_plan *plan, int (*body)(void *context), void *context, pid_t *child)
+int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)
 {
-    sigset_t all, before;
-    pid_t parent = getpid();
+    struct parent parent = {.pid = forkcore_process(), .had_threads = forkcore_thread_count() != 1};
+    sigset_t all;
 
     fflush(NULL);
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_sigmask(SIG_SETMASK, &all, &parent.mask);
     pid_t pid = fork();
     int error = pid < 0 ? errno : 0;
-    if (pid == 0) {
-        take_first_steps(plan, parent, &before);
-        forkcore_exit(body(context));
-    }
-    // Both sides make the group, so that neither can be surprised by its absence. Here it fails harmlessly if the child
-    // has already executed a program or ended.
-    if (pid > 0 && plan->own_group)
-        setpgid(pid, pid);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     *child = pid;
+    if (pid == 0)
+        take_first_steps(plan, &parent);
+    else
+        pthread_sigmask(SIG_SETMASK, &parent.mask, NULL);
     return error;
 }
 
@@ -84,32 +119,6 @@ _Noreturn void forkcore_exit(int status)
         __llvm_profile_write_file();
     fflush(NULL);
     _exit(status);
-}
-
-static int place(int descriptor, int target)
-{
-    if (descriptor == target) // dup2 would leave it close-on-exec
-        return fcntl(target, F_SETFD, 0) < 0 ? errno : 0;
-    while (dup2(descriptor, target) < 0)
-        if (errno != EINTR && errno != EBUSY)
-            return errno;
-    return 0;
-}
-
-int forkcore_exec(int descriptor, const char *path, char *const argv[], char *const envp[])
-{
-    int error = place(descriptor, STDIN_FILENO);
-    if (error == 0)
-        error = place(descriptor, STDOUT_FILENO);
-    if (error != 0)
-        return error;
-    // Marked, not closed: if execve fails, what its caller holds is still what it was. A kernel before 5.11 refuses,
-    // and what the server itself opened is close-on-exec anyway.
-    const unsigned cloexec = 1U << 2;
-    syscall(SYS_close_range, 3U, ~0U, cloexec);
-    forkcore_default_sigpipe();
-    execve(path, argv, envp);
-    return errno;
 }
 
 unsigned forkcore_thread_count(void)
@@ -159,6 +168,9 @@ int forkcore_kill(pid_t pid, bool group, int number)
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
+    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it.
+    if (group && !done && errno == ESRCH && setpgid(pid, pid) == 0)
+        done = kill(-pid, number) == 0;
     if (!done || getpgid(pid) != pid) // a child can leave its group, but not escape so
         done = kill(pid, number) == 0;
     return done ? 0 : errno;

@@ -33,21 +33,24 @@ extern "C" {
 struct forkcore_child_plan {
     uint64_t unblock;    ///< signals that the parent blocked for itself, and that the child gets unblocked
     uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
-    const int *closing;  ///< descriptors that belong to the parent alone; closed in the child
+    const int *closing;  ///< descriptors that belong to the parent alone, ascending; closed in the child
     size_t closing_count;
+    int keeping;         ///< one of them that the child keeps all the same, or -1
+    void *mark;          ///< the child's death mark, from forkcore_marks_occupy, or NULL
     bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
 };
 
-/// Forks; the child runs `body(context)` and ends with its result as exit status, whatever happens.
+/// Forks, and returns twice, as fork(2) does: in the child with 0 in `*child`, after the steps of `plan`.
 ///
 /// Parent: any thread; returns 0 and stores the pid in `*child`, or returns fork's errno (EAGAIN, ENOMEM). All signals
 /// are blocked across the fork, so no handler of the parent's runs in the child, and stdio is flushed before it, so
 /// nothing the parent had buffered appears twice. The caller's mask is restored.
-/// Child: takes the steps of `plan`, restores the mask, runs `body`, then forkcore_exit. Never returns from here.
-/// Not signal-safe in the parent (fflush). In the child everything before `body` is, with one exception: libdispatch is
-/// told of the fork where it is linked in, which stores a few words and takes no lock.
-int forkcore_fork(const struct forkcore_child_plan *plan, int (*body)(void *context), void *context, pid_t *child);
+/// Child: takes the steps of `plan`, and restores the mask. It must end by forkcore_exit, and never return into the
+/// parent's code.
+/// Not signal-safe in the parent (fflush). In the child all of it is, with two exceptions: the mark is a mutex that is
+/// tried, and libdispatch is told of the fork where it is linked in; both store a few words and wait for no lock.
+int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child);
 
 /// Ends a child: flushes stdio, then _exit(status). No atexit handler of the parent's runs.
 ///
@@ -59,6 +62,24 @@ _Noreturn void forkcore_exit(int status);
 ///
 /// Child. Signal-safe.
 int forkcore_exec(int descriptor, const char *path, char *const argv[], char *const envp[]);
+
+/// A child that is another program from the start, made like forkcore_fork and forkcore_exec in one, but without a copy of
+/// the parent's memory and descriptors: clone(2) with CLONE_VM, CLONE_VFORK and CLONE_FILES. It costs the same however
+/// large the parent is, and however many descriptors above `descriptor` it has.
+///
+/// Parent: stands still until the program runs or has been refused. Returns 0 and stores pid and pidfd; or clone's or
+/// execve's errno, and nothing is left then. The caller closes the pidfd, which polls readable when the child ends.
+/// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, and that libc's fork
+/// handlers do not run. A signal handler installed in the parent and not among `defaults` may run in the child, in the
+/// parent's memory, in the microseconds before the program begins.
+/// Not signal-safe.
+int forkcore_spawn(const struct forkcore_child_plan *plan, int descriptor, const char *path, char *const argv[],
+                   char *const envp[], pid_t *child, int *pidfd);
+
+/// This process's number: getpid(2), without a system call but for the first time in each process.
+///
+/// Any process, but not a child made by a raw clone(2), of which libc knows nothing. Signal-safe.
+pid_t forkcore_process(void);
 
 /// How many threads this process has: 0 when the kernel does not say (no /proc).
 ///
@@ -100,8 +121,8 @@ struct forkcore_ending {
 /// Parent. Signal-safe.
 int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
 
-/// Sends a signal to `pid`, or with `group` to the process group that it was made to lead and to itself should it have
-/// left that, if it is a child of ours that nobody has reaped yet; until then its number cannot be another's. ECHILD if
+/// Sends a signal to `pid`, or with `group`, for a child that was given an own_group, to that and to the child itself should
+/// it have left it, if it is a child of ours that nobody has reaped yet; until then its number cannot be another's. ECHILD if
 /// it is not. kill(2).
 ///
 /// Parent. Signal-safe.
@@ -116,6 +137,48 @@ int forkcore_peek(pid_t *pid);
 ///
 /// Parent. Signal-safe.
 int forkcore_pidfd(pid_t pid, int *descriptor);
+
+// ------------------------------------------------------------------------------------------------------- death marks
+// Which children may have ended, at the price of reading a word of memory for each: see marks.c. Slots are numbered from
+// 0. All but forkcore_mark_take run in the parent that opened them, one thread at a time, and are signal-safe.
+
+struct forkcore_marks;
+
+/// Makes `slots` vacant ones. A child has no copy of them, but for the mark that it is given.
+int forkcore_marks_open(size_t slots, struct forkcore_marks **marks);
+void forkcore_marks_close(struct forkcore_marks *marks);
+
+/// Before a fork: a child is about to have this slot. Returns its mark, for the plan.
+void *forkcore_marks_occupy(struct forkcore_marks *marks, size_t slot);
+
+/// The slot's child was reaped, or never forked.
+void forkcore_marks_vacate(struct forkcore_marks *marks, size_t slot);
+
+/// The first slot in from..<end whose child may have ended and is worth asking for by forkcore_reap; `end` if there is none.
+size_t forkcore_marks_next(const struct forkcore_marks *marks, size_t from, size_t end);
+
+/// The slot's child was asked for, and lives. Several times so, and forkcore_marks_next passes it over.
+void forkcore_marks_doubt(struct forkcore_marks *marks, size_t slot);
+
+/// Forgets such doubts.
+void forkcore_marks_trust(struct forkcore_marks *marks, size_t slot);
+
+/// Whether the slot's mark says that `pid` lives.
+bool forkcore_marks_holds(const struct forkcore_marks *marks, size_t slot, pid_t pid);
+
+/// The child's first act: from now on its end, whatever brings it about, shows in the mark.
+///
+/// Child. Signal-safe but for pthread_mutex_trylock, which takes no lock that another thread could hold.
+void forkcore_mark_take(void *mark);
+
+// ------------------------------------------------------------------------------------------------------------ memory
+
+/// Memory that children get no copy of, so that it makes no fork dearer: zeroed, and only what is touched is used. A child
+/// that touches it gets SIGSEGV. mmap(2), madvise(2) with MADV_DONTFORK. Any process. Signal-safe.
+int forkcore_parent_memory_open(size_t size, void **memory);
+
+/// In the process that opened it: elsewhere something else may be there by now.
+void forkcore_parent_memory_close(void *memory, size_t size);
 
 // ----------------------------------------------------------------------------------------------------------- signals
 
@@ -258,6 +321,7 @@ int forkcore_set_no_delay(int descriptor, bool on);
 
 /// Who is on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
+
 
 #ifdef __cplusplus
 }

@@ -8,38 +8,56 @@ import Synchronization
 /// signals that it gets unblocked. Every table's children leave all of it behind, whichever server it belongs to.
 enum ParentOnly {
     struct State {
+        /// Ascending.
         var descriptors: [Int32] = []
         var blockedSignals: UInt64 = 0
+        /// A child that has become a parent itself has none of its parent's.
+        let owner = forkcore_process()
+
+        /// Where a descriptor stands, or would. There can be thousands of pidfds.
+        func place(of descriptor: Int32) -> Int {
+            var (low, high) = (0, descriptors.count)
+            while low < high {
+                let middle = (low + high) / 2
+                if descriptors[middle] < descriptor { low = middle + 1 } else { high = middle }
+            }
+            return low
+        }
     }
 
     private static let shared = Mutex(State())
 
-    static var current: State { shared.withLock { $0 } }
+    static var current: State { change { _ in } }
 
     static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {
-        shared.withLock {
-            $0.descriptors.append(descriptor)
+        _ = change {
+            $0.descriptors.insert(descriptor, at: $0.place(of: descriptor))
             $0.blockedSignals |= signals
         }
     }
 
     static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) {
-        shared.withLock {
-            if let place = $0.descriptors.lastIndex(of: descriptor) { $0.descriptors.remove(at: place) }
+        _ = change {
+            let place = $0.place(of: descriptor)
+            if place < $0.descriptors.count, $0.descriptors[place] == descriptor { $0.descriptors.remove(at: place) }
             $0.blockedSignals &= ~signals
         }
     }
 
-    /// Child: none of it is here any more, should the child become a parent itself. (The lock can only be taken if
-    /// another thread of a threaded parent held it during the fork. Nobody will ever release it then.)
-    static func forget() { _ = shared.withLockIfAvailable { $0 = State() } }
+    private static func change(_ body: (inout State) -> Void) -> State {
+        shared.withLock {
+            if $0.owner != forkcore_process() { $0 = State() }
+            body(&$0)
+            return $0
+        }
+    }
 }
 
 /// A descriptor that children close. It is closed when it goes away in the process that made it; in a child it is closed
 /// already, and its number may be another's.
 final class ParentDescriptor: Sendable {
     let rawValue: Int32
-    private let owner = getpid()
+    private let owner = forkcore_process()
 
     init(_ rawValue: Int32) {
         self.rawValue = rawValue
@@ -54,7 +72,7 @@ final class ParentDescriptor: Sendable {
     }
 
     deinit {
-        guard owner == getpid() else { return }
+        guard owner == forkcore_process() else { return }
         ParentOnly.remove(rawValue)
         forkcore_close(rawValue)
     }
@@ -64,7 +82,7 @@ final class ParentDescriptor: Sendable {
 final class SignalDescriptor {
     let rawValue: Int32
     private let blocked: UInt64
-    private let owner = getpid()
+    private let owner = forkcore_process()
 
     init(_ signals: SignalSet) throws(ForkingError) {
         var descriptor: Int32 = -1
@@ -77,18 +95,17 @@ final class SignalDescriptor {
 
     /// Calls `body` with each signal that is pending, and for SIGCHLD with the child that sent it.
     func take(_ body: (Signal, ProcessID) -> Void) {
-        var batch = [forkcore_signal](repeating: forkcore_signal(), count: 16)
-        var count = 0
-        repeat {
-            guard forkcore_signals_read(rawValue, &batch, batch.count, &count) == 0 else { return }
-            for signal in batch.prefix(count) {
-                body(Signal(rawValue: signal.number), signal.sender)
-            }
-        } while count == batch.count
+        withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: 16) { batch in
+            var count = 0
+            repeat {
+                guard forkcore_signals_read(rawValue, batch.baseAddress, batch.count, &count) == 0 else { return }
+                for signal in batch.prefix(count) { body(Signal(rawValue: signal.number), signal.sender) }
+            } while count == batch.count
+        }
     }
 
     deinit {
-        guard owner == getpid() else { return }
+        guard owner == forkcore_process() else { return }
         ParentOnly.remove(rawValue, unblocking: blocked)
         forkcore_signals_close(rawValue, blocked)
     }

@@ -8,7 +8,7 @@ enum EchoService {
     /// sent back at once, so that nothing is held that a client sends without end.
     static func serve(_ connection: inout Connection, once: Bool) throws(ForkingError) {
         while true {
-            let bytes = try connection.read(upTo: 16_384)
+            let bytes = try connection.read()
             if bytes.isEmpty { return }
             guard once, let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
                 try connection.write(bytes)

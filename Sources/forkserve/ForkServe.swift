@@ -98,7 +98,7 @@ struct Exec: ParsableCommand {
             throw ValidationError("no program to run: expected forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]")
         }
         do throws(ForkingError) {
-            _ = try Program(command)
+            _ = try ProgramLine.program(command)
         } catch {
             throw ValidationError(error.description)
         }
@@ -106,10 +106,13 @@ struct Exec: ParsableCommand {
 
     func run() throws {
         try reportingErrors {
-            let program = try Program(command)
+            let program = try ProgramLine.program(command)
             let listener = try options.listener(on: address, datagram: false)
-            let server = try ForkingServer(listener, configuration: options.serverConfiguration) { connection in
-                try program.execute(on: connection)
+            let server = try ForkingServer(programs: listener, configuration: options.serverConfiguration) {
+                (connection) throws(ForkingError) in
+                var program = program
+                for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
+                return program
             }
             try options.run(server)
         }

@@ -53,14 +53,15 @@ static int lead_a_group(void *context)
     return getpgrp() == getpid() ? 0 : 1;
 }
 
-static void the_group_is_there_for_both(void)
+static void the_group_is_there_for_who_signals_it(void)
 {
     struct forkcore_child_plan plan = {.own_group = true};
     for (int i = 0; i < 300; i++) {
         struct gate gate = make_gate();
         CHECK(await_end(start(&plan, lead_a_group, NULL)).code == 0); // the parent may not have come that far
         pid_t pid = start(&plan, wait_for_gate, &gate);
-        CHECK(getpgid(pid) == pid); // the child itself may not have come that far
+        CHECK(forkcore_kill(pid, true, SIGCONT) == 0); // the child itself may not have come that far
+        CHECK(getpgid(pid) == pid);
         close_gate(gate);
         await_end(pid);
     }
@@ -106,7 +107,7 @@ static void no_handler_of_the_parent_runs_in_the_child(void)
         pid_t pid;
         int error; // glibc's fork is restarted by the kernel until no signal comes between
         do
-            error = forkcore_fork(&(struct forkcore_child_plan){.defaults = bit(SIGUSR1)}, return_zero, NULL, &pid);
+            error = try_to_start(&(struct forkcore_child_plan){.defaults = bit(SIGUSR1)}, return_zero, NULL, &pid);
         while (error == EINTR);
         CHECK(error == 0);
         struct forkcore_ending ending = await_end(pid);
@@ -166,7 +167,7 @@ static int fork_and_leave(void *context)
     struct family *family = context;
     pid_t pid;
     char byte;
-    forkcore_fork(&(struct forkcore_child_plan){.dies_with_parent = true}, say_ready_and_wait, family, &pid);
+    try_to_start(&(struct forkcore_child_plan){.dies_with_parent = true}, say_ready_and_wait, family, &pid);
     return family->waits ? read(family->ready.ends[0], &byte, 1) != 1 : 0;
 }
 
@@ -191,7 +192,7 @@ static void a_refused_fork_says_so(void)
         return;
     setrlimit(RLIMIT_NPROC, &(struct rlimit){0, 0});
     pid_t pid = 77;
-    CHECK(forkcore_fork(&(struct forkcore_child_plan){0}, return_zero, NULL, &pid) == EAGAIN);
+    CHECK(try_to_start(&(struct forkcore_child_plan){0}, return_zero, NULL, &pid) == EAGAIN);
     CHECK(!is_blocked(SIGUSR1));
 }
 
@@ -257,7 +258,7 @@ static void a_program_that_is_not_there_leaves_the_descriptor(void)
 
 const struct test child_tests[] = {
     {"the child takes its first steps", the_child_takes_its_first_steps},
-    {"the group is there for both", the_group_is_there_for_both},
+    {"the group is there for who signals it", the_group_is_there_for_who_signals_it},
     {"no handler of the parent runs in the child", no_handler_of_the_parent_runs_in_the_child},
     {"stdio is neither doubled nor lost", stdio_is_neither_doubled_nor_lost},
     {"no exit handler runs in the child", no_exit_handler_runs_in_the_child},

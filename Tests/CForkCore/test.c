@@ -68,10 +68,18 @@ int main(int count, char **arguments)
     return failed > 0 || passed == 0;
 }
 
+int try_to_start(const struct forkcore_child_plan *plan, int (*body)(void *), void *context, pid_t *pid)
+{
+    int error = forkcore_fork(plan, pid);
+    if (error == 0 && *pid == 0)
+        forkcore_exit(body(context));
+    return error;
+}
+
 pid_t start(const struct forkcore_child_plan *plan, int (*body)(void *), void *context)
 {
-    pid_t pid = 0;
-    CHECK(forkcore_fork(plan ? plan : &(struct forkcore_child_plan){0}, body, context, &pid) == 0 && pid > 0);
+    pid_t pid;
+    CHECK(try_to_start(plan ? plan : &(struct forkcore_child_plan){.keeping = -1}, body, context, &pid) == 0);
     return pid;
 }
 

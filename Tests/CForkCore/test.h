@@ -34,7 +34,9 @@ void check(bool condition, const char *text, const char *file, int line);
 
 static inline uint64_t bit(int number) { return (uint64_t)1 << (number - 1); }
 
-/// Forks with `plan`, or with an empty one.
+/// Forks with `plan`; the child ends with what `body` returns.
+int try_to_start(const struct forkcore_child_plan *plan, int (*body)(void *), void *context, pid_t *pid);
+/// The same, with `plan` or an empty one; it must succeed.
 pid_t start(const struct forkcore_child_plan *plan, int (*body)(void *), void *context);
 /// Waits until `pid` has ended, leaving it a zombie.
 void await_zombie(pid_t pid);

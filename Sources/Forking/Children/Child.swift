@@ -18,8 +18,8 @@ public struct ChildOptions: Sendable {
     /// Fork although this process has more than one thread. The child must then do nothing but call C functions that are
     /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
-    /// A descriptor of the server's that this child is to have.
-    var keeps: Int32?
+    /// A descriptor of the server's that this child is to have, or -1.
+    var keeps: Int32 = -1
 
     /// The defaults, as said at each property.
     public init() {}
@@ -33,22 +33,37 @@ public struct ChildOptions: Sendable {
     }
 }
 
-/// A live child, as its table knows it.
-struct Child {
+/// A live child, as its table knows it. Plain bytes: see `ChildSlots`.
+struct Child: BitwiseCopyable {
     /// running → terminating (SIGTERM was sent) → killed (SIGKILL was sent)
     enum Stage { case running, terminating, killed }
 
+    /// 0 in a slot that is reserved only.
     let pid: ProcessID
-    let peer: SocketAddress?
-    let startedAt: Instant
+    var peer: SocketAddress?
+    var startedAt: Instant
     let hasGroup: Bool
-    /// In a table that works with pidfds.
-    let pidfd: Int32?
+    /// -1 but in a table that works with pidfds.
+    let pidfd: Int32
     var stage = Stage.running
     var reason = ChildExit.Reason.own
     /// When its next stage comes: the time limit, then the kill.
     var deadline: Instant?
-    var killAfter: Duration
+    let killAfter: Duration
+
+    init(
+        _ pid: ProcessID, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions, pidfd: Int32
+    ) {
+        self.pid = pid
+        self.peer = peer
+        self.startedAt = startedAt
+        self.pidfd = pidfd
+        hasGroup = options.ownGroup
+        deadline = options.timeLimit.map { startedAt + $0 }
+        killAfter = options.killAfter
+    }
+
+    static let none = Child(0, nil, Instant(nanoseconds: 0), ChildOptions(), pidfd: -1)
 }
 
 /// A live child, as others may see it.

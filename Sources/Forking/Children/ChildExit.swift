@@ -46,7 +46,7 @@ public struct ResourceUsage: Hashable, Sendable {
 /// A child has ended and was reaped.
 public struct ChildExit: Sendable {
     /// Who brought the end about.
-    public enum Reason: Hashable, Sendable {
+    public enum Reason: Hashable, Sendable, BitwiseCopyable {
         /// The child, or somebody else's signal.
         case own
         /// Its table: its time limit had passed.

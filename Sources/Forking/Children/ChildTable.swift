@@ -31,12 +31,16 @@ public final class ChildTable {
     /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table.
     public var onExit: (ChildExit) -> Void
 
-    private let source: ReapSource
-    private(set) var live: [ProcessID: Child] = [:]
+    let source: ReapSource
+    private(set) var slots: ChildSlots
+    /// In a table that reaps by signal.
+    private let marks: OpaquePointer?
+    /// How many slots are taken by children that are being forked.
     private(set) var reserved = 0
     private var pending: [ChildExit] = []
+    private var told = 0
     /// No child has a deadline before this.
-    private var nextDeadline: Instant?
+    var nextDeadline: Instant?
 
     /// - Parameters:
     ///   - limit: how many children there can be at once, at least 1.
@@ -49,16 +53,25 @@ public final class ChildTable {
         self.limit = limit
         self.onExit = onExit
         source = try ReapSource.source(for: reaping)
+        // Linux has numbers for no more processes than this, whatever the limit.
+        let capacity = min(limit, 1 << 22)
+        slots = try ChildSlots(capacity: capacity)
+        var marks: OpaquePointer?
+        if source.needsMarks { try check(forkcore_marks_open(capacity, &marks), "mmap") }
+        self.marks = marks
         source.attach(self)
     }
 
     deinit {
-        for child in live.values { child.pidfd.map(source.unwatch) }
         source.detach(self)
+        guard source.isOurs else { return }
+        forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
+        if let marks { forkcore_marks_close(marks) }
+        slots.close()
     }
 
     /// How many children there are.
-    public var count: Int { live.count + reserved }
+    public var count: Int { slots.count }
 
     /// Whether another child would be one too many.
     public var isFull: Bool { count >= limit }
@@ -69,15 +82,25 @@ public final class ChildTable {
 
     /// The live children, oldest first.
     public var children: [ChildInfo] {
+        requireParent()
         let now = Instant.now
-        return live.values.sorted { ($0.startedAt, $0.pid) < ($1.startedAt, $1.pid) }.map {
+        var all: [Child] = []
+        forEachChild { all.append($1) }
+        return all.sorted { ($0.startedAt, $0.pid) < ($1.startedAt, $1.pid) }.map {
             ChildInfo(pid: $0.pid, peer: $0.peer, age: now - $0.startedAt, isEnding: $0.stage != .running)
         }
     }
 
-    var pids: [ProcessID] { Array(live.keys) }
+    /// Children may go, but none come, while `body` runs.
+    func forEachChild(_ body: (Int, Child) -> Void) {
+        var slot = slots.next(from: 0)
+        while let current = slot {
+            body(current, slots[current])
+            slot = slots.next(from: current + 1)
+        }
+    }
 
-    private func requireParent() {
+    func requireParent() {
         precondition(source.isOurs, "a child used the table of its parent; it can only make one of its own")
     }
 
@@ -100,50 +123,86 @@ public final class ChildTable {
         requireParent()
         let options = try options.checked()
         if !options.allowsThreads { try Threads.requireOne() }
-        try reserve()
+        let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = forkChild(options, body, &pid)
+        let code = withPlan(options, slot) { forkcore_fork($0, &pid) }
         guard code == 0 else {
-            abandon()
+            abandon(slot)
             throw .system(call: "fork", Errno(rawValue: code))
         }
-        let pidfd: Int32?
+        if pid == 0 { forkcore_exit(body()) }  // the child ends here
         do {
-            pidfd = try source.watch(pid)
+            let pidfd = try source.watch(pid, slot)
+            commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
         } catch {
             end(unwatchable: pid)
-            abandon()
+            abandon(slot)
             throw error
         }
-        let limit = options.timeLimit.map { startedAt + $0 }
-        commit(
-            Child(
-                pid: pid, peer: peer, startedAt: startedAt, hasGroup: options.ownGroup, pidfd: pidfd, deadline: limit,
-                killAfter: options.killAfter))
+        return pid
+    }
+
+    /// Makes a child that is `program` from the start, on `descriptor`: it stands on the program's descriptors 0 and 1,
+    /// 2 is inherited, and all others are closed. clone(2), execve(2).
+    ///
+    /// It costs the same however much memory the parent has. The child has the mask and the dispositions that one of
+    /// `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
+    ///
+    /// Parent: stands still until the program runs. The table must reap by pidfd, as exec ends what marks a child's end
+    /// otherwise.
+    /// - Throws: as `fork` does, and `.system` with execve's error.
+    @discardableResult
+    public func spawn(
+        _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
+        options: ChildOptions = ChildOptions()
+    ) throws(ForkingError) -> ProcessID {
+        requireParent()
+        precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
+        let options = try options.checked()
+        let slot = try reserve()
+        let startedAt = Instant.now
+        var pid: ProcessID = 0
+        var pidfd: Int32 = -1
+        let code = withPlan(options, slot) { plan in
+            program.arguments.withVector { arguments in
+                program.environment.withVector { environment in
+                    forkcore_spawn(plan, descriptor.rawValue, program.path, arguments, environment, &pid, &pidfd)
+                }
+            }
+        }
+        guard code == 0 else {
+            abandon(slot)
+            throw .system(call: "execve \(program.path)", Errno(rawValue: code))
+        }
+        do {
+            try source.watch(pidfd: pidfd, slot)
+            commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
+        } catch {
+            end(unwatchable: pid)
+            abandon(slot)
+            throw error
+        }
         return pid
     }
 
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
     private lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
-    /// The one place that forks.
-    private func forkChild(_ options: ChildOptions, _ body: () -> Int32, _ pid: inout ProcessID) -> Int32 {
+    /// What a child leaves behind. From here to its body nothing is allocated.
+    private func withPlan(
+        _ options: ChildOptions, _ slot: Int, _ fork: (UnsafePointer<forkcore_child_plan>) -> Int32
+    ) -> Int32 {
         let left = ParentOnly.current
         let ours = SignalSet(rawValue: left.blockedSignals)
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
-        let closing = options.keeps.map { kept in left.descriptors.filter { $0 != kept } } ?? left.descriptors
-        return closing.withUnsafeBufferPointer { closing in
+        return left.descriptors.withUnsafeBufferPointer { closing in
             var plan = forkcore_child_plan(
                 unblock: ours.rawValue, defaults: reset.rawValue,
-                closing: closing.baseAddress, closing_count: closing.count,
+                closing: closing.baseAddress, closing_count: closing.count, keeping: options.keeps,
+                mark: marks.map { forkcore_marks_occupy($0, slot) },
                 own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
-            return withoutActuallyEscaping(body) { body in
-                var body = body
-                return withUnsafeMutablePointer(to: &body) { context in
-                    forkcore_fork(&plan, runChild, context, &pid)
-                }
-            }
+            return fork(&plan)
         }
     }
 
@@ -156,30 +215,37 @@ public final class ChildTable {
 
     // MARK: Slots: reserve → commit or abandon → release
 
-    private func reserve() throws(ForkingError) {
+    private func reserve() throws(ForkingError) -> Int {
         guard !isFull else { throw .full(limit: limit) }
         reserved += 1
-        checkInvariants()
+        defer { checkInvariants() }
+        return slots.take()
     }
 
-    private func commit(_ child: Child) {
+    private func commit(_ slot: Int, _ child: Child) {
         reserved -= 1
         // Had an earlier child of this number been ours still, the kernel would not have given it out again.
-        if let lost = live[child.pid] { release(lost, forkcore_ending(FORKCORE_LOST)) }
-        live[child.pid] = child
+        if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
+        slots.fill(slot, with: child)
         child.deadline.map(noteDeadline)
         checkInvariants()
     }
 
-    private func abandon() {
+    private func abandon(_ slot: Int) {
         reserved -= 1
-        checkInvariants()
+        vacate(slot)
     }
 
-    private func release(_ child: Child, _ ending: forkcore_ending) {
-        live[child.pid] = nil
-        child.pidfd.map(source.unwatch)
+    private func release(_ slot: Int, _ ending: forkcore_ending) {
+        let child = slots[slot]
+        if child.pidfd >= 0 { source.unwatch(child.pidfd) }
+        vacate(slot)
         pending.append(ChildExit(child, ending, at: .now))
+    }
+
+    private func vacate(_ slot: Int) {
+        if let marks { forkcore_marks_vacate(marks, slot) }
+        slots.release(slot)
         checkInvariants()
     }
 
@@ -214,27 +280,63 @@ public final class ChildTable {
     /// somebody else may have taken, or thrown away by setting it to its default.
     func sweep() {
         requireParent()
-        source.sweep()
+        reapAll()
         source.wake(at: .now)  // to tell of what was found
     }
 
-    /// Whether `pid` is a child of this table that had ended. Its observers hear of it in `deliver()`.
-    func reap(_ pid: ProcessID) -> Bool {
-        guard let child = live[pid] else { return false }
+    /// Asks for those that may have ended, as their marks say.
+    func reapMarked() {
+        guard let marks else { return }
+        var slot = 0
+        while true {
+            slot = forkcore_marks_next(marks, slot, slots.end)
+            guard slot < slots.end else { return }
+            if slots[slot].pid != 0, !reap(slot) { forkcore_marks_doubt(marks, slot) }
+            slot += 1
+        }
+    }
+
+    /// Asks for each that its mark does not say is alive.
+    func reapDoubtful() {
+        forEachChild { slot, child in
+            guard let marks, !forkcore_marks_holds(marks, slot, child.pid) else { return }
+            forkcore_marks_trust(marks, slot)
+            _ = reap(slot)
+        }
+    }
+
+    /// Asks for each by name.
+    func reapAll() {
+        forEachChild { slot, _ in _ = reap(slot) }
+    }
+
+    /// Whether `pid` is a child of this table that had ended.
+    func reap(pid: ProcessID) -> Bool {
+        slots.slot(of: pid).map(reap) ?? false
+    }
+
+    /// Whether the child in `slot` had ended. Its observers hear of it in `deliver()`.
+    func reap(_ slot: Int) -> Bool {
+        let child = slots[slot]
         var ending = forkcore_ending()
         let endsGroup = child.hasGroup && (endsGroups || child.stage != .running)
         // An errno other than ECHILD would be a kernel that has no wait4; the child stays in the table.
-        guard forkcore_reap(pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
-        release(child, ending)
+        guard forkcore_reap(child.pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
+        release(slot, ending)
         return true
     }
 
-    /// Tells the observer what has ended since it was last told.
+    /// Tells the observer what has ended since it was last told. It may call this again: each end is told once.
     func deliver() {
-        while !pending.isEmpty { onExit(pending.removeFirst()) }
+        while told < pending.count {
+            told += 1
+            onExit(pending[told - 1])
+        }
+        pending.removeAll(keepingCapacity: true)
+        told = 0
     }
 
-    // MARK: Signalling and time
+    // MARK: Signalling
 
     /// Sends `signal` to a child, or with `group` to its process group. kill(2).
     ///
@@ -242,92 +344,23 @@ public final class ChildTable {
     @discardableResult
     public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
         requireParent()
-        guard let child = live[pid] else { return false }
-        let code = forkcore_kill(pid, group && child.hasGroup, signal.rawValue)
-        if code == ECHILD, reap(pid) { source.wake(at: .now) }  // somebody else has reaped it
-        return code == 0
+        return slots.slot(of: pid).map { self.signal(signal, at: $0, group: group) } ?? false
     }
 
     /// Sends `signal` to every child, or with `group` to their process groups. kill(2).
     public func signalAll(_ signal: Signal, group: Bool = false) {
-        for pid in live.keys { self.signal(signal, to: pid, group: group) }
+        requireParent()
+        forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
     }
 
-    /// Sends SIGTERM to a child and its group; `killAfter` later, 3 seconds unless its options say otherwise, SIGKILL.
-    ///
-    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
+    /// The one place that signals.
     @discardableResult
-    public func terminate(_ pid: ProcessID) -> Bool {
-        guard let child = live[pid] else { return false }
-        if child.stage == .running { advance(child, because: .stopped, at: .now) }
-        return true
+    func signal(_ signal: Signal, at slot: Int, group: Bool) -> Bool {
+        let child = slots[slot]
+        let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
+        if code == ECHILD, reap(slot) { source.wake(at: .now) }  // somebody else has reaped it
+        return code == 0
     }
-
-    /// Sends SIGTERM to every child and its group; `killAfter` later SIGKILL.
-    public func terminateAll() {
-        for pid in pids { terminate(pid) }
-    }
-
-    /// Sends SIGKILL to every child and its group.
-    public func killAll() {
-        for child in live.values where child.stage != .killed {
-            var child = child
-            child.stage = .terminating
-            advance(child, because: .stopped, at: .now)
-        }
-    }
-
-    /// Takes a child to its next stage: SIGTERM, then SIGKILL.
-    private func advance(_ child: Child, because reason: ChildExit.Reason, at now: Instant) {
-        var child = child
-        if child.reason == .own { child.reason = reason }
-        switch child.stage {
-        case .running:
-            child.stage = .terminating
-            child.deadline = now + child.killAfter
-            signal(.terminate, to: child.pid, group: true)
-            signal(.continue, to: child.pid, group: true)  // one that was stopped would not see it
-        case .terminating:
-            child.stage = .killed
-            child.deadline = nil
-            signal(.kill, to: child.pid, group: true)
-        case .killed:
-            return
-        }
-        if live[child.pid] != nil { live[child.pid] = child }  // lost, it was released just now
-        child.deadline.map(noteDeadline)
-        checkInvariants()
-    }
-
-    private func noteDeadline(_ deadline: Instant) {
-        guard nextDeadline.map({ deadline < $0 }) ?? true else { return }
-        nextDeadline = deadline
-        source.wake(at: deadline)
-    }
-
-    /// Ends the children whose time has come. Returns when to look again.
-    ///
-    /// All are looked at, but only when the earliest deadline that was known has come: once a time limit, not once an
-    /// end.
-    func keepTime(_ now: Instant) -> Instant? {
-        guard let next = nextDeadline, next <= now else { return nextDeadline }
-        nextDeadline = nil
-        for child in live.values {
-            guard let deadline = child.deadline else { continue }
-            if deadline <= now {
-                advance(child, because: .timeLimit, at: now)
-            } else {
-                noteDeadline(deadline)
-            }
-        }
-        return nextDeadline
-    }
-}
-
-/// Child: what runs in it from C's side on.
-private func runChild(_ context: UnsafeMutableRawPointer?) -> Int32 {
-    ParentOnly.forget()
-    return context!.assumingMemoryBound(to: (() -> Int32).self).pointee()
 }
 
 /// How many threads this process has, and whether that may be.

@@ -13,17 +13,17 @@ import SystemPackage
 /// - SIGCHLD, or each child's pidfd;
 /// - a timer, armed only while a child has a deadline or a sweep is due.
 final class ReapSource {
-    /// The kernel merges SIGCHLDs. The ones that exits hid behind each other are found by asking which child is
-    /// waitable; but a child that somebody else reaped is not, and its SIGCHLD may have been merged away. So after any
-    /// SIGCHLD each child is asked for by name, once, this much later. With no exits there are no sweeps.
+    /// The kernel merges SIGCHLDs; the ends that hid behind each other are found by their death marks. But marks can be
+    /// forged or missing. So after any SIGCHLD, this much later, it is looked for what they did not tell of. With no
+    /// exits there are no sweeps.
     private static let sweepInterval = Duration.seconds(1)
-    private static let timerToken: UInt64 = 0
+    private static let timerToken: UInt64 = .max - 1
     private static let signalToken: UInt64 = .max
 
     private let poll: ParentDescriptor
     private let timer: ParentDescriptor
     private let signals: SignalDescriptor?
-    private let owner = getpid()
+    private let owner = forkcore_process()
     private var tables: [Entry] = []
     private var alarm: Instant?
     private var sweepDue: Instant?
@@ -37,7 +37,10 @@ final class ReapSource {
     var descriptor: Int32 { poll.rawValue }
 
     /// False in a child, whose copy of its parent's tables is of no use: its siblings are not its children.
-    var isOurs: Bool { owner == getpid() }
+    var isOurs: Bool { owner == forkcore_process() }
+
+    /// Whether it learns of ends by SIGCHLD, so that death marks have to tell which children it may mean.
+    var needsMarks: Bool { signals != nil }
 
     init(bySignal: Bool) throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
@@ -67,7 +70,7 @@ final class ReapSource {
     /// The process's one source for SIGCHLD. A child that inherited its parent's makes one of its own.
     private static func sharedSource() throws(ForkingError) -> ReapSource {
         let wayOut = "or make the table with reaping: .pidfd"
-        guard forkcore_thread_id() == getpid() else {
+        guard forkcore_thread_id() == forkcore_process() else {
             throw .invalid("tables that reap by signal share one SIGCHLD: make them on the first thread, \(wayOut)")
         }
         if let shared, shared.isOurs { return shared }
@@ -92,16 +95,21 @@ final class ReapSource {
 
     // MARK: Watching
 
-    /// Begins to watch a new child; nil when SIGCHLD does it.
-    func watch(_ pid: ProcessID) throws(ForkingError) -> Int32? {
-        guard signals == nil else { return nil }
+    /// Begins to watch the new child in `slot` by a pidfd, and returns that; -1 when SIGCHLD does it.
+    func watch(_ pid: ProcessID, _ slot: Int) throws(ForkingError) -> Int32 {
+        guard signals == nil else { return -1 }
         var pidfd: Int32 = -1
         try check(forkcore_pidfd(pid, &pidfd), "pidfd_open")
-        let code = forkcore_poll_add(poll.rawValue, pidfd, UInt64(pid))
+        try watch(pidfd: pidfd, slot)
+        return pidfd
+    }
+
+    /// Begins to watch the new child in `slot` by its pidfd, which is closed if that fails.
+    func watch(pidfd: Int32, _ slot: Int) throws(ForkingError) {
+        let code = forkcore_poll_add(poll.rawValue, pidfd, UInt64(slot))
         if code != 0 { forkcore_close(pidfd) }
         try check(code, "epoll_ctl")
         ParentOnly.add(pidfd)
-        return pidfd
     }
 
     func unwatch(_ pidfd: Int32) {
@@ -136,42 +144,43 @@ final class ReapSource {
     }
 
     private func collectBySignal() {
-        var hints: [ProcessID] = []
-        signals!.take { _, child in hints.append(child) }
-        for pid in hints { _ = reap(pid) }
-        if !hints.isEmpty, sweepDue == nil {
+        var hasNews = false
+        signals!.take { _, child in
+            hasNews = true
+            // The one that SIGCHLD names is known for free.
+            _ = tables.contains { $0.table.reap(pid: child) }
+        }
+        for entry in tables { entry.table.reapMarked() }
+        if hasNews, sweepDue == nil {
             let due = Instant.now + Self.sweepInterval
             sweepDue = due
             wake(at: due)
         }
-        // What the merged signals did not name.
-        var waitable: ProcessID = 0
-        while forkcore_peek(&waitable) == 0, waitable != 0 {
-            guard reap(waitable) else {
-                sweep()  // a foreign child waits for its own parent's wait, and ours may stand behind it
-                return
-            }
-        }
     }
 
     private func collectByPidfd() {
-        var tokens = [UInt64](repeating: 0, count: 16)
-        var count = 0
-        repeat {
-            guard forkcore_poll_ready(poll.rawValue, &tokens, tokens.count, &count) == 0 else { return }
-            for token in tokens.prefix(count) where token != Self.timerToken { _ = reap(ProcessID(token)) }
-        } while count == tokens.count
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
+            var count = 0
+            repeat {
+                guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
+                for token in tokens.prefix(count) where token != Self.timerToken {
+                    for entry in tables { _ = entry.table.reap(Int(token)) }  // it has one table only
+                }
+            } while count == tokens.count
+        }
     }
 
-    /// Whether `pid` was one of ours that had ended.
-    private func reap(_ pid: ProcessID) -> Bool {
-        tables.contains { $0.table.reap(pid) }
-    }
-
-    /// Asks for each child by name.
-    func sweep() {
+    /// Finds whom no mark told of: children whose mark was forged or never set, and children of ours that somebody else
+    /// has reaped.
+    ///
+    /// If any child of this process waits to be reaped, it may be one whose mark says that it lives, so that each has to be
+    /// asked for by name. (It may also be a foreign one; as long as it waits, so it goes on.) If none does, those whose
+    /// mark says that they live do live.
+    private func sweep() {
+        var waitable: ProcessID = 0
+        let allAccountedFor = forkcore_peek(&waitable) == 0 && waitable == 0
         for entry in tables {
-            for pid in entry.table.pids { _ = entry.table.reap(pid) }
+            if allAccountedFor { entry.table.reapDoubtful() } else { entry.table.reapAll() }
         }
     }
 

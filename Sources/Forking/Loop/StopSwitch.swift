@@ -23,7 +23,7 @@ public final class StopSwitch: Sendable {
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }
 
     private let event: ParentDescriptor
-    private let owner = getpid()
+    private let owner = forkcore_process()
 
     init() throws(ForkingError) {
         event = try ParentDescriptor("eventfd", forkcore_event_open)
@@ -31,7 +31,7 @@ public final class StopSwitch: Sendable {
 
     /// Asks for a step. Asking for one that was passed already changes nothing.
     public func stop(_ step: StopStep = .drain) {
-        guard owner == getpid() else { return }
+        guard owner == forkcore_process() else { return }
         forkcore_event_add(descriptor.rawValue, Self.value(step))
     }
 

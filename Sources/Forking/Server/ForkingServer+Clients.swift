@@ -6,6 +6,7 @@ extension ForkingServer {
     enum Service {
         case connections((inout Connection) throws -> Void)
         case datagrams((Datagram) throws -> Void)
+        case programs((borrowing Connection) throws(ForkingError) -> Program)
     }
 
     /// Takes one client from the kernel's queue and forks a child for it.
@@ -20,6 +21,10 @@ extension ForkingServer {
                 guard let datagram = try listener!.receive(limit: configuration.datagramLimit) else { return }
                 noteClient()
                 serve(datagram, handler)
+            case .programs(let program):
+                guard let connection = try listener!.accept() else { return }
+                noteClient()
+                serve(connection, by: program)
             }
         } catch .system(let call, let code) where Self.shortages.contains(code) {
             // The client stays in the queue. An exit may free what is short; else it is tried again soon.
@@ -38,22 +43,46 @@ extension ForkingServer {
     }
 
     private func serve(_ connection: consuming Connection, _ handler: (inout Connection) throws -> Void) {
+        guard isWelcome(connection) else { return }
         let peer = connection.peer
-        do {
-            guard try hooks.verifyConnection(connection) else { return hooks.observe(.refused(peer)) }
-        } catch {
-            return hooks.observe(.verifyFailed(peer, error))
-        }
-        fork(for: peer) {
-            let status = run(for: peer) {
-                if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
-                if configuration.noDelay, !peer.isUnix { try connection.setNoDelay(true) }
-                try handler(&connection)
+        begin(peer) { () throws(ForkingError) in
+            try children.fork(peer: peer, options: configuration.childOptions) {
+                let status = run(for: peer) {
+                    try setUp(connection)
+                    try handler(&connection)
+                }
+                connection.finish()
+                return status
             }
-            connection.finish()
-            return status
         }
         // Here the parent's copy of the connection closes. The child's is the only one left.
+    }
+
+    private func serve(
+        _ connection: consuming Connection, by program: (borrowing Connection) throws(ForkingError) -> Program
+    ) {
+        guard isWelcome(connection) else { return }
+        begin(connection.peer) { () throws(ForkingError) in
+            try setUp(connection)
+            return try children.spawn(
+                program(connection), on: connection.descriptor, peer: connection.peer,
+                options: configuration.childOptions)
+        }
+    }
+
+    private func isWelcome(_ connection: borrowing Connection) -> Bool {
+        do {
+            if try hooks.verifyConnection(connection) { return true }
+            hooks.observe(.refused(connection.peer))
+        } catch {
+            hooks.observe(.verifyFailed(connection.peer, error))
+        }
+        return false
+    }
+
+    private func setUp(_ connection: borrowing Connection) throws(ForkingError) {
+        if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
+        if configuration.noDelay, !connection.peer.isUnix { try connection.setNoDelay(true) }
     }
 
     private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) {
@@ -62,7 +91,13 @@ extension ForkingServer {
         } catch {
             return hooks.observe(.verifyFailed(datagram.peer, error))
         }
-        fork(for: datagram.peer, keeping: datagram.socket) { run(for: datagram.peer) { try handler(datagram) } }
+        var options = configuration.childOptions
+        options.keeps = datagram.socket.rawValue
+        begin(datagram.peer) { () throws(ForkingError) in
+            try children.fork(peer: datagram.peer, options: options) {
+                run(for: datagram.peer) { try handler(datagram) }
+            }
+        }
     }
 
     /// Child: what the handler does, its errors included, as an exit status.
@@ -76,12 +111,10 @@ extension ForkingServer {
         }
     }
 
-    private func fork(for peer: SocketAddress, keeping socket: FileDescriptor? = nil, _ body: () -> Int32) {
-        var options = configuration.childOptions
-        options.keeps = socket?.rawValue
+    /// Has a child made for a client, and tells of it.
+    private func begin(_ peer: SocketAddress, _ makeChild: () throws(ForkingError) -> ProcessID) {
         do throws(ForkingError) {
-            let pid = try children.fork(peer: peer, options: options, body)
-            hooks.observe(.forked(pid, peer: peer))
+            hooks.observe(.forked(try makeChild(), peer: peer))
         } catch {
             hooks.observe(.forkFailed(peer, error))
         }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
+
 extension ForkingServer {
     /// How a server behaves. The defaults are the seed's where it has one.
     public struct Configuration: Sendable {
@@ -51,6 +53,18 @@ extension ForkingServer {
             try Self.checkTakeable(stopSignals)
             _ = try childOptions.checked()
             return self
+        }
+
+        /// Throws unless there can be a descriptor for each child, and some for the server.
+        func checkDescriptors() throws(ForkingError) {
+            let others = 16
+            var limit = rlimit()
+            guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0,
+                limit.rlim_cur < rlim_t(maxChildren) + rlim_t(others)
+            else { return }
+            throw .invalid(
+                "maxChildren is \(maxChildren), and each child that is a program takes a descriptor here: "
+                    + "with \(others) for the server that is more than the \(limit.rlim_cur) allowed (ulimit -n)")
         }
 
         /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.

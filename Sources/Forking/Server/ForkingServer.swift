@@ -68,6 +68,25 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .datagrams(handler))
     }
 
+    /// A server that executes a program for each connection, on its descriptors 0 and 1; 2 is inherited. See
+    /// `ChildTable.spawn`.
+    ///
+    /// - Parameter program: says which, and with which variables. Runs in the parent, for each client that was accepted;
+    ///   when it throws, the client is sent away.
+    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
+    ///   than children, each of which takes one here; `.system`.
+    public convenience init(
+        programs listener: consuming Listener, configuration: Configuration = Configuration(),
+        hooks: ServerHooks = ServerHooks(),
+        program: @escaping (borrowing Connection) throws(ForkingError) -> Program
+    ) throws(ForkingError) {
+        guard !listener.isDatagram else {
+            throw .invalid("the listener on \(listener.address) is for datagrams, and programs are given connections")
+        }
+        try configuration.checkDescriptors()
+        try self.init(listener, configuration, hooks, .programs(program))
+    }
+
     private init(
         _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ServerHooks, _ service: Service
     ) throws(ForkingError) {
@@ -76,7 +95,9 @@ public final class ForkingServer {
         self.service = service
         address = listener.address
         stopSwitch = try StopSwitch()
-        children = try ChildTable(limit: configuration.maxChildren)
+        // What marks the end of a forked child is lost when it executes a program.
+        let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
+        children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         self.listener = consume listener
         children.onExit = { [weak self] exit in self?.hooks.observe(.ended(exit)) }
     }

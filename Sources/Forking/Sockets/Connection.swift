@@ -17,6 +17,10 @@ public struct Connection: ~Copyable {
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
     private var hasEnded = false
+    /// How much is read at once: little at first, as most clients send little, and each page that a child touches is a
+    /// page fault; then more, as long as the peer fills it. Never what a peer only promises.
+    private var piece = 1000
+    private static let largestPiece = 65_536
 
     /// Takes a connected stream socket over; it is closed with the connection.
     public init(_ descriptor: FileDescriptor, peer: SocketAddress) {
@@ -70,8 +74,10 @@ public struct Connection: ~Copyable {
     /// - Throws: `ForkingError.timedOut`, or `.system` from recv(2).
     public mutating func read(upTo limit: Int = 65_536) throws(ForkingError) -> [UInt8] {
         precondition(limit > 0, "there is nothing to read into")
-        if unread.isEmpty { _ = try fill(upTo: limit) }
-        return take(min(limit, unread.count))
+        if !unread.isEmpty { return take(min(limit, unread.count)) }
+        var bytes: [UInt8] = []
+        note(try receive(upTo: min(limit, piece), behind: 0, of: &bytes))
+        return bytes
     }
 
     private mutating func take(_ count: Int) -> [UInt8] {
@@ -81,29 +87,39 @@ public struct Connection: ~Copyable {
     }
 
     /// Reads once, behind what is unread; returns how many bytes came, 0 at the end of the stream.
-    ///
-    /// Never asks for more than one piece at a time, so a peer that promises much costs no memory until it sends it.
     private mutating func fill(upTo wanted: Int) throws(ForkingError) -> Int {
-        let piece = 16_384
-        if unread.isEmpty { unread = 0..<0 }
-        if unread.lowerBound > 0, buffer.count - unread.upperBound < min(wanted, piece) {
+        if unread.lowerBound > 0 {
             buffer.removeSubrange(..<unread.lowerBound)
             unread = 0..<unread.count
         }
-        let room = unread.upperBound + min(max(wanted, 4096), piece)
-        if buffer.count < room {
-            buffer.append(
-                contentsOf: repeatElement(0, count: max(room, min(2 * buffer.count, room + piece)) - buffer.count))
-        }
+        var bytes = buffer
+        buffer = []  // one array, not two that would be copied
+        defer { buffer = bytes }
+        let count = try receive(upTo: min(wanted, piece), behind: unread.count, of: &bytes)
+        unread = 0..<unread.count + count
+        note(count)
+        return count
+    }
+
+    /// Reads once, at most `room` bytes, into `bytes` behind the first `kept`; returns how many came.
+    private func receive(upTo room: Int, behind kept: Int, of bytes: inout [UInt8]) throws(ForkingError) -> Int {
         var count = 0
-        let code = buffer.withUnsafeMutableBytes { bytes in
-            let free = UnsafeMutableRawBufferPointer(rebasing: bytes[unread.upperBound...])
-            return forkcore_receive(descriptor.rawValue, free.baseAddress, free.count, &count)
+        var code: Int32 = 0
+        bytes.removeSubrange(kept...)
+        if bytes.capacity < kept + room { bytes.reserveCapacity(max(kept + room, 2 * kept)) }
+        bytes.append(addingCapacity: room) { free in
+            free.withUnsafeMutableBufferPointer { free, filled in
+                code = forkcore_receive(descriptor.rawValue, free.baseAddress, room, &count)
+                filled += count
+            }
         }
         try checkTimed(code, "recv")
-        hasEnded = count == 0
-        unread = unread.lowerBound..<unread.upperBound + count
         return count
+    }
+
+    private mutating func note(_ count: Int) {
+        hasEnded = count == 0
+        if count == piece { piece = min(4 * piece, Self.largestPiece) }
     }
 
     // MARK: Writing

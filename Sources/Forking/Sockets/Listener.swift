@@ -160,7 +160,7 @@ private final class SocketFile {
     private let path: String
     private let device: dev_t
     private let inode: ino_t
-    private let owner = getpid()
+    private let owner = forkcore_process()
     /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
     /// successor's for ours.
     private let socket: ParentDescriptor
@@ -182,7 +182,7 @@ private final class SocketFile {
     /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
     /// parent still serves on it.
     deinit {
-        guard owner == getpid() else { return }
+        guard owner == forkcore_process() else { return }
         var now = stat()
         if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
     }

@@ -7,7 +7,7 @@ import Glibc
 ///
 /// In text: `127.0.0.1:7777`, `[::1]:7777`, `[fe80::1%eth0]:7777`, `unix:/run/x.sock`, and `unix:@name` for Linux's
 /// abstract names. Names of hosts are not looked up: a resolver's threads have no place in a forking parent.
-public struct SocketAddress: Sendable {
+public struct SocketAddress: Sendable, BitwiseCopyable {
     /// Only the first `length` bytes mean something.
     private(set) var storage = sockaddr_storage()
     private(set) var length: socklen_t = 0

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Death marks: how a parent learns, at a cost that hardly grows with the number of children, which of them have ended.
+//
+// The difficulty. SIGCHLD names one child, but the kernel merges the signals of children that end close together, so
+// others may hide behind it. To find those one can ask for each live child by name (the seed's way: a system call per live
+// child), let waitpid(-1) find one (the kernel then walks the list of all children, and takes other people's too), or have
+// a pidfd per child (each fork copies and closes all of them). All three grow with the children that are alive.
+//
+// The trick. Each child has a slot in memory that it shares with its parent, and in the slot a robust mutex (see
+// pthread_mutexattr_setrobust(3)). The child's first act is to lock it, and it never unlocks it. However a process ends,
+// by _exit, a trap, SIGKILL or the want of memory, the kernel itself walks the robust mutexes that it held, and in each
+// replaces the owner's number by FUTEX_OWNER_DIED: before the parent is sent SIGCHLD, and without any help of the child's.
+// So after a SIGCHLD the parent reads one word per slot, in memory, and calls wait4 for just those that nobody holds.
+//
+// What a word can say:
+//
+//     a thread's number     held: the child lives
+//     FUTEX_OWNER_DIED      the child is ending or has ended: ask
+//     0                     forked, and not locked yet; perhaps it never came so far: ask
+//     VACANT                nobody has this slot
+//
+// None of it is trusted. Every child can write to this memory, so a word is a hint about whom to ask, and wait4 decides.
+// Pids and all else are in memory of the parent's that children do not have. What can go wrong, and what is done:
+//
+// - A word says "dead" and wait4 says "alive": it is so for some microseconds in each child's end, and for as long as it
+//   likes where a child forged it or executes another program (exec ends the mutex as well). A slot that was asked for in
+//   vain several times is passed over until its word changes, and, as forgers can change words, after some more times
+//   until forkcore_marks_trust.
+// - A word says "alive" and the child has ended: forged, or the child has locked nothing. Whoever scans must, after any
+//   SIGCHLD, at some time ask for all by name; ReapSource does within a second.
+// - The mutex itself is rubbish: the child initialises it anew, and tries to lock it without waiting. Whatever comes of
+//   that, it goes on. Its kernel walks rubbish as carefully as it walks any process's list.
+//
+// The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). Where the
+// lock word lies inside a mutex is libc's own affair, known to `word` alone; with another libc than glibc every child is
+// asked for, as in the seed.
+
+#include "internal.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+enum {
+    HOLDER = 0x3fffffff, // of a lock word, the thread that holds it: FUTEX_TID_MASK in futex(2)
+    VACANT = 1,          // as if process 1 held it, which is nobody's child
+    VAIN_A_WORD = 8,     // how often a slot is asked for in vain while its word is the same
+    VAIN_IN_ALL = 32,    // and whatever the word
+};
+
+// Of each slot, in the parent alone.
+struct patience {
+    uint32_t word; // as it was when the slot was last asked for in vain
+    uint8_t vain;  // how often that was
+    uint8_t vain_in_all;
+    bool occupied;
+};
+
+struct forkcore_marks {
+    size_t slots;
+    pthread_mutex_t *mutexes; // shared with all children
+    struct patience *patience;
+};
+
+#ifdef __GLIBC__
+
+_Static_assert(offsetof(pthread_mutex_t, __data.__lock) == 0 && sizeof(int) == sizeof(uint32_t),
+               "glibc keeps a mutex's lock word first");
+
+static _Atomic uint32_t *word(pthread_mutex_t *mutex)
+{
+    return (_Atomic uint32_t *)mutex;
+}
+
+static uint32_t look_at(const struct forkcore_marks *marks, size_t slot)
+{
+    return atomic_load_explicit(word(&marks->mutexes[slot]), memory_order_relaxed);
+}
+
+static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t value)
+{
+    atomic_store_explicit(word(&marks->mutexes[slot]), value, memory_order_relaxed);
+}
+
+void forkcore_mark_take(void *mark)
+{
+    pthread_mutex_t *mutex = mark;
+    pthread_mutexattr_t robust;
+    pthread_mutexattr_init(&robust);
+    pthread_mutexattr_setpshared(&robust, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(mutex, &robust);
+    pthread_mutex_trylock(mutex);
+}
+
+#else
+
+static uint32_t look_at(const struct forkcore_marks *marks, size_t slot)
+{
+    return marks->patience[slot].occupied ? 0 : VACANT;
+}
+
+static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t value)
+{
+    (void)marks, (void)slot, (void)value;
+}
+
+void forkcore_mark_take(void *mark)
+{
+    (void)mark;
+}
+
+#endif
+
+int forkcore_marks_open(size_t slots, struct forkcore_marks **marks)
+{
+    void *mutexes = mmap(NULL, slots * sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mutexes == MAP_FAILED)
+        return errno;
+    void *own;
+    int error = forkcore_parent_memory_open(sizeof **marks + slots * sizeof(struct patience), &own);
+    if (error != 0) {
+        munmap(mutexes, slots * sizeof(pthread_mutex_t));
+        return error;
+    }
+    *marks = own;
+    **marks = (struct forkcore_marks){slots, mutexes, (struct patience *)(*marks + 1)};
+    return 0;
+}
+
+void forkcore_marks_close(struct forkcore_marks *marks)
+{
+    size_t slots = marks->slots;
+    munmap(marks->mutexes, slots * sizeof(pthread_mutex_t));
+    forkcore_parent_memory_close(marks, sizeof *marks + slots * sizeof(struct patience));
+}
+
+void *forkcore_marks_occupy(struct forkcore_marks *marks, size_t slot)
+{
+    marks->patience[slot] = (struct patience){.occupied = true};
+    write_to(marks, slot, 0);
+    return &marks->mutexes[slot];
+}
+
+void forkcore_marks_vacate(struct forkcore_marks *marks, size_t slot)
+{
+    marks->patience[slot] = (struct patience){.occupied = false};
+    write_to(marks, slot, VACANT);
+}
+
+static bool worth_asking(const struct patience *patience, uint32_t word)
+{
+    return patience->occupied && patience->vain_in_all < VAIN_IN_ALL
+        && (patience->vain < VAIN_A_WORD || patience->word != word);
+}
+
+size_t forkcore_marks_next(const struct forkcore_marks *marks, size_t from, size_t end)
+{
+    for (size_t slot = from; slot < end; slot++) {
+        uint32_t word = look_at(marks, slot);
+        if ((word & HOLDER) == 0 && worth_asking(&marks->patience[slot], word))
+            return slot;
+    }
+    return end;
+}
+
+void forkcore_marks_doubt(struct forkcore_marks *marks, size_t slot)
+{
+    struct patience *patience = &marks->patience[slot];
+    uint32_t word = look_at(marks, slot);
+    patience->vain = patience->word == word ? patience->vain + (patience->vain < UINT8_MAX) : 1;
+    patience->vain_in_all += patience->vain_in_all < UINT8_MAX;
+    patience->word = word;
+}
+
+void forkcore_marks_trust(struct forkcore_marks *marks, size_t slot)
+{
+    marks->patience[slot] = (struct patience){.occupied = marks->patience[slot].occupied};
+}
+
+bool forkcore_marks_holds(const struct forkcore_marks *marks, size_t slot, pid_t pid)
+{
+    return (look_at(marks, slot) & HOLDER) == (uint32_t)pid;
+}

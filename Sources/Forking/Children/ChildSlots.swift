@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import SystemPackage
+
+/// Where a table keeps its children: a slot each, the lowest that is free, in memory that children get no copy of. Twenty
+/// thousand of them would otherwise make each fork four times as dear.
+///
+/// A slot's number is also that of its death mark. Parent alone: a child that touched it would get SIGSEGV.
+struct ChildSlots: ~Copyable {
+    let capacity: Int
+    /// How many are taken.
+    private(set) var count = 0
+    /// All that are taken are below this.
+    private(set) var end = 0
+
+    private let memory: UnsafeMutableRawPointer
+    private let size: Int
+    private let children: UnsafeMutablePointer<Child>
+    /// A bit for each slot that is taken.
+    private let taken: UnsafeMutablePointer<UInt64>
+    /// A hash table with linear probing, from pids to slots plus one; 0 is an empty place. A power of two, at least twice
+    /// the capacity.
+    private let places: UnsafeMutablePointer<Int32>
+    private let placeMask: Int
+    /// No word of `taken` below this has a free slot.
+    private var firstWord = 0
+
+    init(capacity: Int) throws(ForkingError) {
+        let words = (capacity + 63) / 64
+        var placeCount = 4
+        while placeCount < 2 * capacity { placeCount *= 2 }
+        let childBytes = capacity * MemoryLayout<Child>.stride
+        let size = childBytes + words * 8 + placeCount * 4
+        var opened: UnsafeMutableRawPointer?
+        try check(forkcore_parent_memory_open(size, &opened), "mmap")
+        let memory = opened!
+        self.capacity = capacity
+        self.memory = memory
+        self.size = size
+        children = memory.bindMemory(to: Child.self, capacity: capacity)
+        taken = (memory + childBytes).bindMemory(to: UInt64.self, capacity: words)
+        places = (memory + childBytes + words * 8).bindMemory(to: Int32.self, capacity: placeCount)
+        placeMask = placeCount - 1
+    }
+
+    /// In the process that made it; not a deinit, which would run in children too.
+    mutating func close() { forkcore_parent_memory_close(memory, size) }
+
+    /// The child in a slot that was taken and filled.
+    subscript(slot: Int) -> Child {
+        get { children[slot] }
+        nonmutating set { children[slot] = newValue }
+    }
+
+    // MARK: A slot's life: take → fill → release
+
+    /// The lowest free slot; there must be one.
+    mutating func take() -> Int {
+        while taken[firstWord] == .max { firstWord += 1 }
+        let slot = firstWord * 64 + (~taken[firstWord]).trailingZeroBitCount
+        taken[firstWord] |= Self.bit(slot)
+        children[slot] = Child.none
+        count += 1
+        end = max(end, slot + 1)
+        return slot
+    }
+
+    /// Puts a child into a slot that was taken.
+    func fill(_ slot: Int, with child: Child) {
+        children[slot] = child
+        var place = home(of: child.pid)
+        while places[place] != 0 { place = (place + 1) & placeMask }
+        places[place] = Int32(slot + 1)
+    }
+
+    /// Gives a slot back, be it filled or only taken.
+    mutating func release(_ slot: Int) {
+        if children[slot].pid != 0 { forget(children[slot].pid) }
+        children[slot] = Child.none
+        taken[slot / 64] &= ~Self.bit(slot)
+        count -= 1
+        firstWord = min(firstWord, slot / 64)
+        while end > 0, !isTaken(end - 1) { end -= 1 }
+    }
+
+    private static func bit(_ slot: Int) -> UInt64 { 1 << UInt64(slot % 64) }
+
+    private func isTaken(_ slot: Int) -> Bool { taken[slot / 64] & Self.bit(slot) != 0 }
+
+    // MARK: Finding
+
+    /// The first slot from `slot` on that has a child in it, or nil.
+    func next(from slot: Int) -> Int? {
+        var slot = slot
+        while slot < end {
+            let rest = taken[slot / 64] >> UInt64(slot % 64)
+            if rest == 0 {
+                slot = (slot / 64 + 1) * 64
+            } else {
+                slot += rest.trailingZeroBitCount
+                if children[slot].pid != 0 { return slot }
+                slot += 1
+            }
+        }
+        return nil
+    }
+
+    /// The slot of a live child.
+    func slot(of pid: ProcessID) -> Int? {
+        var place = home(of: pid)
+        while places[place] != 0 {
+            let slot = Int(places[place]) - 1
+            if children[slot].pid == pid { return slot }
+            place = (place + 1) & placeMask
+        }
+        return nil
+    }
+
+    /// Spread, as the kernel gives pids out in turn, and a long run of full places would have to be walked.
+    private func home(of pid: ProcessID) -> Int { Int(UInt32(bitPattern: pid) &* 2_654_435_769 >> 4) & placeMask }
+
+    /// Takes a pid out of the hash table, and moves those behind it that it kept from their place.
+    private func forget(_ pid: ProcessID) {
+        var hole = home(of: pid)
+        while children[Int(places[hole]) - 1].pid != pid { hole = (hole + 1) & placeMask }
+        var next = (hole + 1) & placeMask
+        while places[next] != 0 {
+            let wanted = home(of: children[Int(places[next]) - 1].pid)
+            if (next - wanted) & placeMask >= (next - hole) & placeMask {
+                places[hole] = places[next]
+                hole = next
+            }
+            next = (next + 1) & placeMask
+        }
+        places[hole] = 0
+    }
+}

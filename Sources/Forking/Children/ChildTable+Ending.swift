@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// How children are brought to an end: running → terminating → killed, each with its deadline.
+extension ChildTable {
+    /// Sends SIGTERM to a child and its group; `killAfter` later, 3 seconds unless its options say otherwise, SIGKILL.
+    ///
+    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
+    @discardableResult
+    public func terminate(_ pid: ProcessID) -> Bool {
+        requireParent()
+        guard let slot = slots.slot(of: pid) else { return false }
+        terminate(at: slot)
+        return true
+    }
+
+    /// Sends SIGTERM to every child and its group; `killAfter` later SIGKILL.
+    public func terminateAll() {
+        requireParent()
+        forEachChild { slot, _ in terminate(at: slot) }
+    }
+
+    private func terminate(at slot: Int) {
+        if slots[slot].stage == .running { advance(slot, because: .stopped, at: .now) }
+    }
+
+    /// Sends SIGKILL to every child and its group.
+    public func killAll() {
+        requireParent()
+        forEachChild { slot, child in
+            guard child.stage != .killed else { return }
+            slots[slot].stage = .terminating
+            advance(slot, because: .stopped, at: .now)
+        }
+    }
+
+    /// Takes a child to its next stage: SIGTERM, then SIGKILL.
+    private func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant) {
+        var child = slots[slot]
+        if child.reason == .own { child.reason = reason }
+        let signals: [Signal]
+        switch child.stage {
+        case .running:
+            child.stage = .terminating
+            child.deadline = now + child.killAfter
+            signals = [.terminate, .continue]  // one that was stopped would not see the first
+        case .terminating:
+            child.stage = .killed
+            child.deadline = nil
+            signals = [.kill]
+        case .killed:
+            return
+        }
+        slots[slot] = child
+        child.deadline.map(noteDeadline)
+        // Lost, it was released as it was to be signalled, and another is not in its place yet.
+        for signal in signals where slots[slot].pid == child.pid { self.signal(signal, at: slot, group: true) }
+        checkInvariants()
+    }
+
+    // MARK: Time
+
+    func noteDeadline(_ deadline: Instant) {
+        guard nextDeadline.map({ deadline < $0 }) ?? true else { return }
+        nextDeadline = deadline
+        source.wake(at: deadline)
+    }
+
+    /// Ends the children whose time has come. Returns when to look again.
+    ///
+    /// All are looked at, but only when the earliest deadline that was known has come: once a time limit, not once an
+    /// end.
+    func keepTime(_ now: Instant) -> Instant? {
+        guard let next = nextDeadline, next <= now else { return nextDeadline }
+        nextDeadline = nil
+        forEachChild { slot, child in
+            guard let deadline = child.deadline else { return }
+            if deadline <= now {
+                advance(slot, because: .timeLimit, at: now)
+            } else {
+                noteDeadline(deadline)
+            }
+        }
+        return nextDeadline
+    }
+}

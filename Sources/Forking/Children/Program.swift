@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+
+/// A program that a child is to be, with its arguments and environment. execve(2).
+public struct Program: Sendable {
+    /// Where it is; it is not looked for in PATH.
+    public var path: String
+    /// Its own name first, as it is to see it.
+    public var arguments: CStrings
+    /// Variables, each as `NAME=value`.
+    public var environment: CStrings
+
+    /// - Parameter environment: by default that of this process, as it is now.
+    public init(path: String, arguments: CStrings, environment: CStrings = CStrings(copying: environ)) {
+        self.path = path
+        self.arguments = arguments
+        self.environment = environment
+    }
+}
+
+/// Strings for C, byte for byte: not all that is an argument is UTF-8.
+public struct CStrings: Sendable, ExpressibleByArrayLiteral {
+    /// All of them, one after the other, each with its NUL.
+    private var bytes: [CChar] = []
+    private var starts: [Int] = []
+
+    /// Of each, what stands before its first NUL.
+    public init(arrayLiteral strings: String...) {
+        for string in strings { append(string) }
+    }
+
+    /// A copy of a vector such as `environ`, up to its end, or of its first `count`.
+    public init(copying vector: UnsafePointer<UnsafeMutablePointer<CChar>?>, count: Int = .max) {
+        var next = vector
+        while starts.count < count, let string = next.pointee {
+            append(string)
+            next += 1
+        }
+    }
+
+    /// How many there are.
+    public var count: Int { starts.count }
+
+    /// Appends what stands before its first NUL.
+    public mutating func append(_ string: String) { string.withCString { append($0) } }
+
+    /// Appends a string of C's.
+    public mutating func append(_ string: UnsafePointer<CChar>) {
+        starts.append(bytes.count)
+        bytes.append(contentsOf: UnsafeBufferPointer(start: string, count: strlen(string) + 1))
+    }
+
+    /// Removes those for which `isUnwanted` says so.
+    public mutating func removeAll(where isUnwanted: (UnsafePointer<CChar>) -> Bool) {
+        let all = self
+        self = []
+        all.bytes.withUnsafeBufferPointer { bytes in
+            for start in all.starts where !isUnwanted(bytes.baseAddress! + start) { append(bytes.baseAddress! + start) }
+        }
+    }
+
+    /// Calls `body` with them as execve(2) takes them.
+    func withVector<R>(_ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> R) -> R {
+        bytes.withUnsafeBufferPointer { bytes in
+            withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<CChar>?.self, capacity: starts.count + 1) { vector in
+                for (index, start) in starts.enumerated() {
+                    vector.initializeElement(at: index, to: UnsafeMutablePointer(mutating: bytes.baseAddress! + start))
+                }
+                vector.initializeElement(at: starts.count, to: nil)
+                return body(UnsafePointer(vector.baseAddress!))
+            }
+        }
+    }
+}
