@@ -140,11 +140,3 @@ private func makePipe() throws -> (read: Int32, write: Int32) {
     guard pipe(&ends) == 0 else { throw Shortage(call: "pipe") }
     return (ends[0], ends[1])
 }
-
-func nanoseconds() -> Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
-}
-
-private func microseconds(from start: Int64, to end: Int64) -> Double { Double(end - start) / 1000 }
