@@ -66,7 +66,7 @@ final class ReapRun {
     func measure(batch: Int, cycles: Int) throws -> ReapSample {
         var kept: [ReapCycle] = []
         // In nanoseconds. The more children, the longer the storms.
-        var patience = Int64(500_000_000 + live * 300_000)
+        var patience = Int64(500_000_000 + live * 150_000)
         var rest: Rest?
         while kept.count < cycles {
             let begun = nanoseconds()

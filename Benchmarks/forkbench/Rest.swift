@@ -10,13 +10,14 @@
 struct Rest {
     private static let groups = 5
     private static let groupLength = 0.005
-    private static let tolerance = 1.2
-    private static let stormFactor = 2.0
+    /// Wide, as what else runs on the machine doubles single figures; a storm makes them ten and hundred times larger.
+    private static let tolerance = 1.5
+    private static let stormFactor = 3.0
 
     /// What the operation takes at rest, in microseconds.
     let time: Double
 
-    /// Repeats `operation` in short groups until the medians of five in a row are within a fifth of each other, and not
+    /// Repeats `operation` in short groups until the medians of five in a row are within half of each other, and not
     /// far from the best that was seen: a storm can be steady, too. Medians, as single stalls go on for ever, and are no
     /// sign of unrest. Nil if that did not come about before `deadline` (see `nanoseconds()`).
     init?(before deadline: Int64, _ operation: () throws -> Void) rethrows {
