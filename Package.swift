@@ -31,10 +31,11 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
+        .target(name: "CForkbench", path: "Benchmarks/CForkbench"),
         .executableTarget(
             name: "forkbench",
             dependencies: [
-                "Forking", "CForkCore",
+                "Forking", "CForkbench",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Benchmarks/forkbench"

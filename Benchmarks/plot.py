@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what `forkbench reap --json FILE` measured: plot.py FILE OUT.svg. Needs matplotlib."""
+"""Draws what `forkbench BENCHMARK --json FILE` measured: plot.py FILE… OUT.svg. Needs matplotlib.
+
+Rows of all files are drawn together. The same rows give the same bytes.
+"""
 
 import json
 import sys
@@ -10,36 +13,78 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-NAMES = {
-    "table": ("ChildTable", "#d9480f"),
-    "sweep": ("one waitpid per live child (ForkingMixIn)", "#495057"),
+REAP_METHODS = {
+    "table": ("ChildTable (this library)", "#d9480f"),
+    "sweep": ("one waitpid per live child (the seed)", "#495057"),
+    "waitpid-any": ("waitpid(-1) loop in C", "#1971c2"),
+    "pidfd": ("pidfd per child, epoll, in C", "#2f9e44"),
+    "kernel": ("reference: the kernel reaps by itself", "#ae3ec9"),
 }
 
 
-def main(source, target):
-    with open(source, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    rows = [row for row in rows if row["benchmark"] == "reap" and row["batch"] == 1]
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["live"])
-        name, colour = NAMES.get(method, (method, None))
-        live = [row["live"] for row in mine]
-        axes.plot(live, [row["cycle_us"] for row in mine], "o-", label=name, color=colour)
-        axes.fill_between(
-            live, [row["cycle_us_p10"] for row in mine], [row["cycle_us_p90"] for row in mine], alpha=0.2, color=colour
-        )
-    axes.set_yscale("log")
-    axes.set_xlabel("idle live children")
-    axes.set_ylabel("µs per child: fork, exit, reap")
-    axes.set_title("What one more child costs (median, band p10 to p90)", fontsize=10)
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+def draw_reap(rows):
+    """Left what the parent spends, right the whole cycle; above one child at a time, below batches."""
+    batches = sorted({row["batch"] for row in rows})
+    figure, grid = plt.subplots(
+        len(batches), 2, figsize=(9, 0.9 + 3.1 * len(batches)), sharex=True, sharey=True, squeeze=False
+    )
+    for axes_of_batch, batch in zip(grid, batches):
+        how = "one at a time" if batch == 1 else f"in batches of {batch}"
+        for axes, key, what in zip(axes_of_batch, ("both_us", "cycle_us"), ("fork + reap", "fork until reaped")):
+            for method, (name, colour) in REAP_METHODS.items():
+                mine = [row for row in rows if row["method"] == method and row["batch"] == batch]
+                draw_line(axes, sorted(mine, key=lambda row: row["live"]), key, name, colour)
+            axes.set_title(f"{what}, {how}", fontsize=10)
+            axes.set_yscale("log")
+            axes.set_xscale("symlog", linthresh=100, linscale=0.5)  # 0 has its place, too
+            ticks = sorted({row["live"] for row in rows})
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.minorticks_off()
+            axes.grid(True, alpha=0.3)
+        axes_of_batch[0].set_ylabel("µs per child")
+    for axes in grid[-1]:
+        axes.set_xlabel("idle children alive besides")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.7 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def draw_line(axes, rows, key, name, colour):
+    """The median, and a band from p10 to p90."""
+    if not rows:
+        return
+    live = [row["live"] for row in rows]
+    axes.plot(live, [row[key] for row in rows], "o-", label=name, color=colour, markersize=3.5, linewidth=1.4)
+    low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("p10", "p90"))
+    axes.fill_between(live, low, high, alpha=0.15, color=colour, linewidth=0)
+
+
+DRAWINGS = {"reap": draw_reap}
+
+
+def read_rows(paths):
+    rows = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file if line.strip()]
+    return rows
+
+
+def main(sources, target):
+    try:
+        rows = read_rows(sources)
+        kinds = sorted({row["benchmark"] for row in rows})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"plot.py: {error}: each FILE must be one that forkbench --json wrote")
+    if len(kinds) != 1 or kinds[0] not in DRAWINGS:
+        sys.exit(f"plot.py: found {', '.join(kinds) or 'nothing'}: a picture shows one of {', '.join(DRAWINGS)}")
+    # Without these two the file would differ from run to run, and carry each letter's outline.
+    plt.rcParams.update({"svg.hashsalt": "forkbench", "svg.fonttype": "none"})
+    DRAWINGS[kinds[0]](rows).savefig(target, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: plot.py FILE OUT.svg, where forkbench reap --json FILE wrote FILE")
-    main(sys.argv[1], sys.argv[2])
+    if len(sys.argv) < 3:
+        sys.exit("usage: plot.py FILE… OUT.svg, where forkbench --json FILE wrote each FILE")
+    main(sys.argv[1:-1], sys.argv[-1])

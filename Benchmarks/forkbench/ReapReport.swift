@@ -1,102 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// All measurements of one method with one number of live children.
-struct ReapResult {
+/// A method with a number of live children: measured in one go for all batches, or not at all.
+struct ReapCell {
     let method: any ReapMethod.Type
     let live: Int
+    var results: [ReapResult]
+    /// What the machine lacks for it.
+    let lack: String?
+
+    var name: String { "\(method.name) with \(live) live" }
+
+    mutating func measure(_ round: Int) throws {
+        let largest = results.map(\.batch).max()!
+        let run = try ReapRun(method, live: live, largestBatch: largest)
+        for index in Rounds.order(of: results.count, in: round) {
+            try results[index].samples.append(
+                run.measure(batch: results[index].batch, cycles: results[index].cycles))
+        }
+        try run.end()
+    }
+}
+
+/// All measurements of one method with one number of live children and one size of batch.
+struct ReapResult {
+    let method: String
+    let live: Int
+    let batch: Int
+    let cycles: Int
     var samples: [ReapSample] = []
 
-    var name: String { method.name }
+    init(method: String, live: Int, batch: Int, atLeast children: Int) {
+        (self.method, self.live, self.batch) = (method, live, batch)
+        cycles = (children + batch - 1) / batch
+    }
+
     var fork: Spread { Spread(samples.map(\.fork)) }
     var reap: Spread { Spread(samples.map(\.reap)) }
-    var both: Spread { Spread(samples.map { $0.fork + $0.reap }) }
+    var both: Spread { Spread(samples.map(\.both)) }
     var cycle: Spread { Spread(samples.map(\.cycle)) }
 
-    /// One line of JSON. `batch` is how many children end before they are reaped: one at a time here. Flat, and of numbers and plain words, so that nothing needs quoting.
-    func json(children: Int) -> String {
-        let times = [("fork_us", fork), ("reap_us", reap), ("cycle_us", cycle)].map { key, spread in
-            "\"\(key)\":\(decimal(spread.median)),\"\(key)_p10\":\(decimal(spread.p10)),"
-                + "\"\(key)_p90\":\(decimal(spread.p90))"
+    var json: JSONLine {
+        var line = JSONLine()
+        line.add("benchmark", "reap")
+        line.add("method", method)
+        line.add("live", live)
+        line.add("batch", batch)
+        line.add("children", batch * cycles)
+        line.add("repetitions", samples.count)
+        for (key, spread) in [("fork_us", fork), ("reap_us", reap), ("both_us", both), ("cycle_us", cycle)] {
+            line.add(key, spread)
         }
-        return "{\"benchmark\":\"reap\",\"method\":\"\(name)\",\"live\":\(live),\"batch\":1,"
-            + "\"children\":\(children),\"repetitions\":\(samples.count),\(times.joined(separator: ","))}"
+        line.add("both_mean_us", Spread(samples.map(\.bothMean)).median)
+        return line
     }
 }
 
-/// The table for people: a row for each method, and under the first one's how many times dearer the others are.
-func printTable(_ results: [ReapResult], batch: Int) {
-    let titles = ["fork", "reap", "both", "cycle"]
-    print(
-        """
-        µs per child: the median of \(results[0].samples.count) times \(batch) children, and in brackets p10 to p90.
-        both: fork and reap, what the parent spends. cycle: from fork until reaped, the child's own life included.
-        """)
-    print(row("live", "method", titles, "children/s"))
-    for live in unique(results.map(\.live)) {
-        let group = results.filter { $0.live == live }
-        for result in group {
+/// The table for people: a block for each number of live children and each batch.
+struct ReapReport {
+    let cells: [ReapCell]
+
+    private static let reference = TableMethod.name
+    private static let table = TextTable(columns: [
+        .init(title: "method", width: 11, isLeft: true),
+        .init(title: "fork", width: 18), .init(title: "reap", width: 18), .init(title: "both", width: 18),
+        .init(title: "cycle", width: 18), .init(title: "both", width: 6), .init(title: "cycle", width: 6),
+    ])
+
+    func printTable() {
+        let results = cells.flatMap(\.results)
+        let repetitions = results.map(\.samples.count).max() ?? 0
+        print(
+            """
+            µs per child: the median of \(repetitions) measurements, and in brackets p10–p90. both: fork and reap, what \
+            the parent
+            spends. cycle: from fork until reaped, the child's own life included. On the right: how many times table's.
+            """)
+        print(Self.table.header)
+        for live in unique(results.map(\.live)) {
+            for batch in unique(results.map(\.batch)) { printBlock(live, batch) }
+        }
+        let samples = results.flatMap(\.samples)
+        let restless = samples.count(where: { !$0.isAtRest })
+        if restless > 0 {
+            print("The machine was not at rest in \(restless) of \(samples.count) measurements: expect a wide spread.")
+        }
+    }
+
+    private func printBlock(_ live: Int, _ batch: Int) {
+        let block = cells.filter { $0.live == live }.compactMap { cell in
+            cell.results.first { $0.batch == batch }.map { (result: $0, lack: cell.lack) }
+        }
+        let base = block.first { $0.result.method == Self.reference && $0.lack == nil }?.result
+        print("\(live) live, \(batch == 1 ? "one at a time" : "in batches of \(batch)")")
+        for (result, lack) in block {
+            if let lack {
+                print("\(Self.table.row([result.method]))  skipped: \(lack)")
+                continue
+            }
             let spreads = [result.fork, result.reap, result.both, result.cycle]
-            print(row("\(live)", result.name, spreads.map(\.description), rate(result.cycle.median)))
-        }
-        for other in group.dropFirst() {
-            let base = group[0]
-            let ratios = [
-                other.fork.median / base.fork.median, other.reap.median / base.reap.median,
-                other.both.median / base.both.median, other.cycle.median / base.cycle.median,
-            ]
-            let slower = base.cycle.median / other.cycle.median
-            print(row("", "\(other.name)/\(base.name)", ratios.map { "× " + decimal($0) }, "× " + decimal(slower)))
+            let ratios = base.map {
+                [result.both.median / $0.both.median, result.cycle.median / $0.cycle.median].map { "×" + figure($0) }
+            }
+            print(Self.table.row([result.method] + spreads.map(\.description) + (ratios ?? [])))
         }
     }
-}
-
-private func row(_ live: String, _ method: String, _ cells: [String], _ rate: String) -> String {
-    padded(live, 7) + "  " + method + String(repeating: " ", count: max(0, 12 - method.count))
-        + cells.map { padded($0, 25) }.joined() + padded(rate, 12)
-}
-
-private func padded(_ text: String, _ width: Int) -> String {
-    String(repeating: " ", count: max(0, width - text.count)) + text
-}
-
-private func rate(_ cycle: Double) -> String { String(Int((1_000_000 / cycle).rounded())) }
-
-private func unique(_ numbers: [Int]) -> [Int] {
-    var seen: Set<Int> = []
-    return numbers.filter { seen.insert($0).inserted }
-}
-
-/// Where the middle of the measurements lies, and most of them.
-struct Spread: CustomStringConvertible {
-    let median: Double
-    let p10: Double
-    let p90: Double
-
-    init(_ values: [Double]) {
-        let sorted = values.sorted()
-        func quantile(_ share: Double) -> Double {
-            let place = share * Double(sorted.count - 1)
-            let below = Int(place)
-            let above = min(below + 1, sorted.count - 1)
-            return sorted[below] + (sorted[above] - sorted[below]) * (place - Double(below))
-        }
-        median = quantile(0.5)
-        p10 = quantile(0.1)
-        p90 = quantile(0.9)
-    }
-
-    var description: String { "\(figure(median)) (\(figure(p10))–\(figure(p90)))" }
-}
-
-/// As many decimals as a person reads.
-private func figure(_ number: Double) -> String {
-    let text = decimal(number)
-    return String(number < 100 ? text[...] : number < 1000 ? text.dropLast() : text.dropLast(3))
-}
-
-/// Two decimals; without Foundation there is no format for it.
-func decimal(_ number: Double) -> String {
-    let hundredths = Int((number * 100).rounded())
-    let fraction = String(hundredths % 100)
-    return "\(hundredths / 100)." + (fraction.count == 1 ? "0" : "") + fraction
 }
