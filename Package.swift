@@ -13,6 +13,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
         .target(name: "CForkCore", path: "CForkCore"),
@@ -34,11 +35,13 @@ let package = Package(
         .executableTarget(
             name: "forkbench",
             dependencies: [
-                "Forking", "CForkCore",
+                "Forking", "CForkCore", "CForkbench",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
             path: "Benchmarks/forkbench"
         ),
+        .target(name: "CForkbench", path: "Benchmarks/CForkbench", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
         .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
