@@ -38,11 +38,6 @@ enum Limits {
     }
 
     private static func firstLine(_ name: String) -> String {
-        let descriptor = open("/proc/sys/kernel/\(name)", O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return "unknown" }
-        defer { close(descriptor) }
-        var bytes = [UInt8](repeating: 0, count: 64)
-        let count = read(descriptor, &bytes, bytes.count)
-        return String(decoding: bytes.prefix(max(count, 0)).prefix { $0 != 10 }, as: UTF8.self)
+        String(readFile("/proc/sys/kernel/\(name)")?.prefix { $0 != "\n" } ?? "unknown")
     }
 }

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CForkbench
+import Glibc
+
+struct Serve: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "How many clients a second forking servers serve, ours and others side by side.",
+        discussion: """
+            A client connects, sends a line, receives it back, half-closes, waits for the server to close, and comes \
+            again at once. All traffic stays on loopback. A peer that is not installed is named, with the command \
+            that installs it. The full set takes over an hour: choose peers, and numbers.
+
+            Peers: \(Peer.allCases.map(\.rawValue).joined(separator: ", ")). \
+            'ceiling' does not fork: it shows how fast the clients can go.
+
+            --quick: 16 clients, no idle children, two repetitions of one second, and \
+            \(Peer.quick.map(\.rawValue).joined(separator: ", ")), unless told otherwise; no new round after 25 seconds.
+
+            Exit status: 1 if a connection failed, 64 for wrong usage, 71 for what the machine does not have.
+            """
+    )
+
+    @Option(help: ArgumentHelp("Which servers (default: all).", valueName: "name,name,…"))
+    var peers: PeerNames?
+    @Option(help: ArgumentHelp("How many clients at once (default: 1,16,64).", valueName: "n,n,…"))
+    var clients: Counts?
+    @Option(help: ArgumentHelp("How many idle connections besides (default: 0,1000,5000).", valueName: "n,n,…"))
+    var live: Counts?
+    @Option(help: ArgumentHelp("How often each is measured, in turn (default: 5).", valueName: "n"))
+    var repetitions: Int?
+    @Option(help: ArgumentHelp("How long a measurement lasts (default: 2).", valueName: "seconds"))
+    var seconds: Double?
+    @Flag(help: "End within a minute: few peers, few measurements.")
+    var quick = false
+    @Option(help: ArgumentHelp("Also write the results there, a JSON object a line.", valueName: "file"))
+    var json: String?
+    @Option(help: ArgumentHelp("Our server's program (default: beside this one).", valueName: "program"))
+    var forkserve: String?
+    @Option(
+        help: ArgumentHelp(
+            "The same, linked statically (default: .build-static/release/forkserve of the package).",
+            valueName: "program"))
+    var forkserveStatic: String?
+    @Option(
+        help: ArgumentHelp(
+            "Where Benchmarks/Peers is (default: looked for above this program).", valueName: "directory"))
+    var package: String?
+
+    private var plan: ServePlan {
+        ServePlan(
+            peers: peers?.values ?? (quick ? Peer.quick : Peer.allCases),
+            clients: clients?.values ?? (quick ? [16] : [1, 16, 64]),
+            live: live?.values ?? (quick ? [0] : [0, 1000, 5000]),
+            rounds: repetitions ?? (quick ? 2 : 5),
+            seconds: seconds ?? (quick ? 1 : 2),
+            isQuick: quick)
+    }
+
+    func validate() throws {
+        let plan = plan
+        guard (1...1000).contains(plan.rounds) else {
+            throw ValidationError("--repetitions is \(plan.rounds), and must be from 1 to 1000")
+        }
+        guard plan.seconds >= 0.1, plan.seconds <= 60 else {
+            throw ValidationError("--seconds is \(plan.seconds), and must be from 0.1 to 60")
+        }
+        if let wrong = plan.clients.first(where: { !(1...10_000).contains($0) }) {
+            throw ValidationError("--clients has \(wrong), and each must be from 1 to 10000")
+        }
+        for (name, values) in [("--clients", plan.clients), ("--live", plan.live)]
+        where Set(values).count < values.count {
+            throw ValidationError("\(name) names a number twice: each must be there once")
+        }
+        if Set(plan.peers).count < plan.peers.count {
+            throw ValidationError("--peers names a server twice: each must be there once")
+        }
+    }
+
+    func run() throws {
+        let output = try json.map(JSONFile.init)
+        for (name, code) in [
+            ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
+        ] where code != 0 {
+            throw Shortage(name, code)
+        }
+        let workshop = try Workshop(package: package, forkserve: (forkserve, forkserveStatic))
+        let results = try ServeRounds(plan, workshop).measure()
+        Progress.clear()
+        ServeReport.print(results, seconds: plan.seconds)
+        for result in results { try output?.write(result.json()) }
+        let failed = results.reduce(0) { $0 + $1.failed }
+        guard !results.isEmpty else { throw Shortage("nothing could be measured") }
+        if failed > 0 {
+            writeAll(
+                "forkbench: \(failed) CONNECTIONS FAILED: the numbers above are not to be trusted\n", to: STDERR_FILENO)
+            throw ExitCode(1)
+        }
+    }
+}
