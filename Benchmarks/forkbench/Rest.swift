@@ -17,7 +17,7 @@ enum Rest {
     }
 
     private static func readTimes() -> (idle: Int, all: Int) {
-        let line = (readFile("/proc/stat") ?? "").prefix { $0 != "\n" }
+        let line = (KernelFile.text("/proc/stat") ?? "").prefix { $0 != "\n" }
         let times = line.split(separator: " ").dropFirst().prefix(8).map { Int($0) ?? 0 }
         guard times.count == 8 else { return (0, 0) }
         return (times[3] + times[4], times.reduce(0, +))

@@ -77,7 +77,7 @@ struct ProcessStatus {
 
     /// - Returns: nil if there is no such process any more.
     init?(_ pid: pid_t) {
-        guard let text = readFile("/proc/\(pid)/stat"), let name = text.lastIndex(of: ")") else { return nil }
+        guard let text = KernelFile.text("/proc/\(pid)/stat"), let name = text.lastIndex(of: ")") else { return nil }
         // proc_pid_stat(5) counts from 1; the third field, the state, is the first here.
         let fields = text[text.index(after: name)...].split(separator: " ")
         guard fields.count > 14, let parent = pid_t(fields[1]) else { return nil }
@@ -116,7 +116,7 @@ struct ProcessMemory {
     let proportional: Double
 
     init?(_ pid: pid_t) {
-        guard let text = readFile("/proc/\(pid)/smaps_rollup") else { return nil }
+        guard let text = KernelFile.text("/proc/\(pid)/smaps_rollup") else { return nil }
         func value(_ name: String) -> Double? {
             let line = text.split(separator: "\n").first { $0.hasPrefix(name + ":") }
             return line?.split(separator: " ").dropFirst().first.flatMap { Double($0) }

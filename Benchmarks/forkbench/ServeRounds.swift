@@ -32,12 +32,23 @@ struct ServeRounds {
         }
         for live in plan.live {
             for (peer, _) in peers {
-                if let lack = ServeLimits.lack(live: live, clients: plan.clients.max()!, childKiB: peer.childKiB) {
+                if let lack = lack(live, peer) {
                     say("\(peer.rawValue) with \(live) idle children is skipped: \(lack)")
                     givenUp[live, default: []].insert(peer)
                 }
             }
         }
+    }
+
+    /// What the machine does not have for so many children. Ended ones count until they are reaped.
+    private func lack(_ live: Int, _ peer: Peer) -> String? {
+        let clients = plan.clients.max()!
+        if let most = KernelFile.number("/proc/sys/net/core/somaxconn"), clients >= most {
+            return "it needs a queue of \(clients + 1) connections, and net.core.somaxconn is \(most)"
+        }
+        let children = live + 2 * clients + 64
+        return Limits.lack(
+            of: .init(processes: children, descriptors: children, memoryKiB: children * peer.childKiB))
     }
 
     /// A round measures every peer with every number of live children and clients.
