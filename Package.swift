@@ -32,16 +32,16 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
+        .target(name: "CForkbench", path: "Benchmarks/CForkbench"),
         .executableTarget(
             name: "forkbench",
             dependencies: [
-                "Forking", "CForkCore", "CForkbench",
+                "Forking", "CForkbench",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
             path: "Benchmarks/forkbench"
         ),
-        .target(name: "CForkbench", path: "Benchmarks/CForkbench", cSettings: [.define("_GNU_SOURCE")]),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
         .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),

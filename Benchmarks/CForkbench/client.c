@@ -10,6 +10,8 @@
 // Above net.ipv4.tcp_max_tw_buckets (often 131,072) the kernel forgets the state at once; on loopback, where no segment
 // is late, that is harmless, and it caps how much of it there is.
 
+#define _GNU_SOURCE
+
 #include "client.h"
 
 #include <arpa/inet.h>

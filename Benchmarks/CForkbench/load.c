@@ -3,8 +3,10 @@
 // Many clients on one epoll instance, in the calling process: it has nothing else to do meanwhile, and so its CPU time
 // is the generator's.
 
+#define _GNU_SOURCE
+
 #include "client.h"
-#include "forkbench.h"
+#include "forkbench_serve.h"
 
 #include <errno.h>
 #include <poll.h>

@@ -2,7 +2,9 @@
 //
 // Starting servers so that none outlives forkbench, and what Swift's Glibc module does not show.
 
-#include "forkbench.h"
+#define _GNU_SOURCE
+
+#include "forkbench_serve.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Arguments that benchmarks have in common. Each refusal says what is wrong and what would be right.
 
 import ArgumentParser
 
-/// Numbers with commas between them.
-struct Counts: ExpressibleByArgument, CustomStringConvertible {
-    let values: [Int]
-    var description: String { values.map(String.init).joined(separator: ",") }
-    var defaultValueDescription: String { description }
-
-    init(_ values: [Int]) { self.values = values }
-
-    init?(argument: String) {
-        let numbers = argument.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) }
-        // 4,194,304 is the most processes that Linux has numbers for.
-        guard numbers.allSatisfy({ $0.map { (0..<4_194_304).contains($0) } ?? false }) else { return nil }
-        values = numbers.compactMap { $0 }
+func number(_ text: String, from least: Int, to most: Int) throws -> Int {
+    guard let number = Int(text), (least...most).contains(number) else {
+        throw ValidationError("'\(text)' is no whole number from \(least) to \(most)")
     }
+    return number
+}
+
+/// Numbers with commas between them, each once.
+func numbers(_ list: String, from least: Int, to most: Int) throws -> [Int] {
+    unique(try words(list).map { try number($0, from: least, to: most) })
+}
+
+/// What stands between commas.
+func words(_ list: String) -> [String] { list.split(separator: ",", omittingEmptySubsequences: false).map(String.init) }
+
+func unique<Element: Hashable>(_ elements: [Element]) -> [Element] {
+    var seen: Set<Element> = []
+    return elements.filter { seen.insert($0).inserted }
 }

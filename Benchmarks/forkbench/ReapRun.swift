@@ -1,39 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What is fair:
-// - All children are forked with the same steps in C (own group, die with the parent, signals restored), so that the
-//   methods differ in what stands around fork, not in fork.
 // - Only the method that is being measured has live children: the kernel walks the list of all children of a process in
 //   some calls, and one method's would slow another's.
-// - The idle children have come to rest before the clock starts, and the first cycles are not counted.
-// - Each method waits for the end of a child as it would in a server: the table until its descriptor is readable, the
-//   seed's by SIGCHLD. Waiting is in `cycle`, not in `reap`.
-// - Everything a method does because of an end is in `reap`: the table's signalfd, its status, resource usage and call
-//   of the observer, and its sweep, which comes once a second; the seed's waitpid of each child. The seed's gets the
-//   cheapest bookkeeping there can be: a vector of pids, and no status, so its lead at 0 live children is real.
+// - The idle children have come to rest before the clock starts (see `Rest`). They are made once for all batches.
+// - All methods but the table fork in the barest way there is, fork(2) and _exit(2) in C. What the table does besides
+//   (a group, the signals, stdio, death with the parent) is in its `fork`.
+// - Each method waits for ends in the way that costs it least: the table until its descriptor is readable, sweep and
+//   waitpid-any by sigwaitinfo(2), pidfd in epoll_wait(2), which names the ended ones already. Waiting is in `cycle`, not
+//   in `reap`.
+// - Everything a method does because of an end is in `reap`: the table's signals, status, resource usage, call of the
+//   observer, and its sweep, which comes once a second; the others' bare calls. These keep no status, and no more of
+//   their children than a pid, so their lead at 0 live children is real.
 // - A measurement's number is its mean: what is dear but rare counts in full. Medians and spread are over repetitions.
-
-import CForkCore
-import Glibc
-
-/// A way to fork and reap children. A new one goes into `ReapMethods.all`.
-protocol ReapMethod: AnyObject, SendableMetatype {
-    static var name: String { get }
-
-    /// - Parameter limit: how many children there will be at once.
-    init(limit: Int) throws
-    func fork(_ body: () -> Int32) throws
-    /// Returns when a child may have ended.
-    func waitForEnd() throws
-    /// Collects what has ended; returns how many that were.
-    func reap() throws -> Int
-    /// Waits for all children. Not measured.
-    func waitForAll() throws
-}
-
-enum ReapMethods {
-    static let all: [any ReapMethod.Type] = [TableMethod.self, SweepMethod.self]
-}
 
 /// Microseconds per child, the mean of a measurement.
 struct ReapSample {
@@ -43,100 +22,59 @@ struct ReapSample {
     var cycle = 0.0
 }
 
-enum ReapRun {
-    private static let warmUp = 10
+/// A method with its idle children, at rest.
+final class ReapRun {
+    private let method: any ReapMethod
+    private let idle: IdleChildren
+    /// Whether the machine came to rest in time.
+    let isAtRest: Bool
 
-    static func measure(_ type: any ReapMethod.Type, _ live: Int, _ batch: Int) throws -> ReapSample {
-        let method = try type.init(limit: live + 1)
-        let idle = try IdleChildren(live, of: method)
-        for _ in 0..<warmUp { _ = try cycle(method) }
+    init(_ type: any ReapMethod.Type, live: Int, largestBatch: Int) throws {
+        let method = try type.init(limit: live + largestBatch)
+        self.method = method
+        idle = try IdleChildren(live, of: method)
+        // The more there are, the longer it takes.
+        isAtRest = try Rest.reach(group: 0.005 + Double(live) * 5e-6, limit: 0.5 + Double(live) * 2e-4) {
+            _ = try ReapRun.cycle(method, batch: 1)
+        }
+    }
+
+    /// The mean of so many `cycles`.
+    func measure(batch: Int, cycles: Int) throws -> ReapSample {
+        _ = try Self.cycle(method, batch: batch)  // the first of its size grows arrays
         var sum = ReapSample()
-        for _ in 0..<batch {
-            let one = try cycle(method)
+        for _ in 0..<cycles {
+            let one = try Self.cycle(method, batch: batch)
             sum.fork += one.fork
             sum.reap += one.reap
             sum.cycle += one.cycle
         }
-        idle.release()
-        try method.waitForAll()
-        let count = Double(batch)
+        let count = Double(batch * cycles)
         return ReapSample(fork: sum.fork / count, reap: sum.reap / count, cycle: sum.cycle / count)
     }
 
-    /// One child: forked, ended, reaped.
-    private static func cycle(_ method: any ReapMethod) throws -> ReapSample {
+    func end() throws {
+        idle.release()
+        try method.waitForAll()
+    }
+
+    /// `batch` children: all are forked, each ends at once, all are reaped. Microseconds for all of them together.
+    private static func cycle(_ method: any ReapMethod, batch: Int) throws -> ReapSample {
         let start = nanoseconds()
-        try method.fork { 0 }
+        for _ in 0..<batch { try method.fork() }
         let forked = nanoseconds()
         var reaping = 0.0
         var end = forked
-        var count = 0
-        while count == 0 {  // the table also wakes for its sweep
+        var left = batch
+        while left > 0 {  // an end may come after its siblings were reaped; and the table also wakes for its sweep
             try method.waitForEnd()
             let begun = nanoseconds()
-            count = try method.reap()
+            left -= try method.reap()
             end = nanoseconds()
             reaping += microseconds(from: begun, to: end)
         }
-        guard count == 1 else { throw Shortage("an idle child has ended: somebody killed it") }
+        guard left == 0 else { throw Shortage("an idle child has ended: somebody killed it") }
         return ReapSample(
             fork: microseconds(from: start, to: forked), reap: reaping, cycle: microseconds(from: start, to: end))
     }
-}
-
-/// Children that wait in read(2), at the end of a pipe, for the parent to close the other.
-final class IdleChildren {
-    private let gate: (read: Int32, write: Int32)
-    private var isOpen = true
-
-    init(_ count: Int, of method: any ReapMethod) throws {
-        let gate = try makePipe(), ready = try makePipe()
-        self.gate = gate
-        defer {
-            close(ready.read)
-            close(ready.write)
-        }
-        for number in 0..<count {
-            do {
-                try method.fork {
-                    close(gate.write)
-                    close(ready.read)
-                    var byte: UInt8 = 0
-                    write(ready.write, &byte, 1)
-                    close(ready.write)
-                    while read(gate.read, &byte, 1) < 0, errno == EINTR {}
-                    return 0
-                }
-            } catch {
-                release()
-                try? method.waitForAll()
-                throw Shortage(
-                    "only \(number) of \(count) idle children could be made: \(error); \(Limits.description)")
-            }
-        }
-        var bytes = [UInt8](repeating: 0, count: 4096)
-        var left = count
-        while left > 0 {
-            let got = read(ready.read, &bytes, min(left, bytes.count))
-            if got < 0, errno != EINTR { throw Shortage(call: "read") }
-            left -= max(got, 0)
-        }
-        // All have said that they run; the last are on their way into read.
-        if count > 0 { usleep(20_000 + UInt32(min(count, 10_000)) * 10) }
-    }
-
-    func release() {
-        guard isOpen else { return }
-        isOpen = false
-        close(gate.read)
-        close(gate.write)
-    }
-
-    deinit { release() }
-}
-
-private func makePipe() throws -> (read: Int32, write: Int32) {
-    var ends: [Int32] = [-1, -1]
-    guard pipe(&ends) == 0 else { throw Shortage(call: "pipe") }
-    return (ends[0], ends[1])
 }

@@ -1,25 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
-
-/// Right after thousands of forks the kernel still has work to do, and everything else is slower for seconds.
+/// When a machine that has just made many processes is fit to be measured.
+///
+/// Right after thousands of forks everything is several times slower, for some hundred milliseconds or for seconds: the
+/// last children are still on their way into their read, pages are copied, the kernel's own threads catch up. How long
+/// depends on the machine, so a fixed sleep is too short or too long; and on a shared machine the load never becomes 0,
+/// so waiting for idle processors may never end. What counts is looked at instead: the operation itself, until it takes
+/// the same time again and again.
 enum Rest {
-    /// Returns when the machine has been idle for a tenth of a second, or will not be.
-    static func wait() throws {
+    private static let groups = 5
+    private static let tolerance = 1.2
+
+    /// Repeats `operation` in short groups until the medians of five in a row are within a fifth of each other. Medians,
+    /// as single stalls (another process, the kernel's housekeeping) go on for ever, and are no sign of unrest.
+    ///
+    /// - Parameters:
+    ///   - group: how long a group lasts, in seconds; the longer, the slower a change that is noticed.
+    ///   - limit: after so many seconds it is given up.
+    /// - Returns: whether rest was reached.
+    static func reach(group: Double, limit: Double, _ operation: () throws -> Void) rethrows -> Bool {
         let begun = nanoseconds()
-        while seconds(since: begun) < 10 {
-            let before = readTimes()
-            try Interruption.sleep(milliseconds: 100)
-            let after = readTimes()
-            let all = after.all - before.all
-            if all > 0, Double(after.idle - before.idle) >= 0.95 * Double(all) { return }
-        }
+        var medians: [Double] = []
+        repeat {
+            try medians.append(median(seconds: group, operation))
+            let latest = medians.suffix(groups)
+            if latest.count == groups, latest.max()! <= latest.min()! * tolerance { return true }
+        } while seconds(since: begun) < limit
+        return false
     }
 
-    private static func readTimes() -> (idle: Int, all: Int) {
-        let line = (KernelFile.text("/proc/stat") ?? "").prefix { $0 != "\n" }
-        let times = line.split(separator: " ").dropFirst().prefix(8).map { Int($0) ?? 0 }
-        guard times.count == 8 else { return (0, 0) }
-        return (times[3] + times[4], times.reduce(0, +))
+    /// Of at least five operations.
+    private static func median(seconds length: Double, _ operation: () throws -> Void) rethrows -> Double {
+        let begun = nanoseconds()
+        var times: [Double] = []
+        while times.count < 5 || seconds(since: begun) < length {
+            let start = nanoseconds()
+            try operation()
+            times.append(microseconds(from: start, to: nanoseconds()))
+        }
+        return times.sorted()[times.count / 2]
     }
 }

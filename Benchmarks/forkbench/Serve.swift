@@ -22,15 +22,24 @@ struct Serve: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("Which servers (default: all).", valueName: "name,name,…"))
-    var peers: PeerNames?
-    @Option(help: ArgumentHelp("How many clients at once (default: 1,16,64).", valueName: "n,n,…"))
-    var clients: Counts?
-    @Option(help: ArgumentHelp("How many idle connections besides (default: 0,1000,5000).", valueName: "n,n,…"))
-    var live: Counts?
-    @Option(help: ArgumentHelp("How often each is measured, in turn (default: 5).", valueName: "n"))
+    @Option(
+        help: ArgumentHelp("Which servers (default: all; with --quick as above).", valueName: "name,…"),
+        transform: Peer.named)
+    var peers: [Peer]?
+    @Option(
+        help: ArgumentHelp("How many clients at once (default: 1,16,64; with --quick 16).", valueName: "n,n,…"),
+        transform: { try numbers($0, from: 1, to: 10_000) })
+    var clients: [Int]?
+    @Option(
+        help: ArgumentHelp(
+            "How many idle connections there are besides (default: 0,1000,5000; with --quick 0).", valueName: "n,n,…"),
+        transform: { try numbers($0, from: 0, to: 4_194_303) })
+    var live: [Int]?
+    @Option(
+        help: ArgumentHelp("How often each is measured, in turn (default: 5; with --quick 2).", valueName: "n"),
+        transform: { try number($0, from: 1, to: 1000) })
     var repetitions: Int?
-    @Option(help: ArgumentHelp("How long a measurement lasts (default: 2).", valueName: "seconds"))
+    @Option(help: ArgumentHelp("How long a measurement lasts (default: 2; with --quick 1).", valueName: "seconds"))
     var seconds: Double?
     @Flag(help: "End within a minute: few peers, few measurements.")
     var quick = false
@@ -50,31 +59,17 @@ struct Serve: ParsableCommand {
 
     private var plan: ServePlan {
         ServePlan(
-            peers: peers?.values ?? (quick ? Peer.quick : Peer.allCases),
-            clients: clients?.values ?? (quick ? [16] : [1, 16, 64]),
-            live: live?.values ?? (quick ? [0] : [0, 1000, 5000]),
+            peers: peers ?? (quick ? Peer.quick : Peer.allCases),
+            clients: clients ?? (quick ? [16] : [1, 16, 64]),
+            live: live ?? (quick ? [0] : [0, 1000, 5000]),
             rounds: repetitions ?? (quick ? 2 : 5),
             seconds: seconds ?? (quick ? 1 : 2),
             isQuick: quick)
     }
 
     func validate() throws {
-        let plan = plan
-        guard (1...1000).contains(plan.rounds) else {
-            throw ValidationError("--repetitions is \(plan.rounds), and must be from 1 to 1000")
-        }
         guard plan.seconds >= 0.1, plan.seconds <= 60 else {
             throw ValidationError("--seconds is \(plan.seconds), and must be from 0.1 to 60")
-        }
-        if let wrong = plan.clients.first(where: { !(1...10_000).contains($0) }) {
-            throw ValidationError("--clients has \(wrong), and each must be from 1 to 10000")
-        }
-        for (name, values) in [("--clients", plan.clients), ("--live", plan.live)]
-        where Set(values).count < values.count {
-            throw ValidationError("\(name) names a number twice: each must be there once")
-        }
-        if Set(plan.peers).count < plan.peers.count {
-            throw ValidationError("--peers names a server twice: each must be there once")
         }
     }
 

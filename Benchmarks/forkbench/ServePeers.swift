@@ -25,6 +25,16 @@ enum Peer: String, CaseIterable {
     /// Ready within milliseconds, with no idle children to wait for.
     static let quick: [Peer] = [.forkserveDynamic, .forkserveStatic, .forkserveSpares, .cDynamic, .cStatic, .ceiling]
 
+    static func named(_ list: String) throws -> [Peer] {
+        try unique(words(list)).map { word in
+            guard let peer = Peer(rawValue: word) else {
+                let names = allCases.map(\.rawValue).joined(separator: ", ")
+                throw ValidationError("'\(word)' is no peer; the peers are \(names)")
+            }
+            return peer
+        }
+    }
+
     /// Not a forking server: it has no children that could be looked at.
     var forks: Bool { self != .ceiling }
 
@@ -152,18 +162,5 @@ extension ServerCommand {
     private static func userName() -> String {
         guard let user = getpwuid(geteuid()) else { return "root" }
         return String(cString: user.pointee.pw_name)
-    }
-}
-
-/// Peers with commas between them.
-struct PeerNames: ExpressibleByArgument {
-    let values: [Peer]
-
-    init(_ values: [Peer]) { self.values = values }
-
-    init?(argument: String) {
-        let peers = argument.split(separator: ",", omittingEmptySubsequences: false).map { Peer(rawValue: String($0)) }
-        guard peers.allSatisfy({ $0 != nil }) else { return nil }
-        values = peers.compactMap { $0 }
     }
 }

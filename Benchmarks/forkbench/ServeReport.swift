@@ -56,11 +56,22 @@ enum ServeReport {
             dirty, Pss: KiB per idle child (Private_Dirty, Pss).
             """)
         let table = TextTable(columns: columns)
-        for group in groups(of: results) {
-            Swift.print("\n\(group[0].live) idle children, \(group[0].clients) clients")
-            Swift.print(table.header)
-            let base = group.first { $0.peer == .cStatic }?.rate.median
-            for result in group { Swift.print(table.row(cells(of: result, base: base))) }
+        for live in unique(results.map(\.live)) {
+            for clients in unique(results.map(\.clients)) {
+                let group = results.filter { $0.live == live && $0.clients == clients }
+                guard !group.isEmpty else { continue }
+                Swift.print("\n\(live) idle children, \(clients) \(clients == 1 ? "client" : "clients")")
+                Swift.print(table.header)
+                let base = group.first { $0.peer == .cStatic }?.rate.median
+                for result in group { Swift.print(table.row(cells(of: result, base: base))) }
+            }
+        }
+        let samples = results.flatMap(\.samples)
+        let restless = samples.count { !$0.isAtRest }
+        if restless > 0 {
+            Swift.print(
+                "\nThe machine was not at rest when \(restless) of \(samples.count) measurements began: expect a wide spread."
+            )
         }
     }
 
@@ -69,17 +80,5 @@ enum ServeReport {
         return [result.peer.rawValue, result.rate.description, base.map { decimal(result.rate.median / $0) } ?? "-"]
             + (0..<4).map { figure(result.latency($0).median) } + [figure(result.serverCPU.median)] + memory
             + ["\(result.zombies)", "\(result.failed)"]
-    }
-
-    private static func groups(of results: [ServeResult]) -> [[ServeResult]] {
-        var groups: [[ServeResult]] = []
-        for result in results {
-            if let place = groups.firstIndex(where: { $0[0].live == result.live && $0[0].clients == result.clients }) {
-                groups[place].append(result)
-            } else {
-                groups.append([result])
-            }
-        }
-        return groups
     }
 }

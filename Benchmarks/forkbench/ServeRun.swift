@@ -3,8 +3,7 @@
 // What is fair:
 // - All servers answer the same clients, with their limits lifted, and echo until end of stream. They take turns within
 //   each round, in an order that changes, and only the one that is measured runs.
-// - The idle children have come to rest before anything is timed, and connections are made, uncounted, until their
-//   number per second no longer changes.
+// - The idle children have come to rest before anything is timed: single connections take the same time again and again.
 // - Connections are counted that end while the load is steady: neither the first nor the last ones are.
 // - A server's CPU time is that of all connections of a measurement, their children's included, read when it has reaped
 //   them. A server that let the kernel reap would seem to cost nothing; none of these does.
@@ -28,6 +27,8 @@ struct ServeSample {
     /// Children that had ended and were not reaped a second after the last connection.
     var zombies = 0
     var failed = 0
+    /// Whether what a single client sees no longer changed when this began.
+    var isAtRest = true
     /// What the first that failed did so for.
     var failure: String?
 }
@@ -46,11 +47,12 @@ enum ServeRun {
         // Ended children count until they are reaped; some servers take their time.
         let server = try Server(command, limit: live + clients.max()! + 4096)
         let idle = try IdleConnections(live, to: server)
-        try Rest.wait()
+        // A line on a connection of its own, one after the other.
+        let isAtRest = try Rest.reach(group: 0.1, limit: 15) { try IdleConnections(1, to: server).close() }
         var samples: [ServeSample] = []
         for clients in clients {
-            try warmUp(server, clients)
             samples.append(try measure(server, clients, seconds))
+            samples[samples.count - 1].isAtRest = isAtRest
         }
         let lost = idle.lost
         if peer.forks {
@@ -72,24 +74,10 @@ enum ServeRun {
 
     // MARK: Load
 
-    /// After thousands of forks everything is slow for a while.
-    private static func warmUp(_ server: Server, _ clients: Int) throws {
-        var rates: [Double] = []
-        for _ in 0..<20 {
-            let load = try Load(clients: clients, warmUp: 0, seconds: 0.15).put(on: server)
-            if load.failed > 0 { return }
-            rates.append(load.connectionsPerSecond)
-            let last = rates.suffix(3)
-            // Few connections scatter by their number alone.
-            let scatter = 0.1 + 2 / Double(max(load.counted, 1)).squareRoot()
-            if last.count == 3, last.max()! <= last.min()! * (1 + scatter) { return }
-        }
-    }
-
     private static func measure(_ server: Server, _ clients: Int, _ seconds: Double) throws -> ServeSample {
         let before = ProcessStatus(server.pid)
         let ownBefore = ownCPU()
-        let load = try Load(clients: clients, warmUp: 0.1, seconds: seconds).put(on: server)
+        let load = try Load(clients: clients, warmUp: min(0.5, seconds / 2), seconds: seconds).put(on: server)
         let own = ownCPU() - ownBefore
         var sample = ServeSample()
         sample.zombies = try waitUntilReaped(server, seconds: 1)

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What `forkbench serve` does in C: the load that it puts on servers, and starting them. All of it runs in forkbench's
-// one thread. Functions return 0 or an errno value; none logs.
+// forkbench's C part: the ways to fork and reap that ChildTable is compared with, as lean as C can make them, and what
+// Swift's Glibc does not have (epoll, pidfd_open).
+//
+// Every function returns 0 or an errno value, unless it says otherwise. None allocates. EINTR never comes out. All run in
+// the parent, on its one thread, except forkbench_idle.
 
 #ifndef FORKBENCH_H
 #define FORKBENCH_H
@@ -11,60 +14,65 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-// -------------------------------------------------------------------------------------------------------- the load
+// ------------------------------------------------------------------------------------------------------------ forking
 
-/// Clients in closed loop: each opens a new connection to 127.0.0.1:`port` as soon as its last one has ended.
-struct forkbench_load {
-    uint16_t port;
-    size_t clients;
-    uint64_t warm_up_ns;  ///< how long connections are made, but not counted
-    uint64_t measure_ns;  ///< then: how long those that end are counted
-    uint64_t patience_ns; ///< a connection that has not ended by then has failed
-    uint64_t *latencies;  ///< room for `capacity` of them, in ns; when it is full the measurement ends early
-    size_t capacity;
-
-    size_t counted;       ///< connections that ended within the measurement; as many latencies
-    uint64_t elapsed_ns;  ///< how long the measurement was
-    size_t completed;     ///< connections that ended well, counted or not
-    size_t failed;        ///< those that did not
-    int failure;          ///< errno of the first that failed; EPROTO: the answer was wrong or cut short
+/// Two pipes. Idle children say on the one that they run, and wait at the other's end until the parent closes it.
+struct forkbench_gate {
+    int ready_read;
+    int ready_write;
+    int gate_read;
+    int gate_write;
 };
 
-/// Puts the load on, and returns when the last connection has ended. EINTR after a signal; no connection is open then.
-int forkbench_run_load(struct forkbench_load *load);
+/// fork(2), and `_exit(0)` as all that the child does. Nothing is blocked, flushed, closed or grouped: no fork that a
+/// server can use costs less.
+int forkbench_fork(pid_t *child);
 
-/// Opens `count` connections, exchanges a line on each, and leaves them open. The caller owns `descriptors[0..<*held]`,
-/// also on failure: ETIMEDOUT when `limit_ns` has passed, EINTR after a signal, else what the first one failed with.
-int forkbench_hold(uint16_t port, size_t count, uint64_t limit_ns, int *descriptors, size_t *held);
+/// fork(2) of a child that runs forkbench_idle and then ends.
+int forkbench_fork_idle(const struct forkbench_gate *gate, pid_t *child);
 
-/// How many of these connections the server has ended, or has sent something on.
-size_t forkbench_count_lost(const int *descriptors, size_t count);
+/// Child: says that it runs, and returns when the gate is open, or the parent is gone, which opens it too.
+void forkbench_idle(const struct forkbench_gate *gate);
 
-// ------------------------------------------------------------------------------------------------------- processes
+// ------------------------------------------------------------------------------------------------------------ reaping
 
-/// Starts a program with stdin /dev/null in a process group of its own, which it leads. It dies with forkbench.
-/// The caller owns `output` and `errors`, which become its stdout and stderr.
-int forkbench_spawn(char *const arguments[], int output, int errors, pid_t *pid);
+/// Whether the kernel reaps all children itself (SA_NOCLDWAIT for SIGCHLD), or leaves them to be waited for (the default).
+int forkbench_let_kernel_reap(bool on);
 
-/// Orphans of processes that this one started become its own children, so that it can end and reap them.
-int forkbench_adopt_orphans(void);
+/// Waits until a child that the kernel reaps is gone. waitpid(2) fails with ECHILD then: that is the expected end.
+int forkbench_wait_until_gone(pid_t child);
 
-/// From now on SIGINT, SIGTERM and SIGHUP interrupt what forkbench waits for, and are remembered.
-int forkbench_remember_signals(void);
-/// The signal that came, or 0.
-int forkbench_signal(void);
+/// waitpid(-1, WNOHANG) until it has no more to give. Adds to `*reaped`.
+int forkbench_reap_any(size_t *reaped);
 
-/// Ends by this signal, as if it had never been caught.
-_Noreturn void forkbench_die_by(int signal);
+/// One waitpid(pid, WNOHANG) for each of `*count` pids. Those that were reaped leave the array, the others close up.
+int forkbench_reap_by_name(pid_t *pids, size_t *count);
 
-/// pipe2(2) and memfd_create(2), close-on-exec.
-int forkbench_pipe(int ends[2]);
-int forkbench_memory_file(int *descriptor);
+/// Waits for `count` children, whichever they are.
+int forkbench_wait_for(size_t count);
 
-/// A port of 127.0.0.1 that is free at this moment.
-int forkbench_free_port(uint16_t *port);
+// ------------------------------------------------------------------------------------------------------------- pidfds
 
-/// Whether something listens on this port of 127.0.0.1; one connection is made and closed.
-bool forkbench_is_listening(uint16_t port);
+enum { FORKBENCH_READY_MAX = 64 };
+
+/// A pidfd per child, all in one epoll instance. Private to the functions below.
+struct forkbench_pidfds {
+    int epoll;
+    size_t ready_count;
+    uint64_t ready[FORKBENCH_READY_MAX]; ///< the pidfd in the upper half, its child in the lower
+};
+
+/// forkbench_pidfds_close ends what this begins.
+int forkbench_pidfds_open(struct forkbench_pidfds *pidfds);
+void forkbench_pidfds_close(struct forkbench_pidfds *pidfds);
+
+/// pidfd_open(2) for a new child, and watches it.
+int forkbench_pidfds_watch(struct forkbench_pidfds *pidfds, pid_t child);
+
+/// Waits until children have ended, and notes which, up to FORKBENCH_READY_MAX. epoll_wait(2).
+int forkbench_pidfds_wait(struct forkbench_pidfds *pidfds);
+
+/// Reaps the children that forkbench_pidfds_wait has noted, and closes their pidfds. Adds to `*reaped`.
+int forkbench_pidfds_reap(struct forkbench_pidfds *pidfds, size_t *reaped);
 
 #endif
