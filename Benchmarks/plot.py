@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what `forkbench reap --json FILE` or `forkbench serve --json FILE` measured. Needs matplotlib.
+"""Draws what `forkbench BENCHMARK --json FILE` measured: plot.py FILE… OUT.svg. Needs matplotlib.
 
-plot.py FILE OUT.svg [CLIENTS]; CLIENTS chooses one of serve's numbers of clients, by default the first.
+Rows of all files are drawn together. The same rows give the same bytes.
 """
 
 import json
@@ -13,68 +13,124 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-METHODS = {
-    "table": ("ChildTable", "#d9480f"),
-    "sweep": ("one waitpid per live child (ForkingMixIn)", "#495057"),
-}
-PEERS = {
-    "forkserve-dynamic": ("forkserve", "#f08c00"),
-    "forkserve-static": ("forkserve, static", "#d9480f"),
-    "forkserve-static-spares": ("forkserve, static, with spares", "#c2255c"),
-    "c-dynamic": ("C by hand", "#868e96"),
-    "c-static": ("C by hand, static", "#212529"),
-    "python": ("CPython ForkingTCPServer", "#1971c2"),
-    "perl": ("Perl Net::Server::Fork", "#6741d9"),
-    "forkserve-exec": ("forkserve exec", "#e8590c"),
+REAP_METHODS = {
+    "table": ("ChildTable (this library)", "#d9480f"),
+    "sweep": ("one waitpid per live child (the seed)", "#495057"),
+    "waitpid-any": ("waitpid(-1) loop in C", "#1971c2"),
+    "pidfd": ("pidfd per child, epoll, in C", "#2f9e44"),
+    "kernel": ("reference: the kernel reaps by itself", "#ae3ec9"),
 }
 
-
-def reap(rows):
-    """Cycle, by live children, a line for each method."""
-    rows = [row for row in rows if row["batch"] == 1]
-    keys = ("cycle_us", "cycle_us_p10", "cycle_us_p90")
-    lines = [(METHODS.get(row["method"], (row["method"], None)), row["live"], *(row[key] for key in keys)) for row in rows]
-    return lines, "µs per child: fork, exit, reap", "What one more child costs"
-
-
-def serve(rows, clients):
-    """Time per connection, by live children, a line for each peer."""
-    clients = clients or rows[0]["clients"]
-    rows = [row for row in rows if row["clients"] == clients and row["peer"] != "ceiling"]
-    if not rows:
-        sys.exit(f"nothing was measured with {clients} clients")
-    keys = ("connections_per_s", "connections_per_s_p90", "connections_per_s_p10")
-    lines = [(PEERS.get(row["peer"], (row["peer"], None)), row["live"], *(1e6 / row[key] for key in keys)) for row in rows]
-    return lines, "µs per connection", f"What one more connection costs, {clients} clients"
+SERVE_PEERS = {
+    "forkserve-static-spares": ("forkserve, static, spares", "#c2255c", "-"),
+    "forkserve-static": ("forkserve, static", "#d9480f", "-"),
+    "forkserve-dynamic": ("forkserve", "#f08c00", "-"),
+    "c-static": ("C by hand, static", "#212529", "-"),
+    "c-dynamic": ("C by hand", "#868e96", "-"),
+    "python": ("CPython ForkingTCPServer", "#1971c2", "-"),
+    "perl": ("Perl Net::Server::Fork", "#6741d9", "-"),
+    "forkserve-exec": ("forkserve exec", "#d9480f", "--"),
+    "tcpserver": ("tcpserver", "#2f9e44", "--"),
+    "tcpsvd": ("tcpsvd", "#0c8599", "--"),
+    "xinetd": ("xinetd", "#ae3ec9", "--"),
+    "socat": ("socat", "#495057", "--"),
+}
 
 
-def draw(lines, unit, title, target):
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    for style in dict.fromkeys(line[0] for line in lines):
-        live, middle, low, high = zip(*sorted(line[1:] for line in lines if line[0] == style))
-        name, colour = style
-        drawn = axes.plot(live, middle, "o-", label=name, color=colour)
-        axes.fill_between(live, low, high, alpha=0.2, color=drawn[0].get_color())
+def draw_reap(rows):
+    """Left what the parent spends, right the whole cycle; above one child at a time, below batches."""
+    batches = sorted({row["batch"] for row in rows})
+    figure, grid = plt.subplots(
+        len(batches), 2, figsize=(9, 0.9 + 3.1 * len(batches)), sharex=True, sharey=True, squeeze=False
+    )
+    for axes_of_batch, batch in zip(grid, batches):
+        how = "one at a time" if batch == 1 else f"in batches of {batch}"
+        for axes, key, what in zip(axes_of_batch, ("both_us", "cycle_us"), ("fork + reap", "fork until reaped")):
+            for method, (name, colour) in REAP_METHODS.items():
+                mine = [row for row in rows if row["method"] == method and row["batch"] == batch]
+                draw_line(axes, sorted(mine, key=lambda row: row["live"]), key, name, colour)
+            axes.set_title(f"{what}, {how}", fontsize=10)
+            scale(axes, rows)
+        axes_of_batch[0].set_ylabel("µs per child")
+    for axes in grid[-1]:
+        axes.set_xlabel("idle children alive besides")
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0.7 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def draw_serve(rows):
+    """What a connection costs, a part for each number of clients. Dashed: a program is executed for each."""
+    rows = [time_per_connection(row) for row in rows if row["peer"] in SERVE_PEERS]
+    counts = sorted({row["clients"] for row in rows})
+    figure, (parts,) = plt.subplots(
+        1, len(counts), figsize=(max(7, 4.2 * len(counts)), 4.4), sharex=True, sharey=True, squeeze=False
+    )
+    for axes, clients in zip(parts, counts):
+        for peer, (name, colour, style) in SERVE_PEERS.items():
+            mine = [row for row in rows if row["peer"] == peer and row["clients"] == clients]
+            draw_line(axes, sorted(mine, key=lambda row: row["live"]), "time_us", name, colour, style)
+        axes.set_title("one client" if clients == 1 else f"{clients} clients", fontsize=10)
+        scale(axes, rows)
+        axes.set_xlabel("idle children alive besides")
+    parts[0].set_ylabel("µs per connection")
+    handles, names = parts[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def time_per_connection(row):
+    """What is quick takes little time, so the tenths change places."""
+    turned = {"": "", "_p10": "_p90", "_p90": "_p10"}
+    return row | {f"time_us{end}": 1e6 / row[f"connections_per_s{other}"] for end, other in turned.items()}
+
+
+def scale(axes, rows):
     axes.set_yscale("log")
-    axes.set_xlabel("idle live children")
-    axes.set_ylabel(unit)
-    axes.set_title(f"{title} (median, band p10 to p90)", fontsize=10)
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(frameon=False, fontsize=9 if len(axes.lines) < 6 else 7)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    axes.set_xscale("symlog", linthresh=100, linscale=0.5)  # 0 has its place, too
+    ticks = sorted({row["live"] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
 
 
-def main(source, target, clients=None):
-    with open(source, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    if rows[0]["benchmark"] == "reap":
-        draw(*reap(rows), target)
-    else:
-        draw(*serve(rows, clients and int(clients)), target)
+def draw_line(axes, rows, key, name, colour, style="-"):
+    """The median, and a band from p10 to p90."""
+    if not rows:
+        return
+    live = [row["live"] for row in rows]
+    axes.plot(live, [row[key] for row in rows], "o" + style, label=name, color=colour, markersize=3.5, linewidth=1.4)
+    low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("p10", "p90"))
+    axes.fill_between(live, low, high, alpha=0.15, color=colour, linewidth=0)
+
+
+DRAWINGS = {"reap": draw_reap, "serve": draw_serve}
+
+
+def read_rows(paths):
+    rows = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file if line.strip()]
+    return rows
+
+
+def main(sources, target):
+    try:
+        rows = read_rows(sources)
+        kinds = sorted({row["benchmark"] for row in rows})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"plot.py: {error}: each FILE must be one that forkbench --json wrote")
+    if len(kinds) != 1 or kinds[0] not in DRAWINGS:
+        sys.exit(f"plot.py: found {', '.join(kinds) or 'nothing'}: a picture shows one of {', '.join(DRAWINGS)}")
+    # Without these two the file would differ from run to run, and carry each letter's outline.
+    plt.rcParams.update({"svg.hashsalt": "forkbench", "svg.fonttype": "none"})
+    DRAWINGS[kinds[0]](rows).savefig(target, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
-        sys.exit("usage: plot.py FILE OUT.svg [CLIENTS], where forkbench reap or serve --json FILE wrote FILE")
-    main(*sys.argv[1:])
+    if len(sys.argv) < 3:
+        sys.exit("usage: plot.py FILE… OUT.svg, where forkbench --json FILE wrote each FILE")
+    main(sys.argv[1:-1], sys.argv[-1])

@@ -6,7 +6,7 @@ import ArgumentParser
 
 func number(_ text: String, from least: Int, to most: Int) throws -> Int {
     guard let number = Int(text), (least...most).contains(number) else {
-        throw ValidationError("'\(text)' is no whole number from \(least) to \(most)")
+        throw ValidationError("it must be a whole number from \(least) to \(most)")
     }
     return number
 }

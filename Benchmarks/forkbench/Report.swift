@@ -75,11 +75,12 @@ struct JSONLine {
 
     mutating func add(_ key: String, _ word: String) { fields.append("\"\(key)\":\"\(word)\"") }
     mutating func add(_ key: String, _ number: Int) { fields.append("\"\(key)\":\(number)") }
+    mutating func add(_ key: String, _ number: Double) { fields.append("\"\(key)\":\(decimal(number))") }
 
     /// The median under `key`, the rest under `key_p10` and `key_p90`.
     mutating func add(_ key: String, _ spread: Spread) {
         for (ending, number) in [("", spread.median), ("_p10", spread.p10), ("_p90", spread.p90)] {
-            fields.append("\"\(key)\(ending)\":\(decimal(number))")
+            add(key + ending, number)
         }
     }
 }

@@ -1,39 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// When a machine that has just made many processes is fit to be measured.
+/// When a machine that has just made many processes is fit to be measured, and whether it still is.
 ///
-/// Right after thousands of forks everything is several times slower, for some hundred milliseconds or for seconds: the
-/// last children are still on their way into their read, pages are copied, the kernel's own threads catch up. How long
-/// depends on the machine, so a fixed sleep is too short or too long; and on a shared machine the load never becomes 0,
-/// so waiting for idle processors may never end. What counts is looked at instead: the operation itself, until it takes
-/// the same time again and again.
-enum Rest {
+/// Right after thousands of forks everything is many times slower: the last children are on their way into their read,
+/// pages are copied, and the kernel's own threads walk what so many processes share. With 20,000 of them such storms also
+/// come back, for a second at a time, in which a fork takes 100 ms instead of 0.2. How long it takes depends on the
+/// machine, so a fixed sleep is too short or too long; and a shared machine is never idle, so waiting for idle processors
+/// may never end. So an operation is watched, until it takes the same time again and again.
+struct Rest {
     private static let groups = 5
-    private static let tolerance = 1.2
+    private static let groupLength = 0.005
+    /// Wide, as what else runs on the machine doubles single figures; a storm makes them ten and hundred times larger.
+    private static let tolerance = 1.5
+    private static let stormFactor = 3.0
 
-    /// Repeats `operation` in short groups until the medians of five in a row are within a fifth of each other. Medians,
-    /// as single stalls (another process, the kernel's housekeeping) go on for ever, and are no sign of unrest.
-    ///
-    /// - Parameters:
-    ///   - group: how long a group lasts, in seconds; the longer, the slower a change that is noticed.
-    ///   - limit: after so many seconds it is given up.
-    /// - Returns: whether rest was reached.
-    static func reach(group: Double, limit: Double, _ operation: () throws -> Void) rethrows -> Bool {
-        let begun = nanoseconds()
+    /// What the operation takes at rest, in microseconds.
+    let time: Double
+
+    /// Repeats `operation` in short groups until the medians of five in a row are within half of each other, and not
+    /// far from the best that was seen: a storm can be steady, too. Medians, as single stalls go on for ever, and are no
+    /// sign of unrest. Nil if that did not come about before `deadline` (see `nanoseconds()`).
+    init?(before deadline: Int64, _ operation: () throws -> Void) rethrows {
         var medians: [Double] = []
+        var best = Double.infinity
         repeat {
-            try medians.append(median(seconds: group, operation))
-            let latest = medians.suffix(groups)
-            if latest.count == groups, latest.max()! <= latest.min()! * tolerance { return true }
-        } while seconds(since: begun) < limit
-        return false
+            try medians.append(Self.median(operation))
+            best = min(best, medians.last!)
+            let latest = medians.suffix(Self.groups)
+            let (low, high) = (latest.min()!, latest.max()!)
+            if latest.count == Self.groups, high <= low * Self.tolerance, low <= best * Self.tolerance {
+                time = low
+                return
+            }
+        } while nanoseconds() < deadline
+        return nil
     }
 
-    /// Of at least five operations.
-    private static func median(seconds length: Double, _ operation: () throws -> Void) rethrows -> Double {
+    /// Whether the operation takes about as long as it did: what was measured since was not measured in a storm. It is
+    /// asked of the same operation, never of what was measured, so that nobody's dear moments are thrown away as storms.
+    func lasts(_ operation: () throws -> Void) rethrows -> Bool {
+        try Self.median(operation) <= time * Self.stormFactor
+    }
+
+    /// Of at least three operations.
+    private static func median(_ operation: () throws -> Void) rethrows -> Double {
         let begun = nanoseconds()
         var times: [Double] = []
-        while times.count < 5 || seconds(since: begun) < length {
+        while times.count < 3 || seconds(since: begun) < groupLength {
             let start = nanoseconds()
             try operation()
             times.append(microseconds(from: start, to: nanoseconds()))
