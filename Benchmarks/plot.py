@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws what `forkbench BENCHMARK --json FILE` measured: plot.py FILE… OUT.svg. Needs matplotlib.
 
-Rows of all files are drawn together. The same rows give the same bytes.
+Rows of all files are drawn together; of what was measured twice, the last one counts. The same rows give the same bytes.
 """
 
 import json
@@ -43,6 +43,7 @@ def draw_reap(rows):
     figure, grid = plt.subplots(
         len(batches), 2, figsize=(9, 0.9 + 3.1 * len(batches)), sharex=True, sharey=True, squeeze=False
     )
+    rows = {(row["method"], row["live"], row["batch"]): row for row in rows}.values()
     for axes_of_batch, batch in zip(grid, batches):
         how = "one at a time" if batch == 1 else f"in batches of {batch}"
         for axes, key, what in zip(axes_of_batch, ("both_us", "cycle_us"), ("fork + reap", "fork until reaped")):
