@@ -18,7 +18,7 @@ struct Serve: ParsableCommand {
             --quick: 16 clients, no idle children, two repetitions of one second, and \
             \(Peer.quick.map(\.rawValue).joined(separator: ", ")), unless told otherwise; no new round after 25 seconds.
 
-            Exit status: 1 if a connection failed, 64 for wrong usage, 71 for what the machine does not have.
+            Exit status: 1 if a connection failed or a server was given up, 64 for wrong usage, 71 for what the machine does not have.
             """
     )
 
@@ -81,16 +81,16 @@ struct Serve: ParsableCommand {
             throw Shortage(name, code)
         }
         let workshop = try Workshop(package: package, forkserve: (forkserve, forkserveStatic))
-        let results = try ServeRounds(plan, workshop).measure()
+        let (results, failures) = try ServeRounds(plan, workshop).measure()
         Progress.clear()
+        guard !results.isEmpty || failures > 0 else { throw Shortage("nothing could be measured") }
         ServeReport.print(results, seconds: plan.seconds)
         for result in results { try output?.write(result.json()) }
         let failed = results.reduce(0) { $0 + $1.failed }
-        guard !results.isEmpty else { throw Shortage("nothing could be measured") }
         if failed > 0 {
             writeAll(
                 "forkbench: \(failed) CONNECTIONS FAILED: the numbers above are not to be trusted\n", to: STDERR_FILENO)
-            throw ExitCode(1)
         }
+        if failed > 0 || failures > 0 { throw ExitCode(1) }
     }
 }

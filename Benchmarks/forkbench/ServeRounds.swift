@@ -20,6 +20,8 @@ struct ServeRounds {
     private var results: [ServeResult] = []
     /// A peer that has failed with so many live children does not get another chance.
     private var givenUp: [Int: Set<Peer>] = [:]
+    /// How many of these there were; what was skipped before it began is none.
+    private var failures = 0
 
     init(_ plan: ServePlan, _ workshop: Workshop) throws {
         self.plan = plan
@@ -52,7 +54,7 @@ struct ServeRounds {
     }
 
     /// A round measures every peer with every number of live children and clients.
-    consuming func measure() throws -> [ServeResult] {
+    consuming func measure() throws -> (results: [ServeResult], failures: Int) {
         let begun = nanoseconds()
         for round in 0..<plan.rounds {
             if plan.isQuick, round > 0, seconds(since: begun) > 25 { break }
@@ -63,22 +65,22 @@ struct ServeRounds {
             }
         }
         let order = plan.peers
-        return results.sorted {
-            ($0.live, $0.clients, order.firstIndex(of: $0.peer)!) < (
-                $1.live, $1.clients, order.firstIndex(of: $1.peer)!
-            )
+        let sorted = results.sorted {
+            ($0.live, $0.clients, order.firstIndex(of: $0.peer)!)
+                < ($1.live, $1.clients, order.firstIndex(of: $1.peer)!)
         }
+        return (sorted, failures)
     }
 
     private mutating func measure(_ peer: Peer, _ command: ServerCommand, _ live: Int, _ round: Int) throws {
         if givenUp[live, default: []].contains(peer) { return }
         Progress.show("round \(round + 1) of \(plan.rounds): \(live) live, \(peer.rawValue)")
         do {
-            let samples = try ServeRun.measure(
-                peer, command, live: live, clients: plan.clients, seconds: plan.seconds)
+            let samples = try ServeRun.measure(peer, command, live: live, plan)
             for (clients, sample) in zip(plan.clients, samples) { add(sample, peer, live, clients) }
         } catch let failure as ServerFailure {
-            say("\(peer.rawValue) with \(live) idle children is given up: \(failure)")
+            say("\(peer.rawValue) with \(live) idle children is GIVEN UP: \(failure)")
+            failures += 1
             givenUp[live, default: []].insert(peer)
         }
     }

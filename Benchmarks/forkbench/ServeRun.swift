@@ -42,13 +42,11 @@ enum ServeRun {
     private static let childrenLookedAt = 20
 
     /// Measures a server that is started for it, once for each number of clients.
-    static func measure(_ peer: Peer, _ command: ServerCommand, live: Int, clients: [Int], seconds: Double) throws
-        -> [ServeSample]
-    {
+    static func measure(_ peer: Peer, _ command: ServerCommand, live: Int, _ plan: ServePlan) throws -> [ServeSample] {
         // Ended children count until they are reaped; some servers take their time.
-        let server = try Server(command, limit: live + clients.max()! + 4096)
+        let server = try Server(command, limit: live + plan.clients.max()! + 4096)
         let idle = try IdleConnections(live, to: server)
-        var samples = try clients.map { try measureAtRest(server, clients: $0, seconds) }
+        var samples = try plan.clients.map { try measureAtRest(server, clients: $0, plan) }
         let lost = idle.lost
         if peer.forks {
             let memory = try memoryOfIdleChildren(of: server, live: live)
@@ -69,17 +67,18 @@ enum ServeRun {
     // MARK: Load
 
     /// After thousands of forks the machine is slow for a while, and at times again later. What was measured in such a
-    /// storm is measured once more, but not for ever.
-    private static func measureAtRest(_ server: Server, clients: Int, _ seconds: Double) throws -> ServeSample {
+    /// storm is measured once more, but not for ever, nor if the answer may be rough.
+    private static func measureAtRest(_ server: Server, clients: Int, _ plan: ServePlan) throws -> ServeSample {
         func single() throws { try IdleConnections(1, to: server).close() }
+        let (patience, mostAttempts) = plan.isQuick ? (Int64(1_000_000_000), 1) : (10_000_000_000, 3)
         var sample: ServeSample
         var attempts = 0
         repeat {
-            let rest = try Rest(before: nanoseconds() + 10_000_000_000, single)
-            sample = try measure(server, clients, seconds)
+            let rest = try Rest(before: nanoseconds() + patience, single)
+            sample = try measure(server, clients, plan.seconds)
             sample.isAtRest = try rest?.lasts(single) ?? false
             attempts += 1
-        } while !sample.isAtRest && sample.failed == 0 && attempts < 3
+        } while !sample.isAtRest && sample.failed == 0 && attempts < mostAttempts
         return sample
     }
 

@@ -28,9 +28,12 @@ final class Server {
         let code = forkbench_pipe(&ends)
         guard code == 0 else { throw Shortage("pipe", code) }
         output = ends[0]
-        errors = try MemoryFile()
-        defer { close(ends[1]) }
-        pid = try spawn(arguments, output: ends[1], errors: errors.descriptor)
+        let errors = try MemoryFile()
+        self.errors = errors
+        // The server alone has that end then, so that its end is seen.
+        let spawned = Result { try spawn(arguments, output: ends[1], errors: errors.descriptor) }
+        close(ends[1])
+        pid = try spawned.get()
         do {
             if command.announcesPort {
                 self.port = try Self.announcedPort(on: output)
@@ -102,17 +105,25 @@ final class Server {
     private static func end(_ pid: pid_t) {
         kill(-pid, SIGTERM)
         let begun = nanoseconds()
-        while waitpid(pid, nil, WNOHANG) == 0 {
+        while !hasEnded(pid) {
             usleep(2000)
             if seconds(since: begun) > 2 { kill(-pid, SIGKILL) }
         }
+        // While it is a zombie, its number is nobody else's, nor is its group's.
         kill(-pid, SIGKILL)
-        // Its orphans have become ours (PR_SET_CHILD_SUBREAPER).
+        waitpid(pid, nil, 0)
+        // Its orphans have become ours (PR_SET_CHILD_SUBREAPER), those in groups of their own too.
         for _ in 0..<100 {
             let orphans = ProcessStatus.children(of: getpid())
             if orphans.isEmpty { return }
             for orphan in orphans { kill(orphan.pid, SIGKILL) }
             for orphan in orphans { waitpid(orphan.pid, nil, 0) }
         }
+    }
+
+    private static func hasEnded(_ pid: pid_t) -> Bool {
+        var information = siginfo_t()
+        let code = waitid(P_PID, id_t(pid), &information, WEXITED | WNOHANG | WNOWAIT)
+        return code == 0 && information.si_signo == SIGCHLD
     }
 }
