@@ -102,7 +102,7 @@ def draw_line(axes, rows, key, name, colour, style="-"):
     if not rows:
         return
     live = [row["live"] for row in rows]
-    axes.plot(live, [row[key] for row in rows], "o" + style, label=name, color=colour, markersize=3.5, linewidth=1.4)
+    axes.plot(live, [row[key] for row in rows], "o" + style, label=name, color=colour, markersize=3.5, mew=0, lw=1.4)
     low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("p10", "p90"))
     axes.fill_between(live, low, high, alpha=0.15, color=colour, linewidth=0)
 
