@@ -21,6 +21,21 @@ REAP_METHODS = {
     "kernel": ("reference: the kernel reaps by itself", "#ae3ec9"),
 }
 
+SERVE_PEERS = {
+    "forkserve-static-spares": ("forkserve, static, spares", "#c2255c", "-"),
+    "forkserve-static": ("forkserve, static", "#d9480f", "-"),
+    "forkserve-dynamic": ("forkserve", "#f08c00", "-"),
+    "c-static": ("C by hand, static", "#212529", "-"),
+    "c-dynamic": ("C by hand", "#868e96", "-"),
+    "python": ("CPython ForkingTCPServer", "#1971c2", "-"),
+    "perl": ("Perl Net::Server::Fork", "#6741d9", "-"),
+    "forkserve-exec": ("forkserve exec", "#d9480f", "--"),
+    "tcpserver": ("tcpserver", "#2f9e44", "--"),
+    "tcpsvd": ("tcpsvd", "#0c8599", "--"),
+    "xinetd": ("xinetd", "#ae3ec9", "--"),
+    "socat": ("socat", "#495057", "--"),
+}
+
 
 def draw_reap(rows):
     """Left what the parent spends, right the whole cycle; above one child at a time, below batches."""
@@ -36,12 +51,7 @@ def draw_reap(rows):
                 mine = [row for row in rows if row["method"] == method and row["batch"] == batch]
                 draw_line(axes, sorted(mine, key=lambda row: row["live"]), key, name, colour)
             axes.set_title(f"{what}, {how}", fontsize=10)
-            axes.set_yscale("log")
-            axes.set_xscale("symlog", linthresh=100, linscale=0.5)  # 0 has its place, too
-            ticks = sorted({row["live"] for row in rows})
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            axes.minorticks_off()
-            axes.grid(True, alpha=0.3)
+            scale(axes, rows)
         axes_of_batch[0].set_ylabel("µs per child")
     for axes in grid[-1]:
         axes.set_xlabel("idle children alive besides")
@@ -51,17 +61,53 @@ def draw_reap(rows):
     return figure
 
 
-def draw_line(axes, rows, key, name, colour):
+def draw_serve(rows):
+    """What a connection costs, a part for each number of clients. Dashed: a program is executed for each."""
+    rows = [time_per_connection(row) for row in rows if row["peer"] in SERVE_PEERS]
+    counts = sorted({row["clients"] for row in rows})
+    figure, (parts,) = plt.subplots(
+        1, len(counts), figsize=(max(7, 4.2 * len(counts)), 4.4), sharex=True, sharey=True, squeeze=False
+    )
+    for axes, clients in zip(parts, counts):
+        for peer, (name, colour, style) in SERVE_PEERS.items():
+            mine = [row for row in rows if row["peer"] == peer and row["clients"] == clients]
+            draw_line(axes, sorted(mine, key=lambda row: row["live"]), "time_us", name, colour, style)
+        axes.set_title("one client" if clients == 1 else f"{clients} clients", fontsize=10)
+        scale(axes, rows)
+        axes.set_xlabel("idle children alive besides")
+    parts[0].set_ylabel("µs per connection")
+    handles, names = parts[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=4, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.8 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def time_per_connection(row):
+    """What is quick takes little time, so the tenths change places."""
+    turned = {"": "", "_p10": "_p90", "_p90": "_p10"}
+    return row | {f"time_us{end}": 1e6 / row[f"connections_per_s{other}"] for end, other in turned.items()}
+
+
+def scale(axes, rows):
+    axes.set_yscale("log")
+    axes.set_xscale("symlog", linthresh=100, linscale=0.5)  # 0 has its place, too
+    ticks = sorted({row["live"] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
+
+
+def draw_line(axes, rows, key, name, colour, style="-"):
     """The median, and a band from p10 to p90."""
     if not rows:
         return
     live = [row["live"] for row in rows]
-    axes.plot(live, [row[key] for row in rows], "o-", label=name, color=colour, markersize=3.5, mew=0, lw=1.4)
+    axes.plot(live, [row[key] for row in rows], "o" + style, label=name, color=colour, markersize=3.5, mew=0, lw=1.4)
     low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("p10", "p90"))
     axes.fill_between(live, low, high, alpha=0.15, color=colour, linewidth=0)
 
 
-DRAWINGS = {"reap": draw_reap}
+DRAWINGS = {"reap": draw_reap, "serve": draw_serve}
 
 
 def read_rows(paths):

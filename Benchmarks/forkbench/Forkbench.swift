@@ -4,14 +4,15 @@
 // theirs.
 
 import ArgumentParser
+import CForkbench
 import Forking
 import Glibc
 
 struct Forkbench: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "forkbench",
-        abstract: "Measures forking and reaping.",
-        subcommands: [Reap.self]
+        abstract: "Measures forking and reaping, and servers that do it.",
+        subcommands: [Reap.self, Serve.self]
     )
 }
 
@@ -25,6 +26,11 @@ enum Main {
             end(shortage.description, EX_OSERR)
         } catch let refusal as ForkingError {
             end(refusal.description, EX_OSERR)
+        } catch let interruption as Interruption {
+            Progress.clear()
+            forkbench_die_by(interruption.signal)
+        } catch let status as ExitCode {
+            exit(status.rawValue)
         } catch {
             guard Forkbench.exitCode(for: error) != .success else { Forkbench.exit(withError: error) }  // --help
             let reason = Forkbench.message(for: error).split(separator: "\n").first ?? "wrong usage"
@@ -44,7 +50,9 @@ struct Shortage: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 
     /// For a call that has just failed.
-    init(call: String) { self.init("\(call): \(String(cString: strerror(errno)))") }
+    init(call: String) { self.init(call, errno) }
+
+    init(_ call: String, _ code: Int32) { self.init("\(call): \(String(cString: strerror(code)))") }
 }
 
 @discardableResult

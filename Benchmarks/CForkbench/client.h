@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#ifndef FORKBENCH_CLIENT_H
+#define FORKBENCH_CLIENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LINE_LENGTH = 16 };
+
+enum progress {
+    PENDING,  ///< nothing new; wait for the next event
+    ANSWERED, ///< the line has come back
+    ENDED,    ///< the server has closed; the descriptor is closed too
+    FAILED,   ///< `failure` says why; the descriptor is closed
+};
+
+/// One connection at a time.
+struct client {
+    int descriptor; ///< -1: none
+    int failure;
+    enum { CONNECTING, WAITING, ENDING } stage;
+    size_t received;
+    uint64_t begun;    ///< when connect was called
+    uint64_t answered; ///< when the line was back
+    char line[LINE_LENGTH];
+};
+
+uint64_t client_now(void);
+
+/// Opens the next connection and sends the line as soon as it can.
+enum progress client_open(struct client *client, int epoll, uint16_t port);
+/// Goes on after an event.
+enum progress client_advance(struct client *client, int epoll);
+/// After ANSWERED: says that no more will come; then ENDED follows.
+enum progress client_half_close(struct client *client);
+enum progress client_fail(struct client *client, int failure);
+
+#endif

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkbench
+import Glibc
+
+/// A server could not be started, or did not do what is measured.
+struct ServerFailure: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// A peer that runs.
+final class Server {
+    let pid: pid_t
+    let port: UInt16
+    private let errors: MemoryFile
+    private let output: Int32
+
+    private static let startLimit = 20.0  // seconds
+
+    init(_ command: ServerCommand, limit: Int) throws {
+        var port: UInt16 = 0
+        if !command.announcesPort {
+            let code = forkbench_free_port(&port)
+            guard code == 0 else { throw Shortage("bind", code) }
+        }
+        let arguments = try command.arguments(.init(limit: limit, port: port))
+        var ends: [Int32] = [-1, -1]
+        let code = forkbench_pipe(&ends)
+        guard code == 0 else { throw Shortage("pipe", code) }
+        output = ends[0]
+        let errors = try MemoryFile()
+        self.errors = errors
+        // The server alone has that end then, so that its end is seen.
+        let spawned = Result { try spawn(arguments, output: ends[1], errors: errors.descriptor) }
+        close(ends[1])
+        pid = try spawned.get()
+        do {
+            if command.announcesPort {
+                self.port = try Self.announcedPort(on: output)
+            } else {
+                self.port = port
+                try Self.waitUntilListening(pid, port)
+            }
+        } catch let failure as ServerFailure {
+            Self.end(pid)
+            close(output)
+            throw ServerFailure(description: "\(failure)\(Self.quoted(errors))")
+        } catch {
+            Self.end(pid)
+            throw error
+        }
+    }
+
+    deinit {
+        Self.end(pid)
+        close(output)
+    }
+
+    /// What it has printed on stderr, to be put behind a message.
+    var complaint: String { Self.quoted(errors) }
+
+    private static func quoted(_ errors: MemoryFile) -> String {
+        let lines = errors.text.split(separator: "\n")
+        return lines.isEmpty ? "" : "; its stderr: " + lines.prefix(5).joined(separator: " / ")
+    }
+
+    // MARK: Start
+
+    /// The number with which its first line ends.
+    private static func announcedPort(on output: Int32) throws -> UInt16 {
+        var line = ""
+        let begun = nanoseconds()
+        while !line.contains("\n") {
+            try Interruption.check()
+            guard seconds(since: begun) < startLimit else {
+                throw ServerFailure(description: "it does not say its port")
+            }
+            var polled = pollfd(fd: output, events: Int16(POLLIN), revents: 0)
+            guard poll(&polled, 1, 100) > 0 else { continue }
+            var bytes = [UInt8](repeating: 0, count: 256)
+            let count = read(output, &bytes, bytes.count)
+            guard count > 0 else { throw ServerFailure(description: "it ended before it listened") }
+            line += String(decoding: bytes.prefix(count), as: UTF8.self)
+        }
+        let digits = line.prefix { $0 != "\n" }.reversed().prefix { $0.isNumber }.reversed()
+        guard let port = UInt16(String(digits)) else {
+            throw ServerFailure(description: "it said '\(line)' in place of its port")
+        }
+        return port
+    }
+
+    private static func waitUntilListening(_ pid: pid_t, _ port: UInt16) throws {
+        let begun = nanoseconds()
+        while !forkbench_is_listening(port) {
+            try Interruption.sleep(milliseconds: 20)
+            let state = ProcessStatus(pid)?.state
+            guard state != nil, state != "Z" else { throw ServerFailure(description: "it ended before it listened") }
+            guard seconds(since: begun) < startLimit else { throw ServerFailure(description: "it does not listen") }
+        }
+    }
+
+    // MARK: End
+
+    /// First as one stops it; then whatever is left of it.
+    private static func end(_ pid: pid_t) {
+        kill(-pid, SIGTERM)
+        let begun = nanoseconds()
+        while !hasEnded(pid) {
+            usleep(2000)
+            if seconds(since: begun) > 2 { kill(-pid, SIGKILL) }
+        }
+        // While it is a zombie, its number is nobody else's, nor is its group's.
+        kill(-pid, SIGKILL)
+        waitpid(pid, nil, 0)
+        // Its orphans have become ours (PR_SET_CHILD_SUBREAPER), those in groups of their own too.
+        for _ in 0..<100 {
+            let orphans = ProcessStatus.children(of: getpid())
+            if orphans.isEmpty { return }
+            for orphan in orphans { kill(orphan.pid, SIGKILL) }
+            for orphan in orphans { waitpid(orphan.pid, nil, 0) }
+        }
+    }
+
+    private static func hasEnded(_ pid: pid_t) -> Bool {
+        var information = siginfo_t()
+        let code = waitid(P_PID, id_t(pid), &information, WEXITED | WNOHANG | WNOWAIT)
+        return code == 0 && information.si_signo == SIGCHLD
+    }
+}

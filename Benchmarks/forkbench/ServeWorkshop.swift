@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkbench
+import Glibc
+
+/// Why a peer cannot be measured here, and the command that would change it.
+struct Missing: Error {
+    let reason: String
+    let remedy: String
+}
+
+/// Finds the peers' programs, or builds them in a directory of its own that goes with it.
+final class Workshop {
+    private let directory: String
+    private let package: String
+    private let besides: String
+    private let given: (dynamic: String?, static: String?)
+
+    /// - Parameters:
+    ///   - package: where Benchmarks/Peers is; by default looked for from this program upwards.
+    ///   - forkserve: our server's program, dynamically and statically linked; by default where they are built.
+    init(package: String?, forkserve given: (dynamic: String?, static: String?)) throws {
+        let program = Self.ownPath()
+        guard let package = package ?? Self.packageAbove(program) else {
+            throw Shortage("the sources of the peers were not found above \(program): say --package DIRECTORY")
+        }
+        guard access(package + "/Benchmarks/Peers", R_OK) == 0 else {
+            throw Shortage("there is no \(package)/Benchmarks/Peers: --package must be this package's directory")
+        }
+        self.package = package
+        self.given = given
+        besides = Self.parent(program)
+        var template = Array((getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp").utf8CString.dropLast())
+        template += "/forkbench.XXXXXX".utf8CString
+        guard mkdtemp(&template) != nil else { throw Shortage(call: "mkdtemp") }
+        directory = String(decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
+    deinit {
+        if let entries = opendir(directory) {
+            while let entry = readdir(entries) {
+                let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                    $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+                }
+                unlink(path(name))
+            }
+            closedir(entries)
+        }
+        rmdir(directory)
+    }
+
+    func path(_ name: String) -> String { "\(directory)/\(name)" }
+
+    func source(_ name: String) -> String { "\(package)/Benchmarks/Peers/\(name)" }
+
+    func write(_ name: String, _ text: String) throws -> String {
+        let descriptor = open(path(name), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw Shortage(call: "open \(path(name))") }
+        defer { close(descriptor) }
+        guard writeAll(text, to: descriptor) else { throw Shortage(call: "write \(path(name))") }
+        return path(name)
+    }
+
+    // MARK: Ours
+
+    func forkserve() throws -> String {
+        try ours(given.dynamic ?? "\(besides)/forkserve", "swift build -c release --product forkserve")
+    }
+
+    func staticForkserve() throws -> String {
+        try ours(
+            given.static ?? "\(package)/.build-static/release/forkserve",
+            "swift build -c release --static-swift-stdlib -Xswiftc -static-executable --scratch-path .build-static"
+                + " --product forkserve")
+    }
+
+    func staticForkserveWithSpares() throws -> String {
+        let program = try staticForkserve()
+        guard try Command.run([program, "echo", "--help"]).output.contains("--spares") else {
+            throw Missing(reason: "\(program) has no option --spares", remedy: "build a newer one")
+        }
+        return program
+    }
+
+    private func ours(_ program: String, _ remedy: String) throws -> String {
+        guard access(program, X_OK) == 0 else {
+            throw Missing(reason: "there is no \(program)", remedy: remedy)
+        }
+        return program
+    }
+
+    // MARK: Others
+
+    /// Compiles one of the peers' sources, once.
+    func compiled(_ name: String, as target: String, _ options: [String] = []) throws -> String {
+        if access(path(target), X_OK) == 0 { return path(target) }
+        let remedy = "apt-get install gcc libc6-dev"
+        guard let compiler = Self.find("cc") else { throw Missing(reason: "there is no cc", remedy: remedy) }
+        let result = try Command.run([compiler, "-O2"] + options + ["-o", path(target), source(name)])
+        guard result.status == 0 else {
+            throw Missing(reason: "cc cannot compile \(name): \(result.errors)", remedy: remedy)
+        }
+        return path(target)
+    }
+
+    /// What every server that executes a program executes.
+    func echo() throws -> String { try compiled("echo.c", as: "echo", ["-static"]) }
+
+    /// The first of these programs that there is.
+    func installed(_ names: [String], by debianPackage: String) throws -> String {
+        guard let found = names.lazy.compactMap(Self.find).first else {
+            throw Missing(reason: "there is no \(names.last!)", remedy: "apt-get install \(debianPackage)")
+        }
+        return found
+    }
+
+    /// There may be several Perls, and only the system's has the system's modules.
+    func perlWithNetServer() throws -> String {
+        let remedy = "libnet-server-perl"
+        for name in ["/usr/bin/perl", "perl"] {
+            guard let perl = Self.find(name) else { continue }
+            if try Command.run([perl, "-MNet::Server::Fork", "-e", "1"]).status == 0 { return perl }
+        }
+        throw Missing(reason: "no perl has Net::Server", remedy: "apt-get install \(remedy)")
+    }
+
+    // MARK: Paths
+
+    /// As a shell would.
+    private static func find(_ name: String) -> String? {
+        if name.contains("/") { return access(name, X_OK) == 0 ? name : nil }
+        let directories = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
+        return directories.split(separator: ":").lazy.map { "\($0)/\(name)" }.first { access($0, X_OK) == 0 }
+    }
+
+    private static func ownPath() -> String {
+        var bytes = [UInt8](repeating: 0, count: Int(PATH_MAX))
+        let count = bytes.withUnsafeMutableBytes {
+            readlink("/proc/self/exe", $0.assumingMemoryBound(to: CChar.self).baseAddress!, $0.count)
+        }
+        return String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
+    }
+
+    private static func packageAbove(_ program: String) -> String? {
+        var directory = parent(program)
+        while !directory.isEmpty {
+            if access(directory + "/Benchmarks/Peers", R_OK) == 0 { return directory }
+            directory = parent(directory)
+        }
+        return nil
+    }
+
+    private static func parent(_ path: String) -> String {
+        String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+    }
+}
