@@ -54,6 +54,37 @@ static void close_parents(const struct forkcore_child_plan *plan)
         close_range_of(first, last);
 }
 
+#if defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__)
+
+extern FILE *_IO_list_all; // where code is not position-independent, this could be a copy that glibc does not keep up
+
+// Whether a stream has something to write. fflush(NULL) looks at the same, but locks for it, and so costs parent and child
+// a page fault each.
+static bool is_anything_buffered(void)
+{
+    if (!__libc_single_threaded)
+        return true;
+    for (const FILE *stream = _IO_list_all; stream != NULL; stream = stream->_chain)
+        if (stream->_mode > 0 || stream->_IO_write_ptr > stream->_IO_write_base) // wide streams are not looked into
+            return true;
+    return false;
+}
+
+#else
+
+static bool is_anything_buffered(void)
+{
+    return true;
+}
+
+#endif
+
+static void flush(void)
+{
+    if (is_anything_buffered())
+        fflush(NULL);
+}
+
 struct parent {
     pid_t pid;
     bool had_threads;
@@ -100,7 +131,7 @@ int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)
     struct parent parent = {.pid = forkcore_process(), .had_threads = forkcore_thread_count() != 1};
     sigset_t all;
 
-    fflush(NULL);
+    flush();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &parent.mask);
     pid_t pid = fork();
@@ -117,7 +148,7 @@ _Noreturn void forkcore_exit(int status)
 {
     if (__llvm_profile_write_file)
         __llvm_profile_write_file();
-    fflush(NULL);
+    flush();
     _exit(status);
 }
 

@@ -180,6 +180,10 @@ int forkcore_parent_memory_open(size_t size, void **memory);
 /// In the process that opened it: elsewhere something else may be there by now.
 void forkcore_parent_memory_close(void *memory, size_t size);
 
+/// Makes forks cheaper: of program and libraries, unmaps what is unchanged, most of which served only to start. What is
+/// used comes back by itself. Only in a process with one thread (EBUSY). Not signal-safe. /proc/pid/pagemap, madvise(2).
+int forkcore_trim(void);
+
 // ----------------------------------------------------------------------------------------------------------- signals
 
 struct forkcore_signal {
@@ -319,8 +323,20 @@ int forkcore_set_timeout(int descriptor, int64_t timeout_us);
 /// TCP_NODELAY.
 int forkcore_set_no_delay(int descriptor, bool on);
 
+/// A pair of sockets by which one process hands descriptors over to another. socketpair(2). The caller closes both.
+int forkcore_channel_open(int *one, int *other);
+
+/// Sends a descriptor, and `count` bytes with it, without waiting; the caller's own stays open. EPIPE or ECONNRESET when
+/// nobody will take it. SCM_RIGHTS in unix(7).
+int forkcore_hand_over(int channel, int descriptor, const void *bytes, size_t count);
+
+/// Waits for a descriptor and exactly `count` bytes. ESHUTDOWN when the other end was closed, EMFILE when this process had
+/// no room for it, EMSGSIZE when other bytes came. The caller closes the descriptor, which is close-on-exec.
+int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count);
+
 /// Who is on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
+
 
 
 #ifdef __cplusplus

@@ -1,20 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Forking
+import Glibc
+import SystemPackage
 
 /// The built-in service. Child.
 enum EchoService {
-    /// Sends lines back until the client closes, or just the first. Lines may be of any length: what has come of one is
-    /// sent back at once, so that nothing is held that a client sends without end.
-    static func serve(_ connection: inout Connection, once: Bool) throws(ForkingError) {
+    /// Sends back what comes, as it comes, until the client closes: nothing is held that a client sends without end.
+    static func serve(_ connection: inout Connection) throws(ForkingError) {
         while true {
             let bytes = try connection.read()
             if bytes.isEmpty { return }
-            guard once, let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
+            try connection.write(bytes)
+        }
+    }
+
+    /// Sends the first line back, of whatever length.
+    static func serveOnce(_ connection: inout Connection) throws(ForkingError) {
+        while true {
+            let bytes = try connection.read()
+            if bytes.isEmpty { return }
+            guard let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
                 try connection.write(bytes)
                 continue
             }
             return try connection.write(Array(bytes[...newline]))
         }
+    }
+
+    /// Parent: one client's worth of it, so that children find pages and tables ready.
+    static func rehearse() {
+        var ends: (Int32, Int32) = (-1, -1)
+        let made = withUnsafeMutableBytes(of: &ends) {
+            socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, $0.assumingMemoryBound(to: Int32.self).baseAddress)
+        }
+        guard made == 0, let nobody = try? SocketAddress(unix: "@rehearsal") else { return }
+        let client = Connection(FileDescriptor(rawValue: ends.0), peer: nobody)
+        var server = Connection(FileDescriptor(rawValue: ends.1), peer: nobody)
+        try? client.write("hello\n")
+        client.finishWriting()
+        try? serve(&server)
     }
 }

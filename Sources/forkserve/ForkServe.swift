@@ -33,7 +33,11 @@ struct ForkServe: ParsableCommand {
 
     static func main() {
         occupyStandardDescriptors()
-        main(nil)
+        if let job = Job.left() {
+            Glibc.exit(reportingErrors(job.serve))
+        } else {
+            main(nil)
+        }
     }
 }
 
@@ -54,23 +58,17 @@ struct Echo: ParsableCommand {
     @Flag(help: "Send one line back, then close.") var once = false
     @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
 
-    func validate() throws { try options.validate(address) }
+    func validate() throws {
+        try options.validate(address)
+        guard !udp || !once else { throw ValidationError("--once is for connections, and --udp has none: use one of them") }
+        guard !udp || options.spares == 0 else {
+            throw ValidationError("--spares is for connections, and --udp has none: use one of them")
+        }
+    }
 
     func run() throws {
-        try reportingErrors {
-            let listener = try options.listener(on: address, datagram: udp)
-            let server =
-                if udp {
-                    try ForkingServer(datagrams: listener, configuration: options.serverConfiguration) { datagram in
-                        try datagram.reply(datagram.bytes)
-                    }
-                } else {
-                    try ForkingServer(listener, configuration: options.serverConfiguration) { [once] connection in
-                        try EchoService.serve(&connection, once: once)
-                    }
-                }
-            try options.run(server)
-        }
+        let service: Job.Service = udp ? .echoDatagrams : once ? .echoOnce : .echo
+        try options.start(service, on: address)
     }
 }
 
@@ -94,27 +92,20 @@ struct Exec: ParsableCommand {
 
     func validate() throws {
         try options.validate(address)
+        guard options.spares == 0 else {
+            throw ValidationError("--spares is for echo: a program cannot be started ahead of its client")
+        }
         guard !command.isEmpty else {
             throw ValidationError("no program to run: expected forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]")
         }
         do throws(ForkingError) {
-            _ = try ProgramLine.program(command)
+            _ = try ProgramLine.program(ofLast: command.count)
         } catch {
             throw ValidationError(error.description)
         }
     }
 
     func run() throws {
-        try reportingErrors {
-            let program = try ProgramLine.program(command)
-            let listener = try options.listener(on: address, datagram: false)
-            let server = try ForkingServer(programs: listener, configuration: options.serverConfiguration) {
-                (connection) throws(ForkingError) in
-                var program = program
-                for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
-                return program
-            }
-            try options.run(server)
-        }
+        try options.start(.program, on: address, programArguments: command.count)
     }
 }

@@ -9,13 +9,13 @@ import SystemPackage
 enum ProgramLine {
     /// Finds the program as a shell would.
     ///
-    /// - Parameter command: the program and its arguments, with which the command line ends.
+    /// - Parameter count: with how many arguments the command line ends that are the program and its own.
     /// - Throws: `ForkingError.invalid` if there is no such program, or it cannot be executed.
-    static func program(_ command: [String]) throws(ForkingError) -> Program {
+    static func program(ofLast count: Int) throws(ForkingError) -> Program {
         // Byte for byte as they were given to us: not all that is an argument is UTF-8.
-        let first = Int(CommandLine.argc) - command.count
-        var program = Program(
-            path: try find(command[0]), arguments: CStrings(copying: CommandLine.unsafeArgv + first))
+        let arguments = CStrings(copying: CommandLine.unsafeArgv + (Int(CommandLine.argc) - count))
+        let name = String(cString: CommandLine.unsafeArgv[Int(CommandLine.argc) - count]!)
+        var program = Program(path: try find(name), arguments: arguments)
         program.environment.removeAll { variable in
             names.contains(String(String(cString: variable).prefix { $0 != "=" }))
         }

@@ -126,12 +126,15 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = withPlan(options, slot) { forkcore_fork($0, &pid) }
+        let code = withPlan(options, slot) { plan in
+            let code = forkcore_fork(plan, &pid)
+            if code == 0, pid == 0 { forkcore_exit(body()) }  // the child ends here, and releases nothing
+            return code
+        }
         guard code == 0 else {
             abandon(slot)
             throw .system(call: "fork", Errno(rawValue: code))
         }
-        if pid == 0 { forkcore_exit(body()) }  // the child ends here
         do {
             let pidfd = try source.watch(pid, slot)
             commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
@@ -184,6 +187,19 @@ public final class ChildTable {
             throw error
         }
         return pid
+    }
+
+    /// A child that waited has got its client: from now on it counts as forked for that one.
+    ///
+    /// - Returns: false if `pid` is no live child of this table.
+    func begin(_ pid: ProcessID, for peer: SocketAddress, _ timeLimit: Duration?) -> Bool {
+        guard let slot = slots.slot(of: pid) else { return false }
+        let now = Instant.now
+        slots[slot].peer = peer
+        slots[slot].startedAt = now
+        slots[slot].deadline = timeLimit.map { now + $0 }
+        slots[slot].deadline.map(noteDeadline)
+        return true
     }
 
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.

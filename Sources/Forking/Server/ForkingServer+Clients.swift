@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import SystemPackage
 
 extension ForkingServer {
@@ -40,22 +41,38 @@ extension ForkingServer {
         clientsTaken += 1
         idleSince = .now
         isShort = false
+        if clientsTaken == Self.clientsUntilSettled { settle() }
+    }
+
+    private static let clientsUntilSettled = 16
+
+    /// What only the start needed need not be copied by each fork. What children need is to be there in the parent.
+    private func settle() {
+        _ = forkcore_trim()  // in a process with threads it is not done, which makes forks dearer, but not wrong
+        hooks.prewarm()
     }
 
     private func serve(_ connection: consuming Connection, _ handler: (inout Connection) throws -> Void) {
         guard isWelcome(connection) else { return }
         let peer = connection.peer
+        if let pid = passOn(connection) {
+            hooks.observe(.forked(pid, peer: peer))
+            return
+        }
         begin(peer) { () throws(ForkingError) in
-            try children.fork(peer: peer, options: configuration.childOptions) {
-                let status = run(for: peer) {
-                    try setUp(connection)
-                    try handler(&connection)
-                }
-                connection.finish()
-                return status
-            }
+            try children.fork(peer: peer, options: configuration.childOptions) { attend(&connection, handler) }
         }
         // Here the parent's copy of the connection closes. The child's is the only one left.
+    }
+
+    /// Child: serves its client.
+    func attend(_ connection: inout Connection, _ handler: (inout Connection) throws -> Void) -> Int32 {
+        let status = run(for: connection.peer) {
+            try setUp(connection)
+            try handler(&connection)
+        }
+        connection.finish()
+        return status
     }
 
     private func serve(

@@ -7,6 +7,9 @@ extension ForkingServer {
     public struct Configuration: Sendable {
         /// How many children there are at once, at least 1. Further clients wait in the kernel's queue.
         public var maxChildren = 40
+        /// How many of them are forked ahead, while the server serves, so that a client need not wait for fork: at most
+        /// `maxChildren`. Each still serves one connection. Only for connections that a handler serves.
+        public var spares = 0
         /// How long without a new client until `ServerHooks.handleTimeout` runs; nil: never.
         public var idleTimeout: Duration? = .seconds(300)
         /// How long one connection may take; then its child gets SIGTERM, and `killAfter` later SIGKILL, each with its
@@ -40,6 +43,9 @@ extension ForkingServer {
         func checked() throws(ForkingError) -> Configuration {
             guard maxChildren >= 1 else {
                 throw .invalid("maxChildren is \(maxChildren), and must be at least 1")
+            }
+            guard (0...maxChildren).contains(spares) else {
+                throw .invalid("spares is \(spares), and must be from 0 to maxChildren, which is \(maxChildren)")
             }
             guard (1...65_535).contains(datagramLimit) else {
                 throw .invalid("datagramLimit is \(datagramLimit), and must be from 1 to 65535 bytes")

@@ -47,6 +47,7 @@ extension ForkingServer {
         guard phase != .over else { return }
         hooks.observe(.stopping(step))
         listener = nil
+        spares = []  // closes their channels, on which they end
         guard configuration.blockOnClose else {
             phase = .over
             return
@@ -71,6 +72,7 @@ extension ForkingServer {
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
         listener = nil
+        spares = []
         children.endsGroups = true
         children.killAll()
         _ = try? children.wait(atMost: Self.patienceWithTheKernel)

@@ -27,7 +27,8 @@ public final class ForkingServer {
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
     public let children: ChildTable
 
-    // The state of the loop. It is in three files: this one waits, +Clients forks, +Stopping begins and ends.
+    // The state of the loop. It is in four files: this one waits, +Clients and +Spares fork, +Stopping
+    // begins and ends.
     let service: Service
     var listener: Listener?
     var signals: SignalDescriptor?
@@ -38,6 +39,8 @@ public final class ForkingServer {
     var isRunning = false
     var ignoresSIGPIPE = false
     var idleSince = Instant.now
+    var spares: [Spare] = []
+    var sparesPausedUntil: Instant?
 
     /// A server of connections.
     ///
@@ -91,6 +94,11 @@ public final class ForkingServer {
         _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ServerHooks, _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()
+        if configuration.spares > 0 {
+            guard case .connections = service else {
+                throw .invalid("spares is \(configuration.spares), and must be 0 where no handler serves connections")
+            }
+        }
         self.hooks = hooks
         self.service = service
         address = listener.address
@@ -99,7 +107,12 @@ public final class ForkingServer {
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         self.listener = consume listener
-        children.onExit = { [weak self] exit in self?.hooks.observe(.ended(exit)) }
+        spares.reserveCapacity(configuration.spares)
+        children.onExit = { [weak self] exit in
+            guard let self else { return }
+            if forgetSpare(exit), exit.status.isSuccess { return }  // it was dismissed
+            hooks.observe(.ended(exit))
+        }
     }
 
     // MARK: Serving
@@ -114,6 +127,7 @@ public final class ForkingServer {
     public func serve() throws(ForkingError) {
         try begin()
         defer { end() }
+        hooks.prewarm()
         hooks.observe(.serving(address))
         do throws(ForkingError) {
             while phase != .over { try turn() }
@@ -172,7 +186,11 @@ public final class ForkingServer {
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
         keepTime()
-        if ready.contains(.client), canAdmit { try takeClient() }
+        if ready.contains(.client), canAdmit {
+            try takeClient()
+        } else if lacksSpare {
+            forkSpare()
+        }
     }
 
     private struct Ready: OptionSet {
@@ -190,10 +208,11 @@ public final class ForkingServer {
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue,
             canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
         ]
-        let until = earlier(phase.deadline ?? idleDeadline, admission.shortageUntil)
+        let until = earlier(
+            earlier(phase.deadline ?? idleDeadline, admission.shortageUntil), sparesPausedUntil)
         // A hook may have collected the last child, after which nothing would wake us.
-        let timeout =
-            phase != .serving && children.count == 0 ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
+        let isBusy = lacksSpare || (phase != .serving && children.count == 0)
+        let timeout = isBusy ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {
             forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)
@@ -203,7 +222,7 @@ public final class ForkingServer {
     }
 
     private var canAdmit: Bool {
-        phase == .serving && admission.decide(isFull: children.isFull) == .admit
+        phase == .serving && admission.decide(isFull: children.isFull && spares.isEmpty) == .admit
     }
 
     private func takeSignals() {
@@ -221,6 +240,7 @@ public final class ForkingServer {
     private func keepTime() {
         let now = Instant.now
         admission.keepTime(now)
+        if let until = sparesPausedUntil, until <= now { sparesPausedUntil = nil }
         switch phase {
         case .serving:
             guard let deadline = idleDeadline, deadline <= now else { return }

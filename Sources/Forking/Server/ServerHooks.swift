@@ -12,6 +12,9 @@ public struct ServerHooks {
     public var verifyConnection: (borrowing Connection) throws -> Bool = { _ in true }
     /// Parent, before fork: whether to serve this datagram. Refused, or when this throws, it is dropped.
     public var verifyDatagram: (Datagram) throws -> Bool = { _ in true }
+    /// Parent: before the first client, and once more when the server has settled, some clients later. What is done here
+    /// is ready in each child and costs it nothing: a formatter made, a table read, the handler's own code run once.
+    public var prewarm: () -> Void = {}
     /// Parent: once in each turn of the loop, before it waits.
     public var serviceActions: () -> Void = {}
     /// Parent: no client has come for `Configuration.idleTimeout`.

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import SystemPackage
+
+/// A child that was forked ahead, and waits for its one client.
+struct Spare {
+    let pid: ProcessID
+    /// The connection comes to it this way; closed, it ends.
+    let channel: ParentDescriptor
+}
+
+/// Children forked ahead, so that a client does not wait for fork. The parent accepts and verifies as ever, and passes the
+/// connection on. A client that waits goes before a spare that lacks; with none left, a child is forked as without spares.
+extension ForkingServer {
+    /// Whether to fork another now.
+    var lacksSpare: Bool {
+        phase == .serving && spares.count < configuration.spares && !children.isFull && sparesPausedUntil == nil
+    }
+
+    /// Parent: forks one.
+    func forkSpare() {
+        guard case .connections(let handler) = service else { return }
+        do throws(ForkingError) {
+            let (channel, childsEnd) = try Self.openChannel()
+            defer { forkcore_close(childsEnd) }
+            var options = configuration.childOptions
+            options.timeLimit = nil  // it begins with the client
+            let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
+            spares.append(Spare(pid: pid, channel: channel))
+        } catch {
+            sparesPausedUntil = .now + Admission.pause
+            hooks.observe(.shortage(error))
+        }
+    }
+
+    private static func openChannel() throws(ForkingError) -> (ParentDescriptor, Int32) {
+        var parentsEnd: Int32 = -1
+        var childsEnd: Int32 = -1
+        try check(forkcore_channel_open(&parentsEnd, &childsEnd), "socketpair")
+        return (ParentDescriptor(parentsEnd), childsEnd)
+    }
+
+    /// Child: what it will need is made ready now; then it waits.
+    private func waitForClient(on channel: Int32, _ handler: (inout Connection) throws -> Void) -> Int32 {
+        hooks.prewarm()
+        var descriptor: Int32 = -1
+        var peer = SocketAddress { (_, _) in }
+        let code = withUnsafeMutableBytes(of: &peer) {
+            forkcore_take_over(channel, &descriptor, $0.baseAddress, $0.count)
+        }
+        forkcore_close(channel)
+        guard code == 0 else { return 0 }  // nobody will come: the server stops, or has gone
+        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
+        return attend(&connection, handler)
+    }
+
+    /// Parent: gives a client to the spare that has waited longest. Nil if there is none.
+    func passOn(_ connection: borrowing Connection) -> ProcessID? {
+        while !spares.isEmpty {
+            let spare = spares.removeFirst()
+            let code = withUnsafeBytes(of: connection.peer) {
+                forkcore_hand_over(
+                    spare.channel.rawValue, connection.descriptor.rawValue, $0.baseAddress, $0.count)
+            }
+            // One that has died in the meantime took nothing.
+            guard code == 0, children.begin(spare.pid, for: connection.peer, configuration.timeLimit) else { continue }
+            return spare.pid
+        }
+        return nil
+    }
+
+    /// Parent: whether `exit` is that of a spare that never had a client.
+    func forgetSpare(_ exit: ChildExit) -> Bool {
+        guard configuration.spares > 0, exit.peer == nil else { return false }
+        spares.removeAll { $0.pid == exit.pid }
+        return true
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import Glibc
+import SystemPackage
+
+extension Job {
+    /// Does it, until the server is stopped.
+    func serve() throws(ForkingError) {
+        let server = try server()
+        let verbose = verbose
+        server.hooks.observe = { event in
+            if case .serving(let address) = event { announce(address) }
+            if case .ended = event, verbose {
+                printLine(event.description, to: .standardError)
+            } else if event.isTrouble {
+                printLine("forkserve: \(event)", to: .standardError)
+            }
+        }
+        server.hooks.handleError = { error, peer in
+            printLine("forkserve: child \(getpid()), peer \(peer): \(error)", to: .standardError)
+        }
+        server.hooks.signals[.user1] = { [unowned server] in printTable(server.children) }
+        if service == .echo { server.hooks.prewarm = EchoService.rehearse }
+        try server.serve()
+    }
+
+    private func server() throws(ForkingError) -> ForkingServer {
+        switch service {
+        case .echo:
+            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serve(&$0) }
+        case .echoOnce:
+            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serveOnce(&$0) }
+        case .echoDatagrams:
+            return try ForkingServer(datagrams: listener(), configuration: configuration) { try $0.reply($0.bytes) }
+        case .program:
+            let program = try ProgramLine.program(ofLast: programArguments)
+            return try ForkingServer(programs: listener(), configuration: configuration) {
+                (connection) throws(ForkingError) in
+                var program = program
+                for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
+                return program
+            }
+        }
+    }
+
+    private var configuration: ForkingServer.Configuration {
+        var configuration = ForkingServer.Configuration()
+        configuration.maxChildren = maxChildren
+        configuration.spares = spares
+        configuration.timeLimit = timeout.map(Duration.seconds)
+        configuration.drain = .seconds(drain)
+        configuration.killAfter = .seconds(killAfter)
+        configuration.crashBacktraces = backtraces
+        return configuration
+    }
+
+    private func listener() throws(ForkingError) -> Listener {
+        switch try Place(address) {
+        case .address(let address):
+            var options = Listener.Options()
+            options.backlog = backlog
+            return try Listener(address, datagram: service == .echoDatagrams, options: options)
+        case .descriptor(let number):
+            return try Listener(adopting: FileDescriptor(rawValue: number))
+        case .serviceManager:
+            guard let socket = try InheritedSockets.take().first else {
+                throw .invalid("no socket was handed over: LISTEN_FDS and LISTEN_PID are not set for this process")
+            }
+            return try Listener(adopting: socket)
+        }
+    }
+}
+
+/// ADDRESS on the command line.
+enum Place {
+    case address(SocketAddress)
+    case descriptor(Int32)
+    case serviceManager
+
+    init(_ text: String) throws(ForkingError) {
+        if text == "systemd" {
+            self = .serviceManager
+        } else if text.hasPrefix("fd:") {
+            guard let number = Int32(text.dropFirst("fd:".count)), number >= 0 else {
+                throw .invalid("'\(text)' is not a descriptor: expected something like fd:3")
+            }
+            self = .descriptor(number)
+        } else {
+            self = .address(try SocketAddress(parsing: text))
+        }
+    }
+}
+
+/// The one line on stdout.
+private func announce(_ address: SocketAddress) {
+    printLine("listening on \(address)", to: .standardOutput)
+}
+
+/// SIGUSR1.
+private func printTable(_ table: ChildTable) {
+    var text = "children: \(table.count) of \(table.limit)"
+    for child in table.children {
+        let seconds = Double(child.age.components.seconds) + Double(child.age.components.attoseconds) / 1e18
+        let age = "\((seconds * 10).rounded() / 10) s"
+        text +=
+            "\n  pid \(child.pid)  peer \(child.peer.map(String.init(describing:)) ?? "-")  for \(age)"
+            + (child.isEnding ? "  ending" : "")
+    }
+    printLine(text, to: .standardError)
+}
+
+/// In one write, so that lines of several processes do not mix.
+func printLine(_ line: String, to descriptor: FileDescriptor) {
+    _ = try? descriptor.writeAll(Array((line + "\n").utf8))
+}
+
+/// Turns what `Forking` throws into a line on stderr and an exit status as in sysexits.h.
+func reportingErrors(_ body: () throws(ForkingError) -> Void) -> Int32 {
+    do {
+        try body()
+        return 0
+    } catch {
+        printLine("forkserve: \(error)", to: .standardError)
+        return EX_OSERR
+    }
+}
