@@ -3,20 +3,62 @@
 import CForkCore
 import SystemPackage
 
-/// A child that was forked ahead, and waits for its one client.
-struct Spare {
-    let pid: ProcessID
-    /// The connection comes to it this way; closed, it ends.
-    let channel: ParentDescriptor
+/// The children that were forked ahead, the one that has waited longest first.
+struct Spares {
+    /// A child that waits for its one client.
+    struct Spare {
+        let pid: ProcessID
+        /// The connection comes to it this way; closed, it ends.
+        let channel: ParentDescriptor
+    }
+
+    let wanted: Int
+    private(set) var waiting: [Spare] = []
+    /// Once half are used up they are forked anew, up to the full number: were each replaced as it goes, the parent would be
+    /// in fork, and hold a processor, at the very time when the child should begin.
+    private var isRefilling = true
+    /// After a shortage of memory or processes.
+    private(set) var pausedUntil: Instant?
+
+    init(wanted: Int) {
+        self.wanted = wanted
+        waiting.reserveCapacity(wanted)
+    }
+
+    var lacks: Bool { isRefilling && waiting.count < wanted && pausedUntil == nil }
+
+    mutating func add(_ spare: Spare) {
+        waiting.append(spare)
+        if waiting.count == wanted { isRefilling = false }
+    }
+
+    mutating func next() -> Spare? {
+        guard !waiting.isEmpty else { return nil }
+        if waiting.count - 1 <= wanted / 2 { isRefilling = true }
+        return waiting.removeFirst()
+    }
+
+    /// One has ended before it had a client.
+    mutating func forget(_ pid: ProcessID) {
+        waiting.removeAll { $0.pid == pid }
+        isRefilling = true
+    }
+
+    /// Closes their channels, on which they end.
+    mutating func dismiss() { self = Spares(wanted: 0) }
+
+    mutating func noteShortage(at now: Instant) { pausedUntil = now + Admission.pause }
+
+    mutating func keepTime(_ now: Instant) {
+        if let until = pausedUntil, until <= now { pausedUntil = nil }
+    }
 }
 
 /// Children forked ahead, so that a client does not wait for fork. The parent accepts and verifies as ever, and passes the
 /// connection on. A client that waits goes before a spare that lacks; with none left, a child is forked as without spares.
 extension ForkingServer {
     /// Whether to fork another now.
-    var lacksSpare: Bool {
-        phase == .serving && spares.count < configuration.spares && !children.isFull && sparesPausedUntil == nil
-    }
+    var lacksSpare: Bool { phase == .serving && spares.lacks && !children.isFull }
 
     /// Parent: forks one.
     func forkSpare() {
@@ -27,9 +69,9 @@ extension ForkingServer {
             var options = configuration.childOptions
             options.timeLimit = nil  // it begins with the client
             let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
-            spares.append(Spare(pid: pid, channel: channel))
+            spares.add(Spares.Spare(pid: pid, channel: channel))
         } catch {
-            sparesPausedUntil = .now + Admission.pause
+            spares.noteShortage(at: .now)
             hooks.observe(.shortage(error))
         }
     }
@@ -57,8 +99,7 @@ extension ForkingServer {
 
     /// Parent: gives a client to the spare that has waited longest. Nil if there is none.
     func passOn(_ connection: borrowing Connection) -> ProcessID? {
-        while !spares.isEmpty {
-            let spare = spares.removeFirst()
+        while let spare = spares.next() {
             let code = withUnsafeBytes(of: connection.peer) {
                 forkcore_hand_over(
                     spare.channel.rawValue, connection.descriptor.rawValue, $0.baseAddress, $0.count)
@@ -73,7 +114,7 @@ extension ForkingServer {
     /// Parent: whether `exit` is that of a spare that never had a client.
     func forgetSpare(_ exit: ChildExit) -> Bool {
         guard configuration.spares > 0, exit.peer == nil else { return false }
-        spares.removeAll { $0.pid == exit.pid }
+        spares.forget(exit.pid)
         return true
     }
 }

@@ -47,7 +47,7 @@ extension ForkingServer {
         guard phase != .over else { return }
         hooks.observe(.stopping(step))
         listener = nil
-        spares = []  // closes their channels, on which they end
+        spares.dismiss()
         guard configuration.blockOnClose else {
             phase = .over
             return
@@ -72,7 +72,7 @@ extension ForkingServer {
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
         listener = nil
-        spares = []
+        spares.dismiss()
         children.endsGroups = true
         children.killAll()
         _ = try? children.wait(atMost: Self.patienceWithTheKernel)

@@ -39,8 +39,7 @@ public final class ForkingServer {
     var isRunning = false
     var ignoresSIGPIPE = false
     var idleSince = Instant.now
-    var spares: [Spare] = []
-    var sparesPausedUntil: Instant?
+    var spares: Spares
 
     /// A server of connections.
     ///
@@ -102,12 +101,12 @@ public final class ForkingServer {
         self.hooks = hooks
         self.service = service
         address = listener.address
+        spares = Spares(wanted: configuration.spares)
         stopSwitch = try StopSwitch()
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         self.listener = consume listener
-        spares.reserveCapacity(configuration.spares)
         children.onExit = { [weak self] exit in
             guard let self else { return }
             if forgetSpare(exit), exit.status.isSuccess { return }  // it was dismissed
@@ -209,7 +208,7 @@ public final class ForkingServer {
             canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
         ]
         let until = earlier(
-            earlier(phase.deadline ?? idleDeadline, admission.shortageUntil), sparesPausedUntil)
+            earlier(phase.deadline ?? idleDeadline, admission.shortageUntil), spares.pausedUntil)
         // A hook may have collected the last child, after which nothing would wake us.
         let isBusy = lacksSpare || (phase != .serving && children.count == 0)
         let timeout = isBusy ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
@@ -222,7 +221,7 @@ public final class ForkingServer {
     }
 
     private var canAdmit: Bool {
-        phase == .serving && admission.decide(isFull: children.isFull && spares.isEmpty) == .admit
+        phase == .serving && admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
     }
 
     private func takeSignals() {
@@ -240,7 +239,7 @@ public final class ForkingServer {
     private func keepTime() {
         let now = Instant.now
         admission.keepTime(now)
-        if let until = sparesPausedUntil, until <= now { sparesPausedUntil = nil }
+        spares.keepTime(now)
         switch phase {
         case .serving:
             guard let deadline = idleDeadline, deadline <= now else { return }
