@@ -111,10 +111,12 @@ extension ForkingServer {
         return nil
     }
 
-    /// Parent: whether `exit` is that of a spare that never had a client.
-    func forgetSpare(_ exit: ChildExit) -> Bool {
-        guard configuration.spares > 0, exit.peer == nil else { return false }
-        spares.forget(exit.pid)
-        return true
+    /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
+    func noteEnd(of exit: ChildExit) {
+        if configuration.spares > 0, exit.peer == nil {
+            spares.forget(exit.pid)
+            if exit.status.isSuccess { return }
+        }
+        hooks.observe(.ended(exit))
     }
 }

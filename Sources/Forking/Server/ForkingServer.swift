@@ -107,11 +107,7 @@ public final class ForkingServer {
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         self.listener = consume listener
-        children.onExit = { [weak self] exit in
-            guard let self else { return }
-            if forgetSpare(exit), exit.status.isSuccess { return }  // it was dismissed
-            hooks.observe(.ended(exit))
-        }
+        children.onExit = { [weak self] in self?.noteEnd(of: $0) }
     }
 
     // MARK: Serving
