@@ -70,7 +70,7 @@ extension Peer {
         switch self {
         case .forkserveDynamic: try .forkserveEcho(workshop.forkserve(), [])
         case .forkserveStatic: try .forkserveEcho(workshop.staticForkserve(), [])
-        case .forkserveSpares: try .forkserveEcho(workshop.staticForkserveWithSpares(), ["--spares", "16"])
+        case .forkserveSpares: try .forkserveEcho(workshop.staticForkserve(), ["--spares", "16"])
         case .cDynamic: try .alone(workshop.compiled("forking.c", as: "c-dynamic"))
         case .cStatic: try .alone(workshop.compiled("forking.c", as: "c-static", ["-static"]))
         case .ceiling: try .alone(workshop.compiled("ceiling.c", as: "ceiling"))

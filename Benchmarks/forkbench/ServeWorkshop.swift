@@ -68,18 +68,7 @@ final class Workshop {
     }
 
     func staticForkserve() throws -> String {
-        try ours(
-            given.static ?? "\(package)/.build-static/release/forkserve",
-            "swift build -c release --static-swift-stdlib -Xswiftc -static-executable --scratch-path .build-static"
-                + " --product forkserve")
-    }
-
-    func staticForkserveWithSpares() throws -> String {
-        let program = try staticForkserve()
-        guard try Command.run([program, "echo", "--help"]).output.contains("--spares") else {
-            throw Missing(reason: "\(program) has no option --spares", remedy: "build a newer one")
-        }
-        return program
+        try ours(given.static ?? "\(package)/.build-static/release/forkserve", "Benchmarks/static-build")
     }
 
     private func ours(_ program: String, _ remedy: String) throws -> String {

@@ -60,7 +60,9 @@ struct Echo: ParsableCommand {
 
     func validate() throws {
         try options.validate(address)
-        guard !udp || !once else { throw ValidationError("--once is for connections, and --udp has none: use one of them") }
+        guard !udp || !once else {
+            throw ValidationError("--once is for connections, and --udp has none: use one of them")
+        }
         guard !udp || options.spares == 0 else {
             throw ValidationError("--spares is for connections, and --udp has none: use one of them")
         }
