@@ -49,13 +49,13 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
     while ((got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC)) < 0)
         if (errno != EINTR)
             return errno;
-    if (got == 0)
-        return ESHUTDOWN;
     const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (got == 0 && header == NULL)
+        return ESHUTDOWN;
     if (header == NULL || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int)))
         return EMFILE; // there was no room for it in this process
     memcpy(descriptor, CMSG_DATA(header), sizeof *descriptor);
-    if ((size_t)got == count)
+    if ((size_t)got == count && !(message.msg_flags & MSG_TRUNC))
         return 0;
     forkcore_close(*descriptor);
     return EMSGSIZE;
