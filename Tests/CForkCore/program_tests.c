@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// forkcore_spawn, and passing descriptors on.
+
+#include "test.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+enum { FEW = 16 };
+
+// Opens descriptors until there are no more; returns how many.
+static int use_up(int taken[FEW])
+{
+    int count = 0;
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){FEW, 64});
+    while (count < FEW && (taken[count] = dup(2)) >= 0)
+        count++;
+    CHECK(errno == EMFILE);
+    return count;
+}
+
+struct connection {
+    int theirs, ours;
+};
+
+static struct connection connect_pair(void)
+{
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    return (struct connection){ends[0], ends[1]};
+}
+
+// Runs a shell's command line on a connection, and closes that; `text` is what it wrote there.
+static void run_shell(const struct forkcore_child_plan *plan, struct connection on, const char *script, char *text,
+                      size_t size)
+{
+    int pidfd;
+    pid_t pid;
+    char *argv[] = {"sh", "-c", (char *)script, NULL}, *envp[] = {"PATH=/usr/bin:/bin", "A=b", NULL};
+    CHECK(forkcore_spawn(plan, on.theirs, "/bin/sh", argv, envp, &pid, &pidfd) == 0 && pid > 0);
+    CHECK(fcntl(pidfd, F_GETFD) == FD_CLOEXEC && fcntl(on.theirs, F_GETFD) == FD_CLOEXEC);
+    close(on.theirs);
+    size_t count = 0;
+    ssize_t got;
+    while (count < size - 1 && (got = read(on.ours, text + count, size - count - 1)) > 0)
+        count += (size_t)got;
+    text[count] = 0;
+    close(on.ours);
+    CHECK(is_readable(pidfd, 30000));
+    CHECK(await_end(pid).code == 0);
+    close(pidfd);
+}
+
+enum { OTHERS = 10 };
+
+static void open_others(int others[OTHERS])
+{
+    for (int i = 0; i < OTHERS; i++)
+        others[i] = open("/dev/null", O_RDONLY); // not close-on-exec
+}
+
+// As open_others left them: a program's preparations share our table of descriptors.
+static void check_others(const int others[OTHERS])
+{
+    for (int i = 0; i < OTHERS; i++) {
+        CHECK(fcntl(others[i], F_GETFD) == 0);
+        close(others[i]);
+    }
+}
+
+static bool is_same(const struct stat *one, const struct stat *other)
+{
+    return one->st_dev == other->st_dev && one->st_ino == other->st_ino && one->st_mode == other->st_mode;
+}
+
+static void a_program_stands_on_its_connection_alone(void)
+{
+    char text[4096];
+    int below[OTHERS], above[OTHERS];
+    struct stat before[3], after[3];
+    for (int i = 0; i < 3; i++)
+        fstat(i, &before[i]);
+    open_others(below);
+    struct connection connection = connect_pair();
+    open_others(above);
+    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true};
+    run_shell(&plan, connection, "ls /proc/$$/fd; echo $A", text, sizeof text);
+    CHECK(strcmp(text, "0\n1\n2\nb\n") == 0);
+    check_others(below);
+    check_others(above);
+    for (int i = 0; i < 3; i++) {
+        fstat(i, &after[i]);
+        CHECK(is_same(&before[i], &after[i]));
+    }
+}
+
+static void a_program_has_mask_dispositions_and_group(void)
+{
+    char text[4096];
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    struct forkcore_child_plan plan = {
+        .keeping = -1, .own_group = true, .unblock = bit(SIGUSR1), .defaults = bit(SIGTERM)};
+    // What execs asks for itself: a shell that waits blocks signals of its own.
+    const char *script = "cut -d' ' -f5 /proc/$$/stat; echo $$; exec grep -E 'SigBlk|SigIgn' /proc/self/status";
+    run_shell(&plan, connect_pair(), script, text, sizeof text);
+    unsigned long mask, ignored;
+    int group, pid;
+    CHECK(sscanf(text, "%d %d SigBlk: %lx SigIgn: %lx", &group, &pid, &mask, &ignored) == 4);
+    CHECK(mask == bit(SIGUSR2) && group == pid);
+    CHECK((ignored & (bit(SIGHUP) | bit(SIGPIPE) | bit(SIGTERM))) == bit(SIGHUP));
+    CHECK(is_blocked(SIGUSR1) && is_blocked(SIGUSR2) && !is_blocked(SIGTERM));
+    struct sigaction action;
+    sigaction(SIGTERM, NULL, &action);
+    CHECK(action.sa_handler == SIG_IGN); // dispositions are not shared
+}
+
+static void its_pidfd_tells_of_a_programs_end(void)
+{
+    struct connection connection = connect_pair();
+    struct forkcore_child_plan plan = {.keeping = -1};
+    char *argv[] = {"cat", NULL}, *envp[] = {NULL}, byte;
+    int pidfd;
+    pid_t pid;
+    CHECK(forkcore_spawn(&plan, connection.theirs, "/bin/cat", argv, envp, &pid, &pidfd) == 0);
+    close(connection.theirs);
+    CHECK(getpgid(pid) == getpgrp()); // no group of its own was asked for
+    CHECK(write(connection.ours, "x", 1) == 1 && read(connection.ours, &byte, 1) == 1);
+    CHECK(!is_readable(pidfd, 0));
+    close(connection.ours);
+    CHECK(is_readable(pidfd, 30000));
+    CHECK(await_end(pid).code == 0);
+    close(pidfd);
+}
+
+static void a_program_that_is_refused_leaves_nothing(void)
+{
+    char *argv[] = {"x", NULL}, *envp[] = {NULL};
+    struct forkcore_child_plan plan = {.keeping = -1};
+    int pidfd, descriptor = open("/dev/null", O_RDWR);
+    pid_t pid;
+    CHECK(forkcore_spawn(&plan, descriptor, "/no/such/program", argv, envp, &pid, &pidfd) == ENOENT);
+    CHECK(forkcore_spawn(&plan, descriptor, "/etc/passwd", argv, envp, &pid, &pidfd) == EACCES);
+    CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
+    CHECK(fcntl(descriptor, F_GETFD) == 0);
+    CHECK(!is_blocked(SIGTERM));
+    int taken[FEW], count = use_up(taken); // none is left for a pidfd
+    CHECK(forkcore_spawn(&plan, descriptor, "/bin/true", argv, envp, &pid, &pidfd) == EMFILE);
+    CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
+    while (count > 0)
+        close(taken[--count]);
+    CHECK(fcntl(descriptor, F_GETFD) == 0);
+    close(descriptor);
+}
+
+struct program_family {
+    int descriptor;
+};
+
+static int spawn_and_leave(void *context)
+{
+    struct program_family *family = context;
+    char *argv[] = {"cat", NULL}, *envp[] = {NULL};
+    struct forkcore_child_plan plan = {.keeping = -1, .dies_with_parent = true};
+    int pidfd;
+    pid_t pid;
+    return forkcore_spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd);
+}
+
+static void a_program_dies_with_its_parent(void)
+{
+    char byte;
+    struct connection connection = connect_pair();
+    struct program_family family = {.descriptor = connection.theirs};
+    CHECK(await_end(start(NULL, spawn_and_leave, &family)).code == 0);
+    close(connection.theirs);
+    CHECK(is_readable(connection.ours, 30000) && read(connection.ours, &byte, 1) == 0); // cat would wait for ever
+    close(connection.ours);
+}
+
+static void a_descriptor_is_handed_over(void)
+{
+    int one, other, got = -1;
+    char text[5] = "";
+    struct gate gate = make_gate();
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, gate.ends[1], "hello", 5) == 0);
+    CHECK(forkcore_take_over(other, &got, text, 5) == 0 && memcmp(text, "hello", 5) == 0);
+    CHECK(fcntl(got, F_GETFD) == FD_CLOEXEC && fcntl(one, F_GETFD) == FD_CLOEXEC && fcntl(other, F_GETFD) == FD_CLOEXEC);
+    close(gate.ends[1]);
+    CHECK(write(got, "x", 1) == 1 && read(gate.ends[0], text, 1) == 1 && text[0] == 'x');
+    close(got);
+
+    close(gate.ends[0]);
+    close(one);
+    CHECK(forkcore_take_over(other, &got, text, 5) == ESHUTDOWN);
+    close(other);
+}
+
+static void what_is_not_as_agreed_is_refused(void)
+{
+    const char *const others[] = {"hell", "hello!", ""};
+    int one, other, got;
+    char text[5];
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        CHECK(forkcore_hand_over(one, 2, others[i], strlen(others[i])) == 0);
+        CHECK(forkcore_take_over(other, &got, text, 5) == EMSGSIZE); // and what came with it is closed
+    }
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0); // the next one is
+    CHECK(forkcore_take_over(other, &got, text, 5) == 0);
+    close(got);
+    close(one);
+    close(other);
+}
+
+static void nobody_to_hand_over_to_is_an_error(void)
+{
+    int one, other;
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    close(other);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE); // SIGPIPE would have ended us
+    close(one);
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
+    close(other); // with that one not taken
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == ECONNRESET);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE);
+    close(one);
+}
+
+static void without_room_nothing_is_taken_over(void)
+{
+    int one, other, got = -1;
+    char text[5];
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
+    int taken[FEW], count = use_up(taken);
+    CHECK(forkcore_take_over(other, &got, text, 5) == EMFILE);
+    while (count > 0)
+        close(taken[--count]);
+    close(one);
+    close(other);
+}
+
+const struct test program_tests[] = {
+    {"a program stands on its connection alone", a_program_stands_on_its_connection_alone},
+    {"a program has the mask, dispositions and group it was given", a_program_has_mask_dispositions_and_group},
+    {"its pidfd tells of a program's end", its_pidfd_tells_of_a_programs_end},
+    {"a program that is refused leaves nothing", a_program_that_is_refused_leaves_nothing},
+    {"a program dies with its parent", a_program_dies_with_its_parent},
+    {"a descriptor is handed over", a_descriptor_is_handed_over},
+    {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
+    {"nobody to hand over to is an error", nobody_to_hand_over_to_is_an_error},
+    {"without room nothing is taken over", without_room_nothing_is_taken_over},
+    {0},
+};
