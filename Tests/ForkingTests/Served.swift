@@ -9,7 +9,11 @@ final class Served {
     let running: Running
     let address: String
 
-    init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 180) throws {
+    convenience init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 180) throws {
+        try self.init(settings, environment: environment, deadline: deadline)
+    }
+
+    init(_ settings: [String], environment: [String: String] = [:], deadline: Double = 180) throws {
         running = try Running(
             builtProgram("scenarios"), ["serve"] + settings, environment: environment, deadline: deadline)
         let prefix = "serving on "

@@ -52,6 +52,7 @@ private func serveProgram() throws {
 private func server(_ settings: Settings, inherited: [Int]) throws -> ForkingServer {
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = settings.number("max") ?? configuration.maxChildren
+    configuration.spares = settings.number("spares") ?? 0
     configuration.idleTimeout = settings.seconds("idle")
     configuration.timeLimit = settings.seconds("limit")
     configuration.ioTimeout = settings.seconds("io")

@@ -19,6 +19,8 @@ struct Spares {
     private var isRefilling = true
     /// After a shortage of memory or processes.
     private(set) var pausedUntil: Instant?
+    /// From the first failure to fork one until the next success: it is told once.
+    private(set) var isShort = false
 
     init(wanted: Int) {
         self.wanted = wanted
@@ -29,6 +31,7 @@ struct Spares {
 
     mutating func add(_ spare: Spare) {
         waiting.append(spare)
+        isShort = false
         if waiting.count == wanted { isRefilling = false }
     }
 
@@ -47,7 +50,10 @@ struct Spares {
     /// Closes their channels, on which they end.
     mutating func dismiss() { self = Spares(wanted: 0) }
 
-    mutating func noteShortage(at now: Instant) { pausedUntil = now + Admission.pause }
+    mutating func noteShortage(at now: Instant) {
+        pausedUntil = now + Admission.pause
+        isShort = true
+    }
 
     mutating func keepTime(_ now: Instant) {
         if let until = pausedUntil, until <= now { pausedUntil = nil }
@@ -71,8 +77,9 @@ extension ForkingServer {
             let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
             spares.add(Spares.Spare(pid: pid, channel: channel))
         } catch {
+            let wasShort = spares.isShort
             spares.noteShortage(at: .now)
-            hooks.observe(.shortage(error))
+            if !wasShort { hooks.observe(.shortage(error)) }
         }
     }
 
@@ -108,7 +115,22 @@ extension ForkingServer {
             guard code == 0, children.begin(spare.pid, for: connection.peer, configuration.timeLimit) else { continue }
             return spare.pid
         }
+        if configuration.spares > 0, children.isFull { awaitRoom() }
         return nil
+    }
+
+    /// Parent: a client was admitted for the sake of spares that turn out to be dying. They have closed their channels, but
+    /// stand in the table until they are reaped, which is a moment; sent away, the client would pay for it.
+    private func awaitRoom() {
+        let end = Instant.now + .seconds(1)
+        while children.isFull {
+            let rest = (end - .now).inNanoseconds
+            guard rest > 0 else { return }
+            var descriptor = children.descriptor.rawValue
+            var ready: UInt32 = 0
+            guard forkcore_wait_readable(&descriptor, 1, rest, &ready) == 0 else { return }
+            children.collect()
+        }
     }
 
     /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
