@@ -200,3 +200,30 @@ struct ChildTableChildTests {
     @Test("a Task runs in a child of a parent that never had another thread")
     func taskInChild() throws { try pass("task-in-child") }
 }
+
+@Suite("ChildTable: death marks")
+struct ChildTableMarkTests {
+    @Test("a child that forges everybody's marks costs nobody an end, and delays none for long")
+    func scribbler() throws { try pass("hostile-scribbler") }
+
+    @Test("children that execute another program are reaped")
+    func programs() throws { try pass("programs-are-reaped") }
+
+    @Test("children killed before they took their mark are reaped")
+    func killedAtBirth() throws { try pass("killed-at-birth") }
+
+    @Test("a child's own robust mutexes work")
+    func robustMutexes() throws { try pass("robust-mutexes-of-children") }
+
+    @Test("2,000 children at once, 20,000 with FORKING_MANY set")
+    func many() throws { try pass("many-children") }
+}
+
+@Suite("ChildTable: programs")
+struct ChildTableProgramTests {
+    @Test("spawned programs: statuses, peers, refusals")
+    func spawned() throws { try pass("spawned-programs") }
+
+    @Test("a table that reaps by signal traps when it is to spawn, and says why")
+    func bySignal() throws { try pass("spawn-by-signal-traps") }
+}

@@ -3,5 +3,5 @@
 /// The scenarios of ChildTable, by kind: each file has its own list.
 let tableScenarios: [String: @Sendable () throws -> Void] = [
     tableReapingScenarios, tableForeignScenarios, tableLimitScenarios, tableHostScenarios, tableTimeScenarios,
-    tableLoopScenarios, tableChildScenarios, tableDispatchScenarios,
+    tableLoopScenarios, tableChildScenarios, tableDispatchScenarios, tableMarkScenarios, tableProgramScenarios,
 ].reduce(into: [:]) { $0.merge($1) { _, _ in fatalError("two scenarios of one name") } }
