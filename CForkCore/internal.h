@@ -26,10 +26,4 @@ static inline int forkcore_lowest(uint64_t signals)
     return __builtin_ctzll(signals) + 1;
 }
 
-// Child: the group and the tie to its parent that it was given.
-void forkcore_tie(const struct forkcore_child_plan *plan, pid_t parent);
-
-// Child: dispositions and mask as the plan says; `mask` is the parent's.
-void forkcore_restore_signals(const struct forkcore_child_plan *plan, sigset_t mask);
-
 #endif

@@ -91,7 +91,7 @@ struct parent {
     sigset_t mask;
 };
 
-void forkcore_tie(const struct forkcore_child_plan *plan, pid_t parent)
+static void tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
     if (plan->own_group)
         setpgid(0, 0);
@@ -102,7 +102,7 @@ void forkcore_tie(const struct forkcore_child_plan *plan, pid_t parent)
     }
 }
 
-void forkcore_restore_signals(const struct forkcore_child_plan *plan, sigset_t mask)
+static void restore_signals(const struct forkcore_child_plan *plan, sigset_t mask)
 {
     for (uint64_t left = plan->defaults; left != 0; left &= left - 1)
         sigaction(forkcore_lowest(left), &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
@@ -115,7 +115,7 @@ static void take_first_steps(const struct forkcore_child_plan *plan, const struc
 {
     if (plan->mark)
         forkcore_mark_take(plan->mark);
-    forkcore_tie(plan, parent->pid);
+    tie(plan, parent->pid);
     close_parents(plan);
     if (parent->had_threads && dispatch_atfork_child)
         dispatch_atfork_child();
@@ -123,7 +123,7 @@ static void take_first_steps(const struct forkcore_child_plan *plan, const struc
         __llvm_profile_reset_counters();
         __llvm_profile_initialize_file();
     }
-    forkcore_restore_signals(plan, parent->mask);
+    restore_signals(plan, parent->mask);
 }
 
 int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)

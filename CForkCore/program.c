@@ -1,90 +1,268 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Children that become another program.
+// Children that are another program.
+//
+// Such a child needs no copy of its parent's memory: it runs in that memory itself, on a stack of its own, until execve gives
+// it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). What makes vfork slow is that the parent stands still
+// meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a berth that it has for itself
+// until it has left, it makes system calls that not even store an errno, and the parent reuses the berth only when the
+// kernel has cleared `aboard` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
 
 #include "internal.h"
+#include "raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
-static int place(int descriptor, int target)
-{
-    if (descriptor == target) // dup2 would leave it close-on-exec
-        return fcntl(target, F_SETFD, 0) < 0 ? errno : 0;
-    while (dup2(descriptor, target) < 0)
-        if (errno != EINTR && errno != EBUSY)
-            return errno;
-    return 0;
-}
-
-int forkcore_exec(int descriptor, const char *path, char *const argv[], char *const envp[])
-{
-    int error = place(descriptor, STDIN_FILENO);
-    if (error == 0)
-        error = place(descriptor, STDOUT_FILENO);
-    if (error != 0)
-        return error;
-    // Marked, not closed: if execve fails, what its caller holds is still what it was. A kernel before 5.11 refuses,
-    // and what the server itself opened is close-on-exec anyway.
-    const unsigned cloexec = 1U << 2;
-    syscall(SYS_close_range, 3U, ~0U, cloexec);
-    forkcore_default_sigpipe();
-    execve(path, argv, envp);
-    return errno;
-}
-
-struct spawning {
-    const struct forkcore_child_plan *plan;
-    int descriptor;
-    const char *path;
-    char *const *argv, *const *envp;
+// Where one child makes itself ready.
+struct berth {
+    pid_t aboard;   // not 0: a child may be in here
+    int descriptor; // closed when it has left; -1: none
     pid_t parent;
-    sigset_t mask;
-    volatile int error; // the child runs in our memory, and tells us here
+    uint64_t mask, defaults;
+    bool own_group, dies_with_parent;
+    int *refusal;
+    const char *path;
+    char **argv, **envp; // with what they point to in `strings`
+    char *strings;
+    size_t size;
+    _Alignas(64) char stack[4096];
 };
+
+enum {
+    BERTHS = 8, // more children than there are processors are seldom under way
+    FIRST_SIZE = 1 << 16,
+    FUTEX_WAIT = 0, // its header is the kernel's, which not every libc comes with
+};
+
+struct forkcore_spawner {
+    struct berth berths[BERTHS];
+};
+
+// ------------------------------------------------------------------------------------------------------------ the child
+
+static long place(int descriptor, int target)
+{
+    long result;
+    while ((result = forkcore_raw(SYS_dup3, descriptor, target, 0, 0)) == -EINTR || result == -EBUSY) {}
+    return result;
+}
 
 // The child shares the parent's table of descriptors: it gets one of its own, with a copy only of those up to its own
 // connection. In a server that is a dozen, as a connection has the lowest number that is free.
-static int unshare_descriptors(int descriptor)
+static long take_descriptors(int descriptor)
 {
-    const unsigned unshare_first = 1U << 1;
-    if (syscall(SYS_close_range, (unsigned)descriptor + 1, ~0U, unshare_first) == 0)
-        return 0;
-    return unshare(CLONE_FILES) != 0 ? errno : 0; // a kernel before 5.9
+    const long unshare_first = 1 << 1, cloexec = 1 << 2;
+    long result = forkcore_raw(SYS_close_range, descriptor + 1, (long)~0U, unshare_first, 0);
+    if (result < 0)
+        result = forkcore_raw(SYS_unshare, CLONE_FILES, 0, 0, 0); // a kernel before 5.9
+    if (result >= 0)
+        result = place(descriptor, STDIN_FILENO);
+    if (result >= 0)
+        result = place(descriptor, STDOUT_FILENO);
+    // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
+    forkcore_raw(SYS_close_range, 3, (long)~0U, cloexec, 0);
+    return result;
 }
 
-static int become_program(void *context)
+// A handler of the parent's that ran in here would do so in the parent's memory. Signals are still blocked.
+static void reset_signals(const struct berth *berth)
 {
-    struct spawning *spawning = context;
-    forkcore_tie(spawning->plan, spawning->parent);
-    spawning->error = unshare_descriptors(spawning->descriptor);
-    if (spawning->error == 0) {
-        forkcore_restore_signals(spawning->plan, spawning->mask);
-        spawning->error = forkcore_exec(spawning->descriptor, spawning->path, spawning->argv, spawning->envp);
+    for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
+        uint64_t action[4] = {0}; // as the kernel has it: the handler, or SIG_DFL or SIG_IGN, stands first
+        forkcore_raw(SYS_rt_sigaction, number, 0, (long)action, sizeof(uint64_t));
+        if (action[0] > (uintptr_t)SIG_IGN || (action[0] != 0 && (berth->defaults & forkcore_bit(number))))
+            forkcore_raw(SYS_rt_sigaction, number, (long)(uint64_t[4]){0}, 0, sizeof(uint64_t));
     }
-    _exit(127);
+    forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&berth->mask, 0, sizeof(uint64_t));
 }
 
-int forkcore_spawn(const struct forkcore_child_plan *plan, int descriptor, const char *path, char *const argv[],
-                   char *const envp[], pid_t *child, int *pidfd)
+__attribute__((noreturn)) static void become_program(const struct berth *berth)
 {
-    _Alignas(64) char stack[16384]; // the child's; ours would do, but that clone wants to be told of another
-    struct spawning spawning = {plan, descriptor, path, argv, envp, .parent = forkcore_process()};
-    sigset_t all;
+    if (berth->own_group)
+        forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
+    if (berth->dies_with_parent) {
+        forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before prctl
+            forkcore_raw(SYS_exit_group, 0, 0, 0, 0);
+    }
+    long result = take_descriptors(berth->descriptor);
+    if (result >= 0) {
+        reset_signals(berth);
+        result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
+    }
+    *berth->refusal = (int)-result;
+    for (;;)
+        forkcore_raw(SYS_exit_group, 127, 0, 0, 0);
+}
 
+static int begin(void *berth)
+{
+    become_program(berth);
+}
+
+// ----------------------------------------------------------------------------------------------------------- the parent
+
+int forkcore_spawner_open(struct forkcore_spawner **spawner)
+{
+    void *memory;
+    int error = forkcore_parent_memory_open(sizeof **spawner, &memory);
+    if (error != 0)
+        return error;
+    *spawner = memory;
+    for (int i = 0; i < BERTHS; i++)
+        (*spawner)->berths[i].descriptor = -1;
+    return 0;
+}
+
+static bool is_aboard(const struct berth *berth)
+{
+    return __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE) != 0;
+}
+
+// Whether nobody is in there any more; what it kept open is closed then.
+static bool clear(struct berth *berth)
+{
+    if (is_aboard(berth))
+        return false;
+    if (berth->descriptor >= 0)
+        forkcore_close(berth->descriptor);
+    berth->descriptor = -1;
+    return true;
+}
+
+static void await(struct berth *berth)
+{
+    pid_t aboard;
+    while ((aboard = __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE)) != 0)
+        forkcore_raw(SYS_futex, (long)&berth->aboard, FUTEX_WAIT, aboard, 0);
+    clear(berth);
+}
+
+bool forkcore_spawner_settle(struct forkcore_spawner *spawner)
+{
+    bool all = true;
+    for (int i = 0; i < BERTHS; i++)
+        all &= clear(&spawner->berths[i]);
+    return all;
+}
+
+void forkcore_spawner_close(struct forkcore_spawner *spawner)
+{
+    for (int i = 0; i < BERTHS; i++) {
+        struct berth *berth = &spawner->berths[i];
+        await(berth);
+        if (berth->size > 0)
+            forkcore_parent_memory_close(berth->strings, berth->size);
+    }
+    forkcore_parent_memory_close(spawner, sizeof *spawner);
+}
+
+static struct berth *free_berth(struct forkcore_spawner *spawner)
+{
+    for (int i = 0; i < BERTHS; i++)
+        if (clear(&spawner->berths[i]))
+            return &spawner->berths[i];
+    await(&spawner->berths[0]);
+    return &spawner->berths[0];
+}
+
+struct extent {
+    size_t count, bytes;
+};
+
+static struct extent extent_of(char *const vector[])
+{
+    struct extent extent = {0};
+    for (; vector[extent.count]; extent.count++)
+        extent.bytes += strlen(vector[extent.count]) + 1;
+    return extent;
+}
+
+static char *copy_string(const char *string, char **end)
+{
+    size_t size = strlen(string) + 1;
+    char *copy = memcpy(*end, string, size);
+    *end += size;
+    return copy;
+}
+
+static void copy_vector(char *const from[], char *to[], char **end)
+{
+    while (*from)
+        *to++ = copy_string(*from++, end);
+    *to = NULL;
+}
+
+// The caller's strings may be gone before the program has them.
+static int copy_strings(struct berth *berth, const char *path, char *const argv[], char *const envp[])
+{
+    struct extent arguments = extent_of(argv), variables = extent_of(envp);
+    size_t pointers = (arguments.count + 1 + variables.count + 1) * sizeof(char *);
+    size_t size = pointers + arguments.bytes + variables.bytes + strlen(path) + 1;
+    if (size > berth->size) {
+        void *memory;
+        size = size < FIRST_SIZE ? FIRST_SIZE : size;
+        int error = forkcore_parent_memory_open(size, &memory);
+        if (error != 0)
+            return error;
+        if (berth->size > 0)
+            forkcore_parent_memory_close(berth->strings, berth->size);
+        berth->strings = memory;
+        berth->size = size;
+    }
+    berth->argv = (char **)(void *)berth->strings;
+    berth->envp = berth->argv + arguments.count + 1;
+    char *end = berth->strings + pointers;
+    berth->path = copy_string(path, &end);
+    copy_vector(argv, berth->argv, &end);
+    copy_vector(envp, berth->envp, &end);
+    return 0;
+}
+
+static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int descriptor, int *refusal)
+{
+    // One of its own, as the caller's may be closed and its number another's before the child has its table. Above those
+    // that the child gets.
+    berth->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (berth->descriptor < 0)
+        return errno;
+    berth->parent = forkcore_process();
+    berth->defaults = plan->defaults | forkcore_bit(SIGPIPE);
+    berth->own_group = plan->own_group;
+    berth->dies_with_parent = plan->dies_with_parent;
+    berth->refusal = refusal;
+    *refusal = 0;
+    return 0;
+}
+
+int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
+                   const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
+{
+    struct berth *berth = free_berth(spawner);
+    int error = copy_strings(berth, path, argv, envp);
+    if (error == 0)
+        error = fill(berth, plan, descriptor, refusal);
+    if (error != 0)
+        return error;
+
+    sigset_t all, mask;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &spawning.mask);
-    const int flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_PIDFD | SIGCHLD;
-    *child = clone(become_program, stack + sizeof stack, flags, &spawning, pidfd);
-    int error = *child < 0 ? errno : spawning.error;
-    pthread_sigmask(SIG_SETMASK, &spawning.mask, NULL);
-    if (*child > 0 && error != 0) {
-        while (waitpid(*child, NULL, 0) < 0 && errno == EINTR) {}
-        forkcore_close(*pidfd);
-    }
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    memcpy(&berth->mask, &mask, sizeof berth->mask);
+    berth->mask &= ~plan->unblock;
+    berth->aboard = 1;
+    const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
+    const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
+    *child = clone(begin, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
+    error = *child < 0 ? errno : 0;
+    if (error != 0)
+        berth->aboard = 0;
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return error;
 }

@@ -57,24 +57,35 @@ int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child);
 /// Child. Not signal-safe (fflush).
 _Noreturn void forkcore_exit(int status);
 
-/// Becomes another program on `descriptor`: it stands on descriptors 0 and 1, 2 is inherited, all others are closed.
-/// SIGPIPE gets its default back. Returns only on failure, with execve's errno; the descriptors are then still open.
-///
-/// Child. Signal-safe.
-int forkcore_exec(int descriptor, const char *path, char *const argv[], char *const envp[]);
+/// Where children make themselves ready to be other programs. It is not copied to children.
+struct forkcore_spawner;
 
-/// A child that is another program from the start, made like forkcore_fork and forkcore_exec in one, but without a copy of
-/// the parent's memory and descriptors: clone(2) with CLONE_VM, CLONE_VFORK and CLONE_FILES. It costs the same however
-/// large the parent is, and however many descriptors above `descriptor` it has.
+/// Parent. mmap(2)'s errno.
+int forkcore_spawner_open(struct forkcore_spawner **spawner);
+
+/// Waits for the children that are still in there, which is a matter of microseconds. Parent.
+void forkcore_spawner_close(struct forkcore_spawner *spawner);
+
+/// Makes a child that is another program on `descriptor`, which stands on its descriptors 0 and 1; 2 is inherited, all others
+/// are closed, SIGPIPE has its default. It costs the same however large the parent is, and however many descriptors above
+/// `descriptor` it has: clone(2) with CLONE_VM and CLONE_FILES, execve(2).
 ///
-/// Parent: stands still until the program runs or has been refused. Returns 0 and stores pid and pidfd; or clone's or
-/// execve's errno, and nothing is left then. The caller closes the pidfd, which polls readable when the child ends.
-/// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, and that libc's fork
-/// handlers do not run. A signal handler installed in the parent and not among `defaults` may run in the child, in the
-/// parent's memory, in the microseconds before the program begins.
+/// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
+/// child sees. Returns 0 and stores pid and pidfd, which the
+/// caller closes, and which polls readable when the child ends; or clone's errno. If the program cannot be executed, the
+/// child ends with status 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until
+/// the child was reaped.
+/// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
+/// parent's is left, and that libc's fork handlers do not run.
 /// Not signal-safe.
-int forkcore_spawn(const struct forkcore_child_plan *plan, int descriptor, const char *path, char *const argv[],
-                   char *const envp[], pid_t *child, int *pidfd);
+int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
+                   const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd);
+
+/// Until a program runs, its connection is also open here. Closes those that need it no more; to be called within
+/// a millisecond or so, for the program's closing its end to reach the client, and whenever a child was reaped.
+///
+/// Parent. Returns whether none is left.
+bool forkcore_spawner_settle(struct forkcore_spawner *spawner);
 
 /// This process's number: getpid(2), without a system call but for the first time in each process.
 ///

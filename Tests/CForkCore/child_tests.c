@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// forkcore_fork and its plan, forkcore_exit, forkcore_exec.
+// forkcore_fork and its plan, forkcore_exit.
 
 #include "test.h"
 
@@ -196,66 +196,6 @@ static void a_refused_fork_says_so(void)
     CHECK(!is_blocked(SIGUSR1));
 }
 
-// ------------------------------------------------------------------------------------------------------------- exec
-
-struct execution {
-    int sockets[2];
-    int wanted; ///< where the socket is to stand before forkcore_exec, -1: where it is
-};
-
-static int execute(void *context)
-{
-    struct execution *execution = context;
-    char *arguments[] = {
-        "sh", "-c",
-        "read line; test -e /proc/self/fd/9 && echo leaked; echo \"got $line $NAME\"; kill -PIPE $$; echo survived", NULL};
-    char *environment[] = {"NAME=value", NULL};
-    int descriptor = execution->sockets[1];
-    dup2(STDERR_FILENO, 9); // not close-on-exec
-    if (execution->wanted >= 0) {
-        descriptor = execution->wanted;
-        dup3(execution->sockets[1], descriptor, O_CLOEXEC);
-    }
-    return forkcore_exec(descriptor, "/bin/sh", arguments, environment);
-}
-
-static void a_program_stands_on_its_descriptor(void)
-{
-    const int places[] = {-1, 0, 1, 20};
-    forkcore_ignore_sigpipe();
-    for (size_t i = 0; i < 4; i++) {
-        struct execution execution = {.wanted = places[i]};
-        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, execution.sockets) == 0);
-        pid_t pid = start(NULL, execute, &execution);
-        close(execution.sockets[1]);
-        CHECK(send(execution.sockets[0], "hello\n", 6, MSG_NOSIGNAL) == 6);
-        char text[64] = "";
-        size_t length = 0;
-        ssize_t count;
-        while ((count = read(execution.sockets[0], text + length, sizeof text - 1 - length)) > 0)
-            length += (size_t)count;
-        close(execution.sockets[0]);
-        CHECK(strcmp(text, "got hello value\n") == 0);
-        struct forkcore_ending ending = await_end(pid);
-        CHECK(ending.state == FORKCORE_KILLED && ending.signal == SIGPIPE);
-    }
-}
-
-static int execute_nothing(void *context)
-{
-    int descriptor = *(int *)context;
-    char *none[] = {NULL};
-    int error = forkcore_exec(descriptor, "/nonexistent/program", none, none);
-    return error == ENOENT && fcntl(descriptor, F_GETFD) >= 0 ? 42 : 1;
-}
-
-static void a_program_that_is_not_there_leaves_the_descriptor(void)
-{
-    int descriptor = open("/dev/null", O_RDWR | O_CLOEXEC);
-    CHECK(await_end(start(NULL, execute_nothing, &descriptor)).code == 42);
-    close(descriptor);
-}
-
 const struct test child_tests[] = {
     {"the child takes its first steps", the_child_takes_its_first_steps},
     {"the group is there for who signals it", the_group_is_there_for_who_signals_it},
@@ -264,7 +204,5 @@ const struct test child_tests[] = {
     {"no exit handler runs in the child", no_exit_handler_runs_in_the_child},
     {"a child dies with its parent", a_child_dies_with_its_parent},
     {"a refused fork says so", a_refused_fork_says_so},
-    {"a program stands on its descriptor", a_program_stands_on_its_descriptor},
-    {"a program that is not there leaves the descriptor", a_program_that_is_not_there_leaves_the_descriptor},
     {0},
 };

@@ -4,6 +4,7 @@
 
 #include "test.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -31,6 +32,23 @@ static struct connection connect_pair(void)
     return (struct connection){ends[0], ends[1]};
 }
 
+// As forkcore_spawn, from a spawner of its own; returns what either refused.
+static int spawn(const struct forkcore_child_plan *plan, int descriptor, const char *path, char *const argv[],
+                 char *const envp[], pid_t *pid, int *pidfd)
+{
+    struct forkcore_spawner *spawner;
+    int refusal;
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    int error = forkcore_spawn(spawner, plan, descriptor, path, argv, envp, &refusal, pid, pidfd);
+    forkcore_spawner_close(spawner); // waits until the child has left
+    if (error == 0 && refusal != 0) {
+        CHECK(is_readable(*pidfd, 15000));
+        CHECK(await_end(*pid).code == 127);
+        close(*pidfd);
+    }
+    return error != 0 ? error : refusal;
+}
+
 // Runs a program on a connection, and closes that; `text` is what it wrote there.
 static void run_program(const struct forkcore_child_plan *plan, struct connection on, char *const argv[], char *text,
                         size_t size)
@@ -38,7 +56,7 @@ static void run_program(const struct forkcore_child_plan *plan, struct connectio
     int pidfd;
     pid_t pid;
     char *envp[] = {"PATH=/usr/bin:/bin", "A=b", NULL};
-    CHECK(forkcore_spawn(plan, on.theirs, argv[0], argv, envp, &pid, &pidfd) == 0 && pid > 0);
+    CHECK(spawn(plan, on.theirs, argv[0], argv, envp, &pid, &pidfd) == 0 && pid > 0);
     CHECK(fcntl(pidfd, F_GETFD) == FD_CLOEXEC && fcntl(on.theirs, F_GETFD) == FD_CLOEXEC);
     close(on.theirs);
     size_t count = 0;
@@ -134,7 +152,7 @@ static void its_pidfd_tells_of_a_programs_end(void)
     char *argv[] = {"cat", NULL}, *envp[] = {NULL}, byte;
     int pidfd;
     pid_t pid;
-    CHECK(forkcore_spawn(&plan, connection.theirs, "/bin/cat", argv, envp, &pid, &pidfd) == 0);
+    CHECK(spawn(&plan, connection.theirs, "/bin/cat", argv, envp, &pid, &pidfd) == 0);
     close(connection.theirs);
     CHECK(getpgid(pid) == getpgrp()); // no group of its own was asked for
     CHECK(write(connection.ours, "x", 1) == 1 && read(connection.ours, &byte, 1) == 1);
@@ -145,19 +163,123 @@ static void its_pidfd_tells_of_a_programs_end(void)
     close(pidfd);
 }
 
+static volatile int handled;
+
+static void note(int number)
+{
+    (void)number;
+    handled++;
+}
+
+// It would be called in our memory. Most of these signals come before the program runs.
+static void no_handler_of_the_parent_runs_on_the_way_to_a_program(void)
+{
+    struct forkcore_spawner *spawner;
+    struct forkcore_child_plan plan = {.keeping = -1};
+    char *argv[] = {"cat", NULL}, *envp[] = {NULL};
+    int refusal, pidfd, descriptor = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    pid_t pid;
+    signal(SIGUSR1, note);
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    for (int i = 0; i < 50; i++) {
+        CHECK(forkcore_spawn(spawner, &plan, descriptor, "/bin/cat", argv, envp, &refusal, &pid, &pidfd) == 0);
+        kill(pid, SIGUSR1);
+        CHECK(await_end(pid).signal == SIGUSR1);
+        close(pidfd);
+    }
+    forkcore_spawner_close(spawner);
+    close(descriptor);
+    CHECK(handled == 0);
+    raise(SIGUSR1);
+    CHECK(handled == 1); // ours is still there
+}
+
+// More at once than there are places; each with strings of its own, which are gone when it has them.
+static void many_programs_are_under_way_at_once(void)
+{
+    enum { MANY = 12 }; // a test has few descriptors
+    struct forkcore_spawner *spawner;
+    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true, .dies_with_parent = true};
+    pid_t pids[MANY];
+    int pidfds[MANY], refusals[MANY], ours[MANY];
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    int before = dup(2);
+    close(before);
+    for (int i = 0; i < MANY; i++) {
+        char number[8], padding[4096], *argv[] = {"sh", "-c", "echo $A $0", number, NULL}, *envp[] = {padding, NULL};
+        struct connection connection = connect_pair();
+        snprintf(number, sizeof number, "%d", i);
+        memset(padding, 'x', sizeof padding);
+        snprintf(padding, sizeof padding, "A=%d", i * 7);
+        ours[i] = connection.ours;
+        const char *path = i % 10 == 3 ? "/no/such/program" : "/bin/sh";
+        CHECK(forkcore_spawn(spawner, &plan, connection.theirs, path, argv, envp, &refusals[i], &pids[i], &pidfds[i]) == 0);
+        close(connection.theirs); // at once: the number is taken by the next
+        memset(number, 'z', sizeof number - 1);
+        memset(padding, 'z', sizeof padding - 1);
+    }
+    for (int i = 0; i < MANY; i++) {
+        char text[32] = "", wanted[32] = "";
+        bool refused = i % 10 == 3;
+        CHECK(is_readable(pidfds[i], 30000));
+        CHECK(await_end(pids[i]).code == (refused ? 127 : 0));
+        CHECK(refusals[i] == (refused ? ENOENT : 0));
+        if (!refused)
+            snprintf(wanted, sizeof wanted, "%d %d\n", i * 7, i);
+        CHECK(forkcore_spawner_settle(spawner) || i + 1 < MANY);
+        CHECK(read(ours[i], text, sizeof text - 1) == (ssize_t)strlen(wanted) && strcmp(text, wanted) == 0);
+        close(ours[i]);
+        close(pidfds[i]);
+    }
+    forkcore_spawner_close(spawner);
+    int after = dup(2);
+    CHECK(after == before); // no descriptor is left behind
+    close(after);
+}
+
+// What is open here of a connection is closed once the program has it.
+static void a_programs_connection_is_closed_here_when_it_runs(void)
+{
+    struct forkcore_spawner *spawner;
+    struct forkcore_child_plan plan = {.keeping = -1};
+    struct connection connection = connect_pair();
+    char *argv[] = {"sh", "-c", "exec <&- >&-; read line <&2", NULL}, *envp[] = {NULL}, byte;
+    struct gate gate = make_gate();
+    int pidfd, refusal;
+    pid_t pid;
+    int kept = dup(2);
+    dup2(gate.ends[0], 2); // where it waits
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/sh", argv, envp, &refusal, &pid, &pidfd) == 0);
+    close(connection.theirs);
+    for (int i = 0; i < 15000 && !forkcore_spawner_settle(spawner); i++)
+        poll(NULL, 0, 1);
+    dup2(kept, 2);
+    close(kept);
+    CHECK(is_readable(connection.ours, 15000) && read(connection.ours, &byte, 1) == 0);
+    CHECK(!is_readable(pidfd, 0)); // and it lives
+    close(gate.ends[1]);
+    CHECK(is_readable(pidfd, 15000));
+    await_end(pid);
+    close(pidfd);
+    close(gate.ends[0]);
+    close(connection.ours);
+    forkcore_spawner_close(spawner);
+}
+
 static void a_program_that_is_refused_leaves_nothing(void)
 {
     char *argv[] = {"x", NULL}, *envp[] = {NULL};
     struct forkcore_child_plan plan = {.keeping = -1};
     int pidfd, descriptor = open("/dev/null", O_RDWR);
     pid_t pid;
-    CHECK(forkcore_spawn(&plan, descriptor, "/no/such/program", argv, envp, &pid, &pidfd) == ENOENT);
-    CHECK(forkcore_spawn(&plan, descriptor, "/etc/passwd", argv, envp, &pid, &pidfd) == EACCES);
+    CHECK(spawn(&plan, descriptor, "/no/such/program", argv, envp, &pid, &pidfd) == ENOENT);
+    CHECK(spawn(&plan, descriptor, "/etc/passwd", argv, envp, &pid, &pidfd) == EACCES);
     CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
     CHECK(fcntl(descriptor, F_GETFD) == 0);
     CHECK(!is_blocked(SIGTERM));
     int taken[FEW], count = use_up(taken); // none is left for a pidfd
-    CHECK(forkcore_spawn(&plan, descriptor, "/bin/true", argv, envp, &pid, &pidfd) == EMFILE);
+    CHECK(spawn(&plan, descriptor, "/bin/true", argv, envp, &pid, &pidfd) == EMFILE);
     CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
     while (count > 0)
         close(taken[--count]);
@@ -176,7 +298,7 @@ static int spawn_and_leave(void *context)
     struct forkcore_child_plan plan = {.keeping = -1, .dies_with_parent = true};
     int pidfd;
     pid_t pid;
-    return forkcore_spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd);
+    return spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd);
 }
 
 static void a_program_dies_with_its_parent(void)
@@ -271,6 +393,9 @@ const struct test program_tests[] = {
     {"a program stands on its connection alone", a_program_stands_on_its_connection_alone},
     {"a program has the mask, dispositions and group it was given", a_program_has_mask_dispositions_and_group},
     {"its pidfd tells of a program's end", its_pidfd_tells_of_a_programs_end},
+    {"no handler of the parent runs on the way to a program", no_handler_of_the_parent_runs_on_the_way_to_a_program},
+    {"many programs are under way at once", many_programs_are_under_way_at_once},
+    {"a program's connection is closed here when it runs", a_programs_connection_is_closed_here_when_it_runs},
     {"a program that is refused leaves nothing", a_program_that_is_refused_leaves_nothing},
     {"a program dies with its parent", a_program_dies_with_its_parent},
     {"a descriptor is handed over", a_descriptor_is_handed_over},

@@ -106,11 +106,12 @@ struct DescriptionTests {
     }
 
     private func exit(
-        _ status: Forking.ExitStatus, _ reason: ChildExit.Reason = .own, peer: String? = "127.0.0.1:50000"
+        _ status: Forking.ExitStatus, _ reason: ChildExit.Reason = .own, peer: String? = "127.0.0.1:50000",
+        refusal: Errno? = nil
     ) -> ChildExit {
         ChildExit(
             pid: 4711, peer: peer.map { try! SocketAddress(parsing: $0) }, status: status, reason: reason,
-            duration: .milliseconds(12), usage: nil)
+            duration: .milliseconds(12), usage: nil, refusal: refusal)
     }
 
     @Test("an end says who, whom it served, how and after how long")
@@ -120,6 +121,9 @@ struct DescriptionTests {
         #expect(exit(.exited(code: 3), peer: nil).description == "child 4711: exited with status 3 after 0.012 s")
         #expect(exit(crash, .timeLimit, peer: nil).description.contains("killed by SIGILL at its time limit after"))
         #expect(exit(crash, .stopped, peer: nil).description.contains("killed by SIGILL as the server stops after"))
+        #expect(
+            exit(.exited(code: 127), peer: nil, refusal: .noSuchFileOrDirectory).description
+                == "child 4711: its program cannot be executed: No such file or directory")
         #expect(exit(.exited(code: 0)).isSuccess && !exit(.exited(code: 0), .timeLimit).isSuccess)
     }
 

@@ -115,7 +115,7 @@ struct ExecTests {
         chmod(program, 0o755)
         let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", program])
         #expect(try Client(address).receiveAll() == "")
-        try server.waitForError("execve \(program): Exec format error")
+        try server.waitForError("its program cannot be executed: Exec format error")
         #expect(try Client(address).receiveAll() == "")
         try stop(server)
     }

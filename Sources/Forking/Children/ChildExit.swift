@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import SystemPackage
 
 /// A process's number, as the kernel gives it.
 public typealias ProcessID = Int32
@@ -67,6 +68,8 @@ public struct ChildExit: Sendable {
     public let duration: Duration
     /// Nil when the status is unknown.
     public let usage: ResourceUsage?
+    /// Why the program that it was to be could not be executed. execve(2).
+    public let refusal: Errno?
 
     /// Whether it ended with status 0 and nobody had to help.
     public var isSuccess: Bool { status.isSuccess && reason == .own }
@@ -82,12 +85,13 @@ extension ChildExit: CustomStringConvertible {
             case .timeLimit: " at its time limit"
             case .stopped: " as the server stops"
             }
+        if let refusal { return "child \(pid)\(whom): its program cannot be executed: \(refusal)" }
         return "child \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
     }
 }
 
 extension ChildExit {
-    init(_ child: Child, _ ending: forkcore_ending, at now: Instant) {
+    init(_ child: Child, _ ending: forkcore_ending, refusal: Int32, at now: Instant) {
         let status: ExitStatus =
             switch ending.state {
             case FORKCORE_EXITED: .exited(code: ending.code)
@@ -96,7 +100,8 @@ extension ChildExit {
             }
         self.init(
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
-            duration: now - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending))
+            duration: now - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending),
+            refusal: refusal == 0 ? nil : Errno(rawValue: refusal))
     }
 }
 

@@ -22,6 +22,8 @@ struct ChildSlots: ~Copyable {
     /// A hash table with linear probing, from pids to slots plus one; 0 is an empty place. A power of two, at least twice
     /// the capacity.
     private let places: UnsafeMutablePointer<Int32>
+    /// Of each child that was to be a program: why it could not be. It writes that there itself.
+    private let refusals: UnsafeMutablePointer<Int32>
     private let placeMask: Int
     /// No word of `taken` below this has a free slot.
     private var firstWord = 0
@@ -31,7 +33,7 @@ struct ChildSlots: ~Copyable {
         var placeCount = 4
         while placeCount < 2 * capacity { placeCount *= 2 }
         let childBytes = capacity * MemoryLayout<Child>.stride
-        let size = childBytes + words * 8 + placeCount * 4
+        let size = childBytes + words * 8 + placeCount * 4 + capacity * 4
         var opened: UnsafeMutableRawPointer?
         try check(forkcore_parent_memory_open(size, &opened), "mmap")
         let memory = opened!
@@ -41,6 +43,7 @@ struct ChildSlots: ~Copyable {
         children = memory.bindMemory(to: Child.self, capacity: capacity)
         taken = (memory + childBytes).bindMemory(to: UInt64.self, capacity: words)
         places = (memory + childBytes + words * 8).bindMemory(to: Int32.self, capacity: placeCount)
+        refusals = (memory + childBytes + words * 8 + placeCount * 4).bindMemory(to: Int32.self, capacity: capacity)
         placeMask = placeCount - 1
     }
 
@@ -51,6 +54,15 @@ struct ChildSlots: ~Copyable {
     subscript(slot: Int) -> Child {
         get { children[slot] }
         nonmutating set { children[slot] = newValue }
+    }
+
+    /// Where the errno of a program that cannot be executed is put; 0 there means none.
+    func refusal(_ slot: Int) -> UnsafeMutablePointer<Int32> { refusals + slot }
+
+    /// What was put there, which is over with that.
+    func takeRefusal(of slot: Int) -> Int32 {
+        defer { refusals[slot] = 0 }
+        return refusals[slot]
     }
 
     // MARK: A slot's life: take → fill → release

@@ -70,7 +70,11 @@ extension ChildTable {
     /// All are looked at, but only when the earliest deadline that was known has come: once a time limit, not once an
     /// end.
     func keepTime(_ now: Instant) -> Instant? {
-        guard let next = nextDeadline, next <= now else { return nextDeadline }
+        if let due = settleAt, due <= now {
+            settleAt = nil
+            settle()
+        }
+        guard let next = nextDeadline, next <= now else { return earlier(nextDeadline, settleAt) }
         nextDeadline = nil
         forEachChild { slot, child in
             guard let deadline = child.deadline else { return }
@@ -80,6 +84,6 @@ extension ChildTable {
                 noteDeadline(deadline)
             }
         }
-        return nextDeadline
+        return earlier(nextDeadline, settleAt)
     }
 }

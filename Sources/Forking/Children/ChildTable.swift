@@ -41,6 +41,10 @@ public final class ChildTable {
     private var told = 0
     /// No child has a deadline before this.
     var nextDeadline: Instant?
+    /// Where children become programs, in a table that has ever spawned one.
+    private var spawner: OpaquePointer?
+    /// When to look whether the children in there have left.
+    var settleAt: Instant?
 
     /// - Parameters:
     ///   - limit: how many children there can be at once, at least 1.
@@ -67,6 +71,7 @@ public final class ChildTable {
         guard source.isOurs else { return }
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
+        if let spawner { forkcore_spawner_close(spawner) }
         slots.close()
     }
 
@@ -152,9 +157,10 @@ public final class ChildTable {
     /// It costs the same however much memory the parent has. The child has the mask and the dispositions that one of
     /// `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
-    /// Parent: stands still until the program runs. The table must reap by pidfd, as exec ends what marks a child's end
-    /// otherwise.
-    /// - Throws: as `fork` does, and `.system` with execve's error.
+    /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
+    /// status 127, and execve's error in `ChildExit.refusal`. The table must reap by pidfd, as exec ends what marks
+    /// a child's end otherwise.
+    /// - Throws: as `fork` does.
     @discardableResult
     public func spawn(
         _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
@@ -163,6 +169,7 @@ public final class ChildTable {
         requireParent()
         precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
         let options = try options.checked()
+        if spawner == nil { try check(forkcore_spawner_open(&spawner), "mmap") }
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
@@ -170,13 +177,15 @@ public final class ChildTable {
         let code = withPlan(options, slot) { plan in
             program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
-                    forkcore_spawn(plan, descriptor.rawValue, program.path, arguments, environment, &pid, &pidfd)
+                    forkcore_spawn(
+                        spawner, plan, descriptor.rawValue, program.path, arguments, environment, slots.refusal(slot),
+                        &pid, &pidfd)
                 }
             }
         }
         guard code == 0 else {
             abandon(slot)
-            throw .system(call: "execve \(program.path)", Errno(rawValue: code))
+            throw .system(call: "clone", Errno(rawValue: code))
         }
         do {
             try source.watch(pidfd: pidfd, slot)
@@ -186,7 +195,16 @@ public final class ChildTable {
             abandon(slot)
             throw error
         }
+        settle()
         return pid
+    }
+
+    /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its own.
+    func settle() {
+        guard let spawner, !forkcore_spawner_settle(spawner), settleAt == nil else { return }
+        let soon = Instant.now + .milliseconds(1)
+        settleAt = soon
+        source.wake(at: soon)
     }
 
     /// A child that waited has got its client: from now on it counts as forked for that one.
@@ -255,8 +273,10 @@ public final class ChildTable {
     private func release(_ slot: Int, _ ending: forkcore_ending) {
         let child = slots[slot]
         if child.pidfd >= 0 { source.unwatch(child.pidfd) }
+        let refusal = spawner == nil ? 0 : slots.takeRefusal(of: slot)
         vacate(slot)
-        pending.append(ChildExit(child, ending, at: .now))
+        settle()
+        pending.append(ChildExit(child, ending, refusal: refusal, at: .now))
     }
 
     private func vacate(_ slot: Int) {

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// System calls that touch nothing but registers: no errno, which a process that shares its parent's memory shares with it.
+
+#ifndef FORKCORE_RAW_H
+#define FORKCORE_RAW_H
+
+#include <sys/syscall.h>
+
+#define FORKCORE_HAS_RAW 1
+
+#if defined(__x86_64__) && !defined(__ILP32__)
+
+static inline long forkcore_raw(long number, long a, long b, long c, long d)
+{
+    register long fourth __asm__("r10") = d;
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+#elif defined(__aarch64__)
+
+static inline long forkcore_raw(long number, long a, long b, long c, long d)
+{
+    register long which __asm__("x8") = number, first __asm__("x0") = a, second __asm__("x1") = b;
+    register long third __asm__("x2") = c, fourth __asm__("x3") = d;
+    __asm__ volatile("svc 0" : "+r"(first) : "r"(which), "r"(second), "r"(third), "r"(fourth) : "memory");
+    return first;
+}
+
+#else
+
+#include <errno.h>
+#include <unistd.h>
+
+#undef FORKCORE_HAS_RAW
+#define FORKCORE_HAS_RAW 0
+
+static inline long forkcore_raw(long number, long a, long b, long c, long d)
+{
+    long result = syscall(number, a, b, c, d);
+    return result == -1 ? -errno : result;
+}
+
+#endif
+
+#endif
