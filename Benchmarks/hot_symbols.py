@@ -34,11 +34,12 @@ def exchange(address, count):
 
 def touched(program):
     """Addresses that parent and children touch while connections are served by a server that has warmed up."""
-    job = "echo 0 40 0 1024 0 10.0 3.0 false false 127.0.0.1:0"  # as forkserve tells itself: valgrind follows no exec
+    # As forkserve tells itself, with the number of its process: valgrind follows no exec.
+    job = "export FORKSERVE_JOB=\"$$ echo 0 40 0 1024 0 10.0 3.0 false false 127.0.0.1:0\"; exec \"$@\""
     reading, writing = os.pipe()
     server = subprocess.Popen(
-        ["valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-fd={writing}", program, "echo"],
-        stdout=subprocess.PIPE, env={**os.environ, "FORKSERVE_JOB": job}, pass_fds=[writing], text=True,
+        ["sh", "-c", job, "sh", "valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-fd={writing}", program, "echo"],
+        stdout=subprocess.PIPE, pass_fds=[writing], text=True,
     )
     os.close(writing)
     with open(reading, encoding="ascii", errors="replace") as trace:

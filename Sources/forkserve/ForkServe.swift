@@ -34,6 +34,7 @@ struct ForkServe: ParsableCommand {
     static func main() {
         occupyStandardDescriptors()
         if let job = Job.left() {
+            Job.takeOwnName()
             Glibc.exit(reportingErrors(job.serve))
         } else {
             main(nil)

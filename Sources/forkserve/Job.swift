@@ -31,17 +31,29 @@ struct Job: Equatable {
 
     /// Begins anew with this job, and does not return; where that cannot be (no /proc), the job is done in this image.
     func start() throws(ForkingError) {
-        setenv(Self.variable, encoded, 1)
+        setenv(Self.variable, "\(getpid()) \(encoded)", 1)
         execv("/proc/self/exe", CommandLine.unsafeArgv)
         unsetenv(Self.variable)
         try serve()
     }
 
-    /// The job that the image before this one left, if any.
+    /// The job that the image before this one left, if any: it was this process, and says so. What anybody else put into
+    /// the variable was never validated, and is thrown away.
     static func left() -> Job? {
         guard let value = getenv(variable) else { return nil }
         defer { unsetenv(variable) }
-        return Job(encoded: String(cString: value))
+        let parts = String(cString: value).split(separator: " ", maxSplits: 1)
+        guard parts.count == 2, pid_t(parts[0]) == getpid() else { return nil }
+        return Job(encoded: String(parts[1]))
+    }
+
+    /// The kernel names a process after what was executed, "exe" here: neither pgrep(1) nor ps(1) would find it.
+    static func takeOwnName() {
+        guard let path = CommandLine.unsafeArgv[0] else { return }
+        let name = strrchr(path, Int32(UInt8(ascii: "/"))).map { $0 + 1 } ?? path
+        guard name.pointee != 0, let file = try? FileDescriptor.open("/proc/self/comm", .writeOnly) else { return }
+        // The kernel cuts off what is more than 15 bytes.
+        try? file.closeAfter { _ = try file.write(UnsafeRawBufferPointer(start: name, count: strlen(name))) }
     }
 
     var encoded: String {
