@@ -35,13 +35,12 @@ struct berth {
 };
 
 enum {
-    BERTHS = 8, // more children than there are processors are seldom under way
     FIRST_SIZE = 1 << 16,
     FUTEX_WAIT = 0, // its header is the kernel's, which not every libc comes with
 };
 
 struct forkcore_spawner {
-    struct berth berths[BERTHS];
+    struct berth berths[FORKCORE_BERTHS];
 };
 
 // ------------------------------------------------------------------------------------------------------------ the child
@@ -115,7 +114,7 @@ int forkcore_spawner_open(struct forkcore_spawner **spawner)
     if (error != 0)
         return error;
     *spawner = memory;
-    for (int i = 0; i < BERTHS; i++)
+    for (int i = 0; i < FORKCORE_BERTHS; i++)
         (*spawner)->berths[i].descriptor = -1;
     return 0;
 }
@@ -147,14 +146,14 @@ static void await(struct berth *berth)
 bool forkcore_spawner_settle(struct forkcore_spawner *spawner)
 {
     bool all = true;
-    for (int i = 0; i < BERTHS; i++)
+    for (int i = 0; i < FORKCORE_BERTHS; i++)
         all &= clear(&spawner->berths[i]);
     return all;
 }
 
 void forkcore_spawner_close(struct forkcore_spawner *spawner)
 {
-    for (int i = 0; i < BERTHS; i++) {
+    for (int i = 0; i < FORKCORE_BERTHS; i++) {
         struct berth *berth = &spawner->berths[i];
         await(berth);
         if (berth->size > 0)
@@ -165,7 +164,7 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner)
 
 static struct berth *free_berth(struct forkcore_spawner *spawner)
 {
-    for (int i = 0; i < BERTHS; i++)
+    for (int i = 0; i < FORKCORE_BERTHS; i++)
         if (clear(&spawner->berths[i]))
             return &spawner->berths[i];
     await(&spawner->berths[0]);

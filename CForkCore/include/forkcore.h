@@ -60,6 +60,9 @@ _Noreturn void forkcore_exit(int status);
 /// Where children make themselves ready to be other programs. It is not copied to children.
 struct forkcore_spawner;
 
+/// How many can be in there at once, each with a descriptor of the parent's.
+enum { FORKCORE_BERTHS = 8 };
+
 /// Parent. mmap(2)'s errno.
 int forkcore_spawner_open(struct forkcore_spawner **spawner);
 

@@ -120,6 +120,66 @@ struct ExecTests {
         try stop(server)
     }
 
+    @Test("a program that vanishes costs those who come meanwhile, and is executed again once it is back")
+    func vanished() throws {
+        let directory = try TemporaryDirectory()
+        let program = directory.path + "/program"
+        try writeFile(program, Array("#!/bin/sh\necho here\n".utf8))
+        chmod(program, 0o755)
+        let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", program])
+        #expect(try Client(address).receiveAll() == "here\n")
+        rename(program, program + ".away")
+        for _ in 0..<3 { #expect(try Client(address).receiveAll() == "") }
+        rename(program + ".away", program)
+        #expect(try Client(address).receiveAll() == "here\n")
+        try eventually("children are left") { children(of: server.pid).isEmpty }
+        try stop(server)
+        let lines = server.errors.split(separator: "\n")
+        let why = "its program cannot be executed: No such file or directory"
+        #expect(lines.count == 3 && lines.allSatisfy { $0.hasSuffix(why) })
+    }
+
+    @Test("60 clients at once, of whom 40 are served at a time, are all served, and nothing is left")
+    func burst() throws {
+        let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", "cat"])
+        #expect(try Client(address).exchange([10]) == [10])
+        try eventually("a child is left") { children(of: server.pid).isEmpty }
+        let before = openDescriptors(of: server.pid).count
+        let clients = try (0..<60).map { _ in try Client(address) }
+        for (number, client) in clients.enumerated() { try client.send("client \(number)\n") }
+        try eventually("never 40 children") { children(of: server.pid).count == 40 }
+        for (number, client) in clients.enumerated() {
+            #expect(try client.receive() == "client \(number)\n")
+            #expect(children(of: server.pid).count <= 40)
+            client.finishSending()
+            #expect(try client.receiveAll() == "")
+        }
+        try eventually("children are left") { children(of: server.pid).isEmpty }
+        #expect(openDescriptors(of: server.pid).count == before)
+        try stop(server)
+        #expect(server.errors == "")
+    }
+
+    @Test("more children than there can be descriptors for are refused in one line, as many as there can be are served")
+    func descriptorLimit() throws {
+        // What we inherited from whoever runs the tests would count. Not every sh can close 10 and on.
+        let script =
+            "for n in {3..255}; do eval \"exec $n>&-\"; done; ulimit -n 64; exec '\(forkserveProgram)' exec --max-children"
+        let (status, output, errors) = try outcome(["-c", "\(script) 41 127.0.0.1:0 -- cat"], program: "bash")
+        #expect(status == 71 && output == "")
+        for text in ["forkserve: ", "41", "64", "ulimit -n"] { #expect(errors.contains(text), "\(errors)") }
+        #expect(errors.filter { $0 == "\n" }.count == 1, "\(errors)")
+        let (server, address) = try forkserve(shell: "exec bash -c \"$1\"", ["\(script) 40 127.0.0.1:0 -- cat"])
+        let clients = try (0..<41).map { _ in try Client(address) }
+        for client in clients.dropLast() { try client.echo("one of 40") }
+        try clients[40].send("the 41st\n")
+        clients[0].finishSending()
+        #expect(try clients[40].receive() == "the 41st\n")
+        for client in clients { client.finishSending() }
+        try stop(server)
+        #expect(server.errors == "")
+    }
+
     @Test("closed standard descriptors: nothing takes their places", arguments: [0, 1, 2] as [Int32])
     func closedStandardDescriptors(number: Int32) throws {
         let directory = try TemporaryDirectory()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import Glibc
 
 extension ForkingServer {
@@ -63,7 +64,7 @@ extension ForkingServer {
 
         /// Throws unless there can be a descriptor for each child, and some for the server.
         func checkDescriptors() throws(ForkingError) {
-            let others = 16
+            let others = 16 + Int(FORKCORE_BERTHS)
             var limit = rlimit()
             guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0,
                 limit.rlim_cur < rlim_t(maxChildren) + rlim_t(others)
