@@ -240,6 +240,17 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
     return 0;
 }
 
+// A child copies the descriptors up to its connection's: the low numbers must stay free for those. Where there are too few
+// above, it stays where it is, and children copy more.
+static void raise_descriptor(int *descriptor)
+{
+    int higher = fcntl(*descriptor, F_DUPFD_CLOEXEC, 256);
+    if (higher < 0)
+        return;
+    forkcore_close(*descriptor);
+    *descriptor = higher;
+}
+
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
 {
@@ -262,6 +273,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     error = *child < 0 ? errno : 0;
     if (error != 0)
         berth->aboard = 0;
+    else
+        raise_descriptor(pidfd);
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return error;
 }

@@ -148,6 +148,8 @@ struct ExecTests {
         let clients = try (0..<60).map { _ in try Client(address) }
         for (number, client) in clients.enumerated() { try client.send("client \(number)\n") }
         try eventually("never 40 children") { children(of: server.pid).count == 40 }
+        // Low numbers are left to connections: each child copies what is below its own.
+        try eventually("pidfds have low numbers") { openDescriptors(of: server.pid).filter { $0 >= 256 }.count == 40 }
         for (number, client) in clients.enumerated() {
             #expect(try client.receive() == "client \(number)\n")
             #expect(children(of: server.pid).count <= 40)
