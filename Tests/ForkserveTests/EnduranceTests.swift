@@ -6,7 +6,7 @@ import Testing
 
 @Suite("forkserve in the long run")
 struct EnduranceTests {
-    @Test("idle for five seconds with zero system calls", .needs("strace", package: "strace"))
+    @Test("idle for five seconds with zero system calls", .needsTracing)
     func idle() throws {
         let directory = try TemporaryDirectory()
         let trace = directory.path + "/trace"

@@ -26,7 +26,10 @@ func forkserve(shell script: String, _ arguments: [String] = [], inherited: [Int
     return (running, try listeningAddress(of: running))
 }
 
-private func listeningAddress(of running: Running) throws -> String {
+/// For bash (not every sh can close 10 and on): closes what we inherited from whoever runs the tests, and pass on.
+let closingInherited = "for n in {3..255}; do eval \"exec $n>&-\"; done"
+
+func listeningAddress(of running: Running) throws -> String {
     let prefix = "listening on "
     guard let line = try running.line(), line.hasPrefix(prefix) else {
         throw Failure("forkserve did not say where it listens: \(running.errors)")

@@ -54,7 +54,7 @@ struct UnixSocketTests {
 
     @Test(
         "a Unix socket that is bound but not yet listened on is not taken for a stale one",
-        .needs("strace", package: "strace"))
+        .needsTracing)
     func betweenBindAndListen() throws {
         let directory = try TemporaryDirectory()
         let address = "unix:\(directory.path)/socket"

@@ -7,4 +7,12 @@ extension Trait where Self == ConditionTrait {
     public static func needs(_ program: String, package: String) -> Self {
         .enabled(if: isInstalled(program), "needs \(program): apt-get install \(package)")
     }
+
+    /// The test traces another process's system calls.
+    public static var needsTracing: Self {
+        .enabled(if: canTrace, "needs strace: apt-get install strace; and ptrace(2), which some containers forbid")
+    }
 }
+
+private let canTrace =
+    isInstalled("strace") && (try? Running("strace", ["-f", "-qq", "-o", "/dev/null", "true"]).wait()) == 0
