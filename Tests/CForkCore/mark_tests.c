@@ -77,7 +77,7 @@ static void a_living_child_is_passed_over(void)
     CHECK(!forkcore_marks_holds(marks, 2, getpid()) && !forkcore_marks_holds(marks, 3, pid));
     close_gate(both.gate);
     await_end(pid);
-    CHECK(forkcore_marks_next(marks, 0, 2) == 2 && forkcore_marks_next(marks, 0, SLOTS) == 2);
+    CHECK(forkcore_marks_next(marks, 0, 1) == 1 && forkcore_marks_next(marks, 0, SLOTS) == 2);
     CHECK(forkcore_marks_next(marks, 3, SLOTS) == SLOTS);
     close_gate(both.ready);
     forkcore_marks_close(marks);
@@ -116,6 +116,10 @@ static void in_vain_is_bounded(void)
         *word = (i++ & 1) << 30;
     }
     CHECK(asked + more < 100);
+    for (; asked + more < 256; more++) // however often it is doubted
+        forkcore_marks_doubt(marks, 5);
+    *word ^= 0x40000000;
+    CHECK(forkcore_marks_next(marks, 0, SLOTS) == SLOTS);
     *word = 0;
     forkcore_marks_trust(marks, 5);
     CHECK(forkcore_marks_next(marks, 0, SLOTS) == 5);
@@ -125,6 +129,18 @@ static void in_vain_is_bounded(void)
     CHECK(forkcore_marks_next(marks, 0, SLOTS) == SLOTS);
     forkcore_marks_occupy(marks, 5); // whoever comes next is not doubted for that
     CHECK(forkcore_marks_next(marks, 0, SLOTS) == 5);
+    forkcore_marks_vacate(marks, 5);
+    forkcore_marks_occupy(marks, 5); // nor passed over because nobody was there
+    CHECK(forkcore_marks_next(marks, 0, SLOTS) == 5);
+    forkcore_marks_close(marks);
+}
+
+static void who_is_waited_for_holds_its_mark(void)
+{
+    struct forkcore_marks *marks = open_marks();
+    uint32_t *word = forkcore_marks_occupy(marks, 5);
+    *word = 0x80000000 | (uint32_t)getpid(); // FUTEX_WAITERS
+    CHECK(forkcore_marks_holds(marks, 5, getpid()) && forkcore_marks_next(marks, 0, SLOTS) == SLOTS);
     forkcore_marks_close(marks);
 }
 
@@ -198,6 +214,26 @@ static void a_scribbled_mark_does_not_stop_a_child(void)
 
 #endif
 
+// In pages.
+static long mapped_memory(void)
+{
+    char text[100] = "";
+    int statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    CHECK(read(statm, text, sizeof text - 1) > 0);
+    close(statm);
+    return atol(text);
+}
+
+static void closed_marks_leave_no_memory(void)
+{
+    struct forkcore_marks *marks;
+    long before = mapped_memory();
+    CHECK(forkcore_marks_open(100000, &marks) == 0);
+    CHECK(mapped_memory() > before);
+    forkcore_marks_close(marks);
+    CHECK(mapped_memory() == before);
+}
+
 static int touch(void *context)
 {
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
@@ -212,6 +248,7 @@ static void children_do_not_have_the_parents_memory(void)
         CHECK(memory[i] == 0);
     memory[99999] = 7;
     CHECK(await_end(start(NULL, touch, memory)).signal == SIGSEGV);
+    CHECK(await_end(start(NULL, touch, memory + 99999)).signal == SIGSEGV);
     CHECK(memory[99999] == 7);
     forkcore_parent_memory_close(memory, 100000);
 }
@@ -243,7 +280,7 @@ static void trimming_loses_nothing(void)
     memset(initialised, 5, sizeof initialised);
     memset(empty, 6, sizeof empty);
     CHECK(is_mapped(mapped, page) && is_mapped(mapped + page, page));
-    CHECK(forkcore_trim() == 0);
+    CHECK(forkcore_trim() == 0 && !is_blocked(SIGTERM));
     CHECK(!is_mapped(mapped, page) && is_mapped(mapped + page, page));
     CHECK(mapped[page] == 'm');
     for (size_t i = 0; i < 4 * page; i++)
@@ -303,10 +340,12 @@ const struct test mark_tests[] = {
     {"a living child is passed over", a_living_child_is_passed_over},
     {"an end shows before it is told", an_end_shows_before_it_is_told},
     {"asking in vain is bounded", in_vain_is_bounded},
+    {"who is waited for holds its mark", who_is_waited_for_holds_its_mark},
     {"exec ends a mark but not the child", exec_ends_a_mark_but_not_the_child},
     {"a child's own robust mutexes work", a_childs_own_robust_mutexes_work},
     {"a scribbled mark does not stop a child", a_scribbled_mark_does_not_stop_a_child},
 #endif
+    {"closed marks leave no memory", closed_marks_leave_no_memory},
     {"children do not have the parent's memory", children_do_not_have_the_parents_memory},
     {"trimming loses nothing", trimming_loses_nothing},
     {"who has threads is not trimmed", who_has_threads_is_not_trimmed},
