@@ -29,11 +29,11 @@
 //   until forkcore_marks_trust.
 // - A word says "alive" and the child has ended: forged, or the child has locked nothing. Whoever scans must, after any
 //   SIGCHLD, at some time ask for all by name; ReapSource does within a second.
-// - The mutex itself is rubbish: the child initialises it anew, and tries to lock it without waiting. Whatever comes of
-//   that, it goes on. Its kernel walks rubbish as carefully as it walks any process's list.
+// - The mutex itself is rubbish: the child reads nothing of it, and puts it first into its list, which is its own. Its
+//   kernel walks rubbish as carefully as it walks any process's list.
 //
-// The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). Where the
-// lock word lies inside a mutex is libc's own affair, known to `word` alone; with another libc than glibc every child is
+// The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). What a
+// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another libc than glibc every child is
 // asked for, as in the seed.
 
 #include "internal.h"
@@ -42,6 +42,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <linux/futex.h>
+#endif
 
 enum {
     HOLDER = 0x3fffffff, // of a lock word, the thread that holds it: FUTEX_TID_MASK in futex(2)
@@ -84,15 +89,45 @@ static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t v
     atomic_store_explicit(word(&marks->mutexes[slot]), value, memory_order_relaxed);
 }
 
+// The list of the mutexes that this thread holds, which the kernel walks when it ends. A child has it at the same place.
+static _Thread_local struct robust_list_head *held;
+
+static void find_list(void)
+{
+    size_t size;
+    if (held == NULL && syscall(SYS_get_robust_list, 0, &held, &size) != 0)
+        held = NULL; // children then mark nothing, and are asked for
+}
+
+// Libc knows it without a system call, and tells it as that of a mutex's owner.
+static pid_t thread_number(void)
+{
+    pthread_mutex_t own = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_trylock(&own);
+    return own.__data.__owner != 0 ? own.__data.__owner : forkcore_thread_id();
+}
+
+// What pthread_mutex_trylock does to a robust mutex that nobody holds, but that it reads nothing of it: others can write
+// there at any time, and glibc aborts on a kind of mutex that cannot be. The word comes last: a child that dies before is one
+// that never came so far.
 void forkcore_mark_take(void *mark)
 {
-    pthread_mutex_t *mutex = mark;
-    pthread_mutexattr_t robust;
-    pthread_mutexattr_init(&robust);
-    pthread_mutexattr_setpshared(&robust, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
-    pthread_mutex_init(mutex, &robust);
-    pthread_mutex_trylock(mutex);
+    if (held == NULL)
+        return;
+    struct robust_list *node = (struct robust_list *)((char *)mark - held->futex_offset);
+    struct robust_list *first = held->list.next;
+    struct robust_list *untagged = (struct robust_list *)((uintptr_t)first & ~(uintptr_t)1);
+    node->next = first;
+#if __SIZEOF_POINTER__ == 8 // glibc can go backwards too, by what stands before each
+    node[-1].next = &held->list;
+    untagged[-1].next = node;
+#else
+    (void)untagged;
+#endif
+    atomic_signal_fence(memory_order_seq_cst);
+    held->list.next = node;
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(word(mark), (uint32_t)thread_number(), memory_order_relaxed);
 }
 
 #else
@@ -106,6 +141,8 @@ static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t v
 {
     (void)marks, (void)slot, (void)value;
 }
+
+static void find_list(void) {}
 
 void forkcore_mark_take(void *mark)
 {
@@ -142,6 +179,7 @@ void *forkcore_marks_occupy(struct forkcore_marks *marks, size_t slot)
 {
     marks->patience[slot] = (struct patience){.occupied = true};
     write_to(marks, slot, 0);
+    find_list();
     return &marks->mutexes[slot];
 }
 

@@ -48,8 +48,8 @@ struct forkcore_child_plan {
 /// nothing the parent had buffered appears twice. The caller's mask is restored.
 /// Child: takes the steps of `plan`, and restores the mask. It must end by forkcore_exit, and never return into the
 /// parent's code.
-/// Not signal-safe in the parent (fflush). In the child all of it is, with two exceptions: the mark is a mutex that is
-/// tried, and libdispatch is told of the fork where it is linked in; both store a few words and wait for no lock.
+/// Not signal-safe in the parent (fflush). In the child all of it is, with one exception: libdispatch is told of the fork
+/// where it is linked in; it stores a few words and waits for no lock.
 int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child);
 
 /// Ends a child: flushes stdio, then _exit(status). No atexit handler of the parent's runs.
@@ -182,7 +182,7 @@ bool forkcore_marks_holds(const struct forkcore_marks *marks, size_t slot, pid_t
 
 /// The child's first act: from now on its end, whatever brings it about, shows in the mark.
 ///
-/// Child. Signal-safe but for pthread_mutex_trylock, which takes no lock that another thread could hold.
+/// Child of the thread that called forkcore_marks_occupy. Signal-safe (it tries a mutex of its own).
 void forkcore_mark_take(void *mark);
 
 // ------------------------------------------------------------------------------------------------------------ memory

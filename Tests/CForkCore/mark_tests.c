@@ -206,9 +206,32 @@ static void a_scribbled_mark_does_not_stop_a_child(void)
         int way = 0;
         pid_t pid = start(&plan, end_by, &way);
         CHECK(await_end(pid).code == 3);
-        CHECK(forkcore_marks_next(marks, 0, SLOTS) == 3); // it made the mutex anew
+        CHECK(forkcore_marks_next(marks, 0, SLOTS) == 3);
         forkcore_marks_vacate(marks, 3);
     }
+    forkcore_marks_close(marks);
+}
+
+static int scribble(void *context)
+{
+    volatile uint32_t *words = context;
+    for (uint32_t pattern = 1; pattern != 0; pattern = pattern * 1664525 + 1013904223) // till it is killed
+        for (size_t i = 0; i < sizeof(pthread_mutex_t) / sizeof *words; i++)
+            words[i] = pattern;
+    return 1;
+}
+
+// Not even while it takes it: by way of libc's own mutexes a kind that cannot be would abort it.
+static void a_mark_that_is_being_scribbled_on_does_not_stop_a_child(void)
+{
+    struct forkcore_marks *marks = open_marks();
+    pid_t scribbler = start(NULL, scribble, forkcore_marks_occupy(marks, 3));
+    for (int i = 0; i < 1000; i++) {
+        int way = 0;
+        CHECK(await_end(start_marked(marks, 3, end_by, &way)).code == 3);
+        forkcore_marks_vacate(marks, 3);
+    }
+    CHECK(kill(scribbler, SIGKILL) == 0 && await_end(scribbler).signal == SIGKILL);
     forkcore_marks_close(marks);
 }
 
@@ -344,6 +367,7 @@ const struct test mark_tests[] = {
     {"exec ends a mark but not the child", exec_ends_a_mark_but_not_the_child},
     {"a child's own robust mutexes work", a_childs_own_robust_mutexes_work},
     {"a scribbled mark does not stop a child", a_scribbled_mark_does_not_stop_a_child},
+    {"a mark that is being scribbled on does not stop a child", a_mark_that_is_being_scribbled_on_does_not_stop_a_child},
 #endif
     {"closed marks leave no memory", closed_marks_leave_no_memory},
     {"children do not have the parent's memory", children_do_not_have_the_parents_memory},
