@@ -271,10 +271,12 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
     *child = clone(begin, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
     error = *child < 0 ? errno : 0;
-    if (error != 0)
-        berth->aboard = 0;
-    else
+    if (error == 0) {
         raise_descriptor(pidfd);
+    } else {
+        berth->aboard = 0;
+        clear(berth);
+    }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return error;
 }

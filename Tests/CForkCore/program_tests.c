@@ -287,6 +287,27 @@ static void a_program_that_is_refused_leaves_nothing(void)
     close(descriptor);
 }
 
+// The client is sent away then, and is to see that at once.
+static void a_program_that_there_is_no_pidfd_for_keeps_no_connection(void)
+{
+    char *argv[] = {"true", NULL}, *envp[] = {NULL}, byte;
+    struct forkcore_spawner *spawner;
+    struct forkcore_child_plan plan = {.keeping = -1};
+    struct connection connection = connect_pair();
+    int refusal, pidfd, taken[FEW];
+    pid_t pid;
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    int count = use_up(taken);
+    close(taken[--count]); // for the spawner's copy of the connection
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EMFILE);
+    close(connection.theirs);
+    CHECK(is_readable(connection.ours, 0) && read(connection.ours, &byte, 1) == 0);
+    while (count > 0)
+        close(taken[--count]);
+    close(connection.ours);
+    forkcore_spawner_close(spawner);
+}
+
 struct program_family {
     int descriptor;
 };
@@ -397,6 +418,7 @@ const struct test program_tests[] = {
     {"many programs are under way at once", many_programs_are_under_way_at_once},
     {"a program's connection is closed here when it runs", a_programs_connection_is_closed_here_when_it_runs},
     {"a program that is refused leaves nothing", a_program_that_is_refused_leaves_nothing},
+    {"a program that there is no pidfd for keeps no connection", a_program_that_there_is_no_pidfd_for_keeps_no_connection},
     {"a program dies with its parent", a_program_dies_with_its_parent},
     {"a descriptor is handed over", a_descriptor_is_handed_over},
     {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
