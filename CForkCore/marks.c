@@ -33,8 +33,8 @@
 //   kernel walks rubbish as carefully as it walks any process's list.
 //
 // The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). What a
-// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another libc than glibc every child is
-// asked for, as in the seed.
+// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another libc
+// than glibc every child is asked for, as in the seed.
 
 #include "internal.h"
 

@@ -81,14 +81,16 @@ static void reset_signals(const struct berth *berth)
     forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&berth->mask, 0, sizeof(uint64_t));
 }
 
-__attribute__((noreturn)) static void become_program(const struct berth *berth)
+// Returned from, it ends the child: clone(2) sees to that, by a system call alone.
+static int become_program(void *context)
 {
+    const struct berth *berth = context;
     if (berth->own_group)
         forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
     if (berth->dies_with_parent) {
         forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
         if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before prctl
-            forkcore_raw(SYS_exit_group, 0, 0, 0, 0);
+            return 0;
     }
     long result = take_descriptors(berth->descriptor);
     if (result >= 0) {
@@ -96,13 +98,7 @@ __attribute__((noreturn)) static void become_program(const struct berth *berth)
         result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
     }
     *berth->refusal = (int)-result;
-    for (;;)
-        forkcore_raw(SYS_exit_group, 127, 0, 0, 0);
-}
-
-static int begin(void *berth)
-{
-    become_program(berth);
+    return 127;
 }
 
 // ----------------------------------------------------------------------------------------------------------- the parent
@@ -269,7 +265,7 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     berth->aboard = 1;
     const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
-    *child = clone(begin, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
+    *child = clone(become_program, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
     error = *child < 0 ? errno : 0;
     if (error == 0) {
         raise_descriptor(pidfd);

@@ -7,9 +7,9 @@
 
 #include <sys/syscall.h>
 
-#define FORKCORE_HAS_RAW 1
-
 #if defined(__x86_64__) && !defined(__ILP32__)
+
+#define FORKCORE_HAS_RAW 1
 
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
@@ -24,6 +24,8 @@ static inline long forkcore_raw(long number, long a, long b, long c, long d)
 
 #elif defined(__aarch64__)
 
+#define FORKCORE_HAS_RAW 1
+
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
     register long which __asm__("x8") = number, first __asm__("x0") = a, second __asm__("x1") = b;
@@ -37,7 +39,6 @@ static inline long forkcore_raw(long number, long a, long b, long c, long d)
 #include <errno.h>
 #include <unistd.h>
 
-#undef FORKCORE_HAS_RAW
 #define FORKCORE_HAS_RAW 0
 
 static inline long forkcore_raw(long number, long a, long b, long c, long d)

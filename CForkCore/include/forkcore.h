@@ -74,10 +74,9 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner);
 /// `descriptor` it has: clone(2) with CLONE_VM and CLONE_FILES, execve(2).
 ///
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
-/// child sees. Returns 0 and stores pid and pidfd, which the
-/// caller closes, and which polls readable when the child ends; or clone's errno. If the program cannot be executed, the
-/// child ends with status 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until
-/// the child was reaped.
+/// child sees. Returns 0 and stores pid and pidfd, or returns clone's errno. The caller closes the pidfd, which polls
+/// readable when the child ends. If the program cannot be executed, the child ends with status 127, and execve's errno is in
+/// `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
 /// parent's is left, and that libc's fork handlers do not run.
 /// Not signal-safe.

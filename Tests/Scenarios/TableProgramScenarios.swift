@@ -38,6 +38,9 @@ private func spawnedPrograms() throws {
         let exit = recording.exits.last!
         try expect(exit.refusal == .noSuchFileOrDirectory && exit.status == .exited(code: 127), "\(exit)")
     }
+    try recording.table.fork { 0 }
+    try recording.finish()
+    try expect(recording.exits.last!.isSuccess && recording.exits.last!.refusal == nil, "\(recording.exits.last!)")
     try expect(recording.table.count == 0 && openDescriptors() == before, "a refused program leaves something")
 
     for _ in 0..<4 { try recording.table.spawn(shell("while :; do read line < /dev/zero; done"), on: null) }
@@ -45,7 +48,7 @@ private func spawnedPrograms() throws {
     try expect(full == .full(limit: 4), "\(full)")
     recording.table.terminateAll()
     try recording.finish()
-    try expect(recording.exits.dropFirst(2 + 8).allSatisfy { $0.reason == .stopped }, "\(recording.exits)")
+    try expect(recording.exits.dropFirst(2 + 8 + 1).allSatisfy { $0.reason == .stopped }, "\(recording.exits)")
     try expect(Process(foreign).map { !$0.isZombie } ?? false, "the foreign child was signalled")
     kill(foreign, SIGKILL)
     try expect(waitpid(foreign, nil, 0) == foreign, "somebody reaped the foreign child")

@@ -59,12 +59,6 @@ struct ChildSlots: ~Copyable {
     /// Where the errno of a program that cannot be executed is put; 0 there means none.
     func refusal(_ slot: Int) -> UnsafeMutablePointer<Int32> { refusals + slot }
 
-    /// What was put there, which is over with that.
-    func takeRefusal(of slot: Int) -> Int32 {
-        defer { refusals[slot] = 0 }
-        return refusals[slot]
-    }
-
     // MARK: A slot's life: take → fill → release
 
     /// The lowest free slot; there must be one.
@@ -90,6 +84,7 @@ struct ChildSlots: ~Copyable {
     mutating func release(_ slot: Int) {
         if children[slot].pid != 0 { forget(children[slot].pid) }
         children[slot] = Child.none
+        refusals[slot] = 0
         taken[slot / 64] &= ~Self.bit(slot)
         count -= 1
         firstWord = min(firstWord, slot / 64)

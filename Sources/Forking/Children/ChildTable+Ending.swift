@@ -65,16 +65,19 @@ extension ChildTable {
         source.wake(at: deadline)
     }
 
-    /// Ends the children whose time has come. Returns when to look again.
-    ///
-    /// All are looked at, but only when the earliest deadline that was known has come: once a time limit, not once an
-    /// end.
+    /// Does what the time has come for. Returns when to look again.
     func keepTime(_ now: Instant) -> Instant? {
         if let due = settleAt, due <= now {
             settleAt = nil
             settle()
         }
-        guard let next = nextDeadline, next <= now else { return earlier(nextDeadline, settleAt) }
+        if let next = nextDeadline, next <= now { endOverdue(now) }
+        return earlier(nextDeadline, settleAt)
+    }
+
+    /// Ends the children whose time has come. All are looked at, but only when the earliest deadline that was known has
+    /// come: once a time limit, not once an end.
+    private func endOverdue(_ now: Instant) {
         nextDeadline = nil
         forEachChild { slot, child in
             guard let deadline = child.deadline else { return }
@@ -84,6 +87,5 @@ extension ChildTable {
                 noteDeadline(deadline)
             }
         }
-        return earlier(nextDeadline, settleAt)
     }
 }

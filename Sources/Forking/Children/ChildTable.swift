@@ -273,7 +273,7 @@ public final class ChildTable {
     private func release(_ slot: Int, _ ending: forkcore_ending) {
         let child = slots[slot]
         if child.pidfd >= 0 { source.unwatch(child.pidfd) }
-        let refusal = spawner == nil ? 0 : slots.takeRefusal(of: slot)
+        let refusal = slots.refusal(slot).pointee
         vacate(slot)
         settle()
         pending.append(ChildExit(child, ending, refusal: refusal, at: .now))
