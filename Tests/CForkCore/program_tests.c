@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// forkcore_spawn, and passing descriptors on.
+// forkcore_spawn.
 
 #include "test.h"
 
 #include <poll.h>
+#include <stddef.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
-enum { FEW = 16 };
-
-// Opens descriptors until there are no more; returns how many.
-static int use_up(int taken[FEW])
-{
-    int count = 0;
-    setrlimit(RLIMIT_NOFILE, &(struct rlimit){FEW, 64});
-    while (count < FEW && (taken[count] = dup(2)) >= 0)
-        count++;
-    CHECK(errno == EMFILE);
-    return count;
-}
+#ifdef __GLIBC__ // musl-gcc has no headers of the kernel's
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#endif
 
 struct connection {
     int theirs, ours;
@@ -116,6 +111,45 @@ static void a_program_stands_on_its_connection_alone(void)
         CHECK(is_same(&before[i], &after[i]));
     }
 }
+
+#ifdef __GLIBC__
+
+// From here on this process has a kernel before 5.9, or says so.
+static void lose_close_range(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close_range, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    CHECK(syscall(SYS_close_range, 3U, ~0U, 0U) == -1 && errno == ENOSYS);
+}
+
+static void without_close_range_nothing_of_the_parents_changes(void)
+{
+    char text[4096];
+    int others[OTHERS];
+    struct stat before[3], after[3];
+    for (int i = 0; i < 3; i++)
+        fstat(i, &before[i]);
+    lose_close_range();
+    open_others(others);
+    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true};
+    char *argv[] = {"/bin/echo", "here", NULL};
+    run_program(&plan, connect_pair(), argv, text, sizeof text);
+    CHECK(strcmp(text, "here\n") == 0);
+    check_others(others);
+    for (int i = 0; i < 3; i++) {
+        fstat(i, &after[i]);
+        CHECK(is_same(&before[i], &after[i]));
+    }
+}
+
+#endif
 
 static void a_program_has_mask_dispositions_and_group(void)
 {
@@ -310,108 +344,40 @@ static void a_program_that_there_is_no_pidfd_for_keeps_no_connection(void)
 
 struct program_family {
     int descriptor;
+    struct gate gate;
 };
 
-static int spawn_and_leave(void *context)
+static int spawn_and_wait_for_gate(void *context)
 {
     struct program_family *family = context;
     char *argv[] = {"cat", NULL}, *envp[] = {NULL};
     struct forkcore_child_plan plan = {.keeping = -1, .dies_with_parent = true};
     int pidfd;
     pid_t pid;
-    return spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd);
+    return spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd)
+        || wait_for_gate(&family->gate);
 }
 
 static void a_program_dies_with_its_parent(void)
 {
     char byte;
     struct connection connection = connect_pair();
-    struct program_family family = {.descriptor = connection.theirs};
-    CHECK(await_end(start(NULL, spawn_and_leave, &family)).code == 0);
+    struct program_family family = {connection.theirs, make_gate()};
+    pid_t parent = start(NULL, spawn_and_wait_for_gate, &family);
     close(connection.theirs);
+    CHECK(write(connection.ours, "x", 1) == 1);
+    CHECK(is_readable(connection.ours, 15000) && read(connection.ours, &byte, 1) == 1); // it lives as long as that
+    close_gate(family.gate);
+    CHECK(await_end(parent).code == 0);
     CHECK(is_readable(connection.ours, 15000) && read(connection.ours, &byte, 1) == 0); // cat would wait for ever
     close(connection.ours);
 }
 
-static void a_descriptor_is_handed_over(void)
-{
-    int one, other, got = -1;
-    char text[5] = "";
-    struct gate gate = make_gate();
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    CHECK(forkcore_hand_over(one, gate.ends[1], "hello", 5) == 0);
-    CHECK(forkcore_take_over(other, &got, text, 5) == 0 && memcmp(text, "hello", 5) == 0);
-    CHECK(fcntl(got, F_GETFD) == FD_CLOEXEC && fcntl(one, F_GETFD) == FD_CLOEXEC);
-    CHECK(fcntl(other, F_GETFD) == FD_CLOEXEC);
-    close(gate.ends[1]);
-    CHECK(write(got, "x", 1) == 1 && read(gate.ends[0], text, 1) == 1 && text[0] == 'x');
-    close(got);
-
-    close(gate.ends[0]);
-    close(one);
-    CHECK(forkcore_take_over(other, &got, text, 5) == ESHUTDOWN);
-    close(other);
-}
-
-static void what_is_not_as_agreed_is_refused(void)
-{
-    const char *const others[] = {"hell", "hello!", ""};
-    int one, other, got;
-    char text[5];
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        CHECK(forkcore_hand_over(one, 2, others[i], strlen(others[i])) == 0);
-        CHECK(forkcore_take_over(other, &got, text, 5) == EMSGSIZE); // and what came with it is closed
-    }
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0); // the next one is
-    CHECK(forkcore_take_over(other, &got, text, 5) == 0);
-    close(got);
-    close(one);
-    close(other);
-}
-
-static void nobody_to_hand_over_to_is_an_error(void)
-{
-    int one, other;
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    close(other);
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE);
-    close(one);
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
-    close(other); // with that one not taken
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == ECONNRESET);
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE);
-    close(one);
-}
-
-static void a_full_channel_is_not_waited_for(void)
-{
-    int one, other, error = 0;
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    for (int i = 0; i < 100000 && error == 0; i++)
-        error = forkcore_hand_over(one, 2, "hello", 5);
-    CHECK(error == EAGAIN || error == ETOOMANYREFS); // the latter where descriptors under way are limited
-    close(one);
-    close(other);
-}
-
-static void without_room_nothing_is_taken_over(void)
-{
-    int one, other, got = -1;
-    char text[5];
-    CHECK(forkcore_channel_open(&one, &other) == 0);
-    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
-    int taken[FEW], count = use_up(taken);
-    CHECK(forkcore_take_over(other, &got, text, 5) == EMFILE);
-    while (count > 0)
-        close(taken[--count]);
-    close(one);
-    close(other);
-}
-
 const struct test program_tests[] = {
     {"a program stands on its connection alone", a_program_stands_on_its_connection_alone},
+#ifdef __GLIBC__
+    {"without close_range nothing of the parent's changes", without_close_range_nothing_of_the_parents_changes},
+#endif
     {"a program has the mask, dispositions and group it was given", a_program_has_mask_dispositions_and_group},
     {"its pidfd tells of a program's end", its_pidfd_tells_of_a_programs_end},
     {"no handler of the parent runs on the way to a program", no_handler_of_the_parent_runs_on_the_way_to_a_program},
@@ -420,10 +386,5 @@ const struct test program_tests[] = {
     {"a program that is refused leaves nothing", a_program_that_is_refused_leaves_nothing},
     {"a program that there is no pidfd for keeps no connection", a_program_that_there_is_no_pidfd_for_keeps_no_connection},
     {"a program dies with its parent", a_program_dies_with_its_parent},
-    {"a descriptor is handed over", a_descriptor_is_handed_over},
-    {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
-    {"nobody to hand over to is an error", nobody_to_hand_over_to_is_an_error},
-    {"a full channel is not waited for", a_full_channel_is_not_waited_for},
-    {"without room nothing is taken over", without_room_nothing_is_taken_over},
     {0},
 };

@@ -52,7 +52,7 @@ static bool passes(const struct test *test)
 int main(int count, char **arguments)
 {
     const struct test *const all[] = {process_tests,  child_tests, event_tests,  socket_tests,
-                                      transfer_tests, mark_tests,  program_tests};
+                                      transfer_tests, mark_tests,  program_tests, channel_tests};
     int passed = 0, failed = 0;
 
     sigaction(SIGALRM, &(struct sigaction){.sa_handler = give_up}, NULL);
@@ -149,6 +149,16 @@ bool is_blocked(int number)
     sigset_t mask;
     sigprocmask(SIG_BLOCK, NULL, &mask);
     return sigismember(&mask, number) == 1;
+}
+
+int use_up(int taken[FEW])
+{
+    int count = 0;
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){FEW, 64});
+    while (count < FEW && (taken[count] = dup(2)) >= 0)
+        count++;
+    CHECK(errno == EMFILE);
+    return count;
 }
 
 int open_descriptors(void)

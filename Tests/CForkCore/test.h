@@ -27,7 +27,7 @@ struct test {
 
 /// Each ends with an empty one.
 extern const struct test process_tests[], child_tests[], event_tests[], socket_tests[], transfer_tests[], mark_tests[],
-    program_tests[];
+    program_tests[], channel_tests[];
 
 /// Ends the test, as failed, unless `condition` holds.
 #define CHECK(condition) check((condition), #condition, __FILE__, __LINE__)
@@ -60,6 +60,9 @@ void stop_storm(void);
 
 bool is_blocked(int number);
 int open_descriptors(void);
+enum { FEW = 16 };
+/// Opens descriptors until there are no more; returns how many.
+int use_up(int taken[FEW]);
 /// Memory that children share with us.
 void *shared_memory(void);
 /// Waits for input, up to `timeout_ms`.

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Passing descriptors on.
+
+#include "test.h"
+
+#include <sys/socket.h>
+
+static void a_descriptor_is_handed_over(void)
+{
+    int one, other, got = -1;
+    char text[5] = "";
+    struct gate gate = make_gate();
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, gate.ends[1], "hello", 5) == 0);
+    CHECK(forkcore_take_over(other, &got, text, 5) == 0 && memcmp(text, "hello", 5) == 0);
+    CHECK(fcntl(got, F_GETFD) == FD_CLOEXEC && fcntl(one, F_GETFD) == FD_CLOEXEC);
+    CHECK(fcntl(other, F_GETFD) == FD_CLOEXEC);
+    close(gate.ends[1]);
+    CHECK(write(got, "x", 1) == 1 && read(gate.ends[0], text, 1) == 1 && text[0] == 'x');
+    close(got);
+
+    close(gate.ends[0]);
+    close(one);
+    CHECK(forkcore_take_over(other, &got, text, 5) == ESHUTDOWN);
+    close(other);
+}
+
+static void what_is_not_as_agreed_is_refused(void)
+{
+    const char *const others[] = {"hell", "hello!", ""};
+    int one, other, got;
+    char text[5];
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        CHECK(forkcore_hand_over(one, 2, others[i], strlen(others[i])) == 0);
+        CHECK(forkcore_take_over(other, &got, text, 5) == EMSGSIZE); // and what came with it is closed
+    }
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0); // the next one is
+    CHECK(forkcore_take_over(other, &got, text, 5) == 0);
+    close(got);
+    close(one);
+    close(other);
+}
+
+static void nobody_to_hand_over_to_is_an_error(void)
+{
+    int one, other;
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    close(other);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE);
+    close(one);
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
+    close(other); // with that one not taken
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == ECONNRESET);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == EPIPE);
+    close(one);
+}
+
+static void a_full_channel_is_not_waited_for(void)
+{
+    int one, other, error = 0;
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    for (int i = 0; i < 100000 && error == 0; i++)
+        error = forkcore_hand_over(one, 2, "hello", 5);
+    CHECK(error == EAGAIN || error == ETOOMANYREFS); // the latter where descriptors under way are limited
+    close(one);
+    close(other);
+}
+
+static void without_room_nothing_is_taken_over(void)
+{
+    int one, other, got = -1;
+    char text[5];
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(forkcore_hand_over(one, 2, "hello", 5) == 0);
+    int taken[FEW], count = use_up(taken);
+    CHECK(forkcore_take_over(other, &got, text, 5) == EMFILE);
+    while (count > 0)
+        close(taken[--count]);
+    close(one);
+    close(other);
+}
+
+const struct test channel_tests[] = {
+    {"a descriptor is handed over", a_descriptor_is_handed_over},
+    {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
+    {"nobody to hand over to is an error", nobody_to_hand_over_to_is_an_error},
+    {"a full channel is not waited for", a_full_channel_is_not_waited_for},
+    {"without room nothing is taken over", without_room_nothing_is_taken_over},
+    {0},
+};
