@@ -99,14 +99,6 @@ static void find_list(void)
         held = NULL; // children then mark nothing, and are asked for
 }
 
-// Libc knows it without a system call, and tells it as that of a mutex's owner.
-static pid_t thread_number(void)
-{
-    pthread_mutex_t own = PTHREAD_MUTEX_INITIALIZER;
-    pthread_mutex_trylock(&own);
-    return own.__data.__owner != 0 ? own.__data.__owner : forkcore_thread_id();
-}
-
 // What pthread_mutex_trylock does to a robust mutex that nobody holds, but that it reads nothing of it: others can write
 // there at any time, and glibc aborts on a kind of mutex that cannot be. The word comes last: a child that dies before is one
 // that never came so far.
@@ -127,7 +119,7 @@ void forkcore_mark_take(void *mark)
     atomic_signal_fence(memory_order_seq_cst);
     held->list.next = node;
     atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(word(mark), (uint32_t)thread_number(), memory_order_relaxed);
+    atomic_store_explicit(word(mark), (uint32_t)forkcore_thread_id(), memory_order_relaxed);
 }
 
 #else

@@ -51,29 +51,53 @@ static void unmap_clean_pages(int pagemap, const struct mapping *mapping, size_t
     }
 }
 
+// The private mappings of files, in memory of its own: what is read here would be mapped again by what reads it.
+static int list_mappings(FILE *maps, struct mapping **list, size_t *size)
+{
+    char line[LINE];
+    size_t count = 0, lines = 0;
+    bool whole = true;
+
+    while (fgets(line, sizeof line, maps) != NULL)
+        lines++;
+    *size = (lines + 1) * sizeof **list;
+    void *memory;
+    int error = forkcore_parent_memory_open(*size, &memory);
+    if (error != 0)
+        return error;
+    *list = memory;
+    rewind(maps);
+    for (bool begins = true; count < lines && fgets(line, sizeof line, maps) != NULL; begins = whole) {
+        whole = strchr(line, '\n') != NULL; // else the rest of a long path follows
+        struct mapping *mapping = *list + count;
+        if (begins && parse(line, mapping) && mapping->inode != 0 && mapping->access[0] == 'r' && mapping->access[3] == 'p')
+            count++;
+    }
+    (*list)[count].end = 0;
+    return 0;
+}
+
 int forkcore_trim(void)
 {
     sigset_t all, before;
-    char line[LINE];
-    struct mapping mapping;
+    struct mapping *list = NULL;
+    size_t size, page_size = (size_t)sysconf(_SC_PAGESIZE);
 
     if (forkcore_thread_count() != 1)
         return EBUSY; // another thread could write to a page between our look and our unmapping it
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     FILE *maps = pagemap < 0 ? NULL : fopen("/proc/self/maps", "re");
-    int error = maps == NULL ? errno : 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
-        bool whole = strchr(line, '\n') != NULL;
-        if (parse(line, &mapping) && mapping.inode != 0 && mapping.access[0] == 'r' && mapping.access[3] == 'p')
-            unmap_clean_pages(pagemap, &mapping, (size_t)sysconf(_SC_PAGESIZE));
-        while (!whole && fgets(line, sizeof line, maps) != NULL) // the rest of a long path
-            whole = strchr(line, '\n') != NULL;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = maps == NULL ? errno : list_mappings(maps, &list, &size);
     if (maps != NULL)
         fclose(maps);
+    if (list != NULL) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        for (const struct mapping *mapping = list; mapping->end != 0; mapping++)
+            unmap_clean_pages(pagemap, mapping, page_size);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        forkcore_parent_memory_close(list, size);
+    }
     if (pagemap >= 0)
         close(pagemap);
     return error;

@@ -26,29 +26,39 @@ enum ParentOnly {
     }
 
     private static let shared = Mutex(State())
+    private static let version = Atomic(0)
 
-    static var current: State { change { _ in } }
+    /// A table's copy of it. To lock for each fork would be to write to a page that the child still shares.
+    struct Copy {
+        private(set) var state = State()
+        private var version = -1
+
+        mutating func refresh() {
+            guard version != ParentOnly.version.load(ordering: .acquiring) else { return }
+            (state, version) = shared.withLock { ($0, ParentOnly.version.load(ordering: .relaxed)) }
+        }
+    }
 
     static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {
-        _ = change {
+        change {
             $0.descriptors.insert(descriptor, at: $0.place(of: descriptor))
             $0.blockedSignals |= signals
         }
     }
 
     static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) {
-        _ = change {
+        change {
             let place = $0.place(of: descriptor)
             if place < $0.descriptors.count, $0.descriptors[place] == descriptor { $0.descriptors.remove(at: place) }
             $0.blockedSignals &= ~signals
         }
     }
 
-    private static func change(_ body: (inout State) -> Void) -> State {
+    private static func change(_ body: (inout State) -> Void) {
         shared.withLock {
             if $0.owner != forkcore_process() { $0 = State() }
             body(&$0)
-            return $0
+            version.add(1, ordering: .releasing)
         }
     }
 }

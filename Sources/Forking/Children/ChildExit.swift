@@ -90,8 +90,17 @@ extension ChildExit: CustomStringConvertible {
     }
 }
 
+/// As it was found, until the observer is told of it.
+struct EndedChild: BitwiseCopyable {
+    let child: Child
+    let ending: forkcore_ending
+    let refusal: Int32
+    let at: Instant
+}
+
 extension ChildExit {
-    init(_ child: Child, _ ending: forkcore_ending, refusal: Int32, at now: Instant) {
+    init(_ ended: EndedChild) {
+        let (child, ending) = (ended.child, ended.ending)
         let status: ExitStatus =
             switch ending.state {
             case FORKCORE_EXITED: .exited(code: ending.code)
@@ -100,8 +109,8 @@ extension ChildExit {
             }
         self.init(
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
-            duration: now - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending),
-            refusal: refusal == 0 ? nil : Errno(rawValue: refusal))
+            duration: ended.at - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending),
+            refusal: ended.refusal == 0 ? nil : Errno(rawValue: ended.refusal))
     }
 }
 

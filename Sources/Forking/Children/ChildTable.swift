@@ -37,7 +37,8 @@ public final class ChildTable {
     private let marks: OpaquePointer?
     /// How many slots are taken by children that are being forked.
     private(set) var reserved = 0
-    private var pending: [ChildExit] = []
+    /// Who has ended, and how many of them the observer was told of.
+    private var ended = ParentList<EndedChild>()
     private var told = 0
     /// No child has a deadline before this.
     var nextDeadline: Instant?
@@ -72,6 +73,7 @@ public final class ChildTable {
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
         if let spawner { forkcore_spawner_close(spawner) }
+        ended.close()
         slots.close()
     }
 
@@ -223,14 +225,16 @@ public final class ChildTable {
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
     private lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
+    private var left = ParentOnly.Copy()
+
     /// What a child leaves behind. From here to its body nothing is allocated.
     private func withPlan(
         _ options: ChildOptions, _ slot: Int, _ fork: (UnsafePointer<forkcore_child_plan>) -> Int32
     ) -> Int32 {
-        let left = ParentOnly.current
-        let ours = SignalSet(rawValue: left.blockedSignals)
+        left.refresh()
+        let ours = SignalSet(rawValue: left.state.blockedSignals)
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
-        return left.descriptors.withUnsafeBufferPointer { closing in
+        return left.state.descriptors.withUnsafeBufferPointer { closing in
             var plan = forkcore_child_plan(
                 unblock: ours.rawValue, defaults: reset.rawValue,
                 closing: closing.baseAddress, closing_count: closing.count, keeping: options.keeps,
@@ -276,7 +280,7 @@ public final class ChildTable {
         let refusal = slots.refusal(slot).pointee
         vacate(slot)
         settle()
-        pending.append(ChildExit(child, ending, refusal: refusal, at: .now))
+        ended.append(EndedChild(child: child, ending: ending, refusal: refusal, at: .now))
     }
 
     private func vacate(_ slot: Int) {
@@ -362,13 +366,16 @@ public final class ChildTable {
         return true
     }
 
+    /// Whether the observer is to be told of ends.
+    var hasNews: Bool { told < ended.count }
+
     /// Tells the observer what has ended since it was last told. It may call this again: each end is told once.
     func deliver() {
-        while told < pending.count {
+        while told < ended.count {
             told += 1
-            onExit(pending[told - 1])
+            onExit(ChildExit(ended[told - 1]))
         }
-        pending.removeAll(keepingCapacity: true)
+        ended.removeAll()
         told = 0
     }
 
@@ -396,14 +403,6 @@ public final class ChildTable {
         let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
         if code == ECHILD, reap(slot) { source.wake(at: .now) }  // somebody else has reaped it
         return code == 0
-    }
-}
-
-/// How many threads this process has, and whether that may be.
-enum Threads {
-    static func requireOne() throws(ForkingError) {
-        let count = forkcore_thread_count()
-        if count > 1 { throw .threads(count: Int(count)) }
     }
 }
 

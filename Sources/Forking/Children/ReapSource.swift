@@ -2,7 +2,6 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
 
 /// Where the news comes from that children have ended, as one descriptor that a loop can poll.
 ///
@@ -139,8 +138,8 @@ final class ReapSource {
         }
         let now = Instant.now
         if let alarm, alarm <= now { keepTime(now) }
-        // An observer may let go of a table: that one is in the list no more.
-        for entry in tables where tables.contains(where: { $0.id == entry.id }) { entry.table.deliver() }
+        // An observer may let go of a table: the others are found again, where they stand now.
+        while let index = tables.indices.first(where: { tables[$0].table.hasNews }) { tables[index].table.deliver() }
     }
 
     private func collectBySignal() {
@@ -148,9 +147,10 @@ final class ReapSource {
         signals!.take { _, child in
             hasNews = true
             // The one that SIGCHLD names is known for free.
-            _ = tables.contains { $0.table.reap(pid: child) }
+            for index in tables.indices where tables[index].table.reap(pid: child) { break }
         }
-        for entry in tables { entry.table.reapMarked() }
+        // By number: a loop over the list itself counts as a reference to it, in memory that children then keep a copy of.
+        for index in tables.indices { tables[index].table.reapMarked() }
         if hasNews, sweepDue == nil {
             let due = Instant.now + Self.sweepInterval
             sweepDue = due
@@ -197,36 +197,5 @@ final class ReapSource {
         } else {
             _ = forkcore_timer_set(timer.rawValue, 0)
         }
-    }
-}
-
-/// Which signals the threads of this process let through.
-enum ThreadMasks {
-    /// A thread, other than the calling one, that does not block `signal`.
-    static func firstThatTakes(_ signal: Signal) -> ProcessID? {
-        guard forkcore_thread_count() != 1, let tasks = opendir("/proc/self/task") else { return nil }
-        defer { closedir(tasks) }
-        while let entry = readdir(tasks) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            guard let thread = ProcessID(name), thread != forkcore_thread_id(), let mask = blocked(thread) else {
-                continue
-            }
-            if mask & SignalSet([signal]).rawValue == 0 { return thread }
-        }
-        return nil
-    }
-
-    private static func blocked(_ thread: ProcessID) -> UInt64? {
-        guard let file = try? FileDescriptor.open("/proc/self/task/\(thread)/status", .readOnly, options: .closeOnExec)
-        else { return nil }
-        defer { try? file.close() }
-        var text = [UInt8](repeating: 0, count: 8192)
-        guard let count = try? text.withUnsafeMutableBytes({ try file.read(into: $0) }) else { return nil }
-        let line = String(decoding: text.prefix(count), as: UTF8.self).split(separator: "\n").first {
-            $0.hasPrefix("SigBlk:")
-        }
-        return line.flatMap { UInt64($0.dropFirst("SigBlk:".count).drop { $0 == "\t" || $0 == " " }, radix: 16) }
     }
 }
