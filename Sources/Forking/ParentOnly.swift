@@ -28,15 +28,24 @@ enum ParentOnly {
     private static let shared = Mutex(State())
     private static let version = Atomic(0)
 
-    /// A table's copy of it. To lock for each fork would be to write to a page that the child still shares.
-    struct Copy {
-        private(set) var state = State()
+    /// A table's copy of it. To lock, or to count references, for each fork would be to write to pages that children share.
+    struct Copy: ~Copyable {
+        private(set) var descriptors = UnsafeMutableBufferPointer<Int32>.allocate(capacity: 0)
+        private(set) var blockedSignals: UInt64 = 0
         private var version = -1
 
         mutating func refresh() {
             guard version != ParentOnly.version.load(ordering: .acquiring) else { return }
-            (state, version) = shared.withLock { ($0, ParentOnly.version.load(ordering: .relaxed)) }
+            descriptors.deallocate()
+            shared.withLock {
+                descriptors = .allocate(capacity: $0.descriptors.count)
+                _ = descriptors.initialize(from: $0.descriptors)
+                blockedSignals = $0.blockedSignals
+                version = ParentOnly.version.load(ordering: .relaxed)
+            }
         }
+
+        deinit { descriptors.deallocate() }
     }
 
     static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {

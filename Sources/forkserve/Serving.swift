@@ -8,15 +8,8 @@ extension Job {
     /// Does it, until the server is stopped.
     func serve() throws(ForkingError) {
         let server = try server()
-        let verbose = verbose
-        server.hooks.observe = { event in
-            if case .serving(let address) = event { announce(address) }
-            if case .ended = event, verbose {
-                printLine(event.description, to: .standardError)
-            } else if event.isTrouble {
-                printLine("forkserve: \(event)", to: .standardError)
-            }
-        }
+        // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
+        server.hooks.observe = verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
         server.hooks.handleError = { error, peer in
             printLine("forkserve: child \(getpid()), peer \(peer): \(error)", to: .standardError)
         }
@@ -90,6 +83,15 @@ enum Place {
             self = .address(try SocketAddress(parsing: text))
         }
     }
+}
+
+private func tellOfAllEnds(_ event: ServerEvent) {
+    if case .ended = event { printLine(event.description, to: .standardError) } else { tellOfTrouble(event) }
+}
+
+private func tellOfTrouble(_ event: ServerEvent) {
+    if case .serving(let address) = event { announce(address) }
+    if event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
 }
 
 /// The one line on stdout.

@@ -90,14 +90,6 @@ extension ChildExit: CustomStringConvertible {
     }
 }
 
-/// As it was found, until the observer is told of it.
-struct EndedChild: BitwiseCopyable {
-    let child: Child
-    let ending: forkcore_ending
-    let refusal: Int32
-    let at: Instant
-}
-
 extension ChildExit {
     init(_ ended: EndedChild) {
         let (child, ending) = (ended.child, ended.ending)

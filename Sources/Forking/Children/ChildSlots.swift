@@ -9,13 +9,16 @@ import SystemPackage
 /// A slot's number is also that of its death mark. Parent alone: a child that touched it would get SIGSEGV.
 struct ChildSlots: ~Copyable {
     let capacity: Int
-    /// How many are taken.
-    private(set) var count = 0
-    /// All that are taken are below this.
-    private(set) var end = 0
+
+    private struct Counts {
+        var taken = 0
+        var end = 0
+        var firstWord = 0
+    }
 
     private let memory: UnsafeMutableRawPointer
     private let size: Int
+    private let counts: UnsafeMutablePointer<Counts>
     private let children: UnsafeMutablePointer<Child>
     /// A bit for each slot that is taken.
     private let taken: UnsafeMutablePointer<UInt64>
@@ -25,20 +28,20 @@ struct ChildSlots: ~Copyable {
     /// Of each child that was to be a program: why it could not be. It writes that there itself.
     private let refusals: UnsafeMutablePointer<Int32>
     private let placeMask: Int
-    /// No word of `taken` below this has a free slot.
-    private var firstWord = 0
 
     init(capacity: Int) throws(ForkingError) {
         let words = (capacity + 63) / 64
         var placeCount = 4
         while placeCount < 2 * capacity { placeCount *= 2 }
         let childBytes = capacity * MemoryLayout<Child>.stride
-        let size = childBytes + words * 8 + placeCount * 4 + capacity * 4
+        let size = childBytes + words * 8 + placeCount * 4 + capacity * 4 + MemoryLayout<Counts>.stride
         var opened: UnsafeMutableRawPointer?
         try check(forkcore_parent_memory_open(size, &opened), "mmap")
-        let memory = opened!
+        counts = opened!.bindMemory(to: Counts.self, capacity: 1)
+        counts.initialize(to: Counts())
+        let memory = opened! + MemoryLayout<Counts>.stride
         self.capacity = capacity
-        self.memory = memory
+        self.memory = opened!
         self.size = size
         children = memory.bindMemory(to: Child.self, capacity: capacity)
         taken = (memory + childBytes).bindMemory(to: UInt64.self, capacity: words)
@@ -48,7 +51,13 @@ struct ChildSlots: ~Copyable {
     }
 
     /// In the process that made it; not a deinit, which would run in children too.
-    mutating func close() { forkcore_parent_memory_close(memory, size) }
+    func close() { forkcore_parent_memory_close(memory, size) }
+
+    /// How many are taken.
+    var count: Int { counts.pointee.taken }
+
+    /// All that are taken are below this.
+    var end: Int { counts.pointee.end }
 
     /// The child in a slot that was taken and filled.
     subscript(slot: Int) -> Child {
@@ -62,13 +71,13 @@ struct ChildSlots: ~Copyable {
     // MARK: A slot's life: take → fill → release
 
     /// The lowest free slot; there must be one.
-    mutating func take() -> Int {
-        while taken[firstWord] == .max { firstWord += 1 }
-        let slot = firstWord * 64 + (~taken[firstWord]).trailingZeroBitCount
-        taken[firstWord] |= Self.bit(slot)
+    func take() -> Int {
+        var word = counts.pointee.firstWord  // none below it has a free slot
+        while taken[word] == .max { word += 1 }
+        let slot = word * 64 + (~taken[word]).trailingZeroBitCount
+        taken[word] |= Self.bit(slot)
         children[slot] = Child.none
-        count += 1
-        end = max(end, slot + 1)
+        counts.pointee = Counts(taken: count + 1, end: max(end, slot + 1), firstWord: word)
         return slot
     }
 
@@ -81,19 +90,19 @@ struct ChildSlots: ~Copyable {
     }
 
     /// Gives a slot back, be it filled or only taken.
-    mutating func release(_ slot: Int) {
+    func release(_ slot: Int) {
         if children[slot].pid != 0 { forget(children[slot].pid) }
         children[slot] = Child.none
         refusals[slot] = 0
         taken[slot / 64] &= ~Self.bit(slot)
-        count -= 1
-        firstWord = min(firstWord, slot / 64)
-        while end > 0, !isTaken(end - 1) { end -= 1 }
+        counts.pointee.taken -= 1
+        counts.pointee.firstWord = min(counts.pointee.firstWord, slot / 64)
+        while end > 0, !isTaken(end - 1) { counts.pointee.end -= 1 }
     }
 
     private static func bit(_ slot: Int) -> UInt64 { 1 << UInt64(slot % 64) }
 
-    private func isTaken(_ slot: Int) -> Bool { taken[slot / 64] & Self.bit(slot) != 0 }
+    func isTaken(_ slot: Int) -> Bool { taken[slot / 64] & Self.bit(slot) != 0 }
 
     // MARK: Finding
 

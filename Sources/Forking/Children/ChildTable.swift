@@ -32,14 +32,10 @@ public final class ChildTable {
     public var onExit: (ChildExit) -> Void
 
     let source: ReapSource
-    private(set) var slots: ChildSlots
+    let slots: ChildSlots
     /// In a table that reaps by signal.
     private let marks: OpaquePointer?
-    /// How many slots are taken by children that are being forked.
-    private(set) var reserved = 0
-    /// Who has ended, and how many of them the observer was told of.
-    private var ended = ParentList<EndedChild>()
-    private var told = 0
+    private var ended: EndedChildren
     /// No child has a deadline before this.
     var nextDeadline: Instant?
     /// Where children become programs, in a table that has ever spawned one.
@@ -61,6 +57,7 @@ public final class ChildTable {
         // Linux has numbers for no more processes than this, whatever the limit.
         let capacity = min(limit, 1 << 22)
         slots = try ChildSlots(capacity: capacity)
+        ended = try EndedChildren()
         var marks: OpaquePointer?
         if source.needsMarks { try check(forkcore_marks_open(capacity, &marks), "mmap") }
         self.marks = marks
@@ -139,7 +136,7 @@ public final class ChildTable {
             return code
         }
         guard code == 0 else {
-            abandon(slot)
+            vacate(slot)
             throw .system(call: "fork", Errno(rawValue: code))
         }
         do {
@@ -147,7 +144,7 @@ public final class ChildTable {
             commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
         } catch {
             end(unwatchable: pid)
-            abandon(slot)
+            vacate(slot)
             throw error
         }
         return pid
@@ -186,7 +183,7 @@ public final class ChildTable {
             }
         }
         guard code == 0 else {
-            abandon(slot)
+            vacate(slot)
             throw .system(call: "clone", Errno(rawValue: code))
         }
         do {
@@ -194,7 +191,7 @@ public final class ChildTable {
             commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
         } catch {
             end(unwatchable: pid)
-            abandon(slot)
+            vacate(slot)
             throw error
         }
         settle()
@@ -232,16 +229,14 @@ public final class ChildTable {
         _ options: ChildOptions, _ slot: Int, _ fork: (UnsafePointer<forkcore_child_plan>) -> Int32
     ) -> Int32 {
         left.refresh()
-        let ours = SignalSet(rawValue: left.state.blockedSignals)
+        let ours = SignalSet(rawValue: left.blockedSignals)
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
-        return left.state.descriptors.withUnsafeBufferPointer { closing in
-            var plan = forkcore_child_plan(
-                unblock: ours.rawValue, defaults: reset.rawValue,
-                closing: closing.baseAddress, closing_count: closing.count, keeping: options.keeps,
-                mark: marks.map { forkcore_marks_occupy($0, slot) },
-                own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
-            return fork(&plan)
-        }
+        var plan = forkcore_child_plan(
+            unblock: ours.rawValue, defaults: reset.rawValue,
+            closing: left.descriptors.baseAddress, closing_count: left.descriptors.count, keeping: options.keeps,
+            mark: marks.map { forkcore_marks_occupy($0, slot) },
+            own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
+        return fork(&plan)
     }
 
     /// A child that was forked, but that nobody could tell us the end of.
@@ -251,27 +246,20 @@ public final class ChildTable {
         while forkcore_reap(pid, false, &ending) == 0, ending.state == FORKCORE_RUNNING { sched_yield() }
     }
 
-    // MARK: Slots: reserve → commit or abandon → release
+    // MARK: Slots: reserve → commit → release, or vacate
 
     private func reserve() throws(ForkingError) -> Int {
         guard !isFull else { throw .full(limit: limit) }
-        reserved += 1
         defer { checkInvariants() }
         return slots.take()
     }
 
     private func commit(_ slot: Int, _ child: Child) {
-        reserved -= 1
         // Had an earlier child of this number been ours still, the kernel would not have given it out again.
         if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
         slots.fill(slot, with: child)
         child.deadline.map(noteDeadline)
         checkInvariants()
-    }
-
-    private func abandon(_ slot: Int) {
-        reserved -= 1
-        vacate(slot)
     }
 
     private func release(_ slot: Int, _ ending: forkcore_ending) {
@@ -292,9 +280,14 @@ public final class ChildTable {
     // MARK: Reaping
 
     /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
-    public func collect() {
+    public func collect() { collect(telling: onExit) }
+
+    /// The same, with another observer for this table's children.
+    func collect(telling observe: (ChildExit) -> Void) {
         requireParent()
-        source.collect()
+        source.reap()
+        tell(observe)
+        source.tellOthers()
     }
 
     /// Waits until there is no child left, but no longer than `deadline`; nil waits for ever. Children are reaped and
@@ -366,17 +359,12 @@ public final class ChildTable {
         return true
     }
 
-    /// Whether the observer is to be told of ends.
-    var hasNews: Bool { told < ended.count }
+    /// Whether there are ends to tell of.
+    var hasNews: Bool { !ended.isEmpty }
 
-    /// Tells the observer what has ended since it was last told. It may call this again: each end is told once.
-    func deliver() {
-        while told < ended.count {
-            told += 1
-            onExit(ChildExit(ended[told - 1]))
-        }
-        ended.removeAll()
-        told = 0
+    /// Tells of what has ended. The observer may call this again: each end is told once.
+    func tell(_ observe: (ChildExit) -> Void) {
+        while let next = ended.next() { observe(ChildExit(next)) }
     }
 
     // MARK: Signalling

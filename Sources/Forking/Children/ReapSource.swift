@@ -29,8 +29,17 @@ final class ReapSource {
 
     /// A table leaves the list in its deinit, when it can no longer be looked at.
     private struct Entry {
-        let id: ObjectIdentifier
-        unowned let table: ChildTable
+        private let table: Unmanaged<ChildTable>
+
+        init(_ table: ChildTable) { self.table = Unmanaged.passUnretained(table) }
+
+        func stands(for other: ChildTable) -> Bool { table.toOpaque() == Unmanaged.passUnretained(other).toOpaque() }
+
+        /// Without a reference being counted, in memory that each child would then keep a copy of.
+        func with<Result>(_ body: (ChildTable) -> Result) -> Result { table._withUnsafeGuaranteedRef(body) }
+
+        /// For calls in which it could go away.
+        var retained: ChildTable { table.takeUnretainedValue() }
     }
 
     var descriptor: Int32 { poll.rawValue }
@@ -88,9 +97,9 @@ final class ReapSource {
         return source
     }
 
-    func attach(_ table: ChildTable) { tables.append(Entry(id: ObjectIdentifier(table), table: table)) }
+    func attach(_ table: ChildTable) { tables.append(Entry(table)) }
 
-    func detach(_ table: ChildTable) { tables.removeAll { $0.id == ObjectIdentifier(table) } }
+    func detach(_ table: ChildTable) { tables.removeAll { $0.stands(for: table) } }
 
     // MARK: Watching
 
@@ -127,10 +136,8 @@ final class ReapSource {
 
     // MARK: Collecting
 
-    /// Reaps every child of every table that has ended, takes the deadlines that have come, and tells the observers.
-    ///
-    /// An observer may call anything here again, this included: no table is being walked while it runs.
-    func collect() {
+    /// Reaps every child of every table that has ended, and takes the deadlines that have come.
+    func reap() {
         if signals == nil {
             collectByPidfd()
         } else {
@@ -138,19 +145,28 @@ final class ReapSource {
         }
         let now = Instant.now
         if let alarm, alarm <= now { keepTime(now) }
-        // An observer may let go of a table: the others are found again, where they stand now.
-        while let index = tables.indices.first(where: { tables[$0].table.hasNews }) { tables[index].table.deliver() }
     }
+
+    /// Tells the observers of tables other than the one that has told its own.
+    ///
+    /// An observer may call anything here again, and let go of a table: so each is found anew.
+    func tellOthers() {
+        while let index = tables.indices.first(where: { tables[$0].with { $0.hasNews } }) {
+            let table = tables[index].retained
+            table.tell(table.onExit)
+        }
+    }
+
+    // Tables are found by number: a loop over the list itself would count as a reference to it.
 
     private func collectBySignal() {
         var hasNews = false
         signals!.take { _, child in
             hasNews = true
             // The one that SIGCHLD names is known for free.
-            for index in tables.indices where tables[index].table.reap(pid: child) { break }
+            for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
         }
-        // By number: a loop over the list itself counts as a reference to it, in memory that children then keep a copy of.
-        for index in tables.indices { tables[index].table.reapMarked() }
+        for index in tables.indices { tables[index].with { $0.reapMarked() } }
         if hasNews, sweepDue == nil {
             let due = Instant.now + Self.sweepInterval
             sweepDue = due
@@ -164,7 +180,7 @@ final class ReapSource {
             repeat {
                 guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
                 for token in tokens.prefix(count) where token != Self.timerToken {
-                    for entry in tables { _ = entry.table.reap(Int(token)) }  // it has one table only
+                    for index in tables.indices { _ = tables[index].with { $0.reap(Int(token)) } }  // it has but one
                 }
             } while count == tokens.count
         }
@@ -179,8 +195,8 @@ final class ReapSource {
     private func sweep() {
         var waitable: ProcessID = 0
         let allAccountedFor = forkcore_peek(&waitable) == 0 && waitable == 0
-        for entry in tables {
-            if allAccountedFor { entry.table.reapDoubtful() } else { entry.table.reapAll() }
+        for index in tables.indices {
+            tables[index].with { if allAccountedFor { $0.reapDoubtful() } else { $0.reapAll() } }
         }
     }
 
@@ -190,7 +206,7 @@ final class ReapSource {
             sweep()
         }
         var next = sweepDue
-        for entry in tables { next = earlier(next, entry.table.keepTime(now)) }
+        for index in tables.indices { next = earlier(next, tables[index].with { $0.keepTime(now) }) }
         alarm = nil
         if let next {
             wake(at: next)

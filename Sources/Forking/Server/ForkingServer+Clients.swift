@@ -37,14 +37,16 @@ extension ForkingServer {
 
     private static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 
+    /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
     private func noteClient() {
-        clientsTaken += 1
-        idleSince = .now
-        isShort = false
-        if clientsTaken == Self.clientsUntilSettled { settle() }
+        if !hasTakenClient { hasTakenClient = true }
+        idleSince.value = .now
+        if isShort { isShort = false }
+        if clientsUntilSettled > 0 {
+            clientsUntilSettled -= 1
+            if clientsUntilSettled == 0 { settle() }
+        }
     }
-
-    private static let clientsUntilSettled = 16
 
     /// What only the start needed need not be copied by each fork. What children need is to be there in the parent.
     private func settle() {

@@ -11,7 +11,7 @@ extension ForkingServer {
             signals = try SignalDescriptor(SignalSet(signalsToTake()))
         }
         ignoresSIGPIPE = forkcore_ignore_sigpipe()
-        idleSince = .now
+        idleSince.value = .now
         isRunning = true
     }
 

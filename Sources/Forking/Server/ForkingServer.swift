@@ -34,11 +34,12 @@ public final class ForkingServer {
     var signals: SignalDescriptor?
     var admission = Admission()
     var phase = Phase.serving
-    var clientsTaken = 0
+    var hasTakenClient = false
+    var clientsUntilSettled = 16
     var isShort = false
     var isRunning = false
     var ignoresSIGPIPE = false
-    var idleSince = Instant.now
+    let idleSince: ParentCell<Instant>
     var spares: Spares
 
     /// A server of connections.
@@ -102,6 +103,7 @@ public final class ForkingServer {
         self.service = service
         address = listener.address
         spares = Spares(wanted: configuration.spares)
+        idleSince = try ParentCell(.now)
         stopSwitch = try StopSwitch()
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
@@ -143,13 +145,13 @@ public final class ForkingServer {
     public func handleRequest() throws(ForkingError) -> Bool {
         try begin(takingSignals: false)
         defer { end() }
-        let before = clientsTaken
-        let started = idleSince
-        while phase == .serving, clientsTaken == before {
+        hasTakenClient = false
+        let started = idleSince.value
+        while phase == .serving, !hasTakenClient {
             if let limit = configuration.idleTimeout, started + limit <= .now { return false }
             try turn()
         }
-        return clientsTaken > before
+        return hasTakenClient
     }
 
     /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.
@@ -179,7 +181,7 @@ public final class ForkingServer {
         let ready = try wait()
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
-        if ready.contains(.children) { children.collect() }
+        if ready.contains(.children) { children.collect(telling: { noteEnd(of: $0) }) }
         keepTime()
         if ready.contains(.client), canAdmit {
             try takeClient()
@@ -239,7 +241,7 @@ public final class ForkingServer {
         switch phase {
         case .serving:
             guard let deadline = idleDeadline, deadline <= now else { return }
-            idleSince = now
+            idleSince.value = now
             children.collect()
             hooks.handleTimeout()
         case .stopping(.kill, let deadline) where deadline <= now && children.count > 0:
@@ -257,6 +259,6 @@ public final class ForkingServer {
     }
 
     private var idleDeadline: Instant? {
-        phase == .serving ? configuration.idleTimeout.map { idleSince + $0 } : nil
+        phase == .serving ? configuration.idleTimeout.map { idleSince.value + $0 } : nil
     }
 }
