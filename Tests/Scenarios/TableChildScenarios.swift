@@ -142,6 +142,9 @@ private func parentsTable(_ way: ChildTable.Reaping) throws {
     let table = recording.table
     let sibling = try table.fork(liveOn)
     let uses: [() -> Void] = [
+        { _ = table.count },
+        { _ = table.isFull },
+        { _ = table.children },
         { table.collect() },
         { _ = try? table.wait(atMost: .zero) },
         { _ = try? table.fork { 0 } },

@@ -75,7 +75,10 @@ public final class ChildTable {
     }
 
     /// How many children there are.
-    public var count: Int { slots.count }
+    public var count: Int {
+        requireParent()
+        return slots.count
+    }
 
     /// Whether another child would be one too many.
     public var isFull: Bool { count >= limit }
