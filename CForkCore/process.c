@@ -27,6 +27,14 @@ __attribute__((weak)) void __llvm_profile_reset_counters(void);
 __attribute__((weak)) void __llvm_profile_initialize_file(void);
 __attribute__((weak)) int __llvm_profile_write_file(void);
 
+// Looked up once: a child would read it in the linker's table of addresses, which is a page of its own.
+static bool is_for_coverage;
+
+__attribute__((constructor)) static void look_for_coverage(void)
+{
+    is_for_coverage = __llvm_profile_reset_counters && __llvm_profile_initialize_file && __llvm_profile_write_file;
+}
+
 // What is closed usually has successive numbers: it was opened at the start, one after the other.
 static void close_range_of(int first, int last)
 {
@@ -119,7 +127,7 @@ static void take_first_steps(const struct forkcore_child_plan *plan, const struc
     close_parents(plan);
     if (parent->had_threads && dispatch_atfork_child)
         dispatch_atfork_child();
-    if (__llvm_profile_reset_counters && __llvm_profile_initialize_file) {
+    if (is_for_coverage) {
         __llvm_profile_reset_counters();
         __llvm_profile_initialize_file();
     }
@@ -146,7 +154,7 @@ int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)
 
 _Noreturn void forkcore_exit(int status)
 {
-    if (__llvm_profile_write_file)
+    if (is_for_coverage)
         __llvm_profile_write_file();
     flush();
     _exit(status);
