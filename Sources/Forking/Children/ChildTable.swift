@@ -351,7 +351,7 @@ public final class ChildTable {
         slots.slot(of: pid).map(reap) ?? false
     }
 
-    /// Whether the child in `slot` had ended. Its observers hear of it in `deliver()`.
+    /// Whether the child in `slot` had ended. Its observers hear of it in `tell`.
     func reap(_ slot: Int) -> Bool {
         let child = slots[slot]
         var ending = forkcore_ending()
