@@ -76,6 +76,7 @@ struct ExecTests {
         let first = try Client(address)
         let pid = pid_t(try first.receive().dropLast())!
         #expect(openDescriptors(of: pid).sorted() == [0, 1, 2])
+        first.finishSending()  // or the program would be there until the drain is over
         try stop(server)
     }
 
