@@ -14,6 +14,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "collect-children": collectChildren,
     "table-beside-server": tableBesideServer,
     "foreign-child-beside-server": foreignChildBesideServer,
+    "own-children-beside-spares": ownChildrenBesideSpares,
     "all-given-back": allGivenBack,
 ]
 
@@ -181,6 +182,38 @@ private func foreignChildBesideServer() throws {
     for client in clients { try expect(try client.receiveAll() == "hello\n", "a client was not served") }
     var status: Int32 = 0
     try expect(waitpid(foreign, &status, WNOHANG) == foreign && status == 72 << 8, "status \(status)")
+}
+
+/// Children that the user forks in the server's table are told of as without spares, and none is forked for them.
+private func ownChildrenBesideSpares() throws {
+    let server = try echoServer {
+        $0.spares = 4
+        $0.idleTimeout = .milliseconds(50)
+    }
+    var own: [ProcessID] = []
+    var ended: [ProcessID] = []
+    var client: Client?
+    var childrenAfter = 0
+    server.hooks.observe = { [unowned server] event in
+        switch event {
+        case .ended(let exit) where exit.peer == nil: ended.append(exit.pid)
+        // One spare of four is used up, which is too little for a refill; and as it stops, the spares are dismissed.
+        case .forked, .stopping(.drain): (try? server.children.fork { 0 }).map { own.append($0) }
+        default: break
+        }
+    }
+    server.hooks.handleTimeout = { [unowned server] in
+        if client == nil {
+            client = try? server.client()
+        } else if let first = own.first, !server.children.children.contains(where: { $0.pid == first }) {
+            childrenAfter = server.children.count
+            client?.finishSending()
+            server.stop()
+        }
+    }
+    try server.serve()
+    try expect(childrenAfter == 4, "\(childrenAfter) children, which should be three spares and the client's")
+    try expect(own.count == 2 && ended == own, "\(own) were the user's, \(ended) were told of")
 }
 
 /// Signal mask and SIGPIPE are after serving what they were before.
