@@ -40,6 +40,7 @@ enum {
 };
 
 struct forkcore_spawner {
+    const char *call; // the last one that could refuse
     struct berth berths[FORKCORE_BERTHS];
 };
 
@@ -137,6 +138,11 @@ static void await(struct berth *berth)
     while ((aboard = __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE)) != 0)
         forkcore_raw(SYS_futex, (long)&berth->aboard, FUTEX_WAIT, aboard, 0);
     clear(berth);
+}
+
+const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner)
+{
+    return spawner->call;
 }
 
 bool forkcore_spawner_settle(struct forkcore_spawner *spawner)
@@ -251,11 +257,15 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
 {
     struct berth *berth = free_berth(spawner);
+    spawner->call = "mmap";
     int error = copy_strings(berth, path, argv, envp);
-    if (error == 0)
-        error = fill(berth, plan, descriptor, refusal);
     if (error != 0)
         return error;
+    spawner->call = "fcntl";
+    error = fill(berth, plan, descriptor, refusal);
+    if (error != 0)
+        return error;
+    spawner->call = "clone";
 
     sigset_t all, mask;
     sigfillset(&all);

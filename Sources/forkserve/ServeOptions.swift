@@ -31,10 +31,11 @@ struct ServeOptions: ParsableArguments {
     func validate(_ address: String) throws {
         for (name, seconds) in [("--timeout", timeout), ("--drain", drain), ("--kill-after", killAfter)] {
             guard let seconds else { continue }
-            guard seconds.isFinite, seconds >= 0, seconds <= 1e9, seconds > 0 || name != "--timeout" else {
+            // What is less than the shortest duration there is would be none.
+            guard (0...1e9).contains(seconds), name != "--timeout" || Duration.seconds(seconds) > .zero else {
                 throw ValidationError(
-                    "\(name) is \(seconds), and must be a number of seconds, not negative"
-                        + (name == "--timeout" ? " and not 0" : ""))
+                    "\(name) is \(seconds), and must be a number of seconds "
+                        + (name == "--timeout" ? "above 0, and at most 1000000000" : "from 0 to 1000000000"))
             }
         }
         guard (1...4_194_304).contains(maxChildren) else {
@@ -44,7 +45,7 @@ struct ServeOptions: ParsableArguments {
             throw ValidationError("--spares is \(spares), and must be from 0 to --max-children, and to 1024")
         }
         guard (1...Int(Int32.max)).contains(backlog) else {
-            throw ValidationError("--backlog is \(backlog), and must be at least 1")
+            throw ValidationError("--backlog is \(backlog), and must be from 1 to \(Int32.max)")
         }
         do throws(ForkingError) {
             _ = try Place(address)

@@ -123,7 +123,19 @@ func reportingErrors(_ body: () throws(ForkingError) -> Void) -> Int32 {
         try body()
         return 0
     } catch {
-        printLine("forkserve: \(error)", to: .standardError)
+        printLine("forkserve: \(error.namingOptions)", to: .standardError)
         return EX_OSERR
+    }
+}
+
+extension ForkingError {
+    /// The library names properties of its configuration; who typed a command line knows them as options.
+    fileprivate var namingOptions: ForkingError {
+        guard case .invalid(let text) = self else { return self }
+        for (property, option) in [("maxChildren ", "--max-children "), ("spares ", "--spares ")]
+        where text.hasPrefix(property) {
+            return .invalid(option + text.dropFirst(property.count))
+        }
+        return self
     }
 }

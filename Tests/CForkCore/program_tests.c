@@ -332,8 +332,11 @@ static void a_program_that_there_is_no_pidfd_for_keeps_no_connection(void)
     pid_t pid;
     CHECK(forkcore_spawner_open(&spawner) == 0);
     int count = use_up(taken);
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EMFILE);
+    CHECK(strcmp(forkcore_spawner_refused(spawner), "fcntl") == 0);
     close(taken[--count]); // for the spawner's copy of the connection
     CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EMFILE);
+    CHECK(strcmp(forkcore_spawner_refused(spawner), "clone") == 0);
     close(connection.theirs);
     CHECK(is_readable(connection.ours, 0) && read(connection.ours, &byte, 1) == 0);
     while (count > 0)

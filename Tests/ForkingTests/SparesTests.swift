@@ -274,6 +274,12 @@ struct SparesTests {
             #expect(text.contains("spares is \(spares)") && text.contains("maxChildren, which is \(max)"), "\(text)")
             #expect(!text.contains("\n"))
         }
+        let allowed = Int(getdtablesize())
+        let many = try #require(try refusal(spares: allowed, max: allowed))
+        #expect(many.contains("spares is \(allowed)") && many.contains("ulimit -n") && !many.contains("\n"), "\(many)")
+        for max in [.min, -1, 0] {
+            #expect(try refusal(spares: 0, max: max, programs: true) == "maxChildren is \(max), and must be at least 1")
+        }
         for (datagrams, programs) in [(true, false), (false, true)] {
             let text = try #require(try refusal(spares: 1, datagrams: datagrams, programs: programs))
             #expect(text.contains("spares is 1, and must be 0") && !text.contains("\n"), "\(text)")

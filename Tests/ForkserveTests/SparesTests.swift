@@ -66,6 +66,24 @@ struct SparesTests {
         try stop(server)
     }
 
+    @Test("more spares than there can be descriptors for are refused in one line, as many as there can be are forked")
+    func descriptorLimit() throws {
+        let script = "\(closingInherited); ulimit -n 64; exec '\(forkserveProgram)' echo --max-children 60 --spares"
+        let (status, output, errors) = try outcome(["-c", "\(script) 49 127.0.0.1:0"], program: "bash")
+        #expect(status == 71 && output == "")
+        for text in ["forkserve: --spares is 49, ", "the 64 allowed (ulimit -n)", "enough for 48"] {
+            #expect(errors.contains(text), "\(errors)")
+        }
+        #expect(errors.filter { $0 == "\n" }.count == 1, "\(errors)")
+        let (server, address) = try forkserve(shell: "exec bash -c \"$1\"", ["\(script) 48 127.0.0.1:0"])
+        try eventually("not 48 spares") { children(of: server.pid).count == 48 }
+        let clients = try (0..<60).map { try Client(address).sending("client \($0)\n") }
+        for (number, client) in clients.enumerated() { #expect(try client.receive() == "client \(number)\n") }
+        for client in clients { client.finishSending() }
+        try stop(server)
+        #expect(server.errors == "")
+    }
+
     @Test("as many spares as children: each serves, and the next client waits")
     func noneBeside() throws {
         let (server, address) = try served(2, ["--max-children", "2"])

@@ -14,6 +14,9 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "collect-children": collectChildren,
     "table-beside-server": tableBesideServer,
     "foreign-child-beside-server": foreignChildBesideServer,
+    "own-children-beside-spares": ownChildrenBesideSpares,
+    "programs-wait-for-descriptors": programsWaitForDescriptors,
+    "held-client-at-stop": heldClientAtStop,
     "all-given-back": allGivenBack,
 ]
 
@@ -181,6 +184,112 @@ private func foreignChildBesideServer() throws {
     for client in clients { try expect(try client.receiveAll() == "hello\n", "a client was not served") }
     var status: Int32 = 0
     try expect(waitpid(foreign, &status, WNOHANG) == foreign && status == 72 << 8, "status \(status)")
+}
+
+/// Children that the user forks in the server's table are told of as without spares, and none is forked for them.
+private func ownChildrenBesideSpares() throws {
+    let server = try echoServer {
+        $0.spares = 4
+        $0.idleTimeout = .milliseconds(50)
+    }
+    var own: [ProcessID] = []
+    var ended: [ProcessID] = []
+    var client: Client?
+    var childrenAfter = 0
+    server.hooks.observe = { [unowned server] event in
+        switch event {
+        case .ended(let exit) where exit.peer == nil: ended.append(exit.pid)
+        // One spare of four is used up, which is too little for a refill; and as it stops, the spares are dismissed.
+        case .forked, .stopping(.drain): (try? server.children.fork { 0 }).map { own.append($0) }
+        default: break
+        }
+    }
+    server.hooks.handleTimeout = { [unowned server] in
+        if client == nil {
+            client = try? server.client()
+        } else if let first = own.first, !server.children.children.contains(where: { $0.pid == first }) {
+            childrenAfter = server.children.count
+            client?.finishSending()
+            server.stop()
+        }
+    }
+    try server.serve()
+    try expect(childrenAfter == 4, "\(childrenAfter) children, which should be three spares and the client's")
+    try expect(own.count == 2 && ended == own, "\(own) were the user's, \(ended) were told of")
+}
+
+/// A server of `cat`, for which there are only so many descriptors from `begin` to `end`.
+private final class ShortOfDescriptors {
+    var (tries, verified) = (0, 0)
+    var told: [ForkingError] = []
+    var sentAway = 0
+    private(set) var server: ForkingServer!
+    private var hoard: [Int32] = []
+
+    init(onTry: @escaping (ShortOfDescriptors) -> Void) throws {
+        var configuration = ForkingServer.Configuration()
+        configuration.maxChildren = 8
+        let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+        server = try ForkingServer(programs: listener, configuration: configuration) { [unowned self] _ in
+            tries += 1
+            onTry(self)
+            return Program(path: "/bin/cat", arguments: ["cat"])
+        }
+        server.hooks.verifyConnection = { [unowned self] _ in
+            verified += 1
+            return true
+        }
+        server.hooks.observe = { [unowned self] event in
+            if case .shortage(let error) = event { told.append(error) }
+            if case .forkFailed = event { sentAway += 1 }
+        }
+    }
+
+    func begin(free: Int) {
+        while case let descriptor = dup(2), descriptor >= 0 { hoard.append(descriptor) }
+        for _ in 0..<free { close(hoard.removeLast()) }
+    }
+
+    func end() {
+        for descriptor in hoard { close(descriptor) }
+        hoard = []
+    }
+}
+
+/// There is a descriptor to accept the client, but none for its child.
+private func programsWaitForDescriptors() throws {
+    for (free, call) in [(1, "fcntl"), (2, "clone")] {
+        var client: Client!
+        var hadAnswer = false
+        let short = try ShortOfDescriptors { short in
+            guard short.tries == 4 else { return }
+            hadAnswer = client.hasAnswer
+            short.end()
+        }
+        var turns = 0
+        short.server.hooks.serviceActions = { turns += 1 }
+        client = try short.server.briefClient()
+        let next = try short.server.briefClient()
+        short.begin(free: free)
+        try expect(try short.server.handleRequest(), "the client was not taken")
+        try expect(short.tries == 4 && !hadAnswer && short.verified == 1, "\(short.tries) tries")
+        try expect(turns < 20, "\(turns) turns of the loop")
+        try expect(short.told == [.system(call: call, .tooManyOpenFiles)] && short.sentAway == 0, "\(short.told)")
+        try expect(try short.server.handleRequest(), "the next was not taken")
+        try short.server.collectChildren(blocking: true)
+        for one in [client!, next] { try expect(try one.receiveAll() == "hello\n", "a client was not served") }
+    }
+}
+
+private func heldClientAtStop() throws {
+    let short = try ShortOfDescriptors { if $0.tries == 3 { $0.server.stop() } }
+    let client = try short.server.briefClient()
+    short.begin(free: 1)
+    try expect(try !short.server.handleRequest(), "the client was taken")
+    short.end()
+    try expect(try client.receiveAll() == "", "the client was served")
+    try short.server.close()
+    try expect(short.tries == 3 && short.sentAway == 0, "\(short.tries) tries, \(short.sentAway) sent away")
 }
 
 /// Signal mask and SIGPIPE are after serving what they were before.

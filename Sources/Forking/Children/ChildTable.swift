@@ -187,7 +187,7 @@ public final class ChildTable {
         }
         guard code == 0 else {
             vacate(slot)
-            throw .system(call: "clone", Errno(rawValue: code))
+            throw .system(call: String(cString: forkcore_spawner_refused(spawner)), Errno(rawValue: code))
         }
         do {
             try source.watch(pidfd: pidfd, slot)

@@ -23,12 +23,12 @@ extension ForkingServer {
                 noteClient()
                 serve(datagram, handler)
             case .programs(let program):
-                guard let connection = try listener!.accept() else { return }
+                guard let connection = try takeForProgram() else { return }
+                try serve(connection, by: program)
                 noteClient()
-                serve(connection, by: program)
             }
         } catch .system(let call, let code) where Self.shortages.contains(code) {
-            // The client stays in the queue. An exit may free what is short; else it is tried again soon.
+            // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
             admission.noteShortage(at: .now)
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
             isShort = true
@@ -77,15 +77,36 @@ extension ForkingServer {
         return status
     }
 
+    /// The client that is held, else the next that is welcome.
+    private func takeForProgram() throws(ForkingError) -> Connection? {
+        if held != nil { return held.take() }
+        guard let connection = try listener!.accept() else { return nil }
+        if isWelcome(connection) { return connection }
+        noteClient()
+        return nil
+    }
+
+    /// A program takes more descriptors than its client, which is held while there are too few.
     private func serve(
         _ connection: consuming Connection, by program: (borrowing Connection) throws(ForkingError) -> Program
-    ) {
-        guard isWelcome(connection) else { return }
-        begin(connection.peer) { () throws(ForkingError) in
+    ) throws(ForkingError) {
+        let peer = connection.peer
+        let child: Program
+        do throws(ForkingError) {
             try setUp(connection)
-            return try children.spawn(
-                program(connection), on: connection.descriptor, peer: connection.peer,
-                options: configuration.childOptions)
+            child = try program(connection)
+        } catch {
+            return hooks.observe(.forkFailed(peer, error))
+        }
+        do throws(ForkingError) {
+            let pid = try children.spawn(
+                child, on: connection.descriptor, peer: peer, options: configuration.childOptions)
+            hooks.observe(.forked(pid, peer: peer))
+        } catch .system(let call, let code) where code == .tooManyOpenFiles || code == .tooManyOpenFilesInSystem {
+            held = consume connection
+            throw .system(call: call, code)
+        } catch {
+            hooks.observe(.forkFailed(peer, error))
         }
     }
 

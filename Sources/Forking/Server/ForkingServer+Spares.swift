@@ -14,6 +14,8 @@ struct Spares {
 
     let wanted: Int
     private(set) var waiting: [Spare] = []
+    /// Those alive that have no client, also once they were dismissed. Children without a peer can be others' too.
+    private var unserved: Set<ProcessID> = []
     /// Once half are used up they are forked anew, up to the full number: were each replaced as it goes, the parent would be
     /// in fork, and hold a processor, at the very time when the child should begin.
     private var isRefilling = true
@@ -25,12 +27,14 @@ struct Spares {
     init(wanted: Int) {
         self.wanted = wanted
         waiting.reserveCapacity(wanted)
+        unserved.reserveCapacity(wanted)
     }
 
     var lacks: Bool { isRefilling && waiting.count < wanted && pausedUntil == nil }
 
     mutating func add(_ spare: Spare) {
         waiting.append(spare)
+        unserved.insert(spare.pid)
         isShort = false
         if waiting.count == wanted { isRefilling = false }
     }
@@ -41,14 +45,25 @@ struct Spares {
         return waiting.removeFirst()
     }
 
-    /// One has ended before it had a client.
-    mutating func forget(_ pid: ProcessID) {
+    /// One has its client.
+    mutating func noteClient(of pid: ProcessID) { unserved.remove(pid) }
+
+    /// A child has ended.
+    ///
+    /// - Returns: whether it was a spare that had no client.
+    mutating func forget(_ pid: ProcessID) -> Bool {
+        guard unserved.remove(pid) != nil else { return false }
         waiting.removeAll { $0.pid == pid }
         isRefilling = true
+        return true
     }
 
     /// Closes their channels, on which they end.
-    mutating func dismiss() { self = Spares(wanted: 0) }
+    mutating func dismiss() {
+        let dismissed = unserved
+        self = Spares(wanted: 0)
+        unserved = dismissed
+    }
 
     mutating func noteShortage(at now: Instant) {
         pausedUntil = now + Admission.pause
@@ -113,6 +128,7 @@ extension ForkingServer {
             }
             // One that has died in the meantime took nothing.
             guard code == 0, children.begin(spare.pid, for: connection.peer, configuration.timeLimit) else { continue }
+            spares.noteClient(of: spare.pid)
             return spare.pid
         }
         if configuration.spares > 0, children.isFull { awaitRoom() }
@@ -135,10 +151,7 @@ extension ForkingServer {
 
     /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
     func noteEnd(of exit: ChildExit) {
-        if configuration.spares > 0, exit.peer == nil {
-            spares.forget(exit.pid)
-            if exit.status.isSuccess { return }
-        }
+        if spares.forget(exit.pid), exit.status.isSuccess { return }
         hooks.observe(.ended(exit))
     }
 }

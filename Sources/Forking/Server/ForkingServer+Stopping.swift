@@ -48,6 +48,7 @@ extension ForkingServer {
         guard phase != .over else { return }
         hooks.observe(.stopping(step))
         listener = nil
+        held = nil
         spares.dismiss()
         guard configuration.blockOnClose else {
             phase = .over
@@ -73,6 +74,7 @@ extension ForkingServer {
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
         listener = nil
+        held = nil
         spares.dismiss()
         children.endsGroups = true
         children.killAll()

@@ -31,6 +31,8 @@ public final class ForkingServer {
     // begins and ends.
     let service: Service
     var listener: Listener?
+    /// Accepted for a program, for which there were too few descriptors then.
+    var held: Connection?
     var signals: SignalDescriptor?
     var admission = Admission()
     var phase = Phase.serving
@@ -74,8 +76,8 @@ public final class ForkingServer {
     /// A server that executes a program for each connection, on its descriptors 0 and 1; 2 is inherited. See
     /// `ChildTable.spawn`.
     ///
-    /// - Parameter program: says which, and with which variables. Runs in the parent, for each client that was accepted;
-    ///   when it throws, the client is sent away.
+    /// - Parameter program: says which, and with which variables. Runs in the parent, for each client that was accepted,
+    ///   again for one that had to wait for descriptors; when it throws, the client is sent away.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
     ///   than children, each of which takes one here; `.system`.
     public convenience init(
@@ -183,7 +185,7 @@ public final class ForkingServer {
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect(telling: { noteEnd(of: $0) }) }
         keepTime()
-        if ready.contains(.client), canAdmit {
+        if ready.contains(.client) || held != nil, canAdmit {
             try takeClient()
         } else if lacksSpare {
             forkSpare()
@@ -208,7 +210,7 @@ public final class ForkingServer {
         let until = earlier(
             earlier(phase.deadline ?? idleDeadline, admission.shortageUntil), spares.pausedUntil)
         // A hook may have collected the last child, after which nothing would wake us.
-        let isBusy = lacksSpare || (phase != .serving && children.count == 0)
+        let isBusy = lacksSpare || (held != nil && canAdmit) || (phase != .serving && children.count == 0)
         let timeout = isBusy ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {
