@@ -119,7 +119,9 @@ void forkcore_mark_take(void *mark)
     atomic_signal_fence(memory_order_seq_cst);
     held->list.next = node;
     atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(word(mark), (uint32_t)forkcore_thread_id(), memory_order_relaxed);
+    pid_t self = forkcore_thread_id();
+    if (self > 0) // a filter of system calls may forbid to ask
+        atomic_store_explicit(word(mark), (uint32_t)self, memory_order_relaxed);
 }
 
 #else

@@ -28,7 +28,14 @@ enum ParentOnly {
     private static let shared = Mutex(State())
     private static let version = Atomic(0)
 
-    /// A table's copy of it. To lock, or to count references, for each fork would be to write to pages that children share.
+    static var current: State {
+        var state = State()
+        withCurrent { state = $0 }
+        return state
+    }
+
+    /// A table's copy of it, while it does not change. To lock, or to count references, for each fork would be to write to
+    /// pages that children share.
     struct Copy: ~Copyable {
         private(set) var descriptors = UnsafeMutableBufferPointer<Int32>.allocate(capacity: 0)
         private(set) var blockedSignals: UInt64 = 0
@@ -64,10 +71,16 @@ enum ParentOnly {
     }
 
     private static func change(_ body: (inout State) -> Void) {
+        withCurrent {
+            body(&$0)
+            version.add(1, ordering: .releasing)
+        }
+    }
+
+    private static func withCurrent(_ body: (inout State) -> Void) {
         shared.withLock {
             if $0.owner != forkcore_process() { $0 = State() }
             body(&$0)
-            version.add(1, ordering: .releasing)
         }
     }
 }

@@ -152,6 +152,9 @@ struct ChildTableLoopTests {
     @Test("an observer collects and waits")
     func collectsAgain() throws { try pass("reentrant-collect") }
 
+    @Test("an observer that an observer sets is told of the next end")
+    func observerReplaced() throws { try pass("observer-replaced") }
+
     @Test("a signal storm while waiting")
     func storm() throws { try pass("signal-storm-while-waiting") }
 }

@@ -187,8 +187,8 @@ struct ServingTests {
     @Test(
         "in a process of one's own",
         arguments: [
-            "threads-refused", "one-step", "one-step-reaps", "collect-children", "table-beside-server",
-            "foreign-child-beside-server", "own-children-beside-spares",
+            "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
+            "table-beside-server", "foreign-child-beside-server", "own-children-beside-spares",
             "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
         ])
     func scenario(_ name: String) throws { try pass(name) }

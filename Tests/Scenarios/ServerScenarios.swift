@@ -12,6 +12,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "one-step": oneStep,
     "one-step-reaps": oneStepReaps,
     "collect-children": collectChildren,
+    "observer-of-its-table": observerOfItsTable,
     "table-beside-server": tableBesideServer,
     "foreign-child-beside-server": foreignChildBesideServer,
     "own-children-beside-spares": ownChildrenBesideSpares,
@@ -184,6 +185,29 @@ private func foreignChildBesideServer() throws {
     for client in clients { try expect(try client.receiveAll() == "hello\n", "a client was not served") }
     var status: Int32 = 0
     try expect(waitpid(foreign, &status, WNOHANG) == foreign && status == 72 << 8, "status \(status)")
+}
+
+/// Who puts an observer of its own before the server's is told of each end, and so is the server.
+private func observerOfItsTable() throws {
+    let server = try echoServer()
+    var (seen, told) = (0, 0)
+    server.hooks.observe = { if case .ended = $0 { seen += 1 } }
+    let servers = server.children.onExit
+    server.children.onExit = {
+        told += 1
+        servers($0)
+    }
+    for _ in 0..<3 {
+        let client = try server.briefClient()
+        try expect(server.handleRequest(), "no client was taken")
+        for child in server.children.children {
+            try eventually("a child lives") { Process(child.pid)?.isZombie ?? true }
+        }
+        _ = client
+    }
+    try server.collectChildren(blocking: true)
+    try expect((seen, told) == (3, 3), "of 3 ends the server was told of \(seen), the other of \(told)")
+    try server.close()
 }
 
 /// Children that the user forks in the server's table are told of as without spares, and none is forked for them.

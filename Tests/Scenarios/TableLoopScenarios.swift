@@ -11,6 +11,7 @@ let tableLoopScenarios: [String: @Sendable () throws -> Void] = [
     "idle-is-quiet": idleIsQuiet,
     "reentrant-fork": { for way in [ChildTable.Reaping.signal, .pidfd] { try reentrantFork(way) } },
     "reentrant-collect": { for way in [ChildTable.Reaping.signal, .pidfd] { try reentrantCollect(way) } },
+    "observer-replaced": observerReplaced,
     "signal-storm-while-waiting": { for way in [ChildTable.Reaping.signal, .pidfd] { try signalStorm(way) } },
 ]
 
@@ -137,4 +138,19 @@ private func signalStorm(_ way: ChildTable.Reaping) throws {
         try recording.finish()
     }
     try expect(recording.exits.map(\.status) == Array(repeating: .exited(code: 13), count: 5), "\(recording.exits)")
+}
+
+/// What an observer sets is the observer of the very next end.
+private func observerReplaced() throws {
+    let table = try ChildTable(limit: 3)
+    var (first, second) = (0, 0)
+    table.onExit = { _ in
+        first += 1
+        table.onExit = { _ in second += 1 }
+    }
+    for _ in 0..<3 { try table.fork { 0 } }
+    for child in table.children { try eventually("a child lives") { Process(child.pid)?.isZombie ?? true } }
+    table.collect()
+    try expect((first, second) == (1, 2), "the first was told of \(first), its successor of \(second)")
+    table.onExit = { _ in }
 }

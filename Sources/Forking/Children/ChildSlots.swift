@@ -18,6 +18,7 @@ struct ChildSlots: ~Copyable {
 
     private let memory: UnsafeMutableRawPointer
     private let size: Int
+    private let owner = forkcore_process()
     private let counts: UnsafeMutablePointer<Counts>
     private let children: UnsafeMutablePointer<Child>
     /// A bit for each slot that is taken.
@@ -50,8 +51,9 @@ struct ChildSlots: ~Copyable {
         placeMask = placeCount - 1
     }
 
-    /// In the process that made it; not a deinit, which would run in children too.
-    func close() { forkcore_parent_memory_close(memory, size) }
+    deinit {
+        if owner == forkcore_process() { forkcore_parent_memory_close(memory, size) }
+    }
 
     /// How many are taken.
     var count: Int { counts.pointee.taken }

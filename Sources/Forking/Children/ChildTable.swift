@@ -29,7 +29,9 @@ public final class ChildTable {
     /// A server that stops sets this. In service, what a child leaves behind after a normal end is left alone.
     public var endsGroups = false
     /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table.
-    public var onExit: (ChildExit) -> Void
+    public var onExit: (ChildExit) -> Void { didSet { isObserved = true } }
+    /// Whether `onExit` is somebody's; a server whose table's it is not is told of ends without it.
+    var isObserved = false
 
     let source: ReapSource
     let slots: ChildSlots
@@ -70,8 +72,6 @@ public final class ChildTable {
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
         if let spawner { forkcore_spawner_close(spawner) }
-        ended.close()
-        slots.close()
     }
 
     /// How many children there are.
@@ -133,8 +133,9 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = withPlan(options, slot) { plan in
-            let code = forkcore_fork(plan, &pid)
+        let code = leaving { closing, ours in
+            var plan = plan(options, slot, closing: closing, unblocking: ours)
+            let code = forkcore_fork(&plan, &pid)
             if code == 0, pid == 0 { forkcore_exit(body()) }  // the child ends here, and releases nothing
             return code
         }
@@ -176,11 +177,12 @@ public final class ChildTable {
         let startedAt = Instant.now
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
-        let code = withPlan(options, slot) { plan in
-            program.arguments.withVector { arguments in
+        let code = leaving { closing, ours in
+            var plan = plan(options, slot, closing: closing, unblocking: ours)
+            return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(
-                        spawner, plan, descriptor.rawValue, program.path, arguments, environment, slots.refusal(slot),
+                        spawner, &plan, descriptor.rawValue, program.path, arguments, environment, slots.refusal(slot),
                         &pid, &pidfd)
                 }
             }
@@ -227,19 +229,26 @@ public final class ChildTable {
 
     private var left = ParentOnly.Copy()
 
-    /// What a child leaves behind. From here to its body nothing is allocated.
-    private func withPlan(
-        _ options: ChildOptions, _ slot: Int, _ fork: (UnsafePointer<forkcore_child_plan>) -> Int32
-    ) -> Int32 {
-        left.refresh()
-        let ours = SignalSet(rawValue: left.blockedSignals)
+    /// Calls `fork` with what a child leaves behind: descriptors to close, signals to unblock. Nothing is allocated in it.
+    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet) -> Int32) -> Int32 {
+        guard marks == nil else {
+            left.refresh()
+            return fork(UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals))
+        }
+        // Where each child has a descriptor here, a copy would have to be made for each fork.
+        let all = ParentOnly.current
+        return all.descriptors.withUnsafeBufferPointer { fork($0, SignalSet(rawValue: all.blockedSignals)) }
+    }
+
+    private func plan(
+        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, unblocking ours: SignalSet
+    ) -> forkcore_child_plan {
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
-        var plan = forkcore_child_plan(
+        return forkcore_child_plan(
             unblock: ours.rawValue, defaults: reset.rawValue,
-            closing: left.descriptors.baseAddress, closing_count: left.descriptors.count, keeping: options.keeps,
+            closing: closing.baseAddress, closing_count: closing.count, keeping: options.keeps,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
             own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
-        return fork(&plan)
     }
 
     /// A child that was forked, but that nobody could tell us the end of.
@@ -283,7 +292,7 @@ public final class ChildTable {
     // MARK: Reaping
 
     /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
-    public func collect() { collect(telling: onExit) }
+    public func collect() { collect(telling: { onExit($0) }) }
 
     /// The same, with another observer for this table's children.
     func collect(telling observe: (ChildExit) -> Void) {

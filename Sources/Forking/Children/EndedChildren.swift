@@ -22,6 +22,7 @@ struct EndedChildren: ~Copyable {
 
     private var header: UnsafeMutablePointer<Header>
     private var children: UnsafeMutablePointer<EndedChild>
+    private let owner = forkcore_process()
 
     init() throws(ForkingError) {
         var memory: UnsafeMutableRawPointer?
@@ -67,10 +68,12 @@ struct EndedChildren: ~Copyable {
         let (newHeader, newChildren) = Self.bind(memory!, capacity: capacity)
         newChildren.initialize(from: children, count: old.end)
         (newHeader.pointee.first, newHeader.pointee.end) = (old.first, old.end)
-        close()
+        forkcore_parent_memory_close(header, Self.size(old.capacity))
         (header, children) = (newHeader, newChildren)
     }
 
-    /// In the process that made it; not a deinit, which would run in children too.
-    func close() { forkcore_parent_memory_close(header, Self.size(header.pointee.capacity)) }
+    deinit {
+        guard owner == forkcore_process() else { return }
+        forkcore_parent_memory_close(header, Self.size(header.pointee.capacity))
+    }
 }

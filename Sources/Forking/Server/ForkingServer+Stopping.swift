@@ -17,8 +17,8 @@ extension ForkingServer {
 
     /// The loop cannot be run from within itself.
     func requireNotRunning() throws(ForkingError) {
-        children.requireParent()
         guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        children.requireParent()
     }
 
     private func signalsToTake() throws(ForkingError) -> Set<Signal> {

@@ -112,6 +112,7 @@ public final class ForkingServer {
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         self.listener = consume listener
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.isObserved = false
     }
 
     // MARK: Serving
@@ -183,13 +184,19 @@ public final class ForkingServer {
         let ready = try wait()
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
-        if ready.contains(.children) { children.collect(telling: { noteEnd(of: $0) }) }
+        if ready.contains(.children) { collect() }
         keepTime()
         if ready.contains(.client) || held != nil, canAdmit {
             try takeClient()
         } else if lacksSpare {
             forkSpare()
         }
+    }
+
+    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the table's
+    /// own is called only where somebody has set another.
+    private func collect() {
+        children.collect(telling: { if children.isObserved { children.onExit($0) } else { noteEnd(of: $0) } })
     }
 
     private struct Ready: OptionSet {
