@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include <sys/socket.h>
+#include <sys/time.h>
 
 static void a_descriptor_is_handed_over(void)
 {
@@ -83,11 +84,40 @@ static void without_room_nothing_is_taken_over(void)
     close(other);
 }
 
+static int parents_end;
+static volatile sig_atomic_t alarms;
+
+static void hand_over_at_the_tenth(int number)
+{
+    (void)number;
+    if (++alarms == 10)
+        CHECK(forkcore_hand_over(parents_end, 2, "hello", 5) == 0);
+}
+
+// Whoever waits is interrupted ten times before there is anything to take.
+static void signals_do_not_end_the_wait(void)
+{
+    int other, got = -1;
+    char text[5] = "";
+    struct timeval often = {.tv_usec = 1000};
+    CHECK(forkcore_channel_open(&parents_end, &other) == 0);
+    sigaction(SIGALRM, &(struct sigaction){.sa_handler = hand_over_at_the_tenth}, NULL); // without SA_RESTART
+    setitimer(ITIMER_REAL, &(struct itimerval){often, often}, NULL);
+    int error = forkcore_take_over(other, &got, text, 5);
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+    errno = error;
+    CHECK(error == 0 && alarms >= 10 && memcmp(text, "hello", 5) == 0);
+    close(got);
+    close(parents_end);
+    close(other);
+}
+
 const struct test channel_tests[] = {
     {"a descriptor is handed over", a_descriptor_is_handed_over},
     {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
     {"nobody to hand over to is an error", nobody_to_hand_over_to_is_an_error},
     {"a full channel is not waited for", a_full_channel_is_not_waited_for},
     {"without room nothing is taken over", without_room_nothing_is_taken_over},
+    {"signals do not end the wait", signals_do_not_end_the_wait},
     {0},
 };

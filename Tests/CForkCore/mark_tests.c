@@ -314,6 +314,26 @@ static void trimming_loses_nothing(void)
     close(file);
 }
 
+// A shared mapping, which is to be left alone, stands right behind a private one of the same file.
+static void trimming_ends_with_a_mapping(void)
+{
+    char path[] = "/tmp/forkcore-XXXXXX";
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), half = 4 * page;
+    int file = mkstemp(path);
+    CHECK(file >= 0 && unlink(path) == 0 && ftruncate(file, (off_t)half) == 0);
+    char *room = mmap(NULL, 2 * half, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(room != MAP_FAILED);
+    CHECK(mmap(room, half, PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0) == room);
+    CHECK(mmap(room + half, half, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == room + half);
+    for (size_t at = 0; at < 2 * half; at += page)
+        CHECK(((volatile char *)room)[at] == 0);
+    CHECK(forkcore_trim() == 0);
+    for (size_t at = 0; at < half; at += page)
+        CHECK(!is_mapped(room + at, page) && is_mapped(room + half + at, page));
+    munmap(room, 2 * half);
+    close(file);
+}
+
 static void *wait_for_gate_in_a_thread(void *context)
 {
     struct gate *gate = context;
@@ -372,6 +392,7 @@ const struct test mark_tests[] = {
     {"closed marks leave no memory", closed_marks_leave_no_memory},
     {"children do not have the parent's memory", children_do_not_have_the_parents_memory},
     {"trimming loses nothing", trimming_loses_nothing},
+    {"trimming ends with a mapping", trimming_ends_with_a_mapping},
     {"who has threads is not trimmed", who_has_threads_is_not_trimmed},
     {"a process knows its number", a_process_knows_its_number},
     {0},

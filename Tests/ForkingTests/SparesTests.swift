@@ -18,6 +18,14 @@ struct SparesTests {
         try eventually("not \(count) spares: \(server.liveChildren)") { server.liveChildren.count == count }
     }
 
+    /// Waits until a spare has one descriptor of its own; or none, as it has ended.
+    private func waitUntilItHoldsOne(_ spare: pid_t) throws {
+        // What this process leaves open for whatever it starts is not the server's.
+        let inherited = openDescriptors().filter { fcntl(Int32($0), F_GETFD) & FD_CLOEXEC == 0 } + [0, 1, 2]
+        func own() -> [Int] { openDescriptors(of: spare).filter { !inherited.contains($0) } }
+        try eventually("spare \(spare) holds \(own())") { own().count <= 1 }
+    }
+
     private func seconds(_ end: String) throws -> Double {
         try #require(Double(end.split(separator: " ").dropLast().last ?? ""), "\(end)")
     }
@@ -142,6 +150,17 @@ struct SparesTests {
         #expect(!server.running.output.contains("away"))
     }
 
+    @Test("a client that was admitted for spares that are dying waits until one has gone, and is served")
+    func dying() throws {
+        let server = try served("dying=yes", "max=2", spares: 2)
+        for spare in server.liveChildren { try waitUntilItHoldsOne(spare) }  // they have closed their channels
+        let client = try server.servedClient()
+        client.finishSending()
+        #expect(try client.receiveAll() == "")
+        try server.stop()
+        #expect(!server.running.output.contains("away"))
+    }
+
     @Test("a trap costs one client, and no other")
     func trap() throws {
         let server = try served(spares: 4)
@@ -184,13 +203,7 @@ struct SparesTests {
     func descriptors() throws {
         let server = try served(spares: 4)
         try server.servedClient().finishSending()  // those that come later could inherit more
-        // What this process leaves open for whatever it starts is not the server's.
-        let inherited = openDescriptors().filter { fcntl(Int32($0), F_GETFD) & FD_CLOEXEC == 0 } + [0, 1, 2]
-        for spare in server.liveChildren {
-            func own() -> [Int] { openDescriptors(of: spare).filter { !inherited.contains($0) } }
-            // None: it has ended, as it was the one that served.
-            try eventually("spare \(spare) holds \(own())") { own().count <= 1 }
-        }
+        for spare in server.liveChildren { try waitUntilItHoldsOne(spare) }
         let neighbour = try server.servedClient()
         let client = try server.client()
         let own = try client.ask("open").split(separator: " ").map { $0.split(separator: ":").last! }
