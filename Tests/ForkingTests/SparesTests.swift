@@ -18,12 +18,15 @@ struct SparesTests {
         try eventually("not \(count) spares: \(server.liveChildren)") { server.liveChildren.count == count }
     }
 
-    /// Waits until a spare has one descriptor of its own; or none, as it has ended.
-    private func waitUntilItHoldsOne(_ spare: pid_t) throws {
+    private func ownDescriptors(of spare: pid_t) -> [Int] {
         // What this process leaves open for whatever it starts is not the server's.
         let inherited = openDescriptors().filter { fcntl(Int32($0), F_GETFD) & FD_CLOEXEC == 0 } + [0, 1, 2]
-        func own() -> [Int] { openDescriptors(of: spare).filter { !inherited.contains($0) } }
-        try eventually("spare \(spare) holds \(own())") { own().count <= 1 }
+        return openDescriptors(of: spare).filter { !inherited.contains($0) }
+    }
+
+    /// Waits until a spare has one descriptor of its own; or none, as it has ended.
+    private func waitUntilItHoldsOne(_ spare: pid_t) throws {
+        try eventually("spare \(spare) holds \(ownDescriptors(of: spare))") { ownDescriptors(of: spare).count <= 1 }
     }
 
     private func seconds(_ end: String) throws -> Double {
@@ -63,6 +66,7 @@ struct SparesTests {
         server.signal(SIGHUP)
         try server.event("hangup", "2 children")
         #expect(!third.hasAnswer)
+        #expect(!server.running.output.contains("clients wait"), "it tries to fork spares: \(server.running.output)")
         first.finishSending()
         #expect(try third.receive() == "hello\n")
         for client in [second, third] {
@@ -152,13 +156,46 @@ struct SparesTests {
 
     @Test("a client that was admitted for spares that are dying waits until one has gone, and is served")
     func dying() throws {
-        let server = try served("dying=yes", "max=2", spares: 2)
+        let server = try served("dying=2", "max=2", spares: 2)
         for spare in server.liveChildren { try waitUntilItHoldsOne(spare) }  // they have closed their channels
         let client = try server.servedClient()
         client.finishSending()
         #expect(try client.receiveAll() == "")
         try server.stop()
         #expect(!server.running.output.contains("away"))
+    }
+
+    @Test("a client that a dying spare does not take goes to the next")
+    func dyingFirst() throws {
+        let server = try served("dying=1", "max=2", spares: 2)
+        let spares = server.liveChildren
+        try eventually("no spare has closed its channel") {
+            spares.contains { ownDescriptors(of: $0).count <= 1 }
+        }
+        let client = try server.client()
+        #expect(spares.contains(try #require(pid_t(client.ask("pid")))))
+        client.finishSending()
+        try server.stop()
+    }
+
+    @Test("who has waited longest is next; others are forked when half are used up, and not before")
+    func refill() throws {
+        let server = try served("max=20", spares: 4)
+        let spares = Set(server.liveChildren)
+        var clients: [Client] = []
+        func next() throws {
+            clients.append(try server.client())
+            let pid = try #require(pid_t(clients.last!.ask("pid")))
+            #expect(spares.contains(pid), "client \(clients.count) has a child that came later")
+        }
+        try next()
+        server.signal(SIGHUP)
+        try server.event("hangup", " 4 children")
+        try next()
+        try waitForSpares(6, of: server)
+        for _ in 0..<2 { try next() }
+        for client in clients { client.finishSending() }
+        try server.stop()
     }
 
     @Test("a trap costs one client, and no other")
@@ -248,15 +285,23 @@ struct SparesTests {
     @Test("no processes for spares: told once, and they come once there are some again")
     func shortage() throws {
         let server = try served("shortage=processes", "idle=0.3", spares: 2)
-        server.signal(SIGUSR1)
-        try server.event("shortage begins")
-        for spare in server.liveChildren { kill(spare, SIGKILL) }
-        try server.event("Resource temporarily unavailable")
-        for _ in 0..<3 { try server.event("idle") }
-        server.signal(SIGUSR2)
-        try server.event("shortage ends")
-        try waitForSpares(2, of: server)
-        #expect(server.running.output.components("Resource temporarily unavailable") == 1, "\(server.running.output)")
+        for round in 1...2 {
+            server.signal(SIGUSR1)
+            try server.event("shortage begins")
+            for spare in server.liveChildren { kill(spare, SIGKILL) }
+            try server.event("Resource temporarily unavailable")
+            server.signal(SIGHUP)
+            try server.event("hangup")
+            for _ in 0..<3 { try server.event("idle") }
+            server.signal(SIGHUP)
+            let turns = try server.event("hangup").split(separator: " ")[1]
+            #expect(Int(turns)! < 200, "it goes round \(turns) times in a second")
+            server.signal(SIGUSR2)
+            try server.event("shortage ends")
+            try waitForSpares(2, of: server)
+            let told = server.running.output.components("Resource temporarily unavailable")
+            #expect(told == round, "\(server.running.output)")
+        }
         try server.servedClient().finishSending()
         try server.stop()
     }

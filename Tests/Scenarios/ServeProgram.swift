@@ -95,8 +95,11 @@ private func addHooks(_ settings: Settings, to server: ForkingServer) {
         if case .forked = event, settings.isOn("stop-at-fork") { server.stop() }
     }
     let verifying = settings.isOn("verify")
-    let lateDeath = settings.isOn("dying") ? LateDeath() : nil
-    server.hooks.prewarm = { if clients == 0 { lateDeath?.begin() } }
+    let dying = settings.number("dying") ?? 0
+    let lateDeath = dying > 0 ? LateDeath() : nil
+    server.hooks.prewarm = { [unowned server] in
+        if clients == 0, server.children.count <= dying { lateDeath?.begin() }
+    }
     server.hooks.verifyConnection = { _ in
         clients += 1
         lateDeath?.end()
