@@ -97,8 +97,10 @@ private func addHooks(_ settings: Settings, to server: ForkingServer) {
     let verifying = settings.isOn("verify")
     let dying = settings.number("dying") ?? 0
     let lateDeath = dying > 0 ? LateDeath() : nil
-    server.hooks.prewarm = { [unowned server] in
-        if clients == 0, server.children.count <= dying { lateDeath?.begin() }
+    if let lateDeath {
+        var others = 0
+        server.hooks.serviceActions = { [unowned server] in others = server.children.count }
+        server.hooks.prewarm = { if clients == 0, others < dying { lateDeath.begin() } }
     }
     server.hooks.verifyConnection = { _ in
         clients += 1
