@@ -23,8 +23,9 @@ WRITING = re.compile(r" [SM] +([0-9a-f]+),\d+$")
 # Parts of Swift's own library, whose code is one section of some megabytes, and its data another: what stands behind them
 # in the list would stand behind those in the program.
 LAST = ["$ss23_ContiguousArrayStorageCfD", "$ss23_ContiguousArrayStorageCys5UInt8VGMf", "$ss5UInt8VMf"]
-# What valgrind's processor does not have, and real ones do.
-OTHER_VARIANTS = ["__memmove_avx512_unaligned_erms", "__memmove_evex_unaligned_erms"]
+# What valgrind's processor does not have, and real ones do; and what the parent reads as it rehearses, once it has unmapped
+# what its start needed: it would map fifteen pages around it again.
+OTHERS = ["__memmove_avx512_unaligned_erms", "__memmove_evex_unaligned_erms", "$sBoWV"]
 
 
 def exchange(address):
@@ -86,7 +87,7 @@ def main(program, directory):
     subprocess.run(["strip", "-g", "-o", stripped, program], check=True)  # valgrind cannot read Swift's debug information
     table = symbols(stripped)
     childs, parents = (named(addresses, table) for addresses in touched(stripped, directory))
-    names = dict.fromkeys([*(name for name in [*childs, *parents] if name not in LAST), *OTHER_VARIANTS, *LAST])
+    names = dict.fromkeys([*(name for name in [*childs, *parents] if name not in LAST), *OTHERS, *LAST])
     print("\n".join(names))
 
 

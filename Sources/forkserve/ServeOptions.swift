@@ -20,9 +20,9 @@ struct ServeOptions: ParsableArguments {
     var killAfter = 3.0
     @Option(
         help: ArgumentHelp(
-            "How many children are forked ahead, so that a client need not wait for it.", valueName: "n"))
+            "For echo: how many children are forked ahead, so that a client need not wait for it.", valueName: "n"))
     var spares = 0
-    @Flag(help: "A line on stderr for each child: pid, peer, how it ended, how long it took.")
+    @Flag(help: "A line on stderr for each child: pid, peer, how it ended, how long it took; and as it stops.")
     var verbose = false
     @Flag(help: "Let children that crash print a backtrace, which can take seconds of full CPU each.")
     var backtraces = false
@@ -42,7 +42,9 @@ struct ServeOptions: ParsableArguments {
             throw ValidationError("--max-children is \(maxChildren), and must be from 1 to 4194304")
         }
         guard (0...min(maxChildren, 1024)).contains(spares) else {
-            throw ValidationError("--spares is \(spares), and must be from 0 to --max-children, and to 1024")
+            throw ValidationError(
+                "--spares is \(spares), and must be from 0 to \(min(maxChildren, 1024)): at most --max-children, and 1024"
+            )
         }
         guard (1...Int(Int32.max)).contains(backlog) else {
             throw ValidationError("--backlog is \(backlog), and must be from 1 to \(Int32.max)")

@@ -86,7 +86,10 @@ enum Place {
 }
 
 private func tellOfAllEnds(_ event: ServerEvent) {
-    if case .ended = event { printLine(event.description, to: .standardError) } else { tellOfTrouble(event) }
+    switch event {
+    case .ended, .stopping: printLine(event.description, to: .standardError)
+    default: tellOfTrouble(event)
+    }
 }
 
 private func tellOfTrouble(_ event: ServerEvent) {

@@ -59,7 +59,7 @@ struct SocketAddressTests {
             ("127.0.0.1: 1", "is not a port"), ("127.0.0.1:65536", "is not a port: a number from 0 to 65535"),
             ("127.0.0.1:99999999999999999999", "is not a port"), ("127.0.0.1:٣", "is not a port"),
             ("::1:7777", "needs brackets, as in [::1]:7777"), ("[::1", "needs brackets"),
-            ("[::1]7777", "'1]7777' in '[::1]7777' is not a port"),
+            ("[::1]", "'[::1]' is not an address: "), ("[::1]7777", "'1]7777' in '[::1]7777' is not a port"),
             ("[]:80", "'' is not a numeric IP"), ("[::g]:80", "'::g' is not a numeric IP"),
             ("256.0.0.1:80", "is not a numeric IP"), ("127.1:80", "is not a numeric IP"),
             ("1.2.3.4%lo:80", "is not a numeric IP"), ("[fe80::1%no-such-if]:80", "no network interface 'no-such-if'"),

@@ -84,7 +84,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
             try self.init(unix: String(text.dropFirst("unix:".count)))
             return
         }
-        guard let colon = text.lastIndex(of: ":") else {
+        guard let colon = text.lastIndex(of: ":"), !text.hasSuffix("]") else {
             throw .invalid("'\(text)' is not an address: \(Self.forms)")
         }
         var host = text[..<colon]
