@@ -14,7 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 16 };
+enum {
+    BATCH = 16,
+    SIGNALS = 4, // each takes 128 bytes of stack, and more pages of that; two at once are seldom, as no signal waits twice
+};
 
 static sigset_t set_of(uint64_t signals)
 {
@@ -46,8 +49,8 @@ int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked)
 
 int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_t capacity, size_t *count)
 {
-    struct signalfd_siginfo taken[BATCH];
-    size_t room = capacity < BATCH ? capacity : BATCH;
+    struct signalfd_siginfo taken[SIGNALS];
+    size_t room = capacity < SIGNALS ? capacity : SIGNALS;
     ssize_t got;
 
     *count = 0;
@@ -63,9 +66,9 @@ int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_
 void forkcore_signals_close(int descriptor, uint64_t blocked)
 {
     // What came after the last look would otherwise act, with its default, the moment it is unblocked.
-    struct forkcore_signal late[BATCH];
+    struct forkcore_signal late[SIGNALS];
     size_t count;
-    while (forkcore_signals_read(descriptor, late, BATCH, &count) == 0 && count > 0) {}
+    while (forkcore_signals_read(descriptor, late, SIGNALS, &count) == 0 && count > 0) {}
     forkcore_close(descriptor);
     sigset_t set = set_of(blocked);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
