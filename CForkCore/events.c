@@ -14,10 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    BATCH = 16,
-    SIGNALS = 4, // each takes 128 bytes of stack, and more pages of that; two at once are seldom, as no signal waits twice
-};
+enum { BATCH = 16 };
 
 static sigset_t set_of(uint64_t signals)
 {
@@ -49,8 +46,8 @@ int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked)
 
 int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_t capacity, size_t *count)
 {
-    struct signalfd_siginfo taken[SIGNALS];
-    size_t room = capacity < SIGNALS ? capacity : SIGNALS;
+    struct signalfd_siginfo taken[FORKCORE_SIGNALS_AT_ONCE];
+    size_t room = capacity < FORKCORE_SIGNALS_AT_ONCE ? capacity : FORKCORE_SIGNALS_AT_ONCE;
     ssize_t got;
 
     *count = 0;
@@ -66,9 +63,9 @@ int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_
 void forkcore_signals_close(int descriptor, uint64_t blocked)
 {
     // What came after the last look would otherwise act, with its default, the moment it is unblocked.
-    struct forkcore_signal late[SIGNALS];
+    struct forkcore_signal late[FORKCORE_SIGNALS_AT_ONCE];
     size_t count;
-    while (forkcore_signals_read(descriptor, late, SIGNALS, &count) == 0 && count > 0) {}
+    while (forkcore_signals_read(descriptor, late, FORKCORE_SIGNALS_AT_ONCE, &count) == 0 && count > 0) {}
     forkcore_close(descriptor);
     sigset_t set = set_of(blocked);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);

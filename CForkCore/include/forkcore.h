@@ -75,8 +75,8 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner);
 ///
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
 /// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_refused names. The caller
-/// closes the pidfd, which polls readable when the child ends. If the program cannot be executed, the child ends with status 127, and execve's errno is in
-/// `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
+/// closes the pidfd, which polls readable when the child ends. If the program cannot be executed, the child ends with status
+/// 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
 /// parent's is left, and that libc's fork handlers do not run.
 /// Not signal-safe.
@@ -213,7 +213,11 @@ struct forkcore_signal {
 /// Any process. Signal-safe.
 int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked);
 
-/// Takes up to `capacity` pending signals; `*count` is 0 when none is.
+/// How many are taken at once. Each takes 128 bytes of stack, and more pages of that; two are seldom, as no signal waits
+/// twice.
+enum { FORKCORE_SIGNALS_AT_ONCE = 4 };
+
+/// Takes up to `capacity` pending signals, and no more than FORKCORE_SIGNALS_AT_ONCE; `*count` is 0 when none is.
 ///
 /// The process that opened the descriptor. Signal-safe.
 int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_t capacity, size_t *count);

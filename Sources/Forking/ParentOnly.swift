@@ -127,7 +127,7 @@ final class SignalDescriptor {
 
     /// Calls `body` with each signal that is pending, and for SIGCHLD with the child that sent it.
     func take(_ body: (Signal, ProcessID) -> Void) {
-        withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: 4) { batch in
+        withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: Int(FORKCORE_SIGNALS_AT_ONCE)) { batch in
             var count = 0
             repeat {
                 guard forkcore_signals_read(rawValue, batch.baseAddress, batch.count, &count) == 0 else { return }

@@ -16,9 +16,7 @@ struct ChildSlots: ~Copyable {
         var firstWord = 0
     }
 
-    private let memory: UnsafeMutableRawPointer
-    private let size: Int
-    private let owner = forkcore_process()
+    private let memory: ParentMemory
     private let counts: UnsafeMutablePointer<Counts>
     private let children: UnsafeMutablePointer<Child>
     /// A bit for each slot that is taken.
@@ -36,23 +34,16 @@ struct ChildSlots: ~Copyable {
         while placeCount < 2 * capacity { placeCount *= 2 }
         let childBytes = capacity * MemoryLayout<Child>.stride
         let size = childBytes + words * 8 + placeCount * 4 + capacity * 4 + MemoryLayout<Counts>.stride
-        var opened: UnsafeMutableRawPointer?
-        try check(forkcore_parent_memory_open(size, &opened), "mmap")
-        counts = opened!.bindMemory(to: Counts.self, capacity: 1)
+        memory = try ParentMemory(size: size)
+        counts = memory.start.bindMemory(to: Counts.self, capacity: 1)
         counts.initialize(to: Counts())
-        let memory = opened! + MemoryLayout<Counts>.stride
+        let start = memory.start + MemoryLayout<Counts>.stride
         self.capacity = capacity
-        self.memory = opened!
-        self.size = size
-        children = memory.bindMemory(to: Child.self, capacity: capacity)
-        taken = (memory + childBytes).bindMemory(to: UInt64.self, capacity: words)
-        places = (memory + childBytes + words * 8).bindMemory(to: Int32.self, capacity: placeCount)
-        refusals = (memory + childBytes + words * 8 + placeCount * 4).bindMemory(to: Int32.self, capacity: capacity)
+        children = start.bindMemory(to: Child.self, capacity: capacity)
+        taken = (start + childBytes).bindMemory(to: UInt64.self, capacity: words)
+        places = (start + childBytes + words * 8).bindMemory(to: Int32.self, capacity: placeCount)
+        refusals = (start + childBytes + words * 8 + placeCount * 4).bindMemory(to: Int32.self, capacity: capacity)
         placeMask = placeCount - 1
-    }
-
-    deinit {
-        if owner == forkcore_process() { forkcore_parent_memory_close(memory, size) }
     }
 
     /// How many are taken.

@@ -20,26 +20,18 @@ struct EndedChildren: ~Copyable {
         var capacity: Int
     }
 
+    private var memory: ParentMemory
     private var header: UnsafeMutablePointer<Header>
     private var children: UnsafeMutablePointer<EndedChild>
-    private let owner = forkcore_process()
 
-    init() throws(ForkingError) {
-        var memory: UnsafeMutableRawPointer?
-        try check(forkcore_parent_memory_open(Self.size(16), &memory), "mmap")
-        (header, children) = Self.bind(memory!, capacity: 16)
-    }
+    init() throws(ForkingError) { try self.init(capacity: 16) }
 
-    private static func size(_ capacity: Int) -> Int {
-        MemoryLayout<EndedChild>.stride * (capacity + 1)  // the first place is the header's
-    }
-
-    private static func bind(
-        _ memory: UnsafeMutableRawPointer, capacity: Int
-    ) -> (UnsafeMutablePointer<Header>, UnsafeMutablePointer<EndedChild>) {
-        let header = memory.bindMemory(to: Header.self, capacity: 1)
+    private init(capacity: Int) throws(ForkingError) {
+        let stride = MemoryLayout<EndedChild>.stride  // the first place is the header's
+        memory = try ParentMemory(size: stride * (capacity + 1))
+        header = memory.start.bindMemory(to: Header.self, capacity: 1)
+        children = (memory.start + stride).bindMemory(to: EndedChild.self, capacity: capacity)
         header.initialize(to: Header(capacity: capacity))
-        return (header, (memory + size(0)).bindMemory(to: EndedChild.self, capacity: capacity))
     }
 
     var isEmpty: Bool { header.pointee.first == header.pointee.end }
@@ -61,19 +53,11 @@ struct EndedChildren: ~Copyable {
 
     private mutating func grow() {
         let old = header.pointee
-        let capacity = 2 * old.capacity
-        var memory: UnsafeMutableRawPointer?
-        let code = forkcore_parent_memory_open(Self.size(capacity), &memory)
-        precondition(code == 0, "no memory for \(capacity) children that have ended")
-        let (newHeader, newChildren) = Self.bind(memory!, capacity: capacity)
-        newChildren.initialize(from: children, count: old.end)
-        (newHeader.pointee.first, newHeader.pointee.end) = (old.first, old.end)
-        forkcore_parent_memory_close(header, Self.size(old.capacity))
-        (header, children) = (newHeader, newChildren)
-    }
-
-    deinit {
-        guard owner == forkcore_process() else { return }
-        forkcore_parent_memory_close(header, Self.size(header.pointee.capacity))
+        guard let larger = try? EndedChildren(capacity: 2 * old.capacity) else {
+            preconditionFailure("no memory for \(2 * old.capacity) children that have ended")
+        }
+        larger.children.initialize(from: children, count: old.end)
+        (larger.header.pointee.first, larger.header.pointee.end) = (old.first, old.end)
+        self = larger
     }
 }
