@@ -43,12 +43,20 @@ static void close_range_of(int first, int last)
             close(descriptor);
 }
 
+static bool is_kept(const struct forkcore_child_plan *plan, int descriptor)
+{
+    for (size_t i = 0; i < plan->keeping_count; i++)
+        if (plan->keeping[i] == descriptor)
+            return true;
+    return false;
+}
+
 static void close_parents(const struct forkcore_child_plan *plan)
 {
     int first = -1, last = -1;
     for (size_t i = 0; i < plan->closing_count; i++) {
         int next = plan->closing[i];
-        if (next == plan->keeping)
+        if (is_kept(plan, next))
             continue;
         if (first >= 0 && next != last + 1) {
             close_range_of(first, last);

@@ -35,7 +35,8 @@ struct forkcore_child_plan {
     uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
     const int *closing;  ///< descriptors that belong to the parent alone, ascending; closed in the child
     size_t closing_count;
-    int keeping;         ///< one of them that the child keeps all the same, or -1
+    const int *keeping;  ///< those of them that the child keeps all the same
+    size_t keeping_count;
     void *mark;          ///< the child's death mark, from forkcore_marks_occupy, or NULL
     bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)

@@ -11,7 +11,7 @@ enum { SLOTS = 8, VAIN_IS_ENOUGH = 300 };
 // A child with the mark of `slot`.
 static pid_t start_marked(struct forkcore_marks *marks, size_t slot, int (*body)(void *), void *context)
 {
-    struct forkcore_child_plan plan = {.keeping = -1, .mark = forkcore_marks_occupy(marks, slot)};
+    struct forkcore_child_plan plan = {.mark = forkcore_marks_occupy(marks, slot)};
     return start(&plan, body, context);
 }
 
@@ -202,7 +202,7 @@ static void a_scribbled_mark_does_not_stop_a_child(void)
     for (int pattern = 0; pattern < 256; pattern += 51) {
         void *mark = forkcore_marks_occupy(marks, 3);
         memset(mark, pattern, sizeof(pthread_mutex_t));
-        struct forkcore_child_plan plan = {.keeping = -1, .mark = mark};
+        struct forkcore_child_plan plan = {.mark = mark};
         int way = 0;
         pid_t pid = start(&plan, end_by, &way);
         CHECK(await_end(pid).code == 3);

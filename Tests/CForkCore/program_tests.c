@@ -100,7 +100,7 @@ static void a_program_stands_on_its_connection_alone(void)
     open_others(below);
     struct connection connection = connect_pair();
     open_others(above);
-    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true};
+    struct forkcore_child_plan plan = {.own_group = true};
     char *argv[] = {"/bin/sh", "-c", "ls /proc/$$/fd; echo $A", NULL};
     run_program(&plan, connection, argv, text, sizeof text);
     CHECK(strcmp(text, "0\n1\n2\nb\n") == 0);
@@ -138,7 +138,7 @@ static void without_close_range_nothing_of_the_parents_changes(void)
         fstat(i, &before[i]);
     lose_close_range();
     open_others(others);
-    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true};
+    struct forkcore_child_plan plan = {.own_group = true};
     char *argv[] = {"/bin/echo", "here", NULL};
     run_program(&plan, connect_pair(), argv, text, sizeof text);
     CHECK(strcmp(text, "here\n") == 0);
@@ -163,7 +163,7 @@ static void a_program_has_mask_dispositions_and_group(void)
     signal(SIGHUP, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
     struct forkcore_child_plan plan = {
-        .keeping = -1, .own_group = true, .unblock = bit(SIGUSR1), .defaults = bit(SIGTERM)};
+        .own_group = true, .unblock = bit(SIGUSR1), .defaults = bit(SIGTERM)};
     // Not by a shell, which has a mask of its own.
     char *argv[] = {"/bin/cat", "/proc/self/stat", "/proc/self/status", NULL};
     run_program(&plan, connect_pair(), argv, text, sizeof text);
@@ -182,7 +182,7 @@ static void a_program_has_mask_dispositions_and_group(void)
 static void its_pidfd_tells_of_a_programs_end(void)
 {
     struct connection connection = connect_pair();
-    struct forkcore_child_plan plan = {.keeping = -1};
+    struct forkcore_child_plan plan = {0};
     char *argv[] = {"cat", NULL}, *envp[] = {NULL}, byte;
     int pidfd;
     pid_t pid;
@@ -209,7 +209,7 @@ static void note(int number)
 static void no_handler_of_the_parent_runs_on_the_way_to_a_program(void)
 {
     struct forkcore_spawner *spawner;
-    struct forkcore_child_plan plan = {.keeping = -1};
+    struct forkcore_child_plan plan = {0};
     char *argv[] = {"cat", NULL}, *envp[] = {NULL};
     int refusal, pidfd, descriptor = open("/dev/zero", O_RDWR | O_CLOEXEC);
     pid_t pid;
@@ -233,7 +233,7 @@ static void many_programs_are_under_way_at_once(void)
 {
     enum { MANY = 12 }; // a test has few descriptors
     struct forkcore_spawner *spawner;
-    struct forkcore_child_plan plan = {.keeping = -1, .own_group = true, .dies_with_parent = true};
+    struct forkcore_child_plan plan = {.own_group = true, .dies_with_parent = true};
     pid_t pids[MANY];
     int pidfds[MANY], refusals[MANY], ours[MANY];
     CHECK(forkcore_spawner_open(&spawner) == 0);
@@ -275,7 +275,7 @@ static void many_programs_are_under_way_at_once(void)
 static void a_programs_connection_is_closed_here_when_it_runs(void)
 {
     struct forkcore_spawner *spawner;
-    struct forkcore_child_plan plan = {.keeping = -1};
+    struct forkcore_child_plan plan = {0};
     struct connection connection = connect_pair();
     char *argv[] = {"sh", "-c", "exec <&- >&-; read line <&2", NULL}, *envp[] = {NULL}, byte;
     struct gate gate = make_gate();
@@ -304,7 +304,7 @@ static void a_programs_connection_is_closed_here_when_it_runs(void)
 static void a_program_that_is_refused_leaves_nothing(void)
 {
     char *argv[] = {"x", NULL}, *envp[] = {NULL};
-    struct forkcore_child_plan plan = {.keeping = -1};
+    struct forkcore_child_plan plan = {0};
     int pidfd, descriptor = open("/dev/null", O_RDWR);
     pid_t pid;
     CHECK(spawn(&plan, descriptor, "/no/such/program", argv, envp, &pid, &pidfd) == ENOENT);
@@ -326,7 +326,7 @@ static void a_program_that_there_is_no_pidfd_for_keeps_no_connection(void)
 {
     char *argv[] = {"true", NULL}, *envp[] = {NULL}, byte;
     struct forkcore_spawner *spawner;
-    struct forkcore_child_plan plan = {.keeping = -1};
+    struct forkcore_child_plan plan = {0};
     struct connection connection = connect_pair();
     int refusal, pidfd, taken[FEW];
     pid_t pid;
@@ -354,7 +354,7 @@ static int spawn_and_wait_for_gate(void *context)
 {
     struct program_family *family = context;
     char *argv[] = {"cat", NULL}, *envp[] = {NULL};
-    struct forkcore_child_plan plan = {.keeping = -1, .dies_with_parent = true};
+    struct forkcore_child_plan plan = {.dies_with_parent = true};
     int pidfd;
     pid_t pid;
     return spawn(&plan, family->descriptor, "/bin/cat", argv, envp, &pid, &pidfd)

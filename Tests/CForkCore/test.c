@@ -80,7 +80,7 @@ int try_to_start(const struct forkcore_child_plan *plan, int (*body)(void *), vo
 pid_t start(const struct forkcore_child_plan *plan, int (*body)(void *), void *context)
 {
     pid_t pid;
-    CHECK(try_to_start(plan ? plan : &(struct forkcore_child_plan){.keeping = -1}, body, context, &pid) == 0);
+    CHECK(try_to_start(plan ? plan : &(struct forkcore_child_plan){0}, body, context, &pid) == 0);
     return pid;
 }
 

@@ -18,8 +18,6 @@ public struct ChildOptions: Sendable {
     /// Fork although this process has more than one thread. The child must then do nothing but call C functions that are
     /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
-    /// A descriptor of the server's that this child is to have, or -1.
-    var keeps: Int32 = -1
 
     /// The defaults, as said at each property.
     public init() {}

@@ -36,7 +36,7 @@ public final class ChildTable {
     let source: ReapSource
     let slots: ChildSlots
     /// In a table that reaps by signal.
-    private let marks: OpaquePointer?
+    let marks: OpaquePointer?
     private var ended: EndedChildren
     /// No child has a deadline before this.
     var nextDeadline: Instant?
@@ -127,6 +127,14 @@ public final class ChildTable {
     public func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), _ body: () -> Int32
     ) throws(ForkingError) -> ProcessID {
+        try fork(peer: peer, options: options, keeping: [], body)
+    }
+
+    /// The same, for a child that is to have some of this library's descriptors.
+    @discardableResult
+    func fork(
+        peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), keeping kept: [Int32], _ body: () -> Int32
+    ) throws(ForkingError) -> ProcessID {
         requireParent()
         let options = try options.checked()
         if !options.allowsThreads { try Threads.requireOne() }
@@ -135,7 +143,11 @@ public final class ChildTable {
         var pid: ProcessID = 0
         let code = leaving { closing, ours in
             var plan = plan(options, slot, closing: closing, unblocking: ours)
-            let code = forkcore_fork(&plan, &pid)
+            let code = kept.withUnsafeBufferPointer {
+                plan.keeping = $0.baseAddress
+                plan.keeping_count = $0.count
+                return forkcore_fork(&plan, &pid)
+            }
             if code == 0, pid == 0 { forkcore_exit(body()) }  // the child ends here, and releases nothing
             return code
         }
@@ -246,7 +258,8 @@ public final class ChildTable {
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
             unblock: ours.rawValue, defaults: reset.rawValue,
-            closing: closing.baseAddress, closing_count: closing.count, keeping: options.keeps,
+            closing: closing.baseAddress, closing_count: closing.count,
+            keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
             own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
     }
@@ -319,40 +332,6 @@ public final class ChildTable {
             collect()
         }
         return true
-    }
-
-    /// Looks for each child, whether or not news of its end has come: who waits for all depends on no SIGCHLD that
-    /// somebody else may have taken, or thrown away by setting it to its default.
-    func sweep() {
-        requireParent()
-        reapAll()
-        source.wake(at: .now)  // to tell of what was found
-    }
-
-    /// Asks for those that may have ended, as their marks say.
-    func reapMarked() {
-        guard let marks else { return }
-        var slot = 0
-        while true {
-            slot = forkcore_marks_next(marks, slot, slots.end)
-            guard slot < slots.end else { return }
-            if slots[slot].pid != 0, !reap(slot) { forkcore_marks_doubt(marks, slot) }
-            slot += 1
-        }
-    }
-
-    /// Asks for each that its mark does not say is alive.
-    func reapDoubtful() {
-        forEachChild { slot, child in
-            guard let marks, !forkcore_marks_holds(marks, slot, child.pid) else { return }
-            forkcore_marks_trust(marks, slot)
-            _ = reap(slot)
-        }
-    }
-
-    /// Asks for each by name.
-    func reapAll() {
-        forEachChild { slot, _ in _ = reap(slot) }
     }
 
     /// Whether `pid` is a child of this table that had ended.

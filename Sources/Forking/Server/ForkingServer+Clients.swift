@@ -131,10 +131,10 @@ extension ForkingServer {
         } catch {
             return hooks.observe(.verifyFailed(datagram.peer, error))
         }
-        var options = configuration.childOptions
-        options.keeps = datagram.socket.rawValue
         begin(datagram.peer) { () throws(ForkingError) in
-            try children.fork(peer: datagram.peer, options: options) {
+            try children.fork(
+                peer: datagram.peer, options: configuration.childOptions, keeping: [datagram.socket.rawValue]
+            ) {
                 run(for: datagram.peer) { try handler(datagram) }
             }
         }

@@ -59,7 +59,7 @@ extension ForkingServer {
                     throw .invalid("\(name) is \(limit), and must be positive, or nil for none")
                 }
             }
-            try Self.checkTakeable(stopSignals)
+            try ServerLoop.checkTakeable(stopSignals)
             _ = try childOptions.checked()
             return self
         }
@@ -81,14 +81,6 @@ extension ForkingServer {
             throw .invalid(
                 "\(name) is \(count), and each \(holder) takes a descriptor here: with \(others) for the server that is "
                     + "more than the \(allowed) allowed (ulimit -n), which are enough for \(max(0, allowed - others))")
-        }
-
-        /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.
-        static func checkTakeable(_ signals: Set<Signal>) throws(ForkingError) {
-            let untakeable: Set<Signal> = [.kill, .stop, .child]
-            for signal in signals where untakeable.contains(signal) || !(1...64).contains(signal.rawValue) {
-                throw .invalid("\(signal) cannot be one of the signals that a server takes")
-            }
         }
 
         var childOptions: ChildOptions {

@@ -79,7 +79,7 @@ struct Spares {
 /// connection on. A client that waits goes before a spare that lacks; with none left, a child is forked as without spares.
 extension ForkingServer {
     /// Whether to fork another now.
-    var lacksSpare: Bool { phase == .serving && spares.lacks && !children.isFull }
+    var lacksSpare: Bool { loop.phase == .serving && spares.lacks && !children.isFull }
 
     /// Parent: forks one.
     func forkSpare() {

@@ -23,24 +23,21 @@ public final class ForkingServer {
     /// Set them before serving.
     public var hooks: ServerHooks
     /// Stops the server from any thread; it may outlive it.
-    public let stopSwitch: StopSwitch
+    public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
-    public let children: ChildTable
+    public var children: ChildTable { loop.children }
 
     // The state of the loop. It is in four files: this one waits, +Clients and +Spares fork, +Stopping
     // begins and ends.
+    let loop: ServerLoop
     let service: Service
     var listener: Listener?
     /// Accepted for a program, for which there were too few descriptors then.
     var held: Connection?
-    var signals: SignalDescriptor?
     var admission = Admission()
-    var phase = Phase.serving
     var hasTakenClient = false
     var clientsUntilSettled = 16
     var isShort = false
-    var isRunning = false
-    var ignoresSIGPIPE = false
     let idleSince: ParentCell<Instant>
     var spares: Spares
 
@@ -106,10 +103,9 @@ public final class ForkingServer {
         address = listener.address
         spares = Spares(wanted: configuration.spares)
         idleSince = try ParentCell(.now)
-        stopSwitch = try StopSwitch()
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
-        children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
+        loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
         self.listener = consume listener
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.isObserved = false
@@ -125,12 +121,12 @@ public final class ForkingServer {
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before; `.system` if waiting or accepting fails for good, after the children were killed.
     public func serve() throws(ForkingError) {
-        try begin()
-        defer { end() }
+        try begin(taking: ServerLoop.signals(stopping: configuration.stopSignals, hooks: hooks.signals.keys))
+        defer { loop.end() }
         hooks.prewarm()
         hooks.observe(.serving(address))
         do throws(ForkingError) {
-            while phase != .over { try turn() }
+            while loop.phase != .over { try turn() }
         } catch {
             abandonShip()
             throw error
@@ -146,11 +142,11 @@ public final class ForkingServer {
     ///   accepting fails for good.
     @discardableResult
     public func handleRequest() throws(ForkingError) -> Bool {
-        try begin(takingSignals: false)
-        defer { end() }
+        try begin(taking: nil)
+        defer { loop.end() }
         hasTakenClient = false
         let started = idleSince.value
-        while phase == .serving, !hasTakenClient {
+        while loop.phase == .serving, !hasTakenClient {
             if let limit = configuration.idleTimeout, started + limit <= .now { return false }
             try turn()
         }
@@ -168,13 +164,7 @@ public final class ForkingServer {
     /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
-    public func close() throws(ForkingError) {
-        try requireNotRunning()
-        isRunning = true
-        defer { isRunning = false }
-        stop()
-        while phase != .over { try turn() }
-    }
+    public func close() throws(ForkingError) { try loop.close(turn) }
 
     // MARK: The loop
 
@@ -186,7 +176,7 @@ public final class ForkingServer {
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { collect() }
         keepTime()
-        if ready.contains(.client) || held != nil, canAdmit {
+        if ready.contains(.work) || held != nil, canAdmit {
             try takeClient()
         } else if lacksSpare {
             forkSpare()
@@ -199,44 +189,24 @@ public final class ForkingServer {
         children.collect(telling: { if children.isObserved { children.onExit($0) } else { noteEnd(of: $0) } })
     }
 
-    private struct Ready: OptionSet {
-        var rawValue: UInt32
-        static let signal = Ready(rawValue: 1)
-        static let stop = Ready(rawValue: 2)
-        static let children = Ready(rawValue: 4)
-        static let client = Ready(rawValue: 8)
-    }
-
     /// Waits for something to do. While the table is full, or something is short, the listener is not among what is
     /// waited for: clients wait in the kernel's queue, at no cost.
-    private func wait() throws(ForkingError) -> Ready {
-        let polled: InlineArray<4, Int32> = [
-            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue,
-            canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
-        ]
-        let until = earlier(
-            earlier(phase.deadline ?? idleDeadline, admission.shortageUntil), spares.pausedUntil)
-        // A hook may have collected the last child, after which nothing would wake us.
-        let isBusy = lacksSpare || (held != nil && canAdmit) || (phase != .serving && children.count == 0)
-        let timeout = isBusy ? 0 : until.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
-        var ready: UInt32 = 0
-        let code = polled.span.withUnsafeBufferPointer {
-            forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)
-        }
-        try check(code, "ppoll")
-        return Ready(rawValue: ready)
+    private func wait() throws(ForkingError) -> ServerLoop.Ready {
+        let canAdmit = canAdmit
+        return try loop.wait(
+            for: canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
+            until: earlier(earlier(idleDeadline, admission.shortageUntil), spares.pausedUntil),
+            isBusy: lacksSpare || (held != nil && canAdmit))
     }
 
     private var canAdmit: Bool {
-        phase == .serving && admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
+        loop.phase == .serving && admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
     }
 
     private func takeSignals() {
-        var taken: [Signal] = []
-        signals?.take { signal, _ in taken.append(signal) }
-        for signal in taken {
+        for signal in loop.takeSignals() {
             if configuration.stopSignals.contains(signal) {
-                advance(to: phase.nextStep)
+                advance(to: loop.phase.nextStep)
             } else {
                 hooks.signals[signal]?()
             }
@@ -247,27 +217,15 @@ public final class ForkingServer {
         let now = Instant.now
         admission.keepTime(now)
         spares.keepTime(now)
-        switch phase {
-        case .serving:
-            guard let deadline = idleDeadline, deadline <= now else { return }
+        if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now
             children.collect()
             hooks.handleTimeout()
-        case .stopping(.kill, let deadline) where deadline <= now && children.count > 0:
-            hooks.observe(.abandoned(children.children.map(\.pid)))
-            phase = .over
-        case .stopping(_, let deadline):
-            if children.count == 0 {
-                phase = .over
-            } else if deadline <= now {
-                advance(to: phase.nextStep)
-            }
-        case .over:
-            return
         }
+        if let step = loop.keepTime(now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
     }
 
     private var idleDeadline: Instant? {
-        phase == .serving ? configuration.idleTimeout.map { idleSince.value + $0 } : nil
+        loop.phase == .serving ? configuration.idleTimeout.map { idleSince.value + $0 } : nil
     }
 }

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+
+/// What the servers of this library have in common: what they wait for, the signals they take, and how they end.
+///
+/// Parent. A server's turn is its own: wait, then signals, exits, time, and last what it is there for.
+final class ServerLoop {
+    let children: ChildTable
+    let stopSwitch: StopSwitch
+    var phase = Phase.serving
+    private(set) var isRunning = false
+    private var signals: SignalDescriptor?
+    private var ignoresSIGPIPE = false
+
+    init(_ children: ChildTable) throws(ForkingError) {
+        self.children = children
+        stopSwitch = try StopSwitch()
+    }
+
+    // MARK: From begin to end
+
+    /// - Parameter taken: signals to take as events; nil leaves all of them alone.
+    func begin(taking taken: Set<Signal>?, allowsThreads: Bool = false) throws(ForkingError) {
+        try requireNotRunning()
+        guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
+        if !allowsThreads { try Threads.requireOne() }
+        if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
+        ignoresSIGPIPE = forkcore_ignore_sigpipe()
+        isRunning = true
+    }
+
+    func end() {
+        isRunning = false
+        signals = nil
+        if ignoresSIGPIPE { forkcore_default_sigpipe() }
+    }
+
+    /// The loop cannot be run from within itself.
+    func requireNotRunning() throws(ForkingError) {
+        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        children.requireParent()
+    }
+
+    /// Takes no more of what it serves, and waits for its children to end: nothing but `turn` goes on.
+    func close(_ turn: () throws(ForkingError) -> Void) throws(ForkingError) {
+        try requireNotRunning()
+        isRunning = true
+        defer { isRunning = false }
+        stopSwitch.stop()
+        while phase != .over { try turn() }
+    }
+
+    // MARK: Signals
+
+    /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.
+    static func checkTakeable(_ signals: Set<Signal>) throws(ForkingError) {
+        let untakeable: Set<Signal> = [.kill, .stop, .child]
+        for signal in signals where untakeable.contains(signal) || !(1...64).contains(signal.rawValue) {
+            throw .invalid("\(signal) cannot be one of the signals that a server takes")
+        }
+    }
+
+    /// The signals that a server stops by, and those of its hooks: each can mean one thing only.
+    static func signals(stopping: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys) throws(ForkingError)
+        -> Set<Signal>
+    {
+        if let signal = stopping.first(where: hooks.contains) {
+            throw .invalid("\(signal) is among both stopSignals and hooks.signals")
+        }
+        return stopping.union(hooks)
+    }
+
+    private static func takeable(_ signals: Set<Signal>) throws(ForkingError) -> Set<Signal> {
+        try checkTakeable(signals)
+        for signal in signals {
+            guard let thread = ThreadMasks.firstThatTakes(signal) else { continue }
+            throw .invalid(
+                "thread \(thread) of this process does not block \(signal), and would get it in the server's place: "
+                    + "block it before the first thread starts, or take it out of stopSignals")
+        }
+        return signals
+    }
+
+    /// Those that are pending. They are all taken first: what is done for one may end the loop.
+    func takeSignals() -> [Signal] {
+        var taken: [Signal] = []
+        signals?.take { signal, _ in taken.append(signal) }
+        return taken
+    }
+
+    // MARK: Waiting
+
+    struct Ready: OptionSet {
+        var rawValue: UInt32
+        static let signal = Ready(rawValue: 1)
+        static let stop = Ready(rawValue: 2)
+        static let children = Ready(rawValue: 4)
+        /// What the server itself waits for.
+        static let work = Ready(rawValue: 8)
+    }
+
+    /// Waits for something to do, but no longer than `until`.
+    ///
+    /// - Parameters:
+    ///   - work: the descriptor of what the server is there for, or -1.
+    ///   - isBusy: there is something to do already: only looks.
+    func wait(for work: Int32, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
+        let polled: InlineArray<4, Int32> = [
+            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
+        ]
+        // A hook may have collected the last child, after which nothing would wake us.
+        let isOver = phase != .serving && children.count == 0
+        let next = earlier(phase.deadline, until)
+        let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
+        var ready: UInt32 = 0
+        let code = polled.span.withUnsafeBufferPointer {
+            forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)
+        }
+        try check(code, "ppoll")
+        return Ready(rawValue: ready)
+    }
+
+    // MARK: Stopping
+
+    /// Whether `step` is still to come: neither it nor a harder one was reached.
+    func isAhead(_ step: StopStep) -> Bool {
+        switch phase {
+        case .serving: true
+        case .stopping(let current, _): step > current
+        case .over: false
+        }
+    }
+
+    /// Goes to a step of stopping that is still ahead. `drain` is how long the first may take.
+    func enter(_ step: StopStep, drain: Duration, killAfter: Duration) {
+        children.endsGroups = true
+        children.sweep()
+        switch step {
+        case .drain:
+            phase = .stopping(.drain, until: .now + drain)
+        case .terminate:
+            children.terminateAll()
+            phase = .stopping(.terminate, until: .now + killAfter)
+        case .kill:
+            children.killAll()
+            phase = .stopping(.kill, until: .now + Self.patienceWithTheKernel)
+        }
+    }
+
+    /// What time brings to a server that stops: its end, or the next step, which is returned.
+    ///
+    /// - Parameter abandon: is told of those whom the kernel does not end.
+    func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
+        guard case .stopping(let step, let deadline) = phase else { return nil }
+        if children.count == 0 {
+            phase = .over
+        } else if deadline <= now {
+            guard step == .kill else { return phase.nextStep }
+            abandon(children.children.map(\.pid))
+            phase = .over
+        }
+        return nil
+    }
+
+    /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
+    private static let patienceWithTheKernel = Duration.seconds(5)
+
+    /// The loop cannot go on. No child is left behind.
+    func abandonShip() {
+        children.endsGroups = true
+        children.killAll()
+        _ = try? children.wait(atMost: Self.patienceWithTheKernel)
+        phase = .over
+    }
+}
