@@ -185,6 +185,17 @@ pid_t forkcore_thread_id(void)
     return (pid_t)syscall(SYS_gettid);
 }
 
+int forkcore_affinity(unsigned *cores)
+{
+    uint64_t set[8192 / 64] = {0}; // as many as a kernel can be built for; it refuses a set smaller than its own
+    *cores = 0;
+    if (syscall(SYS_sched_getaffinity, 0, sizeof set, set) < 0)
+        return errno;
+    for (size_t i = 0; i < sizeof set / sizeof set[0]; i++)
+        *cores += (unsigned)__builtin_popcountll(set[i]);
+    return 0;
+}
+
 static int64_t microseconds(struct timeval time)
 {
     return (int64_t)time.tv_sec * 1000000 + time.tv_usec;

@@ -108,6 +108,11 @@ unsigned forkcore_thread_count(void);
 /// Any process. Signal-safe.
 pid_t forkcore_thread_id(void);
 
+/// How many cores the calling thread may run on. sched_getaffinity(2).
+///
+/// Any process. Signal-safe.
+int forkcore_affinity(unsigned *cores);
+
 // ----------------------------------------------------------------------------------------------------------- waiting
 
 enum forkcore_state {
@@ -318,6 +323,11 @@ int forkcore_local_address(int descriptor, struct sockaddr_storage *address, soc
 /// Takes a connection, blocking and close-on-exec; EAGAIN when there is none. accept4(2).
 int forkcore_accept(int listener, struct sockaddr_storage *peer, socklen_t *length, int *descriptor);
 
+/// How many connections wait to be accepted. TCP_INFO in tcp(7); for Unix sockets sock_diag(7), by a descriptor of its own
+/// that is closed again. EINVAL if it does not listen, EOPNOTSUPP if it is neither TCP's nor a Unix socket; ENOENT where the
+/// kernel cannot tell, as of a Unix socket from another network namespace; EMFILE and the like. `*queued` is 0 then.
+int forkcore_queued(int listener, unsigned *queued);
+
 /// recv(2): `*count` is 0 at the end of the stream. EAGAIN when SO_RCVTIMEO has passed.
 int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count);
 
@@ -358,7 +368,41 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count);
 /// Who is on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
 
+// ----------------------------------------------------------------------------------------------------------- workers
 
+/// Memory that a parent and the next child have in common, zero at first. mmap(2) with MAP_SHARED. Any process. Signal-safe.
+int forkcore_shared_open(size_t size, void **memory);
+
+/// Later children get no copy of it: a worker can then write to nobody's but its own. Parent, after the fork. Signal-safe.
+/// madvise(2) with MADV_DONTFORK.
+int forkcore_shared_withhold(void *memory, size_t size);
+
+/// Any process; the other's mapping stays. Signal-safe.
+void forkcore_shared_close(void *memory, size_t size);
+
+/// As forkcore_poll_add, for a descriptor that several processes wait for: news of it wakes one of them. EPOLLEXCLUSIVE.
+/// Whoever was woken is to look before it leaves: the others were not.
+///
+/// Worker. Signal-safe.
+int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
+
+/// Waits until one of what is watched is readable, or a signal handler has run. epoll_wait(2); to wait for the instance by
+/// poll(2) would wake all for whom news is exclusive.
+///
+/// Worker. Signal-safe.
+int forkcore_poll_wait(int descriptor);
+
+/// Why a worker is to drain.
+enum {
+    FORKCORE_DRAIN_ASKED = 1,     ///< its parent says so
+    FORKCORE_DRAIN_SIGNALLED = 2, ///< SIGTERM has come; the next one ends it
+};
+
+/// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair, readable, and
+/// adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. sigaction(2), shutdown(2).
+///
+/// Worker, once. Signal-safe.
+int forkcore_drain_on_term(uint32_t *word, int descriptor, int event);
 
 #ifdef __cplusplus
 }

@@ -16,6 +16,8 @@ public enum ForkingError: Error, Hashable, Sendable {
     case full(limit: Int)
     /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
     case threads(count: Int)
+    /// So many workers in a row failed at their start, and the server gave up.
+    case crashLoop(failures: Int)
     /// The peer sent, or took, nothing for as long as the connection's time-out.
     case timedOut
     /// A line is longer than the reader allows, in bytes.
@@ -39,6 +41,8 @@ extension ForkingError: CustomStringConvertible {
                 "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before), "
                 + "or set allowsThreads if children only call C"
+        case .crashLoop(let failures):
+            return "\(failures) workers in a row failed at their start: gave up"
         case .timedOut:
             return "timed out waiting for the peer"
         case .lineTooLong(let limit):
@@ -47,6 +51,11 @@ extension ForkingError: CustomStringConvertible {
             return "the peer closed after \(received) of \(expected) bytes"
         }
     }
+}
+
+extension Errno {
+    /// What another process, or this one, may give back in a moment.
+    static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 }
 
 /// Makes an error of what a C function returned, unless that is 0.

@@ -44,6 +44,10 @@ public struct Signal: RawRepresentable, Hashable, Sendable {
     public static let child = Signal(rawValue: SIGCHLD)
     /// SIGCONT
     public static let `continue` = Signal(rawValue: SIGCONT)
+    /// SIGTTIN
+    public static let ttyInput = Signal(rawValue: SIGTTIN)
+    /// SIGTTOU
+    public static let ttyOutput = Signal(rawValue: SIGTTOU)
     /// SIGSTOP
     public static let stop = Signal(rawValue: SIGSTOP)
 

@@ -15,6 +15,9 @@ struct ForkServe: ParsableCommand {
               Lines back until the client closes; on 127.0.0.1:7777 by default.
             forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]
               One PROGRAM per connection, on its descriptors 0 and 1.
+            forkserve prefork [options] [ADDRESS]
+              A pool of workers, which share the socket: echo, or with --http a
+              small HTTP answer.
 
             ADDRESS is one of
               127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
@@ -28,7 +31,7 @@ struct ForkServe: ParsableCommand {
             the table of children. Exit status: 0 after a clean stop, 64 for
             wrong usage, 71 for what the system refused.
             """,
-        subcommands: [Echo.self, Exec.self]
+        subcommands: [Echo.self, Exec.self, Prefork.self]
     )
 
     static func main() {
@@ -54,24 +57,34 @@ struct Echo: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Sends lines back until the client closes: the built-in service.")
 
+    @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
+    @Option(
+        help: ArgumentHelp(
+            "How many children are forked ahead, so that a client need not wait for it.", valueName: "n"))
+    var spares = 0
     @Flag(help: "Serve datagrams, each in a process of its own, instead of connections.") var udp = false
     @Flag(help: "Send one line back, then close.") var once = false
     @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
 
     func validate() throws {
-        try options.validate(address)
+        try common.validate(address)
+        try options.check()
+        let most = min(options.maxChildren, 1024)
+        try Bound.count("--spares", spares, from: 0, upTo: most, ": at most --max-children, and 1024")
         guard !udp || !once else {
             throw ValidationError("--once is for connections, and --udp has none: use one of them")
         }
-        guard !udp || options.spares == 0 else {
+        guard !udp || spares == 0 else {
             throw ValidationError("--spares is for connections, and --udp has none: use one of them")
         }
     }
 
     func run() throws {
         let service: Job.Service = udp ? .echoDatagrams : once ? .echoOnce : .echo
-        try options.start(service, on: address)
+        try Job(
+            service: service, address: address, common: common.values, forking: options.values(spares: spares)
+        ).run()
     }
 }
 
@@ -85,6 +98,7 @@ struct Exec: ParsableCommand {
             UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID; REMOTE_ADDR, REMOTE_PORT. Its descriptor 2 is forkserve's.
             """)
 
+    @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
     @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address: String
     @Argument(
@@ -94,10 +108,8 @@ struct Exec: ParsableCommand {
     var command: [String] = []
 
     func validate() throws {
-        try options.validate(address)
-        guard options.spares == 0 else {
-            throw ValidationError("--spares is for echo: a program cannot be started ahead of its client")
-        }
+        try common.validate(address)
+        try options.check()
         guard !command.isEmpty else {
             throw ValidationError("no program to run: expected forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]")
         }
@@ -109,6 +121,9 @@ struct Exec: ParsableCommand {
     }
 
     func run() throws {
-        try options.start(.program, on: address, programArguments: command.count)
+        try Job(
+            service: .program, address: address, programArguments: command.count, common: common.values,
+            forking: options.values()
+        ).run()
     }
 }

@@ -10,20 +10,15 @@ import SystemPackage
 /// forkserve executes itself once more, with its job in a variable of the environment, and serves from an image in which
 /// nothing ran but what serving needs: a third more connections a second.
 struct Job: Equatable {
-    enum Service: String { case echo, echoDatagrams, echoOnce, program }
+    enum Service: String { case echo, echoDatagrams, echoOnce, program, pool, httpPool }
 
     var service: Service
     var address: String
     /// How many of the process's last arguments are the program and its own.
     var programArguments = 0
-    var maxChildren: Int
-    var spares: Int
-    var backlog: Int
-    var timeout: Double?
-    var drain: Double
-    var killAfter: Double
-    var verbose: Bool
-    var backtraces: Bool
+    var common: CommonOptions.Values
+    var forking = ServeOptions.Values()
+    var pool = PoolOptions.Values()
 
     // MARK: From one image to the next
 
@@ -56,39 +51,78 @@ struct Job: Equatable {
         try? file.closeAfter { _ = try file.write(UnsafeRawBufferPointer(start: name, count: strlen(name))) }
     }
 
+}
+
+/// As text, from one image to the next.
+extension Job {
     var encoded: String {
-        // The address may have any character in it, so it is last.
-        "\(service.rawValue) \(programArguments) \(maxChildren) \(spares) \(backlog) \(timeout ?? 0) \(drain) \(killAfter) "
-            + "\(verbose) \(backtraces) \(address)"
+        var coder = FieldCoder()
+        var job = self
+        job.code(&coder)
+        return coder.words.joined(separator: " ")
     }
 
     init?(encoded: String) {
-        let parts = encoded.split(separator: " ", maxSplits: 10, omittingEmptySubsequences: false).map(String.init)
-        guard parts.count == 11, let service = Service(rawValue: parts[0]), let programArguments = Int(parts[1]),
-            let maxChildren = Int(parts[2]), let spares = Int(parts[3]), let backlog = Int(parts[4]),
-            let timeout = Double(parts[5]), let drain = Double(parts[6]), let killAfter = Double(parts[7]),
-            let verbose = Bool(parts[8]), let backtraces = Bool(parts[9])
-        else { return nil }
-        self.init(
-            service: service, address: parts[10], programArguments: programArguments, maxChildren: maxChildren,
-            spares: spares, backlog: backlog, timeout: timeout == 0 ? nil : timeout, drain: drain,
-            killAfter: killAfter, verbose: verbose, backtraces: backtraces)
+        self.init(service: .echo, address: "", common: CommonOptions.Values())
+        var coder = FieldCoder(
+            reading: encoded.split(separator: " ", omittingEmptySubsequences: false).map(String.init))
+        code(&coder)
+        guard coder.isValid, coder.words.isEmpty else { return nil }
     }
 
-    init(
-        service: Service, address: String, programArguments: Int = 0, maxChildren: Int, spares: Int, backlog: Int,
-        timeout: Double?, drain: Double, killAfter: Double, verbose: Bool, backtraces: Bool
-    ) {
-        self.service = service
-        self.address = address
-        self.programArguments = programArguments
-        self.maxChildren = maxChildren
-        self.spares = spares
-        self.backlog = backlog
-        self.timeout = timeout
-        self.drain = drain
-        self.killAfter = killAfter
-        self.verbose = verbose
-        self.backtraces = backtraces
+    private mutating func code(_ coder: inout FieldCoder) {
+        var name = service.rawValue
+        coder.field(&name)
+        coder.field(&address)
+        coder.field(&programArguments)
+        common.code(&coder)
+        forking.code(&coder)
+        pool.code(&coder)
+        if let service = Service(rawValue: name) { self.service = service } else { coder.isValid = false }
+    }
+}
+
+/// Writes values as words, or reads them back: in which order they come is said once for both.
+struct FieldCoder {
+    private(set) var words: [String] = []
+    private let isReading: Bool
+    var isValid = true
+
+    init() { isReading = false }
+
+    init(reading words: [String]) {
+        self.words = words
+        isReading = true
+    }
+
+    mutating func field<Value: LosslessStringConvertible>(_ value: inout Value) {
+        guard isReading else { return words.append(Self.escaped(value.description)) }
+        guard !words.isEmpty, let read = Value(Self.unescaped(words.removeFirst())) else { return isValid = false }
+        value = read
+    }
+
+    mutating func field<Value: LosslessStringConvertible>(_ value: inout Value?) {
+        var isThere = value != nil
+        field(&isThere)
+        guard isThere, isValid else { return }
+        guard isReading else {
+            field(&value!)
+            return
+        }
+        guard !words.isEmpty, let read = Value(Self.unescaped(words.removeFirst())) else { return isValid = false }
+        value = read
+    }
+
+    /// An address, or a path, can have any character in it.
+    private static func escaped(_ text: String) -> String {
+        text.split(separator: "%", omittingEmptySubsequences: false).joined(separator: "%25")
+            .split(separator: " ", omittingEmptySubsequences: false).joined(separator: "%20")
+    }
+
+    private static func unescaped(_ word: String) -> String {
+        word.split(separator: "%", omittingEmptySubsequences: false).enumerated().map { index, part in
+            guard index > 0 else { return String(part) }
+            return (part.hasPrefix("20") ? " " : "%") + part.dropFirst(2)
+        }.joined()
     }
 }

@@ -7,23 +7,24 @@ import SystemPackage
 extension Job {
     /// Does it, until the server is stopped.
     func serve() throws(ForkingError) {
-        let server = try server()
-        // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
-        server.hooks.observe = verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
-        server.hooks.handleError = { error, peer in
-            printLine("forkserve: child \(getpid()), peer \(peer): \(error)", to: .standardError)
+        switch service {
+        case .pool, .httpPool: try servePool()
+        case .echo, .echoOnce, .echoDatagrams, .program: try serveForking()
         }
+    }
+
+    private func serveForking() throws(ForkingError) {
+        let server = try forkingServer()
+        // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
+        server.hooks.observe = common.verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
+        server.hooks.handleError = tellOfError
         server.hooks.signals[.user1] = { [unowned server] in printTable(server.children) }
         if service == .echo { server.hooks.prewarm = EchoService.rehearse }
         try server.serve()
     }
 
-    private func server() throws(ForkingError) -> ForkingServer {
+    private func forkingServer() throws(ForkingError) -> ForkingServer {
         switch service {
-        case .echo:
-            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serve(&$0) }
-        case .echoOnce:
-            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serveOnce(&$0) }
         case .echoDatagrams:
             return try ForkingServer(datagrams: listener(), configuration: configuration) { try $0.reply($0.bytes) }
         case .program:
@@ -34,26 +35,31 @@ extension Job {
                 for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
                 return program
             }
+        case .echoOnce:
+            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serveOnce(&$0) }
+        case .echo, .pool, .httpPool:
+            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serve(&$0) }
         }
     }
 
     private var configuration: ForkingServer.Configuration {
         var configuration = ForkingServer.Configuration()
-        configuration.maxChildren = maxChildren
-        configuration.spares = spares
-        configuration.timeLimit = timeout.map(Duration.seconds)
-        configuration.drain = .seconds(drain)
-        configuration.killAfter = .seconds(killAfter)
-        configuration.crashBacktraces = backtraces
+        configuration.maxChildren = forking.maxChildren
+        configuration.spares = forking.spares
+        configuration.timeLimit = forking.timeout.map(Duration.seconds)
+        configuration.drain = .seconds(common.drain)
+        configuration.killAfter = .seconds(common.killAfter)
+        configuration.crashBacktraces = common.backtraces
         return configuration
     }
 
-    private func listener() throws(ForkingError) -> Listener {
+    func listener() throws(ForkingError) -> Listener {
         switch try Place(address) {
         case .address(let address):
             var options = Listener.Options()
-            options.backlog = backlog
-            return try Listener(address, datagram: service == .echoDatagrams, options: options)
+            options.backlog = common.backlog
+            guard service != .echoDatagrams else { return try Listener(address, datagram: true, options: options) }
+            return try InheritedSockets.listener(on: address, options: options)
         case .descriptor(let number):
             return try Listener(adopting: FileDescriptor(rawValue: number))
         case .serviceManager:
@@ -85,6 +91,11 @@ enum Place {
     }
 }
 
+/// In a child or a worker: what a handler threw.
+func tellOfError(_ error: any Error, _ peer: SocketAddress) {
+    printLine("forkserve: child \(getpid()), peer \(peer): \(error)", to: .standardError)
+}
+
 private func tellOfAllEnds(_ event: ServerEvent) {
     switch event {
     case .ended, .stopping: printLine(event.description, to: .standardError)
@@ -98,12 +109,12 @@ private func tellOfTrouble(_ event: ServerEvent) {
 }
 
 /// The one line on stdout.
-private func announce(_ address: SocketAddress) {
+func announce(_ address: SocketAddress) {
     printLine("listening on \(address)", to: .standardOutput)
 }
 
 /// SIGUSR1.
-private func printTable(_ table: ChildTable) {
+func printTable(_ table: ChildTable) {
     var text = "children: \(table.count) of \(table.limit)"
     for child in table.children {
         let seconds = Double(child.age.components.seconds) + Double(child.age.components.attoseconds) / 1e18

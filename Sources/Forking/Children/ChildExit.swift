@@ -77,7 +77,9 @@ public struct ChildExit: Sendable {
 
 extension ChildExit: CustomStringConvertible {
     /// `child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s`
-    public var description: String {
+    public var description: String { told(of: "child") }
+
+    func told(of kind: String) -> String {
         let whom = peer.map { ", peer \($0)" } ?? ""
         let why =
             switch reason {
@@ -85,8 +87,8 @@ extension ChildExit: CustomStringConvertible {
             case .timeLimit: " at its time limit"
             case .stopped: " as the server stops"
             }
-        if let refusal { return "child \(pid)\(whom): its program cannot be executed: \(refusal)" }
-        return "child \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
+        if let refusal { return "\(kind) \(pid)\(whom): its program cannot be executed: \(refusal)" }
+        return "\(kind) \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
     }
 }
 

@@ -98,16 +98,19 @@ final class ServerLoop {
         static let children = Ready(rawValue: 4)
         /// What the server itself waits for.
         static let work = Ready(rawValue: 8)
+        /// What else it waits for.
+        static let other = Ready(rawValue: 16)
     }
 
     /// Waits for something to do, but no longer than `until`.
     ///
     /// - Parameters:
     ///   - work: the descriptor of what the server is there for, or -1.
+    ///   - other: that of something else, or -1.
     ///   - isBusy: there is something to do already: only looks.
-    func wait(for work: Int32, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
-        let polled: InlineArray<4, Int32> = [
-            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
+    func wait(for work: Int32, or other: Int32 = -1, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
+        let polled: InlineArray<5, Int32> = [
+            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work, other,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
         let isOver = phase != .serving && children.count == 0

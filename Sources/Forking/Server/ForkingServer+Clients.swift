@@ -27,15 +27,13 @@ extension ForkingServer {
                 try serve(connection, by: program)
                 noteClient()
             }
-        } catch .system(let call, let code) where Self.shortages.contains(code) {
+        } catch .system(let call, let code) where Errno.shortages.contains(code) {
             // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
             admission.noteShortage(at: .now)
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
             isShort = true
         }
     }
-
-    private static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 
     /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
     private func noteClient() {
@@ -70,7 +68,7 @@ extension ForkingServer {
     /// Child: serves its client.
     func attend(_ connection: inout Connection, _ handler: (inout Connection) throws -> Void) -> Int32 {
         let status = run(for: connection.peer) {
-            try setUp(connection)
+            try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             try handler(&connection)
         }
         connection.finish()
@@ -93,7 +91,7 @@ extension ForkingServer {
         let peer = connection.peer
         let child: Program
         do throws(ForkingError) {
-            try setUp(connection)
+            try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             child = try program(connection)
         } catch {
             return hooks.observe(.forkFailed(peer, error))
@@ -118,11 +116,6 @@ extension ForkingServer {
             hooks.observe(.verifyFailed(connection.peer, error))
         }
         return false
-    }
-
-    private func setUp(_ connection: borrowing Connection) throws(ForkingError) {
-        if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
-        if configuration.noDelay, !connection.peer.isUnix { try connection.setNoDelay(true) }
     }
 
     private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) {

@@ -161,6 +161,11 @@ public struct Connection: ~Copyable {
 
     // MARK: Options
 
+    func setUp(timeout: Duration?, noDelay: Bool) throws(ForkingError) {
+        if let timeout { try setTimeout(timeout) }
+        if noDelay, !peer.isUnix { try setNoDelay(true) }
+    }
+
     /// How long one read or write waits for the peer before it throws `.timedOut`; nil, as at first, for ever.
     /// SO_RCVTIMEO, SO_SNDTIMEO.
     ///

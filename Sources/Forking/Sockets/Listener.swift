@@ -34,6 +34,8 @@ public struct Listener: ~Copyable {
 
     private let socket: ParentDescriptor
     private let file: SocketFile?
+    /// Made by somebody else, who may go on with it.
+    let isAdopted: Bool
 
     /// The descriptor, for a loop of your own to poll. It stays the listener's.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: socket.rawValue) }
@@ -73,15 +75,35 @@ public struct Listener: ~Copyable {
         guard (address.port ?? 1) != 0, !address.isUnix || address.path != nil else {
             throw .invalid("descriptor \(number) is a socket that is not bound to an address")
         }
-        try self.init(ParentDescriptor(number), nil, isDatagram: datagram)
+        try self.init(ParentDescriptor(number), nil, isDatagram: datagram, isAdopted: true)
     }
 
-    private init(_ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool) throws(ForkingError) {
+    /// Takes over a socket of the program whose place this one takes.
+    init(succeedingOn descriptor: Int32, owned: Bool) throws(ForkingError) {
+        let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
+        let path = owned ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
+        let socket = adopted.socket
+        try self.init(
+            socket, path.map { SocketFile($0, of: socket) }, isDatagram: adopted.isDatagram, isAdopted: !owned)
+    }
+
+    private init(
+        _ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool, isAdopted: Bool = false
+    ) throws(ForkingError) {
         let address = try SocketAddress(boundTo: socket.rawValue)
         self.address = address
         self.isDatagram = isDatagram
         self.socket = socket
         self.file = file
+        self.isAdopted = isAdopted
+    }
+
+    /// Leaves a Unix socket's file to whoever serves on it now.
+    func leaveFile() { file?.isLeft = true }
+
+    /// Takes no more connections in any process that has this socket, unless it is somebody else's too. shutdown(2).
+    func stopListening() {
+        if !isAdopted { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
     }
 
     private static func open(
@@ -114,10 +136,13 @@ public struct Listener: ~Copyable {
     /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
     ///
     /// - Throws: `ForkingError.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
-    public func accept() throws(ForkingError) -> Connection? {
+    public func accept() throws(ForkingError) -> Connection? { try Self.accept(on: socket.rawValue) }
+
+    /// The same, in a process that has the socket, but not the listener.
+    static func accept(on socket: Int32) throws(ForkingError) -> Connection? {
         var descriptor: Int32 = -1
         var code: Int32 = 0
-        let peer = SocketAddress { code = forkcore_accept(socket.rawValue, $0, $1, &descriptor) }
+        let peer = SocketAddress { code = forkcore_accept(socket, $0, $1, &descriptor) }
         switch code {
         case 0:
             return Connection(FileDescriptor(rawValue: descriptor), peer: peer)
@@ -161,17 +186,24 @@ private final class SocketFile {
     private let device: dev_t
     private let inode: ino_t
     private let owner = forkcore_process()
+    var isLeft = false
     /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
     /// successor's for ours.
     private let socket: ParentDescriptor
 
-    init(_ path: String, of socket: ParentDescriptor, permissions: FilePermissions?) throws(ForkingError) {
-        self.socket = socket
+    convenience init(
+        _ path: String, of socket: ParentDescriptor, permissions: FilePermissions?
+    ) throws(ForkingError) {
         if let permissions, chmod(path, permissions.rawValue) != 0 {
             let code = errno
             unlink(path)
             throw .system(call: "chmod \(path)", Errno(rawValue: code))
         }
+        self.init(path, of: socket)
+    }
+
+    init(_ path: String, of socket: ParentDescriptor) {
+        self.socket = socket
         var made = stat()
         lstat(path, &made)
         self.path = path
@@ -182,7 +214,7 @@ private final class SocketFile {
     /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
     /// parent still serves on it.
     deinit {
-        guard owner == forkcore_process() else { return }
+        guard owner == forkcore_process(), !isLeft else { return }
         var now = stat()
         if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
     }

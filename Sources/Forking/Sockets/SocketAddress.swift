@@ -26,6 +26,19 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
     }
 
+    /// Itself, if it can be an address: for one that another process has written.
+    var checked: SocketAddress? {
+        let shortest =
+            switch Int32(storage.ss_family) {
+            case AF_INET: MemoryLayout<sockaddr_in>.size
+            case AF_INET6: MemoryLayout<sockaddr_in6>.size
+            case AF_UNIX: MemoryLayout<sa_family_t>.size
+            default: Int.max
+            }
+        let longest = Int32(storage.ss_family) == AF_UNIX ? MemoryLayout<sockaddr_un>.size : shortest
+        return (shortest...max(shortest, longest)).contains(Int(length)) ? self : nil
+    }
+
     /// `address` is numeric, such as `127.0.0.1`, `::1` or `fe80::1%eth0`. inet_pton(3).
     ///
     /// - Throws: `ForkingError.invalid`.

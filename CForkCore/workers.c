@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a pool's parent and its workers have between them.
+
+#include "internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int forkcore_shared_open(size_t size, void **memory)
+{
+    *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return *memory == MAP_FAILED ? errno : 0;
+}
+
+int forkcore_shared_withhold(void *memory, size_t size)
+{
+    return madvise(memory, size, MADV_DONTFORK) != 0 ? errno : 0;
+}
+
+void forkcore_shared_close(void *memory, size_t size)
+{
+    munmap(memory, size);
+}
+
+int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data = {.u64 = token}};
+    return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
+}
+
+int forkcore_poll_wait(int descriptor)
+{
+    struct epoll_event event;
+    return epoll_wait(descriptor, &event, 1, -1) < 0 && errno != EINTR ? errno : 0;
+}
+
+static _Atomic uint32_t *drain;
+static int lifeline, news;
+
+// The first only asks, also when the parent has asked already: whoever stops a service may send it to all of its processes.
+static void ask_to_drain(int number)
+{
+    int error = errno;
+    if ((atomic_fetch_or(drain, FORKCORE_DRAIN_SIGNALLED) & FORKCORE_DRAIN_SIGNALLED) == 0) {
+        shutdown(lifeline, SHUT_RD);
+        forkcore_event_add(news, 1);
+    } else {
+        sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+        raise(number); // it is blocked until the handler has returned
+    }
+    errno = error;
+}
+
+int forkcore_drain_on_term(uint32_t *word, int descriptor, int event)
+{
+    drain = (_Atomic uint32_t *)word;
+    lifeline = descriptor;
+    news = event;
+    struct sigaction action = {.sa_handler = ask_to_drain, .sa_flags = SA_RESTART};
+    return sigaction(SIGTERM, &action, NULL) != 0 ? errno : 0;
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// How many workers a pool should have. Policy alone; the loop looks at the workers and the queue, and acts on it.
+///
+/// It grows fast and shrinks slowly: a worker too few makes clients wait, one too many costs some memory. A pool whose
+/// minimum is its maximum never changes by itself.
+struct PoolSize {
+    /// A look adds at most this many workers. Each look in a row that adds some doubles what it adds: 1, 2, 4 … .
+    static let largestStep = 32
+    /// A worker goes after there were idle ones to spare for so long, without a break; and the next one as much later.
+    static let shrinkAfter = Duration.seconds(10)
+    /// One worker in so many may be idle before any is to spare, but at least one worker.
+    static let spareShare = 4
+    /// The time from one look to the next while no worker is idle, and otherwise.
+    static let shortPause = Duration.milliseconds(100), longPause = Duration.seconds(1)
+
+    private(set) var minimum: Int
+    private(set) var maximum: Int
+    /// How many there should be.
+    private(set) var wanted: Int
+    /// What the maximum can be raised to.
+    let ceiling: Int
+    /// When to look again; nil before the first look, and while there is nothing to look for.
+    private(set) var nextLook: Instant?
+
+    /// What the next look adds if it adds any.
+    private var step = 1
+    /// Whether the last look found all workers busy.
+    private var wasBusy = false
+    /// Since when there have been idle workers to spare.
+    private var spareSince: Instant?
+
+    init(minimum: Int, maximum: Int, ceiling: Int) {
+        precondition(1 <= minimum && minimum <= maximum && maximum <= ceiling, "1 <= minimum <= maximum <= ceiling")
+        (self.minimum, self.maximum, self.ceiling) = (minimum, maximum, ceiling)
+        wanted = minimum
+    }
+
+    var isFixed: Bool { minimum == maximum }
+
+    /// Takes what was found, and returns how many workers there should be.
+    ///
+    /// - Parameters:
+    ///   - idle: the workers that could serve at once.
+    ///   - live: the workers that serve, idle or busy: neither those that are starting nor those that drain.
+    ///   - queued: the clients that wait in the kernel to be accepted.
+    mutating func look(idle: Int, live: Int, queued: Int, at now: Instant) -> Int {
+        guard !isFixed else {
+            nextLook = nil
+            return wanted
+        }
+        if idle > 0 {
+            (step, wasBusy) = (1, false)
+        } else if live >= wanted {  // otherwise help is on its way, and nothing shows yet whether it is enough
+            grow(isUrgent: queued > 0)
+        }
+        shrink(idle: idle, at: now)
+        nextLook = now + (idle > 0 ? Self.longPause : Self.shortPause)
+        return wanted
+    }
+
+    /// All workers are busy. Unless clients wait, that may be but a moment: it has to last until the next look.
+    private mutating func grow(isUrgent: Bool) {
+        defer { wasBusy = true }
+        guard isUrgent || wasBusy else { return }
+        wanted = min(wanted + step, maximum)
+        step = min(step * 2, Self.largestStep)
+    }
+
+    private mutating func shrink(idle: Int, at now: Instant) {
+        guard wanted > minimum, idle > max(1, wanted / Self.spareShare) else {
+            spareSince = nil
+            return
+        }
+        let since = spareSince ?? now
+        spareSince = since
+        if now - since >= Self.shrinkAfter {
+            wanted -= 1
+            spareSince = now
+        }
+    }
+
+    /// One worker more, and room for one more, as far as the ceiling allows: SIGTTIN.
+    mutating func add() { shift(by: 1) }
+
+    /// One worker less, and room for one less; one stays: SIGTTOU.
+    mutating func remove() { shift(by: -1) }
+
+    private mutating func shift(by one: Int) {
+        let range = 1...ceiling
+        minimum = (minimum + one).clamped(to: range)
+        maximum = (maximum + one).clamped(to: range)
+        wanted = (wanted + one).clamped(to: minimum...maximum)
+        spareSince = nil
+    }
+}
+
+extension Int {
+    fileprivate func clamped(to range: ClosedRange<Int>) -> Int {
+        Swift.min(Swift.max(self, range.lowerBound), range.upperBound)
+    }
+}

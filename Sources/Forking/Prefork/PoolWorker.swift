@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A worker, as its parent knows it.
+struct PoolWorker {
+    /// starting → ready → draining → ending, each but the second with its deadline.
+    enum State {
+        /// To be ready until then.
+        case starting(until: Instant)
+        case ready
+        /// It was asked to drain, or drains of its own.
+        case draining(DrainReason, until: Instant)
+        /// It was sent a signal that ends it, and gets SIGKILL then.
+        case ending(killAt: Instant)
+        case killed
+    }
+
+    let pid: ProcessID
+    let number: Int
+    let startedAt: Instant
+    /// Forked to take the place of one that is to be replaced with all others.
+    let isReplacement: Bool
+    let retiresAt: Instant?
+    let seat: Seat
+    /// Closed, it asks the worker to drain.
+    var lifeline: ParentDescriptor?
+    var state: State
+    /// It is to drain for this reason as soon as there is another in its place.
+    var leaving: DrainReason?
+    /// As of the last look.
+    var reading: SeatReading
+
+    /// Whether it serves, or is about to.
+    var isActive: Bool {
+        switch state {
+        case .starting, .ready: true
+        case .draining, .ending, .killed: false
+        }
+    }
+
+    var isReady: Bool {
+        if case .ready = state { true } else { false }
+    }
+
+    var isIdle: Bool { isReady && !reading.isBusy }
+
+    /// Whether it drains because another has taken its place.
+    var wasReplaced: Bool {
+        if case .draining(let reason, _) = state { reason != .excess && reason != .signalled } else { false }
+    }
+
+    /// When its next stage comes.
+    var deadline: Instant? {
+        switch state {
+        case .starting(let until), .draining(_, let until), .ending(let until): until
+        case .ready, .killed: nil
+        }
+    }
+
+    mutating func askToDrain() {
+        seat.askToDrain()
+        lifeline = nil
+    }
+}

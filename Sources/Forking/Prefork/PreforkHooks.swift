@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What a user of `PreforkServer` can put in its way. Each says in which process it runs.
+///
+/// Those in the parent hold supervision up as long as they run. One that needs its server captures it `unowned`, and may only
+/// ask it to `stop()`.
+public struct PreforkHooks {
+    /// Parent: before the first worker, and again before SIGHUP replaces them all. What is loaded here is there in each
+    /// worker, and in memory but once. It may start no thread. When it throws, at first the server does not start, and on
+    /// SIGHUP the workers stay.
+    public var prepare: () throws -> Void = {}
+    /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer.
+    public var handleError: (any Error, SocketAddress) throws -> Void = { error, peer in
+        printError("error while serving \(peer): \(error)")
+    }
+    /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
+    public var observe: (PreforkEvent) -> Void = { event in
+        if event.isTrouble { printError(event.description) }
+    }
+    /// Parent: further signals to take as readable events while serving, and what to do then.
+    public var signals: [Signal: () -> Void] = [:]
+
+    /// The defaults: what goes wrong is said on stderr.
+    public init() {}
+}
+
+/// What happens in a pool, as its parent sees it.
+public enum PreforkEvent {
+    /// All workers are ready for the first time.
+    case serving([SocketAddress])
+    /// A worker was forked.
+    case forked(ProcessID, number: Int)
+    /// A worker serves.
+    case ready(ProcessID, number: Int)
+    /// A worker is to drain, for this reason.
+    case draining(ProcessID, DrainReason)
+    /// A worker has ended and was reaped.
+    case ended(ChildExit, WorkerEnd)
+    /// No worker could be forked; it is tried again.
+    case forkFailed(ForkingError)
+    /// A worker was not ready in time, and is killed.
+    case notReady(ProcessID)
+    /// A worker has been busy, or silent, for too long, and is ended. The peer is whom it served last.
+    case stuck(ProcessID, for: Duration, peer: SocketAddress?)
+    /// So many workers in a row have failed at their start; the next one is forked after this time.
+    case crashLoop(failures: Int, pause: Duration)
+    /// There are to be so many workers from now on.
+    case resized(Int)
+    /// All workers are being replaced.
+    case replacing
+    /// All workers were replaced.
+    case replaced
+    /// The workers that are left stay, as no new one could be had.
+    case replacingFailed(String)
+    /// A new program was started on the same sockets.
+    case upgrading(ProcessID)
+    /// It serves, and this one drains.
+    case upgraded(ProcessID)
+    /// It does not, and this one goes on.
+    case upgradeFailed(String)
+    /// A step of stopping has begun.
+    case stopping(StopStep)
+    /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them.
+    case abandoned([ProcessID])
+}
+
+/// Why a worker is to drain.
+public enum DrainReason: String, Sendable {
+    /// It said `retire()`, or has served `maxRequests`.
+    case retired = "it asked to be replaced"
+    /// It is older than `maxAge`.
+    case age = "it has reached its age"
+    /// It has more than `maxMemoryKiB`.
+    case memory = "it has too much memory"
+    /// All are being replaced.
+    case replaced = "it is being replaced"
+    /// There are more than there should be.
+    case excess = "there are more than needed"
+    /// It got SIGTERM from somebody else.
+    case signalled = "it got SIGTERM"
+}
+
+/// What a worker's end means.
+public enum WorkerEnd: Sendable {
+    /// It was asked to, or has served and then returned.
+    case expected
+    /// It was never ready, or never had a request: its successor waits.
+    case failedStart
+    /// It crashed, or was killed; its successor was forked at once.
+    case crashed
+}
+
+extension PreforkEvent {
+    /// Whether a person should see it.
+    public var isTrouble: Bool {
+        switch self {
+        case .ended(let exit, let end):
+            switch end {
+            case .expected: exit.reason != .stopped && !exit.status.isSuccess
+            case .failedStart, .crashed: true
+            }
+        case .forkFailed, .notReady, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: true
+        default: false
+        }
+    }
+}
+
+extension PreforkEvent: CustomStringConvertible {
+    /// One line for people, without a newline.
+    public var description: String {
+        switch self {
+        case .serving(let addresses): "serving on \(addresses.map(\.description).joined(separator: ", "))"
+        case .forked(let pid, let number): "worker \(pid) forked, number \(number)"
+        case .ready(let pid, let number): "worker \(pid) ready, number \(number)"
+        case .draining(let pid, let reason): "worker \(pid) drains: \(reason.rawValue)"
+        case .ended(let exit, let end): exit.told(of: "worker") + (end == .failedStart ? ", before it had served" : "")
+        case .forkFailed(let error): "no worker could be forked: \(error)"
+        case .notReady(let pid): "worker \(pid) was not ready in time, and is killed"
+        case .stuck(let pid, let time, let peer):
+            "worker \(pid) has been stuck for \(time.inSeconds)\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
+        case .crashLoop(let failures, let pause):
+            "\(failures) workers in a row failed at their start; the next one starts after \(pause.inSeconds)"
+        case .resized(let count): "\(count) workers from now on"
+        case .replacing: "replacing all workers"
+        case .replaced: "all workers were replaced"
+        case .replacingFailed(let why): "the workers stay: \(why)"
+        case .upgrading(let pid): "upgrading: started \(pid)"
+        case .upgraded(let pid): "upgraded: \(pid) serves now"
+        case .upgradeFailed(let why): "not upgraded: \(why)"
+        case .stopping(let step): ServerEvent.stopping(step).description
+        case .abandoned(let pids): ServerEvent.abandoned(pids).description
+        }
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension PreforkServer {
+    /// How a pool of workers behaves.
+    public struct Configuration: Sendable {
+        /// How many workers there are, at least 1: by default one per core that this process may use, as its affinity and
+        /// its control groups say.
+        public var workers = UsableCores.count
+        /// With more than `workers`, the pool grows up to this while no worker is idle and clients are queued, and shrinks back
+        /// slowly. SIGTTIN and SIGTTOU move both. Nil: no more than `workers`.
+        public var maxWorkers: Int?
+        /// How long a new worker may take to be ready; then it is killed, and counts as one that failed.
+        public var spawnLimit: Duration = .seconds(30)
+        /// After so many workers in a row that failed before they were ready, or before their first request, the server
+        /// gives up: it stops, and `serve()` throws. Nil: it goes on for ever, at longer and longer intervals.
+        public var givesUpAfter: Int?
+        /// After so many requests a worker is replaced, give or take a tenth, so that not all are at once. Nil: never.
+        public var maxRequests: Int?
+        /// After this time a worker is replaced, give or take a tenth. Nil: never.
+        public var maxAge: Duration?
+        /// A worker that has more memory than this is replaced, in KiB: its proportional set size, in which what several
+        /// processes share is divided among them. Nil: never.
+        public var maxMemoryKiB: Int?
+        /// How long a request may take; a worker that is busy for longer, with no request begun or ended meanwhile, gets
+        /// SIGABRT, `killAfter` later SIGKILL, and is replaced. Nil: as long as it likes.
+        public var requestLimit: Duration?
+        /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. Nil: it need not.
+        public var heartbeatLimit: Duration?
+        /// How many workers are replaced at the same time when they all are, by SIGHUP, and otherwise at most.
+        public var replacedAtOnce = 1
+        /// How long one read or write of a connection may wait for the peer; nil: for ever. Only where a handler serves.
+        public var ioTimeout: Duration?
+        /// Sends small writes at once. TCP_NODELAY; only where a handler serves.
+        public var noDelay = false
+        /// Signals that stop the server: the first drains, the second terminates, the third kills. SIGHUP, SIGTTIN, SIGTTOU
+        /// and SIGUSR2 have meanings of their own.
+        public var stopSignals: Set<Signal> = [.terminate, .interrupt]
+        /// How long a worker may go on with what it has begun once it should drain; then it gets SIGTERM.
+        public var drain: Duration = .seconds(10)
+        /// From SIGTERM, or SIGABRT, to SIGKILL.
+        public var killAfter: Duration = .seconds(3)
+        /// See `ChildOptions.crashBacktraces`; with it a stuck worker, too, tells where it stands.
+        public var crashBacktraces = false
+
+        /// The defaults, as said at each property.
+        public init() {}
+
+        /// More workers than this SIGTTIN makes none.
+        static let ceiling = 1024
+
+        func checked() throws(ForkingError) -> Configuration {
+            guard (1...Self.ceiling).contains(workers) else {
+                throw .invalid("workers is \(workers), and must be from 1 to \(Self.ceiling)")
+            }
+            if let maxWorkers, !(workers...Self.ceiling).contains(maxWorkers) {
+                throw .invalid(
+                    "maxWorkers is \(maxWorkers), and must be from workers, which is \(workers), to \(Self.ceiling)")
+            }
+            guard replacedAtOnce >= 1 else {
+                throw .invalid("replacedAtOnce is \(replacedAtOnce), and must be at least 1")
+            }
+            for (name, count) in [
+                ("givesUpAfter", givesUpAfter), ("maxRequests", maxRequests), ("maxMemoryKiB", maxMemoryKiB),
+            ] {
+                if let count, count < 1 {
+                    throw .invalid("\(name) is \(count), and must be at least 1, or nil for none")
+                }
+            }
+            let limits = [
+                ("spawnLimit", spawnLimit), ("maxAge", maxAge), ("requestLimit", requestLimit),
+                ("heartbeatLimit", heartbeatLimit), ("ioTimeout", ioTimeout),
+            ]
+            for (name, limit) in limits {
+                if let limit, limit <= .zero {
+                    throw .invalid("\(name) is \(limit), and must be positive, or nil for none")
+                }
+            }
+            for (name, time) in [("drain", drain), ("killAfter", killAfter)] where time < .zero {
+                throw .invalid("\(name) is \(time), and cannot be negative")
+            }
+            if let signal = stopSignals.first(where: PreforkServer.ownSignals.contains) {
+                throw .invalid("\(signal) has a meaning of its own, and cannot be one of stopSignals")
+            }
+            try ServerLoop.checkTakeable(stopSignals)
+            return self
+        }
+
+        var childOptions: ChildOptions {
+            var options = ChildOptions()
+            options.killAfter = killAfter
+            options.crashBacktraces = crashBacktraces
+            return options
+        }
+    }
+
+    /// What is taken as an event whatever `stopSignals` says.
+    static let ownSignals: Set<Signal> = [.hangup, .ttyInput, .ttyOutput, .user2]
+}

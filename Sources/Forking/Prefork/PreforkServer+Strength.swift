@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+
+/// How many workers there are: one is forked where one lacks, or is to be replaced; one drains where there is one too many.
+extension PreforkServer {
+    /// Parent: brings the pool to what it should be, and says when to look again.
+    func tend(_ now: Instant) {
+        lookAtWorkers(now)
+        if let next = nextMemoryLook, next <= now { weigh(now) }
+        adapt(now)
+        fill(now)
+        thin(now)
+        announce()
+        keepWatchdog(now)
+        noteNextLook(now)
+    }
+
+    /// Forks the workers that lack, and a successor for each that is to be replaced, so many at a time.
+    private func fill(_ now: Instant) {
+        backoff.keepTime(now)
+        while backoff.until == nil, missing > 0 {
+            do throws(ForkingError) {
+                try forkWorker(now)
+            } catch {
+                hooks.observe(.forkFailed(error))
+                var generator = SystemRandomNumberGenerator()
+                backoff.noteFailure(at: now, using: &generator)
+                lastFailure = now
+            }
+        }
+    }
+
+    private var missing: Int {
+        let active = workers.count(where: \.isActive)
+        let leaving = workers.count { $0.isActive && $0.leaving != nil }
+        let beingReplaced = workers.count(where: \.wasReplaced)
+        return size.wanted + min(leaving, max(0, configuration.replacedAtOnce - beingReplaced)) - active
+    }
+
+    /// Has those drain that are more than wanted, of those that are ready: first the ones that have a successor now.
+    private func thin(_ now: Instant) {
+        while workers.count(where: \.isReady) > size.wanted {
+            if let index = workers.firstIndex(where: { $0.isReady && $0.leaving != nil }) {
+                drain(index, because: workers[index].leaving!, now)
+            } else if let index = workers.lastIndex(where: \.isIdle) ?? workers.lastIndex(where: \.isReady) {
+                drain(index, because: .excess, now)
+            }
+        }
+    }
+
+    /// Tells, once all are there; and when all were replaced.
+    private func announce() {
+        if !hasServed, workers.count(where: \.isReady) >= size.wanted {
+            hasServed = true
+            hooks.observe(.serving(addresses))
+            manager?.notify("READY=1")
+            Predecessor.tellReady()
+        }
+        if isReplacingAll, !workers.contains(where: { $0.leaving == .replaced }) {
+            isReplacingAll = false
+            hooks.observe(.replaced)
+            manager?.notify("READY=1")
+        }
+    }
+
+    // MARK: Replacing all of them
+
+    /// SIGHUP: all workers are replaced, each drains only once its successor is ready.
+    func replaceAll() {
+        do {
+            try hooks.prepare()
+        } catch {
+            return hooks.observe(.replacingFailed("\(error)"))
+        }
+        hooks.observe(.replacing)
+        manager?.notify("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
+        isReplacingAll = true
+        for index in workers.indices where workers[index].isActive { workers[index].leaving = .replaced }
+    }
+
+    /// A new worker has failed where the old ones serve: those that are left stay.
+    func stopReplacing(because reason: String) {
+        isReplacingAll = false
+        for index in workers.indices where workers[index].isActive && workers[index].leaving == .replaced {
+            workers[index].leaving = nil
+        }
+        hooks.observe(.replacingFailed(reason))
+        manager?.notify("READY=1")
+    }
+
+    // MARK: More and fewer
+
+    /// SIGTTIN and SIGTTOU.
+    func resize(_ change: (inout PoolSize) -> Void) {
+        change(&size)
+        hooks.observe(.resized(size.wanted))
+    }
+
+    /// Follows the load, where the pool may.
+    private func adapt(_ now: Instant) {
+        guard !size.isFixed, size.nextLook.map({ $0 <= now }) ?? true else { return }
+        let before = size.wanted
+        let wanted = size.look(
+            idle: workers.count(where: \.isIdle), live: workers.count(where: \.isReady), queued: queued, at: now)
+        if wanted != before { hooks.observe(.resized(wanted)) }
+    }
+
+    /// Clients that wait in the kernel to be accepted.
+    var queued: Int {
+        listeners.reduce(0) { sum, shared in
+            var count: UInt32 = 0
+            return forkcore_queued(shared.descriptor, &count) == 0 ? sum + Int(count) : sum
+        }
+    }
+
+    /// Has those replaced that have grown too large.
+    private func weigh(_ now: Instant) {
+        guard let limit = configuration.maxMemoryKiB else { return }
+        for index in workers.indices where workers[index].isReady && workers[index].leaving == nil {
+            if let size = WorkerMemory.proportionalSize(of: workers[index].pid), size > limit {
+                workers[index].leaving = .memory
+            }
+        }
+        nextMemoryLook = nil
+    }
+
+    // MARK: Time
+
+    private func keepWatchdog(_ now: Instant) {
+        guard let interval = manager?.watchdogInterval, nextWatchdog.map({ $0 <= now }) ?? true else { return }
+        manager?.notify("WATCHDOG=1")
+        nextWatchdog = now + interval
+    }
+
+    private static let memoryInterval = Duration.seconds(5)
+
+    private func noteNextLook(_ now: Instant) {
+        if configuration.maxMemoryKiB != nil, nextMemoryLook == nil { nextMemoryLook = now + Self.memoryInterval }
+        var next = earlier(nextMemoryLook, nextWatchdog)
+        if !size.isFixed { next = earlier(next, size.nextLook) }
+        if missing > 0 { next = earlier(next, backoff.until) }
+        for worker in workers { next = earlier(next, nextLook(at: worker, now)) }
+        nextLook = earlier(next, successor?.deadline)
+    }
+}

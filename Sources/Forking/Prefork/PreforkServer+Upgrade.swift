@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// The program that SIGUSR2 started anew, until it serves. It has a table of its own: it is not to end with this server.
+struct Successor {
+    let pid: ProcessID
+    /// It says on this that it serves.
+    let word: ParentDescriptor
+    /// To do so until then.
+    let deadline: Instant
+}
+
+/// A new program on the same sockets: it is executed, says when it serves, and only then does this one drain. A bad one
+/// changes nothing.
+extension PreforkServer {
+    /// SIGUSR2.
+    func upgrade() {
+        guard successor == nil else { return hooks.observe(.upgradeFailed("the one before is still being started")) }
+        do throws(ForkingError) {
+            let successor = try startSuccessor()
+            self.successor = successor
+            hooks.observe(.upgrading(successor.pid))
+        } catch {
+            hooks.observe(.upgradeFailed(error.description))
+        }
+    }
+
+    private func startSuccessor() throws(ForkingError) -> Successor {
+        let table: ChildTable
+        if let successors {
+            table = successors
+        } else {
+            table = try ChildTable(limit: 1) { [weak self] in self?.noteEnd(ofSuccessor: $0) }
+            successors = table
+        }
+        var ours: Int32 = -1
+        var its: Int32 = -1
+        try check(forkcore_channel_open(&ours, &its), "socketpair")
+        let word = ParentDescriptor(ours)
+        defer { forkcore_close(its) }
+        var options = ChildOptions()
+        options.diesWithParent = false
+        options.ownGroup = false
+        let sockets = listeners.map(\.descriptor)
+        let owned = listeners.map { !$0.listener.isAdopted }
+        let pid = try table.fork(options: options, keeping: sockets) {
+            Handover(sockets: sockets, owned: owned, word: its, variables: manager?.environment ?? []).execute(
+                executable)
+        }
+        return Successor(pid: pid, word: word, deadline: .now + configuration.spawnLimit)
+    }
+
+    /// Parent: it has said something, or closed what it would say it on, as it does when it ends.
+    func hearSuccessor() {
+        guard let successor else { return }
+        guard Handover.isWordOfReadiness(on: successor.word.rawValue) else { return failSuccessor("it ended early") }
+        self.successor = nil
+        isHandedOver = true
+        manager?.notify("MAINPID=\(successor.pid)")
+        hooks.observe(.upgraded(successor.pid))
+        for shared in listeners { shared.listener.leaveFile() }
+        advance(to: .drain)
+    }
+
+    /// Parent: its time is over.
+    func keepSuccessorsTime(_ now: Instant) {
+        if let successor, successor.deadline <= now { failSuccessor("it was not ready in time") }
+    }
+
+    private func noteEnd(ofSuccessor exit: ChildExit) {
+        guard successor?.pid == exit.pid else { return }
+        successor = nil
+        hooks.observe(.upgradeFailed(exit.told(of: "the new program")))
+    }
+
+    private func failSuccessor(_ reason: String) {
+        guard let failed = successor else { return }
+        // Its end says more, if it has come already.
+        successors?.collect()
+        guard successor != nil else { return }
+        abandonSuccessor()
+        hooks.observe(.upgradeFailed("the new program, \(failed.pid): \(reason)"))
+    }
+
+    /// Parent: ends it, and with it its workers.
+    func abandonSuccessor() {
+        guard successor != nil else { return }
+        successor = nil
+        successors?.killAll()
+    }
+}
+
+/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and a
+/// socket on which that one says that it serves.
+struct Handover {
+    static let variable = "FORKING_UPGRADE"
+    private static let first: Int32 = 3
+
+    let sockets: [Int32]
+    /// Of each, whether it was made by this program, rather than handed over by a service manager.
+    let owned: [Bool]
+    let word: Int32
+    let variables: [String]
+
+    /// Child: becomes the new program. Returns an exit status if it cannot.
+    func execute(_ executable: Executable) -> Int32 {
+        let all = sockets + [word]
+        // First out of the way of each other, then to where they are looked for.
+        let above = Self.first + Int32(all.count)
+        let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
+        for (index, descriptor) in moved.enumerated() where dup2(descriptor, Self.first + Int32(index)) < 0 {
+            return complain("a socket cannot be handed over: \(Errno(rawValue: errno))")
+        }
+        setenv("LISTEN_PID", "\(getpid())", 1)
+        setenv("LISTEN_FDS", "\(sockets.count)", 1)
+        unsetenv("LISTEN_FDNAMES")
+        setenv(Self.variable, "\(getpid()) \(above - 1) \(owned.map { $0 ? "1" : "0" }.joined())", 1)
+        for text in variables {
+            let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+            setenv(parts[0], parts[1], 1)
+        }
+        executable.arguments.withVector { _ = execv(executable.path, $0) }
+        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: errno))")
+    }
+
+    private func complain(_ text: String) -> Int32 {
+        printError("upgrade: \(text)")
+        return 127
+    }
+
+    /// Whether the new program said that it serves, and not merely closed its end.
+    static func isWordOfReadiness(on descriptor: Int32) -> Bool {
+        var byte: UInt8 = 0
+        return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
+    }
+}
+
+/// The program whose place this one takes, if there is one.
+enum Predecessor {
+    private static let handedOver: (word: ParentDescriptor, owned: [Bool])? = {
+        guard let value = getenv(Handover.variable) else { return nil }
+        defer { unsetenv(Handover.variable) }
+        let parts = String(cString: value).split(separator: " ")
+        guard parts.count == 3, pid_t(parts[0]) == getpid(), let word = Int32(parts[1]),
+            fcntl(word, F_SETFD, FD_CLOEXEC) == 0
+        else { return nil }
+        return (ParentDescriptor(word), parts[2].map { $0 == "1" })
+    }()
+
+    /// Whether the predecessor's socket at `index` is this program's to close for everybody.
+    static func owned(_ index: Int) -> Bool {
+        handedOver.map { $0.owned.indices.contains(index) && $0.owned[index] } ?? false
+    }
+
+    /// Says that this program serves; the other then drains.
+    static func tellReady() {
+        guard let word = handedOver?.word else { return }
+        _ = send(word.rawValue, [1], 1, Int32(MSG_NOSIGNAL))
+    }
+}
+
+/// This program, as it was started.
+struct Executable {
+    let path: String
+    let arguments: CStrings
+
+    /// Where it is now: by SIGUSR2 another may stand there.
+    static var own: Executable {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        let name = CommandLine.unsafeArgv[0].map { String(cString: $0) } ?? ""
+        let path = count > 0 ? String(decoding: buffer.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self) : name
+        return Executable(path: path, arguments: CStrings(copying: CommandLine.unsafeArgv))
+    }
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+
+extension PreforkServer {
+    enum Service {
+        case connections((inout Connection, Worker) throws -> Void)
+        case body((Worker) throws -> Void)
+    }
+
+    // MARK: Forking them
+
+    /// Parent: forks a worker.
+    func forkWorker(_ now: Instant) throws(ForkingError) {
+        let number = (0...workers.count).first { number in !workers.contains { $0.number == number } }!
+        let seat = try Seat()
+        var parentsEnd: Int32 = -1
+        var workersEnd: Int32 = -1
+        try check(forkcore_channel_open(&parentsEnd, &workersEnd), "socketpair")
+        let lifeline = ParentDescriptor(parentsEnd)
+        defer { forkcore_close(workersEnd) }
+        let setup = WorkerSetup(
+            number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
+            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced())
+        let pid = try children.fork(options: configuration.childOptions, keeping: setup.listeners + [setup.news]) {
+            run(setup)
+        }
+        seat.withhold()
+        workers.append(
+            PoolWorker(
+                pid: pid, number: number, startedAt: now, isReplacement: isReplacingAll,
+                retiresAt: configuration.maxAge.map { now + scattered($0) }, seat: seat, lifeline: lifeline,
+                state: .starting(until: now + configuration.spawnLimit),
+                reading: seat.read(startedAt: now, now: now)))
+        hooks.observe(.forked(pid, number: number))
+    }
+
+    /// Worker: the body, its errors included, as an exit status.
+    private func run(_ setup: WorkerSetup) -> Int32 {
+        do {
+            let worker = try Worker(setup)
+            switch service {
+            case .connections(let handler): try worker.serve(configuration, hooks, handler)
+            case .body(let body): try body(worker)
+            }
+            return 0
+        } catch {
+            printError("worker \(getpid()): \(error)")
+            return 1
+        }
+    }
+
+    private func requestsUntilReplaced() -> UInt64 {
+        guard let limit = configuration.maxRequests else { return .max }
+        return UInt64(limit) * UInt64(Int.random(in: 900...1100)) / 1000
+    }
+
+    /// Give or take a tenth.
+    private func scattered(_ time: Duration) -> Duration {
+        .nanoseconds(Int64((Double(time.inNanoseconds) * Double.random(in: 0.9...1.1)).rounded()))
+    }
+
+    // MARK: Looking after them
+
+    /// Parent: looks at each worker's line of the scoreboard, and does what time has come for.
+    func lookAtWorkers(_ now: Instant) {
+        for index in workers.indices {
+            workers[index].reading = workers[index].seat.read(startedAt: workers[index].startedAt, now: now)
+            noteReading(index, now)
+            keepTime(index, now)
+        }
+    }
+
+    private func noteReading(_ index: Int, _ now: Instant) {
+        let worker = workers[index]
+        guard worker.isActive else { return }
+        if !worker.isReady, worker.reading.isReady {
+            workers[index].state = .ready
+            hooks.observe(.ready(worker.pid, number: worker.number))
+        }
+        if worker.reading.requests > 0, worker.startedAt > lastFailure { backoff.noteSuccess() }
+        if worker.reading.isDraining {
+            drain(index, because: .signalled, now)
+        } else if worker.leaving == nil, worker.reading.wantsToRetire {
+            workers[index].leaving = .retired
+        } else if worker.leaving == nil, let time = worker.retiresAt, time <= now {
+            workers[index].leaving = .age
+        }
+    }
+
+    private func keepTime(_ index: Int, _ now: Instant) {
+        let worker = workers[index]
+        switch worker.state {
+        case .starting(let until) where until <= now:
+            hooks.observe(.notReady(worker.pid))
+            kill(index)
+        case .draining(_, let until) where until <= now:
+            worker.seat.askToDrain(atOnce: true)
+            children.terminate(worker.pid)  // and SIGKILL by the table's clock
+            workers[index].state = .killed
+        case .ending(let until) where until <= now:
+            kill(index)
+        case .ready:
+            guard let since = stuckSince(worker), let until = stuckUntil(worker), until <= now else { return }
+            hooks.observe(.stuck(worker.pid, for: now - since, peer: worker.reading.peer))
+            workers[index].state = .ending(killAt: now + configuration.killAfter)
+            children.signal(.abort, to: worker.pid)
+        default: return
+        }
+    }
+
+    private func kill(_ index: Int) {
+        workers[index].state = .killed
+        children.signal(.kill, to: workers[index].pid, group: true)
+    }
+
+    /// Since when it has shown no sign of going on, of those that the configuration asks for.
+    private func stuckSince(_ worker: PoolWorker) -> Instant? {
+        let busy = configuration.requestLimit != nil && worker.reading.isBusy ? worker.reading.since : nil
+        return earlier(busy, configuration.heartbeatLimit != nil ? worker.reading.beat : nil)
+    }
+
+    /// When a worker is taken for stuck, if it goes on as it does.
+    private func stuckUntil(_ worker: PoolWorker) -> Instant? {
+        guard worker.isReady else { return nil }
+        let busy = worker.reading.isBusy ? configuration.requestLimit.map { worker.reading.since + $0 } : nil
+        return earlier(busy, configuration.heartbeatLimit.map { worker.reading.beat + $0 })
+    }
+
+    /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which is
+    /// early enough if that comes no later than the request may take.
+    func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
+        let idle = worker.isReady && !worker.reading.isBusy ? configuration.requestLimit.map { now + $0 } : nil
+        let retires = worker.isActive && worker.leaving == nil ? worker.retiresAt : nil
+        return earlier(earlier(worker.deadline, stuckUntil(worker)), earlier(idle, retires))
+    }
+
+    // MARK: Their end
+
+    /// Parent: asks a worker to drain.
+    func drain(_ index: Int, because reason: DrainReason, _ now: Instant) {
+        workers[index].state = .draining(reason, until: now + configuration.drain)
+        workers[index].askToDrain()
+        hooks.observe(.draining(workers[index].pid, reason))
+    }
+
+    /// Parent: one was reaped.
+    func noteEnd(of exit: ChildExit) {
+        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return }
+        let now = Instant.now
+        let worker = workers.remove(at: index)
+        let end = meaning(of: exit, worker, worker.seat.read(startedAt: worker.startedAt, now: now))
+        hooks.observe(.ended(exit, end))
+        guard end == .failedStart else { return }
+        noteFailure(now)
+        if isReplacingAll, worker.isReplacement { stopReplacing(because: exit.told(of: "the new worker")) }
+    }
+
+    private func meaning(of exit: ChildExit, _ worker: PoolWorker, _ reading: SeatReading) -> WorkerEnd {
+        guard loop.phase == .serving else { return .expected }
+        if case .draining = worker.state { return .expected }
+        if reading.isDraining, exit.status.isSuccess { return .expected }
+        guard reading.isReady, reading.requests > 0 else { return .failedStart }
+        return exit.status.isSuccess ? .expected : .crashed
+    }
+
+    /// One that failed at its start makes the next one wait, but none of those that serve.
+    private func noteFailure(_ now: Instant) {
+        lastFailure = now
+        var generator = SystemRandomNumberGenerator()
+        backoff.noteFailure(at: now, using: &generator)
+        if backoff.failures >= 5, let until = backoff.until {
+            hooks.observe(.crashLoop(failures: backoff.failures, pause: until - now))
+        }
+        if let limit = configuration.givesUpAfter, backoff.failures >= limit, loop.phase == .serving {
+            failure = .crashLoop(failures: backoff.failures)
+            advance(to: .drain)
+        }
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import SystemPackage
+
+/// A pool of worker processes that serve on shared listeners, kept at full strength.
+///
+/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent never accepts,
+/// runs no handler, and is single-threaded; in a worker everything is allowed: threads, tasks, event loops.
+///
+/// ```swift
+/// let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:7777"))) { connection, worker in
+///     while let line = try connection.readLine() { try connection.write(line) }
+/// }
+/// try server.serve()
+/// ```
+///
+/// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take one, and
+/// SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
+public final class PreforkServer {
+    /// As it was given; it cannot change any more.
+    public let configuration: Configuration
+    /// Set them before serving.
+    public var hooks: PreforkHooks
+    /// Stops the server from any thread; it may outlive it.
+    public var stopSwitch: StopSwitch { loop.stopSwitch }
+    /// The workers, and whatever else is forked in it.
+    public var children: ChildTable { loop.children }
+    /// Where clients come to.
+    public var addresses: [SocketAddress] { listeners.map(\.address) }
+
+    // The state of the loop. It is in five files: this one waits, +Workers forks and looks after them, +Strength decides how
+    // many there are, +Stopping ends, +Upgrade begins anew.
+    let loop: ServerLoop
+    let service: Service
+    let executable = Executable.own
+    /// Workers wake the parent by it.
+    let news: ParentDescriptor
+    var listeners: [SharedListener] = []
+    var workers: [PoolWorker] = []
+    var size: PoolSize
+    var backoff = Backoff()
+    /// When the newest of the failures came that `backoff` counts.
+    var lastFailure = Instant(nanoseconds: .min)
+    var isReplacingAll = false
+    var hasServed = false
+    var nextLook: Instant?
+    var nextMemoryLook: Instant?
+    var nextWatchdog: Instant?
+    var manager: ServiceManager?
+    var successor: Successor?
+    var successors: ChildTable?
+    /// A successor serves on the sockets.
+    var isHandedOver = false
+    /// Why it stops, if not because it was asked to.
+    var failure: ForkingError?
+
+    /// A pool whose workers serve one connection after the other.
+    ///
+    /// - Parameter handler: runs in a worker for each connection, which is closed when it returns or throws. One that serves
+    ///   several requests on a connection looks at `Worker.isDraining` between them.
+    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    public convenience init(
+        _ listener: consuming Listener, configuration: Configuration = Configuration(),
+        hooks: PreforkHooks = PreforkHooks(), handler: @escaping (inout Connection, Worker) throws -> Void
+    ) throws(ForkingError) {
+        try self.init(listener, configuration, hooks, .connections(handler))
+    }
+
+    /// A pool whose workers serve on the listeners by themselves: with an event loop, with threads.
+    ///
+    /// - Parameter body: runs in a worker. It says `Worker.ready()` once it serves, and returns when it was asked to drain
+    ///   and has done so; the process then ends with status 0, or with 1 if it throws.
+    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    public convenience init(
+        _ listener: consuming Listener, configuration: Configuration = Configuration(),
+        hooks: PreforkHooks = PreforkHooks(), worker body: @escaping (Worker) throws -> Void
+    ) throws(ForkingError) {
+        try self.init(listener, configuration, hooks, .body(body))
+    }
+
+    private init(
+        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: PreforkHooks,
+        _ service: Service
+    ) throws(ForkingError) {
+        self.configuration = try configuration.checked()
+        self.hooks = hooks
+        self.service = service
+        size = PoolSize(
+            minimum: configuration.workers, maximum: configuration.maxWorkers ?? configuration.workers,
+            ceiling: Configuration.ceiling)
+        news = try ParentDescriptor("eventfd", forkcore_event_open)
+        // Each worker may be there twice: it drains, and its successor serves.
+        loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
+        try add(listener)
+        children.onExit = { [weak self] in self?.noteEnd(of: $0) }
+    }
+
+    /// Has the workers serve on one more listener. Parent, before serving.
+    ///
+    /// - Throws: `ForkingError.invalid` for a listener of datagrams, or while it serves.
+    public func add(_ listener: consuming Listener) throws(ForkingError) {
+        try loop.requireNotRunning()
+        guard !listener.isDatagram else {
+            throw .invalid("the listener on \(listener.address) is for datagrams, and workers accept connections")
+        }
+        listeners.append(SharedListener(listener))
+    }
+
+    // MARK: Serving
+
+    /// Serves until the server was stopped; then nothing of it is left alive.
+    ///
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals`, SIGHUP, SIGTTIN,
+    /// SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events.
+    ///
+    /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
+    ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
+    ///   workers were killed.
+    public func serve() throws(ForkingError) {
+        let own = Self.ownSignals.union(configuration.stopSignals)
+        try loop.begin(taking: ServerLoop.signals(stopping: own, hooks: hooks.signals.keys))
+        defer { loop.end() }
+        do {
+            try hooks.prepare()
+        } catch {
+            throw .invalid("the server could not be prepared: \(error)")
+        }
+        manager = ServiceManager.take()
+        do throws(ForkingError) {
+            while loop.phase != .over { try turn() }
+        } catch {
+            loop.abandonShip()
+            throw error
+        }
+        if let failure { throw failure }
+    }
+
+    /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.
+    public func stop(_ step: StopStep = .drain) { stopSwitch.stop(step) }
+
+    // MARK: The loop
+
+    /// One turn: what is to be done for the workers, then wait, signals, exits, time.
+    private func turn() throws(ForkingError) {
+        if loop.phase == .serving { tend(.now) }
+        let ready = try loop.wait(
+            for: news.rawValue, or: successor?.word.rawValue ?? -1, until: nextLook, isBusy: false)
+        if ready.contains(.signal) { takeSignals() }
+        if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
+        if ready.contains(.children) { children.collect() }
+        if ready.contains(.work) { _ = forkcore_event_take(news.rawValue) }
+        if ready.contains(.other) { hearSuccessor() }
+        keepSuccessorsTime(.now)
+        if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
+    }
+
+    private func takeSignals() {
+        for signal in loop.takeSignals() {
+            if configuration.stopSignals.contains(signal) {
+                advance(to: loop.phase.nextStep)
+            } else if let hook = hooks.signals[signal] {
+                hook()
+            } else if loop.phase == .serving {
+                switch signal {
+                case .hangup: replaceAll()
+                case .ttyInput: resize { $0.add() }
+                case .ttyOutput: resize { $0.remove() }
+                default: upgrade()
+                }
+            }
+        }
+    }
+}
+
+/// A listener cannot be copied, and so cannot be one of several either; this can.
+final class SharedListener {
+    let listener: Listener
+
+    init(_ listener: consuming Listener) { self.listener = listener }
+
+    var address: SocketAddress { listener.address }
+    var descriptor: Int32 { listener.descriptor.rawValue }
+}

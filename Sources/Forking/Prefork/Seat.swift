@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Synchronization
+
+/// A page that parent and worker have in common: the worker's line of the scoreboard, and the word by which it is asked to
+/// drain. No other worker has it, and a new worker gets a new one.
+///
+/// The parent trusts nothing in it: see `SeatReading`.
+final class Seat: @unchecked Sendable {
+    private static let size = 4096
+    private static let linesOffset = 64
+
+    private let memory: UnsafeMutableRawPointer
+    private let owner = forkcore_process()
+
+    /// What a worker says of itself.
+    struct Lines: ~Copyable {
+        let isReady = Atomic(false)
+        /// It asks for another in its place.
+        let wantsToRetire = Atomic(false)
+        let active = Atomic<Int32>(0)
+        let requests = Atomic<UInt64>(0)
+        /// When a request began or ended last: nanoseconds of CLOCK_MONOTONIC.
+        let since = Atomic<Int64>(0)
+        let beat = Atomic<Int64>(0)
+        /// Written and read without a lock: what was torn is no address, or a wrong one.
+        var peer = SocketAddress { (_, _) in }
+    }
+
+    init() throws(ForkingError) {
+        var opened: UnsafeMutableRawPointer?
+        try check(forkcore_shared_open(Self.size, &opened), "mmap")
+        memory = opened!
+        (memory + Self.linesOffset).bindMemory(to: Lines.self, capacity: 1).initialize(to: Lines())
+        memory.bindMemory(to: Atomic<UInt32>.self, capacity: 1).initialize(to: Atomic(0))
+    }
+
+    /// Parent, after the fork.
+    func withhold() { _ = forkcore_shared_withhold(memory, Self.size) }
+
+    deinit {
+        if owner == forkcore_process() { forkcore_shared_close(memory, Self.size) }
+    }
+
+    var lines: UnsafeMutablePointer<Lines> {
+        (memory + Self.linesOffset).assumingMemoryBound(to: Lines.self)
+    }
+
+    /// Where the signal handler sets it.
+    var drainWord: UnsafeMutablePointer<UInt32> { memory.assumingMemoryBound(to: UInt32.self) }
+
+    var isDraining: Bool { drain.pointee.load(ordering: .relaxed) != 0 }
+
+    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not.
+    func askToDrain(atOnce: Bool = false) {
+        let word = atOnce ? FORKCORE_DRAIN_ASKED | FORKCORE_DRAIN_SIGNALLED : FORKCORE_DRAIN_ASKED
+        _ = drain.pointee.bitwiseOr(UInt32(word), ordering: .relaxed)
+    }
+
+    private var drain: UnsafeMutablePointer<Atomic<UInt32>> { memory.assumingMemoryBound(to: Atomic<UInt32>.self) }
+
+    /// Parent: what stands there now.
+    func read(startedAt: Instant, now: Instant) -> SeatReading {
+        SeatReading(
+            isReady: lines.pointee.isReady.load(ordering: .acquiring),
+            wantsToRetire: lines.pointee.wantsToRetire.load(ordering: .relaxed),
+            isDraining: isDraining,
+            isBusy: lines.pointee.active.load(ordering: .relaxed) > 0,
+            requests: lines.pointee.requests.load(ordering: .relaxed),
+            since: Self.within(startedAt, now, lines.pointee.since.load(ordering: .relaxed)),
+            beat: Self.within(startedAt, now, lines.pointee.beat.load(ordering: .relaxed)),
+            peer: lines.pointee.peer.checked)
+    }
+
+    private static func within(_ start: Instant, _ now: Instant, _ nanoseconds: Int64) -> Instant {
+        min(max(start, Instant(nanoseconds: nanoseconds)), now)
+    }
+}
+
+/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck, and be
+/// replaced for it; nothing else comes of it.
+struct SeatReading: Sendable {
+    var isReady: Bool
+    var wantsToRetire: Bool
+    var isDraining: Bool
+    var isBusy: Bool
+    var requests: UInt64
+    var since: Instant
+    var beat: Instant
+    var peer: SocketAddress?
+}

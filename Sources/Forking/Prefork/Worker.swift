@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import SystemPackage
+
+/// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
+///
+/// A body serves on `listeners` with whatever it likes, says when it is `ready()`, and returns once it was asked to drain and
+/// has served what it had begun.
+public final class Worker: Sendable {
+    /// Its place in the pool, from 0 on: lower than the most workers there can be at once. Its successor has another.
+    public let number: Int
+    /// Listening sockets, non-blocking, that all workers share. They stay open until the process ends.
+    public let listeners: [FileDescriptor]
+    /// Where they are bound, in the same order.
+    public let addresses: [SocketAddress]
+    /// Readable, at its end, as soon as the worker should drain, also when the parent has gone. Not to be read from.
+    public let drainDescriptor: FileDescriptor
+
+    private let seat: Seat
+    private let news: Int32
+    private let maxRequests: UInt64
+    private let queue: AcceptQueue
+
+    init(_ setup: WorkerSetup) throws(ForkingError) {
+        number = setup.number
+        listeners = setup.listeners.map { FileDescriptor(rawValue: $0) }
+        addresses = setup.addresses
+        drainDescriptor = FileDescriptor(rawValue: setup.lifeline)
+        seat = setup.seat
+        news = setup.news
+        maxRequests = setup.maxRequests
+        queue = try AcceptQueue(setup.listeners, lifeline: setup.lifeline)
+        try check(forkcore_drain_on_term(seat.drainWord, setup.lifeline, setup.news), "sigaction")
+    }
+
+    // MARK: What it says
+
+    /// Tells the parent that this worker serves now. A worker that says so in no time that
+    /// `PreforkServer.Configuration.spawnLimit` allows is ended.
+    public func ready() {
+        heartbeat()
+        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.pointee.isReady.store(true, ordering: .releasing)
+        tell()
+    }
+
+    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatLimit`, one that is silent for longer is
+    /// taken for stuck.
+    public func heartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
+
+    /// A request has begun: it is counted, and the worker is busy until each that has begun has ended.
+    public func requestBegan(from peer: SocketAddress? = nil) {
+        if let peer { seat.lines.pointee.peer = peer }
+        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.pointee.active.add(1, ordering: .relaxed)
+        let (_, count) = seat.lines.pointee.requests.add(1, ordering: .relaxed)
+        if count == maxRequests { retire() }
+    }
+
+    /// A request has ended.
+    public func requestEnded() {
+        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.pointee.active.subtract(1, ordering: .relaxed)
+    }
+
+    /// Asks for another worker in its place. It goes on until that one is ready; then it is asked to drain.
+    public func retire() {
+        seat.lines.pointee.wantsToRetire.store(true, ordering: .relaxed)
+        tell()
+    }
+
+    private func tell() { forkcore_event_add(news, 1) }
+
+    // MARK: What it is told
+
+    /// Whether to take no more, finish what has begun, and return. Costs no system call.
+    public var isDraining: Bool { seat.isDraining }
+
+    // MARK: Blocking loops
+
+    /// Waits for the next client; nil once the worker should drain. Counts as a request that has begun, so each connection is
+    /// to be followed by `requestEnded()`. accept4(2), epoll_wait(2).
+    ///
+    /// For one thread. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
+    public func accept() throws(ForkingError) -> Connection? {
+        while !isDraining {
+            if let connection = try queue.next() {
+                requestBegan(from: connection.peer)
+                return connection
+            }
+        }
+        return nil
+    }
+
+    /// Serves one client after the other until it should drain.
+    func serve(
+        _ configuration: PreforkServer.Configuration, _ hooks: PreforkHooks,
+        _ handler: (inout Connection, Worker) throws -> Void
+    ) throws(ForkingError) {
+        ready()
+        while var connection = try accept() {
+            do {
+                try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
+                try handler(&connection, self)
+            } catch {
+                try? hooks.handleError(error, connection.peer)
+            }
+            connection.finish()
+            requestEnded()
+        }
+    }
+}
+
+/// What a worker is made of; put together in the parent, before the fork.
+struct WorkerSetup {
+    var number: Int
+    var listeners: [Int32]
+    var addresses: [SocketAddress]
+    var seat: Seat
+    var lifeline: Int32
+    var news: Int32
+    var maxRequests: UInt64
+}
+
+/// The shared listeners, as one worker waits for them.
+private struct AcceptQueue: Sendable {
+    private let listeners: [Int32]
+    private let lifeline: Int32
+    private let poll: Int32
+
+    /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
+    init(_ listeners: [Int32], lifeline: Int32) throws(ForkingError) {
+        self.listeners = listeners
+        self.lifeline = lifeline
+        var poll: Int32 = -1
+        try check(forkcore_poll_open(&poll), "epoll_create1")
+        for listener in listeners {
+            try check(forkcore_poll_add_exclusive(poll, listener, 0), "epoll_ctl")
+        }
+        try check(forkcore_poll_add(poll, lifeline, 1), "epoll_ctl")
+        self.poll = poll
+    }
+
+    /// The next client, if need be waited for. Nil when there was something else; whoever was woken for a client has looked
+    /// for it then, as nobody else was.
+    func next() throws(ForkingError) -> Connection? {
+        if let connection = try take() { return connection }
+        try check(forkcore_poll_wait(poll), "epoll_wait")
+        return try take()
+    }
+
+    private func take() throws(ForkingError) -> Connection? {
+        for listener in listeners {
+            do throws(ForkingError) {
+                if let connection = try Listener.accept(on: listener) { return connection }
+            } catch .system(_, let code) where Errno.shortages.contains(code) {
+                var descriptor = lifeline
+                var ready: UInt32 = 0
+                _ = forkcore_wait_readable(&descriptor, 1, Admission.pause.inNanoseconds, &ready)
+            }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import SystemPackage
+
+/// What a worker's memory comes to.
+enum WorkerMemory {
+    /// A process's proportional set size in KiB: its own pages, and its share of those that others have too, as a fork
+    /// leaves most. Nil if the process is gone, is a zombie or another user's, or if the kernel does not say (before 4.14).
+    /// /proc/PID/smaps_rollup in proc_pid_smaps(5).
+    ///
+    /// Parent. The kernel walks all of the process's pages for it, which holds up changes of its mappings: some
+    /// milliseconds for a gigabyte, so it is nothing for every turn.
+    static func proportionalSize(of pid: ProcessID) -> Int? {
+        let path = "/proc/\(pid)/smaps_rollup"
+        guard let file = try? FileDescriptor.open(path, .readOnly, options: .closeOnExec) else { return nil }
+        defer { try? file.close() }
+        // It is some 700 bytes, with Pss in the third line; one read tells of one moment.
+        return withUnsafeTemporaryAllocation(byteCount: 2048, alignment: 1) { buffer in
+            guard let count = try? file.read(into: buffer) else { return nil }
+            return number(after: "\nPss:", in: UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+        }
+    }
+
+    /// The figures that follow `word` and spaces.
+    static func number(after word: StaticString, in text: UnsafeRawBufferPointer) -> Int? {
+        let word = UnsafeRawBufferPointer(start: word.utf8Start, count: word.utf8CodeUnitCount)
+        var rest = text[...]
+        while !rest.starts(with: word) {
+            if rest.popFirst() == nil { return nil }
+        }
+        let figures = rest.dropFirst(word.count).drop { $0 == UInt8(ascii: " ") }.prefix { (48...57).contains($0) }
+        return figures.isEmpty ? nil : Int(String(decoding: figures, as: UTF8.self))
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import SystemPackage
+
+extension Job {
+    /// Serves with a pool of workers.
+    func servePool() throws(ForkingError) {
+        let handler: (inout Connection, Worker) throws -> Void =
+            if service == .httpPool {
+                { try HTTPService.serve(&$0, $1) }
+            } else {
+                { connection, _ in try EchoService.serve(&connection) }
+            }
+        let server = try PreforkServer(listener(), configuration: poolConfiguration, handler: handler)
+        let verbose = common.verbose
+        server.hooks.observe = { event in
+            if case .serving(let addresses) = event { addresses.forEach(announce) }
+            if verbose || event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
+        }
+        server.hooks.handleError = tellOfError
+        server.hooks.signals[.user1] = { [unowned server] in printTable(server.children) }
+        try server.serve()
+    }
+
+    private var poolConfiguration: PreforkServer.Configuration {
+        var configuration = PreforkServer.Configuration()
+        if let workers = pool.workers { configuration.workers = workers }
+        configuration.maxWorkers = pool.maxWorkers
+        configuration.requestLimit = pool.timeout.map(Duration.seconds)
+        configuration.maxRequests = pool.maxRequests
+        configuration.maxAge = pool.maxAge.map(Duration.seconds)
+        configuration.maxMemoryKiB = pool.maxMemory.map { $0 * 1024 }
+        configuration.replacedAtOnce = pool.replacedAtOnce
+        configuration.spawnLimit = .seconds(pool.spawnLimit)
+        configuration.givesUpAfter = pool.givesUpAfter
+        configuration.drain = .seconds(common.drain)
+        configuration.killAfter = .seconds(common.killAfter)
+        configuration.crashBacktraces = common.backtraces
+        configuration.noDelay = true
+        return configuration
+    }
+}

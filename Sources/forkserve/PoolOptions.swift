@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Forking
+
+/// The options of a pool of workers.
+struct PoolOptions: ParsableArguments {
+    /// As plain values, for a job.
+    struct Values: Equatable {
+        /// Nil: as many as there are cores.
+        var workers: Int?
+        var maxWorkers: Int?
+        var timeout: Double?
+        var maxRequests: Int?
+        var maxAge: Double?
+        var maxMemory: Int?
+        var replacedAtOnce = 1
+        var spawnLimit = 30.0
+        var givesUpAfter: Int?
+
+        mutating func code(_ coder: inout FieldCoder) {
+            coder.field(&workers)
+            coder.field(&maxWorkers)
+            coder.field(&timeout)
+            coder.field(&maxRequests)
+            coder.field(&maxAge)
+            coder.field(&maxMemory)
+            coder.field(&replacedAtOnce)
+            coder.field(&spawnLimit)
+            coder.field(&givesUpAfter)
+        }
+    }
+
+    @Option(help: ArgumentHelp("How many workers; by default one per core that may be used.", valueName: "n"))
+    var workers: Int?
+    @Option(
+        help: ArgumentHelp("Grow up to so many while all are busy, and shrink back slowly.", valueName: "n"))
+    var maxWorkers: Int?
+    @Option(
+        help: ArgumentHelp(
+            "How long a request may take; then its worker is ended and replaced. By default as long as it likes.",
+            valueName: "seconds"))
+    var timeout: Double?
+    @Option(help: ArgumentHelp("Replace a worker after some so many requests.", valueName: "n"))
+    var maxRequests: Int?
+    @Option(help: ArgumentHelp("Replace a worker after about this time.", valueName: "seconds"))
+    var maxAge: Double?
+    @Option(help: ArgumentHelp("Replace a worker that has more memory (its share of it, PSS).", valueName: "MiB"))
+    var maxMemory: Int?
+    @Option(help: ArgumentHelp("How many are replaced at the same time.", valueName: "n"))
+    var replacedAtOnce = Values().replacedAtOnce
+    @Option(help: ArgumentHelp("How long a new worker, or a new program, may take to be ready.", valueName: "seconds"))
+    var spawnLimit = Values().spawnLimit
+    @Option(
+        help: ArgumentHelp("Give up after so many workers in a row that failed at their start.", valueName: "n"))
+    var givesUpAfter: Int?
+
+    var values: Values {
+        Values(
+            workers: workers, maxWorkers: maxWorkers, timeout: timeout, maxRequests: maxRequests, maxAge: maxAge,
+            maxMemory: maxMemory, replacedAtOnce: replacedAtOnce, spawnLimit: spawnLimit, givesUpAfter: givesUpAfter)
+    }
+
+    func check() throws {
+        try Bound.count("--workers", workers, upTo: 1024)
+        try Bound.count(
+            "--max-workers", maxWorkers, from: workers ?? UsableCores.count, upTo: 1024, ": at least --workers")
+        try Bound.limit("--timeout", timeout)
+        try Bound.count("--max-requests", maxRequests, upTo: .max)
+        try Bound.limit("--max-age", maxAge)
+        try Bound.count("--max-memory", maxMemory, upTo: 1 << 30)
+        try Bound.count("--replaced-at-once", replacedAtOnce, upTo: 1024)
+        try Bound.limit("--spawn-limit", spawnLimit)
+        try Bound.count("--gives-up-after", givesUpAfter, upTo: .max)
+    }
+}
+
+struct Prefork: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Serves with a pool of worker processes, which are replaced when they crash.",
+        discussion: """
+            SIGTERM and SIGINT drain; SIGHUP replaces all workers, one by one; SIGTTIN and SIGTTOU add and take one;
+            SIGUSR2 starts the program anew on the same sockets, and drains once that one serves.
+            """)
+
+    @OptionGroup var common: CommonOptions
+    @OptionGroup var pool: PoolOptions
+    @Flag(help: "Answer HTTP requests, each with the same six bytes, instead of echoing lines.") var http = false
+    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
+
+    func validate() throws {
+        try common.validate(address)
+        try pool.check()
+    }
+
+    func run() throws {
+        try Job(service: http ? .httpPool : .pool, address: address, common: common.values, pool: pool.values).run()
+    }
+}
