@@ -84,11 +84,15 @@ public final class Worker: Sendable {
     ///
     /// For one thread. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? {
-        while !isDraining {
-            if let connection = try queue.next() {
-                requestBegan(from: connection.peer)
-                return connection
+        do throws(ForkingError) {
+            while !isDraining {
+                if let connection = try queue.next() {
+                    requestBegan(from: connection.peer)
+                    return connection
+                }
             }
+        } catch .system(_, .invalidArgument) where isDraining {
+            // The parent has stopped, and with it the socket.
         }
         return nil
     }
