@@ -5,6 +5,8 @@ import Forking
 /// As much of HTTP/1.1 as it takes to measure a pool, and to see one at work: every request gets the same answer. Worker.
 enum HTTPService {
     private static let answer = head(closing: false), lastAnswer = head(closing: true)
+    /// The longest head of a request, in bytes.
+    private static let headLimit = 8192
 
     private static func head(closing: Bool) -> [UInt8] {
         Array(
@@ -15,10 +17,11 @@ enum HTTPService {
     /// Answers one request after the other until the client closes, or wants to be the last. A worker that should drain says
     /// so in its next answer: a client that reads it sends nothing into a connection that closes.
     static func serve(_ connection: inout Connection, _ worker: Worker) throws(ForkingError) {
+        var bytes: [UInt8] = []
         var isFirst = true
-        while let first = try connection.readLine(limit: 8192) {
+        while let head = try readHead(&bytes, &connection) {
             if !isFirst { worker.requestBegan(from: connection.peer) }
-            let isLast = try !readHead(&connection, after: first) || worker.isDraining
+            let isLast = head.isLast || worker.isDraining
             try connection.write(isLast ? lastAnswer : answer)
             if isLast { return }
             worker.requestEnded()
@@ -26,45 +29,93 @@ enum HTTPService {
         }
     }
 
-    /// Reads a request's head, and its body away; whether the client wants to send another.
-    private static func readHead(_ connection: inout Connection, after first: [UInt8]) throws(ForkingError) -> Bool {
-        var keepsAlive = !ends(first, "HTTP/1.0")
-        var body = 0
-        while let line = try connection.readLine(limit: 8192), line.count > 2 {
-            if let value = value(of: "connection:", in: line) {
-                if contains(value, "close") { keepsAlive = false }
-                if contains(value, "keep-alive") { keepsAlive = true }
-            } else if let value = value(of: "content-length:", in: line) {
-                body = Int(String(decoding: value, as: UTF8.self)) ?? 0
+    private struct Head {
+        var isLast: Bool
+        var bodyLength: Int
+    }
+
+    /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client has
+    /// closed, also in the middle of a request.
+    private static func readHead(
+        _ bytes: inout [UInt8], _ connection: inout Connection
+    ) throws(ForkingError) -> Head? {
+        while true {
+            if let end = endOfHead(bytes) {
+                let head = parse(bytes[..<end])
+                bytes.removeSubrange(..<end)
+                return try skipBody(head.bodyLength, &bytes, &connection) ? head : nil
             }
-        }
-        if body > 0 { _ = try connection.read(exactly: min(body, 1 << 20)) }
-        return keepsAlive
-    }
-
-    /// What stands behind a field's name, which is given in lower case with its colon.
-    private static func value(of name: StaticString, in line: [UInt8]) -> ArraySlice<UInt8>? {
-        guard line.count > name.utf8CodeUnitCount, begins(line[...], name) else { return nil }
-        let isSpace = { (byte: UInt8) in byte == 32 || byte == 9 || byte == 13 || byte == 10 }
-        let value = line.dropFirst(name.utf8CodeUnitCount).drop(while: isSpace)
-        return value.prefix { !isSpace($0) || $0 == 32 }
-    }
-
-    private static func ends(_ line: [UInt8], _ text: StaticString) -> Bool {
-        let end = line.suffix(text.utf8CodeUnitCount + 2).prefix(text.utf8CodeUnitCount)
-        return end.elementsEqual(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
-    }
-
-    private static func contains(_ value: ArraySlice<UInt8>, _ word: StaticString) -> Bool {
-        value.indices.contains { begins(value[$0...], word) }
-    }
-
-    /// In whichever case; `word` is in lower case.
-    private static func begins(_ bytes: ArraySlice<UInt8>, _ word: StaticString) -> Bool {
-        let word = UnsafeBufferPointer(start: word.utf8Start, count: word.utf8CodeUnitCount)
-        guard bytes.count >= word.count else { return false }
-        return zip(bytes, word).allSatisfy { byte, expected in
-            byte == expected || ((65...90).contains(byte) && byte | 32 == expected)
+            guard bytes.count <= headLimit else { throw .lineTooLong(limit: headLimit) }
+            let more = try connection.read()
+            if more.isEmpty { return nil }
+            if bytes.isEmpty { bytes = more } else { bytes += more }
         }
     }
+
+    private static func skipBody(
+        _ length: Int, _ bytes: inout [UInt8], _ connection: inout Connection
+    ) throws(ForkingError) -> Bool {
+        var left = length
+        while left > bytes.count {
+            left -= bytes.count
+            bytes = try connection.read()
+            if bytes.isEmpty { return false }
+        }
+        bytes.removeSubrange(..<left)
+        return true
+    }
+
+    /// Behind the empty line.
+    private static func endOfHead(_ bytes: [UInt8]) -> Int? {
+        bytes.withUnsafeBufferPointer { bytes in
+            var index = 3
+            while index < bytes.count {
+                if bytes[index] == 10, bytes[index - 1] == 13, bytes[index - 2] == 10, bytes[index - 3] == 13 {
+                    return index + 1
+                }
+                index += bytes[index] == 10 || bytes[index] == 13 ? 1 : 2
+            }
+            return nil
+        }
+    }
+
+    private static func parse(_ head: ArraySlice<UInt8>) -> Head {
+        head.withUnsafeBufferPointer { bytes in
+            var head = Head(isLast: false, bodyLength: 0)
+            var line = 0
+            for index in bytes.indices where bytes[index] == 10 {
+                read(UnsafeBufferPointer(rebasing: bytes[line..<index]), isFirst: line == 0, into: &head)
+                line = index + 1
+            }
+            return head
+        }
+    }
+
+    private static func read(_ line: UnsafeBufferPointer<UInt8>, isFirst: Bool, into head: inout Head) {
+        if isFirst {
+            head.isLast = value(line, behind: "HTTP/1.0", anywhere: true) != nil
+        } else if let value = value(line, behind: "connection:") {
+            if Self.value(value, behind: "close", anywhere: true) != nil { head.isLast = true }
+            if Self.value(value, behind: "keep-alive", anywhere: true) != nil { head.isLast = false }
+        } else if let value = value(line, behind: "content-length:") {
+            let digits = value.drop { $0 == 32 }.prefix { (48...57).contains($0) }.prefix(15)
+            head.bodyLength = digits.reduce(0) { $0 * 10 + Int($1 - 48) }
+        }
+    }
+
+    /// What stands behind `word` in a line that begins with it, or has it anywhere; in whichever case.
+    private static func value(
+        _ line: UnsafeBufferPointer<UInt8>, behind word: StaticString, anywhere: Bool = false
+    ) -> UnsafeBufferPointer<UInt8>? {
+        let count = word.utf8CodeUnitCount
+        guard line.count >= count else { return nil }
+        for start in 0...(anywhere ? line.count - count : 0) {
+            var length = 0
+            while length < count, lower(line[start + length]) == lower(word.utf8Start[length]) { length += 1 }
+            if length == count { return UnsafeBufferPointer(rebasing: line[(start + count)...]) }
+        }
+        return nil
+    }
+
+    private static func lower(_ byte: UInt8) -> UInt8 { (65...90).contains(byte) ? byte | 32 : byte }
 }

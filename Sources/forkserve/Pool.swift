@@ -37,7 +37,6 @@ extension Job {
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
-        configuration.noDelay = true
         return configuration
     }
 }

@@ -30,7 +30,7 @@ extension PreforkServer {
         public var replacedAtOnce = 1
         /// How long one read or write of a connection may wait for the peer; nil: for ever. Only where a handler serves.
         public var ioTimeout: Duration?
-        /// Sends small writes at once. TCP_NODELAY; only where a handler serves.
+        /// Sends small writes at once. TCP_NODELAY, of the listeners and so of what they accept; for TCP alone.
         public var noDelay = false
         /// Signals that stop the server: the first drains, the second terminates, the third kills. SIGHUP, SIGTTIN, SIGTTOU
         /// and SIGUSR2 have meanings of their own.

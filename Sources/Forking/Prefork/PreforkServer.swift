@@ -104,6 +104,10 @@ public final class PreforkServer {
         guard !listener.isDatagram else {
             throw .invalid("the listener on \(listener.address) is for datagrams, and workers accept connections")
         }
+        // What a listener is set to, its connections are.
+        if configuration.noDelay, !listener.address.isUnix {
+            try check(forkcore_set_no_delay(listener.descriptor.rawValue, true), "setsockopt")
+        }
         listeners.append(SharedListener(listener))
     }
 

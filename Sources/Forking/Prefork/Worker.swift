@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import Synchronization
 import SystemPackage
 
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
@@ -105,13 +106,13 @@ public final class Worker: Sendable {
         ready()
         while var connection = try accept() {
             do {
-                try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
+                if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
                 try handler(&connection, self)
             } catch {
                 try? hooks.handleError(error, connection.peer)
             }
-            connection.finish()
-            requestEnded()
+            connection.discardUnread()  // then it is closed, which nobody else holds open
+            if seat.lines.pointee.active.load(ordering: .relaxed) > 0 { requestEnded() }
         }
     }
 }
@@ -128,10 +129,14 @@ struct WorkerSetup {
 }
 
 /// The shared listeners, as one worker waits for them.
-private struct AcceptQueue: Sendable {
+private final class AcceptQueue: Sendable {
     private let listeners: [Int32]
     private let lifeline: Int32
     private let poll: Int32
+    /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
+    /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
+    private let untilLook = Atomic(0)
+    private static let waitsBetweenLooks = 8
 
     /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
     init(_ listeners: [Int32], lifeline: Int32) throws(ForkingError) {
@@ -149,7 +154,13 @@ private struct AcceptQueue: Sendable {
     /// The next client, if need be waited for. Nil when there was something else; whoever was woken for a client has looked
     /// for it then, as nobody else was.
     func next() throws(ForkingError) -> Connection? {
-        if let connection = try take() { return connection }
+        let waits = untilLook.load(ordering: .relaxed)
+        if waits == 0 {
+            if let connection = try take() { return connection }
+            untilLook.store(Self.waitsBetweenLooks, ordering: .relaxed)
+        } else {
+            untilLook.store(waits - 1, ordering: .relaxed)
+        }
         try check(forkcore_poll_wait(poll), "epoll_wait")
         return try take()
     }

@@ -151,6 +151,10 @@ public struct Connection: ~Copyable {
     /// as the connection closes, which can overtake the answer; so what has come is thrown away first.
     func finish() {
         finishWriting()
+        discardUnread()
+    }
+
+    func discardUnread() {
         if !hasEnded { forkcore_discard_received(descriptor.rawValue) }
     }
 
