@@ -5,9 +5,13 @@
 #include "internal.h"
 
 #include <errno.h>
+#ifdef __GLIBC__
+#include <execinfo.h>
+#endif
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -66,3 +70,28 @@ int forkcore_drain_on_term(uint32_t *word, int descriptor, int event)
     struct sigaction action = {.sa_handler = ask_to_drain, .sa_flags = SA_RESTART};
     return sigaction(SIGTERM, &action, NULL) != 0 ? errno : 0;
 }
+
+#ifdef __GLIBC__
+
+static void tell_where(int number)
+{
+    void *frames[32];
+    int count = backtrace(frames, sizeof frames / sizeof frames[0]);
+    dprintf(STDERR_FILENO, "process %d was stuck here:\n", (int)getpid());
+    backtrace_symbols_fd(frames, count, STDERR_FILENO);
+    sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    raise(number);
+}
+
+void forkcore_tell_where_on_abort(void)
+{
+    void *frame;
+    backtrace(&frame, 1); // loads what it needs now, not in the handler
+    sigaction(SIGABRT, &(struct sigaction){.sa_handler = tell_where}, NULL);
+}
+
+#else
+
+void forkcore_tell_where_on_abort(void) {}
+
+#endif

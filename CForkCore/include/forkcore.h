@@ -404,6 +404,12 @@ enum {
 /// Worker, once. Signal-safe.
 int forkcore_drain_on_term(uint32_t *word, int descriptor, int event);
 
+/// From now on SIGABRT prints the calling stack on stderr, some lines of it, before it ends the process. backtrace(3), which is
+/// signal-safe but where the process was just loading a library: then SIGKILL has to end it. Nothing but with glibc.
+///
+/// Worker, once. Not signal-safe.
+void forkcore_tell_where_on_abort(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -37,6 +37,7 @@ extension Job {
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
+        configuration.stuckBacktraces = common.backtraces
         return configuration
     }
 }

@@ -39,7 +39,9 @@ extension PreforkServer {
         public var drain: Duration = .seconds(10)
         /// From SIGTERM, or SIGABRT, to SIGKILL.
         public var killAfter: Duration = .seconds(3)
-        /// See `ChildOptions.crashBacktraces`; with it a stuck worker, too, tells where it stands.
+        /// Whether a worker that is ended because it is stuck says on stderr where it stands, in some lines. backtrace(3).
+        public var stuckBacktraces = false
+        /// See `ChildOptions.crashBacktraces`.
         public var crashBacktraces = false
 
         /// The defaults, as said at each property.
