@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/prctl.h>
 
 static int return_context(void *context) { return *(int *)context; }
@@ -190,6 +191,23 @@ static void threads_are_counted(void)
     close(unused.ends[0]);
 }
 
+static void cores_are_counted(void)
+{
+    cpu_set_t all, one;
+    unsigned cores, bound = 0;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    CHECK(forkcore_affinity(&cores) == 0 && cores == (unsigned)CPU_COUNT(&all));
+    for (int core = 0; core < CPU_SETSIZE; core++) {
+        if (!CPU_ISSET(core, &all))
+            continue;
+        CPU_ZERO(&one);
+        CPU_SET(core, &one);
+        CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+        CHECK(forkcore_affinity(&bound) == 0 && bound == 1);
+    }
+    CHECK(bound == 1);
+}
+
 const struct test process_tests[] = {
     {"the exit status is told", the_exit_status_is_told},
     {"the signal that killed is told", the_signal_that_killed_is_told},
@@ -203,5 +221,6 @@ const struct test process_tests[] = {
     {"only an unreaped child is signalled", only_an_unreaped_child_is_signalled},
     {"a pidfd is readable at the end", a_pidfd_is_readable_at_the_end},
     {"threads are counted", threads_are_counted},
+    {"cores are counted", cores_are_counted},
     {0},
 };
