@@ -6,9 +6,61 @@ import TestSupport
 
 let preforkScenarios: [String: @Sendable () throws -> Void] = [
     "bound-to-a-core": boundToACore,
+    "service-manager": serviceManager,
 ]
 
 /// To be started by taskset(1).
 private func boundToACore() throws {
     try expect(UsableCores.count == 1, "there are \(UsableCores.count) cores")
+}
+
+/// A service manager's end, bound to `name`.
+private final class ManagerSocket {
+    let descriptor: Int32
+
+    init(_ name: String) throws {
+        descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        let bound = try withAddress("unix:" + name) { bind(descriptor, $1, $2) }
+        try expect(bound == 0, "bind \(name): \(String(cString: strerror(errno)))")
+    }
+
+    deinit { close(descriptor) }
+
+    /// A message that is there; nil if none is.
+    func next() -> String? {
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        let count = recv(descriptor, &bytes, bytes.count, Int32(MSG_DONTWAIT))
+        return count < 0 ? nil : String(decoding: bytes.prefix(count), as: UTF8.self)
+    }
+}
+
+/// NOTIFY_SOCKET, as a service manager sets it.
+private func serviceManager() throws {
+    let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
+    let directory = try TemporaryDirectory()
+    for name in [directory.path + "/notify", "@forking-\(getpid())"] {
+        let socket = try ManagerSocket(name)
+        for (variable, value) in zip(names, [name, "2000000", String(getpid())]) { setenv(variable, value, 1) }
+        let manager = ServiceManager.take()
+        try expect(names.allSatisfy { getenv($0) == nil }, "the variables are left")
+        try expect(manager.watchdogInterval == .seconds(1), "\(manager.watchdogInterval as Any)")
+        let again = ServiceManager.take()
+        try expect(again.watchdogInterval == nil && !again.notify("READY=1"), "taken twice")
+
+        let ready = "READY=1\nMAINPID=\(getpid())"
+        try expect(manager.notify(ready) && manager.notify("STATUS=4 wörkers"), "not sent to \(name)")
+        try expect(socket.next() == ready && socket.next() == "STATUS=4 wörkers", "other messages came")
+        try expect(socket.next() == nil, "more came than was sent")
+
+        var sent = 0
+        while manager.notify("WATCHDOG=1") {  // until the queue is full; were it waited for, the deadline would pass
+            sent += 1
+            try expect(sent < 1_000_000, "the queue does not fill")
+        }
+        for _ in 0..<sent { try expect(socket.next() == "WATCHDOG=1", "a message is lost of \(sent)") }
+        try expect(socket.next() == nil && manager.notify("STOPPING=1"), "it is not sent after the queue was full")
+    }
+    setenv("NOTIFY_SOCKET", directory.path + "/nobody", 1)
+    let nobody = ServiceManager.take()
+    for _ in 0..<100 { try expect(!nobody.notify("READY=1"), "sent to nobody") }  // 100: a leak would run out of them
 }
