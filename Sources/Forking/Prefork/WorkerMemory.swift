@@ -8,7 +8,7 @@ enum WorkerMemory {
     /// leaves most. Nil if the process is gone, is a zombie or another user's, or if the kernel does not say (before 4.14).
     /// /proc/PID/smaps_rollup in proc_pid_smaps(5).
     ///
-    /// Parent. The kernel walks all of the process's pages for it, which holds up changes of its mappings: some
+    /// Parent. The kernel walks all of the process's pages for it, and waits for one that is changing its mappings: some 15
     /// milliseconds for a gigabyte, so it is nothing for every turn.
     static func proportionalSize(of pid: ProcessID) -> Int? {
         let path = "/proc/\(pid)/smaps_rollup"
