@@ -168,6 +168,9 @@ extension PreforkServer {
 
     /// One that failed at its start makes the next one wait, but none of those that serve.
     private func noteFailure(_ now: Instant) {
+        // One that is up and has no clients has not failed either.
+        let isUp = { (worker: PoolWorker) in worker.isReady && now - worker.startedAt > .seconds(10) }
+        if workers.contains(where: { $0.startedAt > lastFailure && isUp($0) }) { backoff.noteSuccess() }
         lastFailure = now
         var generator = SystemRandomNumberGenerator()
         backoff.noteFailure(at: now, using: &generator)
