@@ -30,8 +30,7 @@ uint64_t client_now(void)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-// 127.0.0.2 to 127.0.0.250, in turn.
-static int bind_next_source(int descriptor)
+int client_bind_next_source(int descriptor)
 {
     static unsigned turn;
     const int yes = 1;
@@ -82,7 +81,7 @@ enum progress client_open(struct client *client, int epoll, uint16_t port)
     client->received = 0;
     write_line(client->line);
     client->descriptor = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (client->descriptor < 0 || bind_next_source(client->descriptor) != 0)
+    if (client->descriptor < 0 || client_bind_next_source(client->descriptor) != 0)
         return client_fail(client, errno);
     client->begun = client_now();
     if (connect(client->descriptor, (const struct sockaddr *)&server, sizeof server) != 0 && errno != EINPROGRESS)

@@ -28,6 +28,9 @@ struct client {
 
 uint64_t client_now(void);
 
+/// Gives a socket one of the addresses 127.0.0.2 to 127.0.0.250, in turn. 0, or -1 and errno.
+int client_bind_next_source(int descriptor);
+
 /// Opens the next connection and sends the line as soon as it can.
 enum progress client_open(struct client *client, int epoll, uint16_t port);
 /// Goes on after an event.

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -92,6 +93,12 @@ int forkbench_spawn(char *const arguments[], int output, int errors, pid_t *pid)
     if (*pid > 0 && code != 0)
         waitpid(*pid, NULL, 0);
     return code;
+}
+
+size_t forkbench_processors(void)
+{
+    cpu_set_t set; // 1024 processors; with more the call fails
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
 }
 
 static int loopback_socket(uint16_t port, struct sockaddr_in *address)

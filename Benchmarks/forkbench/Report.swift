@@ -85,14 +85,17 @@ struct JSONLine {
     }
 }
 
-/// Where `--json` writes. Opened before anything is measured: a name that can't be written to is found out at once.
+/// Where `--json` writes; `-` is stdout. Opened before anything is measured: a name that can't be written to is found out
+/// at once.
 final class JSONFile {
     private let path: String
     private let descriptor: Int32
 
     init(_ path: String) throws {
         self.path = path
-        descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
+        descriptor =
+            path == "-"
+            ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
         guard descriptor >= 0 else {
             let reason = String(cString: strerror(errno))
             throw ValidationError("--json \(path) can't be written (\(reason)): it must be a file that can")

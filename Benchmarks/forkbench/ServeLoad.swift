@@ -43,7 +43,7 @@ struct LoadResult {
     /// Why the first that failed did.
     let failure: String
     let connectionsPerSecond: Double
-    private let nanoseconds: ArraySlice<UInt64>
+    private let histogram: LatencyHistogram
 
     fileprivate init(_ load: forkbench_load, _ latencies: ArraySlice<UInt64>) {
         counted = load.counted
@@ -56,13 +56,23 @@ struct LoadResult {
             default: String(cString: strerror(load.failure))
             }
         connectionsPerSecond = Double(load.counted) / (Double(load.elapsed_ns) / 1e9)
-        nanoseconds = latencies
+        histogram = LatencyHistogram(latencies)
     }
 
     /// Microseconds. Of fewer than 1000 connections the percentile 99.9 is the slowest.
-    func latencies(at percentiles: [Double]) -> [Double] {
-        var histogram = Histogram<UInt32>(numberOfSignificantValueDigits: .three)
+    func latencies(at percentiles: [Double]) -> [Double] { histogram.values(at: percentiles) }
+}
+
+/// Latencies, sorted into classes three digits wide.
+struct LatencyHistogram {
+    private var histogram = Histogram<UInt32>(numberOfSignificantValueDigits: .three)
+
+    init(_ nanoseconds: ArraySlice<UInt64>) {
         for latency in nanoseconds { histogram.record(latency) }
-        return percentiles.map { Double(histogram.valueAtPercentile($0)) / 1000 }
+    }
+
+    /// Microseconds.
+    func values(at percentiles: [Double]) -> [Double] {
+        percentiles.map { Double(histogram.valueAtPercentile($0)) / 1000 }
     }
 }

@@ -61,6 +61,9 @@ _Noreturn void forkbench_die_by(int signal);
 int forkbench_pipe(int ends[2]);
 int forkbench_memory_file(int *descriptor);
 
+/// How many processors this process may run on. sched_getaffinity(2).
+size_t forkbench_processors(void);
+
 /// A port of 127.0.0.1 that is free at this moment.
 int forkbench_free_port(uint16_t *port);
 
