@@ -52,7 +52,7 @@ struct HTTPLoad {
         load.slot_ns = UInt64(Self.slotMilliseconds) * 1_000_000
         // Written to, so that no page is missing when a latency is noted.
         var latencies = [UInt64](repeating: 1, count: capacity)
-        var failures = [forkbench_failure](repeating: .init(), count: Self.mostFailures)
+        var failures = [forkbench_failure](repeating: .init(), count: min(Self.mostFailures, requests ?? .max))
         var traps = [forkbench_trap](repeating: .init(), count: trap == nil ? 0 : Self.mostTraps)
         var slots = [UInt32](repeating: 0, count: Int((warmUp + seconds) * 1000) / Self.slotMilliseconds + 1)
         let code = latencies.withUnsafeMutableBufferPointer { latencies in

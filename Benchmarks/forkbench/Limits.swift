@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkbench
 import Glibc
 
 /// What the kernel lets this process have.
@@ -21,6 +22,21 @@ enum Limits {
     /// As `lack`, for who can't do with less.
     static func provide(children: Int, descriptors: Int) throws {
         if let lack = lack(of: Need(processes: children, descriptors: descriptors)) { throw Shortage(lack) }
+    }
+
+    /// How many processors' time this process may use, as far as its affinity and its control groups limit it.
+    static var processors: Int {
+        let quotas = KernelFile.controlGroups("cpu").compactMap { group -> Double? in
+            // "max 100000" or "150000 100000" in version 2; two files in version 1, -1 for no limit.
+            let words = (KernelFile.text(group + "/cpu.max") ?? "").split { $0 == " " || $0 == "\n" }
+            let quota =
+                words.first.flatMap { Double($0) } ?? KernelFile.number(group + "/cpu.cfs_quota_us").map(Double.init)
+            let period =
+                words.last.flatMap { Double($0) } ?? KernelFile.number(group + "/cpu.cfs_period_us").map(Double.init)
+            guard let quota, let period, quota > 0, period > 0 else { return nil }
+            return quota / period
+        }
+        return quotas.reduce(Int(forkbench_processors())) { max(1, min($0, Int($1.rounded(.up)))) }
     }
 
     /// For what else runs here.

@@ -56,7 +56,8 @@ struct LoadCommand: ParsableCommand {
     }
 
     func validate() throws {
-        for path in [path, trapPath ?? "/"] where !path.hasPrefix("/") || path.utf8.contains(where: { $0 <= 32 || $0 > 126 }) {
+        for path in [path, trapPath ?? "/"]
+        where !path.hasPrefix("/") || path.utf8.contains(where: { $0 <= 32 || $0 > 126 }) {
             throw ValidationError("a path must begin with '/', and its characters must be printable ASCII")
         }
         for (name, value) in [("seconds", seconds ?? 5), ("trap-every", trapEvery)] {

@@ -12,4 +12,10 @@ enum Progress {
     }
 
     static func clear() { show("") }
+
+    /// A line that stays, for everybody.
+    static func say(_ text: String) {
+        clear()
+        writeAll("forkbench: \(text)\n", to: STDERR_FILENO)
+    }
 }

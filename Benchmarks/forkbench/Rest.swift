@@ -53,4 +53,30 @@ struct Rest {
         }
         return times.sorted()[times.count / 2]
     }
+
+    // MARK: Measuring at rest
+
+    /// After thousands of forks the machine is slow for a while, and at times again later. What was measured in such a
+    /// storm is measured once more, if it is worth it, but not for ever, nor if the answer may be rough.
+    ///
+    /// - Parameter single: the operation that tells whether the machine is at rest.
+    static func around<Sample>(
+        isRough: Bool, _ single: () throws -> Void, measure: () throws -> Sample, again isWorthIt: (Sample) -> Bool
+    ) throws -> (Sample, isAtRest: Bool) {
+        let (patience, mostAttempts) = isRough ? (Int64(1_000_000_000), 1) : (10_000_000_000, 3)
+        var attempts = 0
+        while true {
+            let rest = try Rest(before: nanoseconds() + patience, single)
+            let sample = try measure()
+            let isAtRest = try rest?.lasts(single) ?? false
+            attempts += 1
+            if isAtRest || attempts == mostAttempts || !isWorthIt(sample) { return (sample, isAtRest) }
+        }
+    }
+
+    static func tell(restless: Int, of all: Int) {
+        guard restless > 0 else { return }
+        print(
+            "\nThe machine was not at rest when \(restless) of \(all) measurements began: expect a wide spread.")
+    }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import CForkbench
 import Glibc
 
 struct Serve: ParsableCommand {
@@ -45,17 +44,7 @@ struct Serve: ParsableCommand {
     var quick = false
     @Option(help: ArgumentHelp("Also write the results there, a JSON object a line.", valueName: "file"))
     var json: String?
-    @Option(help: ArgumentHelp("Our server's program (default: beside this one).", valueName: "program"))
-    var forkserve: String?
-    @Option(
-        help: ArgumentHelp(
-            "The same, linked statically (default: .build-static/release/forkserve of the package).",
-            valueName: "program"))
-    var forkserveStatic: String?
-    @Option(
-        help: ArgumentHelp(
-            "Where Benchmarks/Peers is (default: looked for above this program).", valueName: "directory"))
-    var package: String?
+    @OptionGroup var programs: ServerPrograms
 
     private var plan: ServePlan {
         ServePlan(
@@ -75,12 +64,7 @@ struct Serve: ParsableCommand {
 
     func run() throws {
         let output = try json.map(JSONFile.init)
-        for (name, code) in [
-            ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
-        ] where code != 0 {
-            throw Shortage(name, code)
-        }
-        let workshop = try Workshop(package: package, forkserve: (forkserve, forkserveStatic))
+        let workshop = try programs.workshop()
         let (results, failures) = try ServeRounds(plan, workshop).measure()
         Progress.clear()
         guard !results.isEmpty || failures > 0 else { throw Shortage("nothing could be measured") }
@@ -88,8 +72,7 @@ struct Serve: ParsableCommand {
         for result in results { try output?.write(result.json()) }
         let failed = results.reduce(0) { $0 + $1.failed }
         if failed > 0 {
-            writeAll(
-                "forkbench: \(failed) CONNECTIONS FAILED: the numbers above are not to be trusted\n", to: STDERR_FILENO)
+            Progress.say("\(failed) CONNECTIONS FAILED: the numbers above are not to be trusted")
         }
         if failed > 0 || failures > 0 { throw ExitCode(1) }
     }

@@ -67,12 +67,7 @@ enum ServeReport {
             }
         }
         let samples = results.flatMap(\.samples)
-        let restless = samples.count { !$0.isAtRest }
-        if restless > 0 {
-            Swift.print(
-                "\nThe machine was not at rest when \(restless) of \(samples.count) measurements began: expect a wide spread."
-            )
-        }
+        Rest.tell(restless: samples.count { !$0.isAtRest }, of: samples.count)
     }
 
     private static func cells(of result: ServeResult, base: Double?) -> [String] {

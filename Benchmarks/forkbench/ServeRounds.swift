@@ -29,13 +29,13 @@ struct ServeRounds {
             do {
                 peers.append((peer, try peer.prepared(in: workshop)))
             } catch let missing as Missing {
-                say("\(peer.rawValue) is skipped: \(missing.reason); to have it: \(missing.remedy)")
+                Progress.say("\(peer.rawValue) is skipped: \(missing.reason); to have it: \(missing.remedy)")
             }
         }
         for live in plan.live {
             for (peer, _) in peers {
                 if let lack = lack(live, peer) {
-                    say("\(peer.rawValue) with \(live) idle children is skipped: \(lack)")
+                    Progress.say("\(peer.rawValue) with \(live) idle children is skipped: \(lack)")
                     givenUp[live, default: []].insert(peer)
                 }
             }
@@ -79,7 +79,7 @@ struct ServeRounds {
             let samples = try ServeRun.measure(peer, command, live: live, plan)
             for (clients, sample) in zip(plan.clients, samples) { add(sample, peer, live, clients) }
         } catch let failure as ServerFailure {
-            say("\(peer.rawValue) with \(live) idle children is GIVEN UP: \(failure)")
+            Progress.say("\(peer.rawValue) with \(live) idle children is GIVEN UP: \(failure)")
             failures += 1
             givenUp[live, default: []].insert(peer)
         }
@@ -88,17 +88,12 @@ struct ServeRounds {
     private mutating func add(_ sample: ServeSample, _ peer: Peer, _ live: Int, _ clients: Int) {
         if sample.failed > 0 {
             let reason = sample.failure ?? ""
-            say(
+            Progress.say(
                 "\(peer.rawValue), \(live) idle children, \(clients) clients: \(sample.failed) CONNECTIONS FAILED: \(reason)"
             )
         }
         let place = results.firstIndex { $0.peer == peer && $0.live == live && $0.clients == clients }
         if place == nil { results.append(ServeResult(peer: peer, live: live, clients: clients)) }
         results[place ?? results.count - 1].samples.append(sample)
-    }
-
-    private func say(_ text: String) {
-        Progress.clear()
-        writeAll("forkbench: \(text)\n", to: STDERR_FILENO)
     }
 }

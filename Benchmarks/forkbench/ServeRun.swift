@@ -66,19 +66,15 @@ enum ServeRun {
 
     // MARK: Load
 
-    /// After thousands of forks the machine is slow for a while, and at times again later. What was measured in such a
-    /// storm is measured once more, but not for ever, nor if the answer may be rough.
     private static func measureAtRest(_ server: Server, clients: Int, _ plan: ServePlan) throws -> ServeSample {
-        func single() throws { try IdleConnections(1, to: server).close() }
-        let (patience, mostAttempts) = plan.isQuick ? (Int64(1_000_000_000), 1) : (10_000_000_000, 3)
-        var sample: ServeSample
-        var attempts = 0
-        repeat {
-            let rest = try Rest(before: nanoseconds() + patience, single)
-            sample = try measure(server, clients, plan.seconds)
-            sample.isAtRest = try rest?.lasts(single) ?? false
-            attempts += 1
-        } while !sample.isAtRest && sample.failed == 0 && attempts < mostAttempts
+        var (sample, isAtRest) = try Rest.around(isRough: plan.isQuick) {
+            try IdleConnections(1, to: server).close()
+        } measure: {
+            try measure(server, clients, plan.seconds)
+        } again: {
+            $0.failed == 0
+        }
+        sample.isAtRest = isAtRest
         return sample
     }
 

@@ -42,7 +42,7 @@ final class Workshop {
                 let name = withUnsafePointer(to: &entry.pointee.d_name) {
                     $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
                 }
-                unlink(path(name))
+                if unlink(path(name)) != 0, name != ".", name != ".." { rmdir(path(name)) }
             }
             closedir(entries)
         }
@@ -51,11 +51,16 @@ final class Workshop {
 
     func path(_ name: String) -> String { "\(directory)/\(name)" }
 
+    /// For a server whose workers have given up our user: they may look up names that they know.
+    func openToAll() throws {
+        guard chmod(directory, 0o711) == 0 else { throw Shortage(call: "chmod \(directory)") }
+    }
+
     func source(_ name: String) -> String { "\(package)/Benchmarks/Peers/\(name)" }
 
-    func write(_ name: String, _ text: String) throws -> String {
+    func write(_ name: String, _ text: String, mode: mode_t = 0o600) throws -> String {
         let descriptor = open(path(name), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw Shortage(call: "open \(path(name))") }
+        guard descriptor >= 0, fchmod(descriptor, mode) == 0 else { throw Shortage(call: "open \(path(name))") }
         defer { close(descriptor) }
         guard writeAll(text, to: descriptor) else { throw Shortage(call: "write \(path(name))") }
         return path(name)
@@ -69,6 +74,12 @@ final class Workshop {
 
     func staticForkserve() throws -> String {
         try ours(given.static ?? "\(package)/.build-static/release/forkserve", "Benchmarks/static-build")
+    }
+
+    func preforkHummingbird() throws -> String {
+        try ours(
+            "\(package)/Examples/.build/release/PreforkHummingbird",
+            "swift build --package-path Examples -c release --product PreforkHummingbird")
     }
 
     private func ours(_ program: String, _ remedy: String) throws -> String {

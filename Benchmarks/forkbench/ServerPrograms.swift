@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CForkbench
+
+/// Where ours and the peers' sources are found, for the commands that measure servers.
+struct ServerPrograms: ParsableArguments {
+    @Option(help: ArgumentHelp("Our server's program (default: beside this one).", valueName: "program"))
+    var forkserve: String?
+    @Option(
+        help: ArgumentHelp(
+            "The same, linked statically (default: .build-static/release/forkserve of the package).",
+            valueName: "program"))
+    var forkserveStatic: String?
+    @Option(
+        help: ArgumentHelp(
+            "Where Benchmarks/Peers is (default: looked for above this program).", valueName: "directory"))
+    var package: String?
+
+    /// From now on signals end what was started, and no server outlives this process.
+    func workshop() throws -> Workshop {
+        for (name, code) in [
+            ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
+        ] where code != 0 {
+            throw Shortage(name, code)
+        }
+        return try Workshop(package: package, forkserve: (forkserve, forkserveStatic))
+    }
+}
