@@ -38,7 +38,9 @@ enum PreforkPeer: String, CaseIterable {
     func serves(_ mode: PreforkMode, connections: Int, workers: Int) -> Bool {
         switch mode {
         case .http(.close): true
-        case .http(.keepAlive): !staysWithConnection || connections <= workers
+        // With a listener of its own, a worker may be given two connections while another has none.
+        case .http(.keepAlive):
+            !staysWithConnection || connections <= (self == .cReusePort ? 1 : workers)
         case .echo: [.forkserve, .forkserveStatic, .cDynamic, .cStatic, .cReusePort].contains(self)
         }
     }
@@ -193,7 +195,9 @@ struct PreforkPrograms {
                     MaxKeepAliveRequests 0
                     KeepAliveTimeout 60
                     DocumentRoot \(workshop.path(""))
-                    Require all denied
+                    <Directory />
+                        Require all denied
+                    </Directory>
                     <Files "hello">
                         Require all granted
                     </Files>

@@ -36,9 +36,8 @@ final class Server {
         pid = try spawned.get()
         do {
             if command.announcesPort {
-                self.port = try Self.announcedPort(on: output)
+                port = try Self.announcedPort(on: output)
             } else {
-                self.port = port
                 try Self.waitUntilListening(pid, port)
             }
         } catch let failure as ServerFailure {
@@ -47,8 +46,11 @@ final class Server {
             throw ServerFailure(description: "\(failure)\(Self.quoted(errors))")
         } catch {
             Self.end(pid)
+            close(output)
             throw error
         }
+        // Last: an initializer that throws when all is set runs deinit, which would end what has been ended.
+        self.port = port
     }
 
     deinit {
