@@ -17,6 +17,11 @@ struct Prefork: ParsableCommand {
             --quick: 16 connections, two repetitions of one second, and \
             \(PreforkPeer.quick.map(\.rawValue).joined(separator: ", ")), unless told otherwise; no new round after 25 seconds.
 
+            --outage measures something else: what a trap costs the requests beside it, for the example \
+            PreforkHummingbird with its workers, and in one process that a shell's loop starts again. --connections \
+            (default: 32) is one number then, --seconds (default: 10; with --quick 3) the number of traps in each of \
+            --repetitions (default: 3; with --quick 1).
+
             Exit status: 1 if a request failed or a server was given up, 64 for wrong usage, 71 for what the machine does not have.
             """
     )
@@ -45,8 +50,15 @@ struct Prefork: ParsableCommand {
     var seconds: Double?
     @Flag(help: "End within a minute: few peers, few measurements.")
     var quick = false
+    @Flag(help: "Measure what a trap costs, as above.")
+    var outage = false
     @Option(help: ArgumentHelp("Also write the results there, a JSON object a line.", valueName: "file"))
     var json: String?
+    @Option(
+        help: ArgumentHelp(
+            "The example PreforkHummingbird (default: where swift build --package-path Examples -c release puts it).",
+            valueName: "program"))
+    var hummingbird: String?
     @OptionGroup var programs: ServerPrograms
 
     private static func modes(_ list: String) throws -> [PreforkMode] {
@@ -74,11 +86,36 @@ struct Prefork: ParsableCommand {
         guard plan.seconds >= 0.1, plan.seconds <= 60 else {
             throw ValidationError("--seconds is \(plan.seconds), and must be from 0.1 to 60")
         }
+        if outage, peers != nil || modes != nil || (connections?.count ?? 1) > 1 {
+            throw ValidationError("--outage goes with one number of --connections, and without --peers and --modes")
+        }
+    }
+
+    private var outagePlan: OutagePlan {
+        OutagePlan(
+            workers: plan.workers, connections: connections?.first ?? 32,
+            rounds: repetitions ?? (quick ? 1 : 3), traps: Int((seconds ?? (quick ? 3 : 10)).rounded(.up)))
     }
 
     func run() throws {
         let output = try json.map(JSONFile.init)
-        let workshop = try programs.workshop()
+        let workshop = try programs.workshop(hummingbird: hummingbird)
+        if outage {
+            try measureOutage(workshop, output)
+        } else {
+            try measureRates(workshop, output)
+        }
+    }
+
+    private func measureOutage(_ workshop: Workshop, _ output: JSONFile?) throws {
+        let outage = PreforkOutage(plan: outagePlan, workshop: workshop)
+        let results = try outage.measure()
+        Progress.clear()
+        outage.print(results)
+        for result in results { try output?.write(result.json(outage.plan)) }
+    }
+
+    private func measureRates(_ workshop: Workshop, _ output: JSONFile?) throws {
         let (results, failures) = try PreforkRounds(plan, workshop).measure()
         Progress.clear()
         guard !results.isEmpty || failures > 0 else { throw Shortage("nothing could be measured") }

@@ -45,6 +45,9 @@ enum PreforkPeer: String, CaseIterable {
         }
     }
 
+    /// What is asked for: Apache's answer is a file.
+    var path: String { self == .apache ? "/hello" : "/" }
+
     /// gunicorn's sync workers close after each answer, whatever is asked for.
     private var staysWithConnection: Bool { ![.nginx, .gunicorn, .hummingbird].contains(self) }
 }

@@ -70,7 +70,7 @@ struct PreforkRun {
 
     private func load(_ mode: HTTPMode, connections: Int, requests: Int? = nil) -> HTTPLoad {
         HTTPLoad(
-            connections: connections, keepsAlive: mode == .keepAlive, path: "/hello",
+            connections: connections, keepsAlive: mode == .keepAlive, path: peer.path,
             warmUp: requests == nil ? min(0.5, plan.seconds / 2) : 0, seconds: plan.seconds, requests: requests)
     }
 

@@ -11,15 +11,18 @@ struct Missing: Error {
 
 /// Finds the peers' programs, or builds them in a directory of its own that goes with it.
 final class Workshop {
+    /// Our server's program, dynamically and statically linked, and the example.
+    typealias Ours = (dynamic: String?, static: String?, hummingbird: String?)
+
     private let directory: String
     private let package: String
     private let besides: String
-    private let given: (dynamic: String?, static: String?)
+    private let given: Ours
 
     /// - Parameters:
     ///   - package: where Benchmarks/Peers is; by default looked for from this program upwards.
-    ///   - forkserve: our server's program, dynamically and statically linked; by default where they are built.
-    init(package: String?, forkserve given: (dynamic: String?, static: String?)) throws {
+    ///   - given: our programs; by default where they are built.
+    init(package: String?, _ given: Ours) throws {
         let program = Self.ownPath()
         guard let package = package ?? Self.packageAbove(program) else {
             throw Shortage("the sources of the peers were not found above \(program): say --package DIRECTORY")
@@ -78,7 +81,7 @@ final class Workshop {
 
     func preforkHummingbird() throws -> String {
         try ours(
-            "\(package)/Examples/.build/release/PreforkHummingbird",
+            given.hummingbird ?? "\(package)/Examples/.build/release/PreforkHummingbird",
             "swift build --package-path Examples -c release --product PreforkHummingbird")
     }
 

@@ -18,12 +18,12 @@ struct ServerPrograms: ParsableArguments {
     var package: String?
 
     /// From now on signals end what was started, and no server outlives this process.
-    func workshop() throws -> Workshop {
+    func workshop(hummingbird: String? = nil) throws -> Workshop {
         for (name, code) in [
             ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
         ] where code != 0 {
             throw Shortage(name, code)
         }
-        return try Workshop(package: package, forkserve: (forkserve, forkserveStatic))
+        return try Workshop(package: package, (forkserve, forkserveStatic, hummingbird))
     }
 }
