@@ -46,7 +46,7 @@ let package = Package(
         .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
-        .testTarget(name: "ForkbenchTests", dependencies: ["TestSupport", "forkbench"]),
+        .testTarget(name: "ForkbenchTests", dependencies: ["TestSupport", "CForkbench", "forkbench"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

@@ -77,7 +77,7 @@ static enum http_progress open_connection(struct http_client *client, int epoll,
 
 enum http_progress http_client_send(struct http_client *client, int epoll, uint16_t port)
 {
-    http_answer_begin(&client->answer);
+    forkbench_answer_begin(&client->answer);
     client->is_sent = false;
     if (client->descriptor < 0)
         return open_connection(client, epoll, port);
@@ -105,8 +105,8 @@ enum http_progress http_client_advance(struct http_client *client, int epoll)
     if (count < 0)
         return errno == EAGAIN || errno == EINTR ? HTTP_PENDING : lose(client, errno);
     if (count == 0)
-        return http_answer_end(&client->answer) ? HTTP_ANSWERED : lose(client, EPIPE);
-    http_answer_take(&client->answer, bytes, (size_t)count);
+        return forkbench_answer_end(&client->answer) ? HTTP_ANSWERED : lose(client, EPIPE);
+    forkbench_answer_take(&client->answer, bytes, (size_t)count);
     if (client->answer.failure != 0)
         return lose(client, client->answer.failure);
     return client->answer.is_complete ? HTTP_ANSWERED : HTTP_PENDING;

@@ -3,7 +3,7 @@
 #ifndef FORKBENCH_HTTP_CLIENT_H
 #define FORKBENCH_HTTP_CLIENT_H
 
-#include "http_answer.h"
+#include "forkbench_answer.h"
 
 enum http_progress {
     HTTP_PENDING,  ///< nothing new; wait for the next event
@@ -26,7 +26,7 @@ struct http_client {
     const struct http_request *request; ///< NULL: none is under way
     uint64_t begun;        ///< when the request was made up: when connect was called, or it was sent
     uint64_t resumes;      ///< without a request: when the next may begin
-    struct http_answer answer;
+    struct forkbench_answer answer;
 };
 
 /// ENAMETOOLONG if the path is too long.

@@ -7,6 +7,13 @@ import Testing
 private let hello = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n"
 private let helloAndClose = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n"
 
+/// Of which each tells where it ends.
+let wholeAnswers = [
+    hello, helloAndClose, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + hello,
+    "HTTP/1.1 200 OK\r\ncontent-length:6 \r\n\r\nhello\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n3\r\nlo\n\r\n0\r\nA: b\r\n\r\n",
+]
+
 /// What `forkbench load` makes of answers that are known.
 @Suite("forkbench load counts") struct LoadTests {
     private struct Outcome {
@@ -35,15 +42,10 @@ private let helloAndClose = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection:
             status: status, json: running.output, line: running.errors, requests: server.requests.withLock { $0 })
     }
 
-    @Test("answers in whatever pieces they come, and whichever way their length is told")
-    func pieces() throws {
-        let chunked =
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n3\r\nlo\n\r\n0\r\nA: b\r\n\r\n"
-        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + hello
-        let steps: [ScriptedServer.Step] = [
-            .answer([hello]), .answer(hello.map(String.init)), .answer([chunked]), .answer(chunked.map(String.init)),
-            .answer([interim]), .answer(["HTTP/1.1 200 OK\r\ncontent-length:6 \r\n\r\nhel", "lo\n"]),
-            .answer(["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]),
+    @Test("answers, whichever way their length is told")
+    func lengths() throws {
+        var steps = wholeAnswers.map { ScriptedServer.Step.answer([$0]) }
+        steps += [
             .answerAndClose(["HTTP/1.1 200 OK\r\n\r\nhel", "lo\n"]), .answerAndClose(["HTTP/1.0 200 OK\r\n\r\n"]),
         ]
         let outcome = try load(steps, ["--keep-alive", "--requests", "\(steps.count)"])

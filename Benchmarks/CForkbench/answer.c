@@ -5,17 +5,26 @@
 
 #define _GNU_SOURCE
 
-#include "http_answer.h"
+#include "forkbench_answer.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-void http_answer_begin(struct http_answer *answer)
+enum part {
+    BODY_COUNTED, // `left` bytes
+    BODY_UNTIL_CLOSE,
+    CHUNK_SIZE, // of a chunked body, as all that follow
+    CHUNK,
+    CHUNK_END,
+    TRAILER,
+};
+
+void forkbench_answer_begin(struct forkbench_answer *answer)
 {
     // Not the head's 8 KiB: they would be most of what a request costs.
-    memset(answer, 0, offsetof(struct http_answer, head));
+    memset(answer, 0, offsetof(struct forkbench_answer, head));
     answer->head[0] = 0;
 }
 
@@ -44,7 +53,7 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
-static void take_field(struct http_answer *answer, const char *line, bool *has_length, bool *is_chunked)
+static void take_field(struct forkbench_answer *answer, const char *line, bool *has_length, bool *is_chunked)
 {
     const char *value;
     if ((value = value_of(line, "Content-Length")) != NULL) {
@@ -63,7 +72,7 @@ static void take_field(struct http_answer *answer, const char *line, bool *has_l
     }
 }
 
-static void read_head(struct http_answer *answer)
+static void read_head(struct forkbench_answer *answer)
 {
     char *head = answer->head;
     if (strncmp(head, "HTTP/1.", 7) != 0 || !isdigit((unsigned char)head[7]) || head[8] != ' ') {
@@ -91,17 +100,17 @@ static void read_head(struct http_answer *answer)
 }
 
 // How many of the bytes belong to the head.
-static size_t take_head(struct http_answer *answer, const char *bytes, size_t count)
+static size_t take_head(struct forkbench_answer *answer, const char *bytes, size_t count)
 {
     size_t before = answer->head_length;
-    size_t taken = count < HEAD_ROOM - before ? count : HEAD_ROOM - before;
+    size_t taken = count < FORKBENCH_HEAD_ROOM - before ? count : FORKBENCH_HEAD_ROOM - before;
     memcpy(answer->head + before, bytes, taken);
     answer->head[before + taken] = 0;
     answer->head_length += taken;
     // It may have ended with the first of these bytes.
     char *end = strstr(answer->head + (before > 3 ? before - 3 : 0), "\r\n\r\n");
     if (end == NULL) {
-        bool is_hopeless = answer->head_length == HEAD_ROOM || memchr(answer->head, 0, answer->head_length) != NULL;
+        bool is_hopeless = answer->head_length == FORKBENCH_HEAD_ROOM || memchr(answer->head, 0, answer->head_length) != NULL;
         answer->failure = is_hopeless ? EPROTO : 0;
         return taken;
     }
@@ -109,7 +118,7 @@ static size_t take_head(struct http_answer *answer, const char *bytes, size_t co
     read_head(answer);
     if (answer->status / 100 == 1) { // the answer itself follows
         size_t received = answer->received;
-        http_answer_begin(answer);
+        forkbench_answer_begin(answer);
         answer->received = received;
     }
     return (size_t)(end + 4 - answer->head) - before;
@@ -117,7 +126,7 @@ static size_t take_head(struct http_answer *answer, const char *bytes, size_t co
 
 // -------------------------------------------------------------------------------------------------------- the body
 
-static void end_line(struct http_answer *answer)
+static void end_line(struct forkbench_answer *answer)
 {
     if (answer->part == CHUNK_END)
         answer->part = CHUNK_SIZE;
@@ -129,7 +138,7 @@ static void end_line(struct http_answer *answer)
 }
 
 // A chunk's size, the end of line behind a chunk, or the trailer, byte by byte. Extensions of a size are passed over.
-static void take_framing(struct http_answer *answer, char byte)
+static void take_framing(struct forkbench_answer *answer, char byte)
 {
     if (byte == '\n') {
         if (answer->part == CHUNK_SIZE && answer->line == 0)
@@ -151,7 +160,7 @@ static void take_framing(struct http_answer *answer, char byte)
 }
 
 // How many of the bytes belong to the body's present part.
-static size_t take_body(struct http_answer *answer, const char *bytes, size_t count)
+static size_t take_body(struct forkbench_answer *answer, const char *bytes, size_t count)
 {
     if (answer->part == BODY_UNTIL_CLOSE)
         return count;
@@ -168,7 +177,7 @@ static size_t take_body(struct http_answer *answer, const char *bytes, size_t co
     return taken;
 }
 
-void http_answer_take(struct http_answer *answer, const char *bytes, size_t count)
+void forkbench_answer_take(struct forkbench_answer *answer, const char *bytes, size_t count)
 {
     answer->received += count;
     while (count > 0 && answer->failure == 0) {
@@ -182,7 +191,7 @@ void http_answer_take(struct http_answer *answer, const char *bytes, size_t coun
     }
 }
 
-bool http_answer_end(struct http_answer *answer)
+bool forkbench_answer_end(struct forkbench_answer *answer)
 {
     return answer->is_complete || (answer->failure == 0 && answer->status != 0 && answer->part == BODY_UNTIL_CLOSE);
 }
