@@ -22,7 +22,8 @@ extension PreforkServer {
         defer { forkcore_close(workersEnd) }
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
-            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced())
+            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced(),
+            heartbeatLimit: configuration.heartbeatLimit)
         let pid = try children.fork(options: configuration.childOptions, keeping: setup.listeners + [setup.news]) {
             run(setup)
         }

@@ -17,6 +17,8 @@ public final class Worker: Sendable {
     public let addresses: [SocketAddress]
     /// Readable, at its end, as soon as the worker should drain, also when the parent has gone. Not to be read from.
     public let drainDescriptor: FileDescriptor
+    /// How long it may be silent: see `heartbeat()`. Nil: as long as it likes.
+    public let heartbeatLimit: Duration?
 
     private let seat: Seat
     private let news: Int32
@@ -28,6 +30,7 @@ public final class Worker: Sendable {
         listeners = setup.listeners.map { FileDescriptor(rawValue: $0) }
         addresses = setup.addresses
         drainDescriptor = FileDescriptor(rawValue: setup.lifeline)
+        heartbeatLimit = setup.heartbeatLimit
         seat = setup.seat
         news = setup.news
         maxRequests = setup.maxRequests
@@ -126,6 +129,7 @@ struct WorkerSetup {
     var lifeline: Int32
     var news: Int32
     var maxRequests: UInt64
+    var heartbeatLimit: Duration?
 }
 
 /// The shared listeners, as one worker waits for them.

@@ -140,12 +140,18 @@ public struct Listener: ~Copyable {
 
     /// The same, in a process that has the socket, but not the listener.
     static func accept(on socket: Int32) throws(ForkingError) -> Connection? {
+        guard let (descriptor, peer) = try take(from: socket) else { return nil }
+        return Connection(descriptor, peer: peer)
+    }
+
+    /// The same, and the descriptor is the caller's to close.
+    package static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
         var descriptor: Int32 = -1
         var code: Int32 = 0
         let peer = SocketAddress { code = forkcore_accept(socket, $0, $1, &descriptor) }
         switch code {
         case 0:
-            return Connection(FileDescriptor(rawValue: descriptor), peer: peer)
+            return (FileDescriptor(rawValue: descriptor), peer)
         case EAGAIN, ECONNABORTED, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET, EHOSTUNREACH, EOPNOTSUPP,
             ENETUNREACH, EPERM, ETIMEDOUT:
             return nil  // there was none, or its client has gone again; Linux reports that here
