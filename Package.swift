@@ -7,6 +7,7 @@ let package = Package(
     name: "swift-forking",
     products: [
         .library(name: "Forking", targets: ["Forking"]),
+        .library(name: "ForkingNIO", targets: ["ForkingNIO"]),
         .executable(name: "forkserve", targets: ["forkserve"]),
         .executable(name: "forkbench", targets: ["forkbench"]),
     ],
@@ -14,6 +15,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     ],
     targets: [
         .target(name: "CForkCore", path: "CForkCore"),
@@ -21,6 +23,16 @@ let package = Package(
             name: "Forking",
             dependencies: [
                 "CForkCore",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
+        .target(
+            name: "ForkingNIO",
+            dependencies: [
+                "Forking", "CForkCore",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
@@ -47,6 +59,17 @@ let package = Package(
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
         .testTarget(name: "ForkbenchTests", dependencies: ["TestSupport", "CForkbench", "forkbench"]),
+        .executableTarget(
+            name: "nioserver",
+            dependencies: [
+                "Forking", "ForkingNIO",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            path: "Tests/NIOServer"
+        ),
+        .testTarget(name: "ForkingNIOTests", dependencies: ["TestSupport", "nioserver"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

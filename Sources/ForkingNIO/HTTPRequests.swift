@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import NIOCore
+import NIOHTTP1
+
+/// On a connection that speaks HTTP/1, right behind the decoder: counts its requests, and closes it after the last answer.
+/// That is the one to a request that wants no other, and while the worker drains the next one.
+final class HTTPRequests: ChannelDuplexHandler {
+    typealias InboundIn = HTTPServerRequestPart
+    typealias InboundOut = HTTPServerRequestPart
+    typealias OutboundIn = HTTPServerResponsePart
+    typealias OutboundOut = HTTPServerResponsePart
+
+    private enum Stage {
+        case serving
+        /// The answer that is being sent says that it is the last.
+        case lastAnswer
+        /// It has been sent, or its client wants no other: what still comes is thrown away.
+        case closing
+        /// Another protocol has taken over.
+        case upgraded
+    }
+
+    private let worker: Worker
+    private let peer: Forking.SocketAddress?
+    private var stage = Stage.serving
+    /// Requests whose answers have not been sent: more than one if the client does not wait for them.
+    private var unanswered = 0
+    private var isReceiving = false
+    /// Whether the last answer has left for the client.
+    private var isSent = false
+    private var wantsClose = false
+    private var wantsTunnel = false
+    private var linger: Scheduled<Void>?
+
+    init(_ worker: Worker, from peer: Forking.SocketAddress?) {
+        self.worker = worker
+        self.peer = peer
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        guard stage != .upgraded else { return context.fireChannelRead(data) }
+        guard stage != .closing else { return }
+        switch unwrapInboundIn(data) {
+        case .head(let head):
+            unanswered += 1
+            isReceiving = true
+            wantsClose = !head.isKeepAlive
+            wantsTunnel = head.method == .CONNECT
+            worker.requestBegan(from: peer)
+        case .body: break
+        case .end: isReceiving = false
+        }
+        context.fireChannelRead(data)
+        closeIfDone(context)
+    }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        guard stage != .upgraded else { return context.write(data, promise: promise) }
+        switch unwrapOutboundIn(data) {
+        case .head(let head):
+            context.write(wrapOutboundOut(.head(answering(head))), promise: promise)
+        case .body:
+            context.write(data, promise: promise)
+        case .end:
+            hasAnswered()
+            guard stage == .lastAnswer, unanswered == 0 else { return context.write(data, promise: promise) }
+            let sent = promise ?? context.eventLoop.makePromise()
+            let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+            sent.futureResult.whenComplete { _ in
+                let (requests, context) = bound.value
+                requests.isSent = true
+                requests.closeIfDone(context)
+            }
+            context.write(data, promise: sent)
+        }
+    }
+
+    private func answering(_ head: HTTPResponseHead) -> HTTPResponseHead {
+        if head.status == .switchingProtocols || (wantsTunnel && (200..<300).contains(head.status.code)) {
+            stage = .upgraded
+        }
+        guard stage == .serving, head.status.code >= 200 else { return head }
+        // Those that came before their turn get their answers too.
+        let isLast = unanswered <= 1 && (wantsClose || worker.isDraining)
+        guard isLast || !head.isKeepAlive else { return head }
+        stage = .lastAnswer
+        var head = head
+        head.headers.replaceOrAdd(name: "Connection", value: "close")
+        return head
+    }
+
+    private func hasAnswered() {
+        guard unanswered > 0 else { return }  // an answer to what was no request
+        unanswered -= 1
+        worker.requestEnded()
+    }
+
+    /// Closes our side, and the client's when it has read the answer and closed: to close both at once would reset the
+    /// connection if something is unread here, and the answer be lost that is still on its way.
+    private func closeIfDone(_ context: ChannelHandlerContext) {
+        guard stage == .lastAnswer, isSent, !isReceiving else { return }
+        stage = .closing
+        let channel = context.channel
+        context.close(mode: .output, promise: nil)
+        linger = channel.eventLoop.scheduleTask(in: .seconds(2)) { channel.close(promise: nil) }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        linger?.cancel()
+        while unanswered > 0 { hasAnswered() }
+    }
+}

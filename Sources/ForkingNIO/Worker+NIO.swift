@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Dispatch
+import Forking
+import NIOCore
+import NIOPosix
+
+extension Worker {
+    /// Runs asynchronous code in a worker's body, which is synchronous: blocks the first thread until `body` has ended,
+    /// and gives what it returned or threw.
+    ///
+    /// The first thread is the main actor's, and it waits: nothing in `body` may await what runs on the main actor.
+    /// Concurrency's threads start here, in the worker; were there any in the parent, `body` would never run.
+    public func run<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
+        let outcome = Outcome<Value>()
+        Task.detached {
+            do {
+                outcome.set(.success(try await body()))
+            } catch {
+                outcome.set(.failure(error))
+            }
+        }
+        return try outcome.wait().get()
+    }
+
+    /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain and
+    /// its last connection has gone.
+    ///
+    /// ```swift
+    /// let server = try PreforkServer(listener) { worker in
+    ///     try worker.run {
+    ///         try await worker.serve { channel in
+    ///             http1.setup(channel: channel, logger: logger)
+    ///         } handle: { connection in
+    ///             await http1.handle(value: connection, logger: logger)
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// The parent is told that the worker is `ready()`, and hears its `heartbeat()` as long as all event loops turn and
+    /// Concurrency has a thread to run a task.
+    ///
+    /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `requestBegan` and
+    /// `requestEnded` count, and it is closed after the answer to a request that wants that, or to the next one while the
+    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request, to which
+    /// `PreforkServer.Configuration.requestLimit` applies, and its handlers end it; a long-lived one should look at
+    /// `isDraining`.
+    ///
+    /// A worker that drains takes no more clients, but closes no connection, not even an idle one: its client may be
+    /// about to send the next request, and gets its answer. The parent's drain deadline is what ends those.
+    ///
+    /// - Parameters:
+    ///   - group: the event loops, which the caller shuts down. By default one loop, as each worker has a processor.
+    ///   - setup: makes a connection's pipeline, on its event loop, as NIO's `childChannelInitializer` does.
+    ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client that
+    ///     has shut down its sending side is not taken for gone.
+    /// - Throws: `ForkingError.system` if waiting for clients or accepting fails for good; shortages are waited out.
+    public func serve<Value: Sendable>(
+        on group: (any EventLoopGroup)? = nil,
+        setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Value>,
+        handle: @escaping @Sendable (Value) async -> Void
+    ) async throws {
+        let own = group == nil ? MultiThreadedEventLoopGroup(numberOfThreads: 1) : nil
+        let serving = try Serving(self, on: group ?? own!, tasks: true) { serving, channel in
+            setup(channel).map { value in
+                {
+                    serving.run {
+                        await handle(value)
+                        channel.close(promise: nil)
+                    }
+                }
+            }
+        }
+        let end = serving.serve()
+        let result: Result<Void, any Error>
+        do { result = .success(try await end.get()) } catch { result = .failure(error) }
+        try? await own?.shutdownGracefully()
+        try result.get()
+    }
+
+    /// The same with channel handlers alone: blocks the calling thread, and starts nothing of Concurrency. For the
+    /// worker's body, never for an event loop.
+    ///
+    /// - Parameter setup: adds the connection's handlers, on its event loop.
+    public func serve(
+        on group: (any EventLoopGroup)? = nil,
+        setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+    ) throws {
+        let own = group == nil ? MultiThreadedEventLoopGroup(numberOfThreads: 1) : nil
+        defer { try? own?.syncShutdownGracefully() }
+        try Serving(self, on: group ?? own!, tasks: false) { _, channel in setup(channel).map { {} } }.serve().wait()
+    }
+}
+
+/// What a task hands to the thread that waits for it.
+private final class Outcome<Value: Sendable>: @unchecked Sendable {
+    private let isSet = DispatchSemaphore(value: 0)
+    private var value: Result<Value, any Error>?
+
+    func set(_ value: Result<Value, any Error>) {
+        self.value = value
+        isSet.signal()
+    }
+
+    func wait() -> Result<Value, any Error> {
+        isSet.wait()
+        return value!
+    }
+}
