@@ -6,12 +6,31 @@ import PackageDescription
 let package = Package(
     name: "forking-examples",
     dependencies: [
-        .package(name: "swift-forking", path: "..")
+        .package(name: "swift-forking", path: ".."),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     ],
     targets: [
         .executableTarget(name: "EchoServer", dependencies: [.product(name: "Forking", package: "swift-forking")]),
         .executableTarget(name: "DaytimeUDP", dependencies: [.product(name: "Forking", package: "swift-forking")]),
         .executableTarget(name: "OwnLoop", dependencies: [.product(name: "Forking", package: "swift-forking")]),
+        .executableTarget(
+            name: "PreforkNIO",
+            dependencies: [
+                .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingNIO", package: "swift-forking"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ]
+        ),
+        .executableTarget(
+            name: "PreforkHummingbird",
+            dependencies: [
+                .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingNIO", package: "swift-forking"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+            ]
+        ),
     ],
     swiftLanguageModes: [.v6]
 )
