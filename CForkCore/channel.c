@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Passing a descriptor to another process.
+// Passing a descriptor to another process, and a file to pass.
 
 #include "internal.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -44,7 +45,8 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
     union control control;
     struct iovec data = {.iov_base = bytes, .iov_len = count};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1,
-                             .msg_control = &control, .msg_controllen = sizeof control.room};
+                             // no more than one: the room as it is aligned would do for two
+                             .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
     ssize_t got;
     while ((got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC)) < 0)
         if (errno != EINTR)
@@ -53,10 +55,22 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
     if (got == 0 && header == NULL)
         return ESHUTDOWN;
     if (header == NULL || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int)))
-        return EMFILE; // there was no room for it in this process
+        return message.msg_flags & MSG_CTRUNC ? EMFILE : EBADMSG;
     memcpy(descriptor, CMSG_DATA(header), sizeof *descriptor);
     if ((size_t)got == count && !(message.msg_flags & MSG_TRUNC))
         return 0;
     forkcore_close(*descriptor);
     return EMSGSIZE;
+}
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8 // from Linux 6.3 on, where some systems insist on it
+#endif
+
+int forkcore_memory_file(const char *name, int *descriptor)
+{
+    *descriptor = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (*descriptor < 0 && errno == EINVAL)
+        *descriptor = memfd_create(name, MFD_CLOEXEC);
+    return *descriptor < 0 ? errno : 0;
 }

@@ -96,6 +96,22 @@ int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool d
     return error;
 }
 
+int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t timeout_us, int *descriptor)
+{
+    *descriptor = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (*descriptor < 0)
+        return errno;
+    int error = forkcore_set_timeout(*descriptor, timeout_us);
+    while (error == 0 && connect(*descriptor, address, length) != 0)
+        if (errno != EINTR) // of a Unix socket it leaves nothing begun
+            error = errno;
+    if (error == 0)
+        return 0;
+    forkcore_close(*descriptor);
+    *descriptor = -1;
+    return error;
+}
+
 int forkcore_accept(int listener, struct sockaddr_storage *peer, socklen_t *length, int *descriptor)
 {
     *length = sizeof *peer;

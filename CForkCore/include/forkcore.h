@@ -317,6 +317,10 @@ int forkcore_adopt(int descriptor, bool *datagram);
 /// Whether somebody serves on a Unix socket's address: 0 yes; ECONNREFUSED nobody; else connect's errno.
 int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool datagram);
 
+/// Connects to a Unix socket. `timeout_us` as in forkcore_set_timeout, for this and for all that follows; EAGAIN when it has
+/// passed. The caller closes the descriptor. connect(2).
+int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t timeout_us, int *descriptor);
+
 /// The address that a socket is bound to. getsockname(2).
 int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length);
 
@@ -358,12 +362,16 @@ int forkcore_set_no_delay(int descriptor, bool on);
 int forkcore_channel_open(int *one, int *other);
 
 /// Sends a descriptor, and `count` bytes with it, without waiting; the caller's own stays open. EPIPE or ECONNRESET when
-/// nobody will take it. SCM_RIGHTS in unix(7).
+/// nobody will take it. SCM_RIGHTS in unix(7). On a stream of a Unix socket too, with one byte: more could come in pieces.
 int forkcore_hand_over(int channel, int descriptor, const void *bytes, size_t count);
 
 /// Waits for a descriptor and exactly `count` bytes. ESHUTDOWN when the other end was closed, EMFILE when this process had
-/// no room for it, EMSGSIZE when other bytes came. The caller closes the descriptor, which is close-on-exec.
+/// no room for it, EBADMSG when bytes came without one, EMSGSIZE when other bytes came with it. The caller closes the
+/// descriptor, which is close-on-exec.
 int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count);
+
+/// A file that is nowhere but in memory, to be written and handed over. memfd_create(2). The caller closes it.
+int forkcore_memory_file(const char *name, int *descriptor);
 
 /// Who is on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);

@@ -44,6 +44,53 @@ static void what_is_not_as_agreed_is_refused(void)
     close(other);
 }
 
+// One byte on a stream comes whole, also when whoever sent it has closed.
+static void a_file_in_memory_is_handed_over_on_a_stream(void)
+{
+    int ends[2], file, got;
+    char byte = 1, text[5];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    CHECK(forkcore_memory_file("test", &file) == 0 && fcntl(file, F_GETFD) == FD_CLOEXEC);
+    CHECK(write(file, "hello", 5) == 5);
+    CHECK(forkcore_hand_over(ends[0], file, "", 1) == 0);
+    close(file);
+    close(ends[0]);
+    CHECK(forkcore_take_over(ends[1], &got, &byte, 1) == 0 && byte == 0);
+    CHECK(pread(got, text, 5, 0) == 5 && memcmp(text, "hello", 5) == 0);
+    close(got);
+    CHECK(forkcore_take_over(ends[1], &got, &byte, 1) == ESHUTDOWN);
+    close(ends[1]);
+}
+
+static void bytes_without_a_descriptor_are_refused(void)
+{
+    int ends[2], got = -1;
+    char byte;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    CHECK(write(ends[0], "hello", 5) == 5);
+    CHECK(forkcore_take_over(ends[1], &got, &byte, 1) == EBADMSG);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+// Two are sent: the second is not left open here, where nobody knows of it.
+static void no_more_than_one_is_taken(void)
+{
+    int one, other, got, both[2] = {1, 2};
+    char byte, room[CMSG_SPACE(sizeof both)] __attribute__((aligned(8))) = "";
+    struct iovec data = {.iov_base = "", .iov_len = 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+    *CMSG_FIRSTHDR(&message) = (struct cmsghdr){
+        .cmsg_len = CMSG_LEN(sizeof both), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), both, sizeof both);
+    CHECK(forkcore_channel_open(&one, &other) == 0);
+    CHECK(sendmsg(one, &message, 0) == 1);
+    CHECK(forkcore_take_over(other, &got, &byte, 1) == 0);
+    close(got);
+    close(one);
+    close(other);
+}
+
 static void nobody_to_hand_over_to_is_an_error(void)
 {
     int one, other;
@@ -115,6 +162,9 @@ static void signals_do_not_end_the_wait(void)
 const struct test channel_tests[] = {
     {"a descriptor is handed over", a_descriptor_is_handed_over},
     {"what is not as agreed is refused", what_is_not_as_agreed_is_refused},
+    {"a file in memory is handed over on a stream", a_file_in_memory_is_handed_over_on_a_stream},
+    {"bytes without a descriptor are refused", bytes_without_a_descriptor_are_refused},
+    {"no more than one is taken", no_more_than_one_is_taken},
     {"nobody to hand over to is an error", nobody_to_hand_over_to_is_an_error},
     {"a full channel is not waited for", a_full_channel_is_not_waited_for},
     {"without room nothing is taken over", without_room_nothing_is_taken_over},
