@@ -56,6 +56,7 @@ extension PreforkServer {
             hooks.observe(.serving(addresses))
             manager?.notify("READY=1")
             Predecessor.tellReady()
+            for shared in listeners { shared.listener.takeOver() }
         }
         if isReplacingAll, !workers.contains(where: { $0.leaving == .replaced }) {
             isReplacingAll = false

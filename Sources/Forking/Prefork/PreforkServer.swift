@@ -179,7 +179,7 @@ public final class PreforkServer {
 
 /// A listener cannot be copied, and so cannot be one of several either; this can.
 final class SharedListener {
-    let listener: Listener
+    var listener: Listener
 
     init(_ listener: consuming Listener) { self.listener = listener }
 

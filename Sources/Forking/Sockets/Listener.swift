@@ -36,6 +36,8 @@ public struct Listener: ~Copyable {
     private let file: SocketFile?
     /// Made by somebody else, who may go on with it.
     let isAdopted: Bool
+    /// While the program still serves on it whose place this one takes, it is that one's to end.
+    private var isAnothers = false
 
     /// The descriptor, for a loop of your own to poll. It stays the listener's.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: socket.rawValue) }
@@ -78,13 +80,22 @@ public struct Listener: ~Copyable {
         try self.init(ParentDescriptor(number), nil, isDatagram: datagram, isAdopted: true)
     }
 
-    /// Takes over a socket of the program whose place this one takes.
+    /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
     init(succeedingOn descriptor: Int32, owned: Bool) throws(ForkingError) {
         let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
         let path = owned ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
         let socket = adopted.socket
         try self.init(
             socket, path.map { SocketFile($0, of: socket) }, isDatagram: adopted.isDatagram, isAdopted: !owned)
+        isAnothers = true
+        leaveFile()
+    }
+
+    /// The other does not serve any more.
+    mutating func takeOver() {
+        guard isAnothers else { return }
+        isAnothers = false
+        file?.isLeft = false
     }
 
     private init(
@@ -103,7 +114,7 @@ public struct Listener: ~Copyable {
 
     /// Takes no more connections in any process that has this socket, unless it is somebody else's too. shutdown(2).
     func stopListening() {
-        if !isAdopted { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
+        if !isAdopted, !isAnothers { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
     }
 
     private static func open(
