@@ -18,6 +18,8 @@ struct ForkServe: ParsableCommand {
             forkserve prefork [options] [ADDRESS]
               A pool of workers, which share the socket: echo, or with --http a
               small HTTP answer.
+            forkserve status [--json] PATH
+              What a server's processes do, of one that was given --control PATH.
 
             ADDRESS is one of
               127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
@@ -28,10 +30,10 @@ struct ForkServe: ParsableCommand {
             When ready it prints one line on stdout, 'listening on ADDRESS'.
             All else goes to stderr. SIGTERM and SIGINT drain, a second one
             terminates the children at once, a third kills them. SIGUSR1 prints
-            the table of children. Exit status: 0 after a clean stop, 64 for
-            wrong usage, 71 for what the system refused.
+            the table that 'forkserve status' shows. Exit status: 0 after a clean
+            stop, 64 for wrong usage, 71 for what the system refused.
             """,
-        subcommands: [Echo.self, Exec.self, Prefork.self]
+        subcommands: [Echo.self, Exec.self, Prefork.self, Status.self]
     )
 
     static func main() {

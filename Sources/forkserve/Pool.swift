@@ -12,18 +12,18 @@ extension Job {
             } else {
                 { connection, _ in try EchoService.serve(&connection) }
             }
-        let server = try PreforkServer(listener(), configuration: poolConfiguration, handler: handler)
+        let server = try PreforkServer(listener(), configuration: poolConfiguration(), handler: handler)
         let verbose = common.verbose
         server.hooks.observe = { event in
             if case .serving(let addresses) = event { addresses.forEach(announce) }
             if verbose || event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
         }
         server.hooks.handleError = tellOfError
-        server.hooks.signals[.user1] = { [unowned server] in printTable(server.children) }
+        server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
         try server.serve()
     }
 
-    private var poolConfiguration: PreforkServer.Configuration {
+    private func poolConfiguration() throws(ForkingError) -> PreforkServer.Configuration {
         var configuration = PreforkServer.Configuration()
         if let workers = pool.workers { configuration.workers = workers }
         configuration.maxWorkers = pool.maxWorkers
@@ -38,6 +38,7 @@ extension Job {
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
         configuration.stuckBacktraces = common.backtraces
+        configuration.control = try common.control.map(ControlPath.address)
         return configuration
     }
 }

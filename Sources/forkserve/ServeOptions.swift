@@ -12,6 +12,7 @@ struct CommonOptions: ParsableArguments {
         var killAfter = 3.0
         var verbose = false
         var backtraces = false
+        var control: String?
 
         mutating func code(_ coder: inout FieldCoder) {
             coder.field(&backlog)
@@ -19,6 +20,7 @@ struct CommonOptions: ParsableArguments {
             coder.field(&killAfter)
             coder.field(&verbose)
             coder.field(&backtraces)
+            coder.field(&control)
         }
     }
 
@@ -32,9 +34,16 @@ struct CommonOptions: ParsableArguments {
     var verbose = false
     @Flag(help: "Let processes that crash print a backtrace, which can take seconds of full CPU each.")
     var backtraces = false
+    @Option(
+        help: ArgumentHelp(
+            "A Unix socket, for this user alone, on which 'forkserve status' asks what the processes do.",
+            valueName: "path"))
+    var control: String?
 
     var values: Values {
-        Values(backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces)
+        Values(
+            backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces,
+            control: control)
     }
 
     /// What can be wrong with the command line alone.
@@ -44,6 +53,7 @@ struct CommonOptions: ParsableArguments {
         try Bound.count("--backlog", backlog, upTo: Int(Int32.max))
         do throws(ForkingError) {
             _ = try Place(address)
+            _ = try control.map(ControlPath.address)
         } catch {
             throw ValidationError(error.description)
         }

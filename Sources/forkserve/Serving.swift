@@ -18,7 +18,7 @@ extension Job {
         // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
         server.hooks.observe = common.verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
         server.hooks.handleError = tellOfError
-        server.hooks.signals[.user1] = { [unowned server] in printTable(server.children) }
+        server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
         if service == .echo { server.hooks.prewarm = EchoService.rehearse }
         try server.serve()
     }
@@ -26,23 +26,23 @@ extension Job {
     private func forkingServer() throws(ForkingError) -> ForkingServer {
         switch service {
         case .echoDatagrams:
-            return try ForkingServer(datagrams: listener(), configuration: configuration) { try $0.reply($0.bytes) }
+            return try ForkingServer(datagrams: listener(), configuration: configuration()) { try $0.reply($0.bytes) }
         case .program:
             let program = try ProgramLine.program(ofLast: programArguments)
-            return try ForkingServer(programs: listener(), configuration: configuration) {
+            return try ForkingServer(programs: listener(), configuration: configuration()) {
                 (connection) throws(ForkingError) in
                 var program = program
                 for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
                 return program
             }
         case .echoOnce:
-            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serveOnce(&$0) }
+            return try ForkingServer(listener(), configuration: configuration()) { try EchoService.serveOnce(&$0) }
         case .echo, .pool, .httpPool:
-            return try ForkingServer(listener(), configuration: configuration) { try EchoService.serve(&$0) }
+            return try ForkingServer(listener(), configuration: configuration()) { try EchoService.serve(&$0) }
         }
     }
 
-    private var configuration: ForkingServer.Configuration {
+    private func configuration() throws(ForkingError) -> ForkingServer.Configuration {
         var configuration = ForkingServer.Configuration()
         configuration.maxChildren = forking.maxChildren
         configuration.spares = forking.spares
@@ -50,6 +50,7 @@ extension Job {
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
+        configuration.control = try common.control.map(ControlPath.address)
         return configuration
     }
 
@@ -111,19 +112,6 @@ private func tellOfTrouble(_ event: ServerEvent) {
 /// The one line on stdout.
 func announce(_ address: SocketAddress) {
     printLine("listening on \(address)", to: .standardOutput)
-}
-
-/// SIGUSR1.
-func printTable(_ table: ChildTable) {
-    var text = "children: \(table.count) of \(table.limit)"
-    for child in table.children {
-        let seconds = Double(child.age.components.seconds) + Double(child.age.components.attoseconds) / 1e18
-        let age = "\((seconds * 10).rounded() / 10) s"
-        text +=
-            "\n  pid \(child.pid)  peer \(child.peer.map(String.init(describing:)) ?? "-")  for \(age)"
-            + (child.isEnding ? "  ending" : "")
-    }
-    printLine(text, to: .standardError)
 }
 
 /// In one write, so that lines of several processes do not mix.

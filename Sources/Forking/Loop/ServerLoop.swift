@@ -12,6 +12,12 @@ final class ServerLoop {
     private(set) var isRunning = false
     private var signals: SignalDescriptor?
     private var ignoresSIGPIPE = false
+    private var startedAt = Instant.now
+    private var control: ControlSocket?
+    /// The control socket's, while it is waited for, or -1: a number, as in each turn it is looked at.
+    private var controlDescriptor: Int32 = -1
+    /// Nobody could be accepted there; it is tried again then.
+    private var controlPausedUntil: Instant?
 
     init(_ children: ChildTable) throws(ForkingError) {
         self.children = children
@@ -20,19 +26,28 @@ final class ServerLoop {
 
     // MARK: From begin to end
 
-    /// - Parameter taken: signals to take as events; nil leaves all of them alone.
-    func begin(taking taken: Set<Signal>?, allowsThreads: Bool = false) throws(ForkingError) {
+    /// - Parameters:
+    ///   - taken: signals to take as events; nil leaves all of them alone.
+    ///   - control: where to tell of the server; nil: nowhere.
+    func begin(
+        taking taken: Set<Signal>?, allowsThreads: Bool = false, control: SocketAddress? = nil
+    ) throws(ForkingError) {
         try requireNotRunning()
         guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
         if !allowsThreads { try Threads.requireOne() }
+        let opened = try ControlSocket.open(on: control)
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
+        self.control = opened
+        watchControl()
         ignoresSIGPIPE = forkcore_ignore_sigpipe()
+        startedAt = .now
         isRunning = true
     }
 
     func end() {
         isRunning = false
         signals = nil
+        endControl()
         if ignoresSIGPIPE { forkcore_default_sigpipe() }
     }
 
@@ -49,6 +64,51 @@ final class ServerLoop {
         defer { isRunning = false }
         stopSwitch.stop()
         while phase != .over { try turn() }
+    }
+
+    /// Since it began.
+    var age: Duration { .now - startedAt }
+
+    // MARK: The control socket
+
+    static func checkControl(_ address: SocketAddress?) throws(ForkingError) {
+        guard let address, address.path == nil else { return }
+        throw .invalid("control is \(address), and must be a Unix socket's address, such as unix:/run/x.control")
+    }
+
+    /// Answers who has asked. Nobody there can stop the server: when none can be accepted, they wait a moment.
+    func answer(from source: some StatusSource) {
+        do throws(ForkingError) {
+            try control?.answer(from: source)
+        } catch {
+            controlPausedUntil = .now + Admission.pause
+            controlDescriptor = -1
+        }
+    }
+
+    /// This server has taken another's place: it answers from now on.
+    func takeControlOver() {
+        control?.takeOver()
+        watchControl()
+    }
+
+    /// What another server is to answer on.
+    var handedOver: Int32? { control?.descriptor }
+
+    /// Another has taken this server's place.
+    func leaveControl() {
+        control?.leave()
+        endControl()
+    }
+
+    private func watchControl() {
+        controlPausedUntil = nil
+        controlDescriptor = control.map { $0.isInherited ? -1 : $0.descriptor } ?? -1
+    }
+
+    private func endControl() {
+        control = nil
+        watchControl()
     }
 
     // MARK: Signals
@@ -100,6 +160,8 @@ final class ServerLoop {
         static let work = Ready(rawValue: 8)
         /// What else it waits for.
         static let other = Ready(rawValue: 16)
+        /// Somebody asks for the server's status.
+        static let control = Ready(rawValue: 32)
     }
 
     /// Waits for something to do, but no longer than `until`.
@@ -109,12 +171,14 @@ final class ServerLoop {
     ///   - other: that of something else, or -1.
     ///   - isBusy: there is something to do already: only looks.
     func wait(for work: Int32, or other: Int32 = -1, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
-        let polled: InlineArray<5, Int32> = [
+        if let end = controlPausedUntil, end <= .now { watchControl() }
+        let polled: InlineArray<6, Int32> = [
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work, other,
+            controlDescriptor,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
         let isOver = phase != .serving && children.count == 0
-        let next = earlier(phase.deadline, until)
+        let next = earlier(earlier(phase.deadline, until), controlPausedUntil)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {

@@ -44,6 +44,10 @@ extension PreforkServer {
         /// See `ChildOptions.crashBacktraces`.
         public var crashBacktraces = false
 
+        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is made
+        /// as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
+        public var control: SocketAddress?
+
         /// The defaults, as said at each property.
         public init() {}
 
@@ -84,6 +88,7 @@ extension PreforkServer {
                 throw .invalid("\(signal) has a meaning of its own, and cannot be one of stopSignals")
             }
             try ServerLoop.checkTakeable(stopSignals)
+            try ServerLoop.checkControl(control)
             return self
         }
 

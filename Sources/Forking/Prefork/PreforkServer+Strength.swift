@@ -57,6 +57,7 @@ extension PreforkServer {
             manager?.notify("READY=1")
             Predecessor.tellReady()
             for shared in listeners { shared.listener.takeOver() }
+            loop.takeControlOver()
         }
         if isReplacingAll, !workers.contains(where: { $0.leaving == .replaced }) {
             isReplacingAll = false

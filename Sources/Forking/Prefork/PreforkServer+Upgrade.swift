@@ -2,6 +2,7 @@
 
 import CForkCore
 import Glibc
+import Synchronization
 import SystemPackage
 
 /// The program that SIGUSR2 started anew, until it serves. It has a table of its own: it is not to end with this server.
@@ -45,10 +46,12 @@ extension PreforkServer {
         options.diesWithParent = false
         options.ownGroup = false
         let sockets = listeners.map(\.descriptor)
+        let control = loop.handedOver
         let owned = listeners.map { !$0.listener.isAdopted }
-        let pid = try table.fork(options: options, keeping: sockets) {
-            Handover(sockets: sockets, owned: owned, word: its, variables: manager?.environment ?? []).execute(
-                executable)
+        let pid = try table.fork(options: options, keeping: sockets + (control.map { [$0] } ?? [])) {
+            Handover(
+                sockets: sockets, owned: owned, word: its, control: control, variables: manager?.environment ?? []
+            ).execute(executable)
         }
         return Successor(pid: pid, word: word, deadline: .now + configuration.spawnLimit)
     }
@@ -62,6 +65,7 @@ extension PreforkServer {
         manager?.notify("MAINPID=\(successor.pid)")
         hooks.observe(.upgraded(successor.pid))
         for shared in listeners { shared.listener.leaveFile() }
+        loop.leaveControl()
         advance(to: .drain)
     }
 
@@ -103,11 +107,12 @@ struct Handover {
     /// Of each, whether it was made by this program, rather than handed over by a service manager.
     let owned: [Bool]
     let word: Int32
+    let control: Int32?
     let variables: [String]
 
     /// Child: becomes the new program. Returns an exit status if it cannot.
     func execute(_ executable: Executable) -> Int32 {
-        let all = sockets + [word]
+        let all = sockets + [word] + (control.map { [$0] } ?? [])
         // First out of the way of each other, then to where they are looked for.
         let above = Self.first + Int32(all.count)
         let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
@@ -117,7 +122,9 @@ struct Handover {
         setenv("LISTEN_PID", "\(getpid())", 1)
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
         unsetenv("LISTEN_FDNAMES")
-        setenv(Self.variable, "\(getpid()) \(above - 1) \(owned.map { $0 ? "1" : "0" }.joined())", 1)
+        let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
+        setenv(
+            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(owned.map { $0 ? "1" : "0" }.joined())", 1)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
@@ -140,15 +147,23 @@ struct Handover {
 
 /// The program whose place this one takes, if there is one.
 enum Predecessor {
-    private static let handedOver: (word: ParentDescriptor, owned: [Bool])? = {
+    private static let handedOver: (word: ParentDescriptor, owned: [Bool], control: Int32?)? = {
         guard let value = getenv(Handover.variable) else { return nil }
         defer { unsetenv(Handover.variable) }
         let parts = String(cString: value).split(separator: " ")
-        guard parts.count == 3, pid_t(parts[0]) == getpid(), let word = Int32(parts[1]),
+        guard parts.count == 4, pid_t(parts[0]) == getpid(), let word = Int32(parts[1]), let control = Int32(parts[2]),
             fcntl(word, F_SETFD, FD_CLOEXEC) == 0
         else { return nil }
-        return (ParentDescriptor(word), parts[2].map { $0 == "1" })
+        let isThere = control >= 0 && fcntl(control, F_SETFD, FD_CLOEXEC) == 0
+        return (ParentDescriptor(word), parts[3].map { $0 == "1" }, isThere ? control : nil)
     }()
+    private static let isControlTaken = Atomic(false)
+
+    /// The predecessor's control socket, once; it is the caller's then.
+    static func takeControl() -> Int32? {
+        guard let control = handedOver?.control, !isControlTaken.exchange(true, ordering: .relaxed) else { return nil }
+        return control
+    }
 
     /// Whether the predecessor's socket at `index` is this program's to close for everybody.
     static func owned(_ index: Int) -> Bool {

@@ -118,13 +118,13 @@ extension PreforkServer {
     }
 
     /// Since when it has shown no sign of going on, of those that the configuration asks for.
-    private func stuckSince(_ worker: PoolWorker) -> Instant? {
+    func stuckSince(_ worker: PoolWorker) -> Instant? {
         let busy = configuration.requestLimit != nil && worker.reading.isBusy ? worker.reading.since : nil
         return earlier(busy, configuration.heartbeatLimit != nil ? worker.reading.beat : nil)
     }
 
     /// When a worker is taken for stuck, if it goes on as it does.
-    private func stuckUntil(_ worker: PoolWorker) -> Instant? {
+    func stuckUntil(_ worker: PoolWorker) -> Instant? {
         guard worker.isReady else { return nil }
         let busy = worker.reading.isBusy ? configuration.requestLimit.map { worker.reading.since + $0 } : nil
         return earlier(busy, configuration.heartbeatLimit.map { worker.reading.beat + $0 })

@@ -29,8 +29,8 @@ public final class PreforkServer {
     /// Where clients come to.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop. It is in five files: this one waits, +Workers forks and looks after them, +Strength decides how
-    // many there are, +Stopping ends, +Upgrade begins anew.
+    // The state of the loop. It is in six files: this one waits, +Workers forks and looks after them, +Strength decides how
+    // many there are, +Stopping ends, +Upgrade begins anew, +Status tells.
     let loop: ServerLoop
     let service: Service
     let executable = Executable.own
@@ -123,7 +123,8 @@ public final class PreforkServer {
     ///   workers were killed.
     public func serve() throws(ForkingError) {
         let own = Self.ownSignals.union(configuration.stopSignals)
-        try loop.begin(taking: ServerLoop.signals(stopping: own, hooks: hooks.signals.keys))
+        try loop.begin(
+            taking: ServerLoop.signals(stopping: own, hooks: hooks.signals.keys), control: configuration.control)
         defer { loop.end() }
         do {
             try hooks.prepare()
@@ -157,6 +158,7 @@ public final class PreforkServer {
         if ready.contains(.other) { hearSuccessor() }
         keepSuccessorsTime(.now)
         if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
+        if ready.contains(.control) { loop.answer(from: self) }
     }
 
     private func takeSignals() {

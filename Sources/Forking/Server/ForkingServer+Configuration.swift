@@ -39,6 +39,10 @@ extension ForkingServer {
         /// See `ChildOptions.allowsThreads`.
         public var allowsThreads = false
 
+        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is made
+        /// as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
+        public var control: SocketAddress?
+
         /// The defaults, as said at each property.
         public init() {}
 
@@ -60,6 +64,7 @@ extension ForkingServer {
                 }
             }
             try ServerLoop.checkTakeable(stopSignals)
+            try ServerLoop.checkControl(control)
             _ = try childOptions.checked()
             return self
         }

@@ -48,6 +48,9 @@ struct Spares {
     /// One has its client.
     mutating func noteClient(of pid: ProcessID) { unserved.remove(pid) }
 
+    /// Whether it is one that has no client.
+    func hasNoClient(_ pid: ProcessID) -> Bool { unserved.contains(pid) }
+
     /// A child has ended.
     ///
     /// - Returns: whether it was a spare that had no client.

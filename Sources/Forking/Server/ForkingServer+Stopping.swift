@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension ForkingServer {
-    func begin(taking signals: Set<Signal>?) throws(ForkingError) {
-        try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads)
+    func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
+        try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
         idleSince.value = .now
     }
 

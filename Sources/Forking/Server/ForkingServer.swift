@@ -28,7 +28,7 @@ public final class ForkingServer {
     public var children: ChildTable { loop.children }
 
     // The state of the loop. It is in four files: this one waits, +Clients and +Spares fork, +Stopping
-    // begins and ends.
+    // begins and ends, +Status tells.
     let loop: ServerLoop
     let service: Service
     var listener: Listener?
@@ -115,13 +115,15 @@ public final class ForkingServer {
 
     /// Serves until the server was stopped; then nothing of it is left alive.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals` and the signals
-    /// of `hooks` are taken as events.
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals` and the signals of
+    /// `hooks` are taken as events, and who asks on `Configuration.control` is told the status.
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
-    ///   before; `.system` if waiting or accepting fails for good, after the children were killed.
+    ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
+    ///   socket cannot be made.
     public func serve() throws(ForkingError) {
-        try begin(taking: ServerLoop.signals(stopping: configuration.stopSignals, hooks: hooks.signals.keys))
+        let signals = try ServerLoop.signals(stopping: configuration.stopSignals, hooks: hooks.signals.keys)
+        try begin(taking: signals, control: configuration.control)
         defer { loop.end() }
         hooks.prewarm()
         hooks.observe(.serving(address))
@@ -168,7 +170,7 @@ public final class ForkingServer {
 
     // MARK: The loop
 
-    /// One turn: wait, then signals, exits, time, and last a new client.
+    /// One turn: wait, then signals, exits, time, who asks for the status, and last a new client.
     private func turn() throws(ForkingError) {
         hooks.serviceActions()
         let ready = try wait()
@@ -176,6 +178,7 @@ public final class ForkingServer {
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { collect() }
         keepTime()
+        if ready.contains(.control) { loop.answer(from: self) }
         if ready.contains(.work) || held != nil, canAdmit {
             try takeClient()
         } else if lacksSpare {

@@ -26,6 +26,9 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
     }
 
+    /// The most bytes that one can have.
+    static let longest = MemoryLayout<sockaddr_storage>.size
+
     /// Itself, if it can be an address: for one that another process has written.
     var checked: SocketAddress? {
         let shortest =

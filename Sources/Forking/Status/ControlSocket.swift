@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// Who can tell of a server: the server. Parent.
+protocol StatusSource: AnyObject {
+    /// All but the processes.
+    var outline: ServerStatus { get }
+    /// Each of them as it is now. Nothing is kept of what `body` gets: there can be thousands.
+    func forEachProcess(_ body: (ServerStatus.Process) -> Void)
+}
+
+extension StatusSource {
+    var wholeStatus: ServerStatus {
+        var status = outline
+        forEachProcess { status.processes.append($0) }
+        status.sort()
+        return status
+    }
+}
+
+/// Where others ask a server for its status. It writes the answer into a file in memory, and hands that over: so it never
+/// waits for who asks, however long the answer is, and whether or not anybody reads it. Parent.
+final class ControlSocket {
+    private var listener: Listener
+    /// Somebody else still answers there.
+    private(set) var isInherited: Bool
+
+    var descriptor: Int32 { listener.descriptor.rawValue }
+
+    /// - Parameter address: a Unix socket's. Nil: there is to be none, but one that was handed over is closed.
+    static func open(on address: SocketAddress?) throws(ForkingError) -> ControlSocket? {
+        let inherited = Predecessor.takeControl()
+        if let inherited, try SocketAddress(boundTo: inherited) == address {
+            return try ControlSocket(Listener(succeedingOn: inherited, owned: true), isInherited: true)
+        }
+        if let inherited { forkcore_close(inherited) }
+        guard let address else { return nil }
+        var options = Listener.Options()
+        options.permissions = .ownerReadWrite
+        return try ControlSocket(Listener(address, options: options), isInherited: false)
+    }
+
+    private init(_ listener: consuming Listener, isInherited: Bool) {
+        self.listener = listener
+        self.isInherited = isInherited
+    }
+
+    /// This server answers from now on, and removes the file at its end.
+    func takeOver() {
+        isInherited = false
+        listener.takeOver()
+    }
+
+    /// Another server does.
+    func leave() { listener.leaveFile() }
+
+    /// So many are answered before the server goes on.
+    private static let answersAtOnce = 8
+
+    /// Answers those who have connected.
+    ///
+    /// - Throws: `ForkingError.system` if they cannot be accepted, or there is nothing to answer with, now; they wait.
+    func answer(from source: some StatusSource) throws(ForkingError) {
+        for _ in 0..<Self.answersAtOnce {
+            // First, as a client that was accepted with the last descriptor could not be answered.
+            let file = try MemoryFile()
+            guard let client = try listener.accept() else { return }
+            // One that is not answered sees its connection close.
+            if isWelcome(client) { try? answer(client, with: file, from: source) }
+        }
+    }
+
+    /// A path has its permissions, an abstract name has none: there this user and root are welcome.
+    private func isWelcome(_ client: borrowing Connection) -> Bool {
+        guard listener.address.path?.hasPrefix("@") == true else { return true }
+        var pid: ProcessID = 0
+        var user: uid_t = 0
+        var group: gid_t = 0
+        let code = forkcore_peer_credentials(client.descriptor.rawValue, &pid, &user, &group)
+        return code == 0 && (user == 0 || user == geteuid())
+    }
+
+    private func answer(
+        _ client: borrowing Connection, with file: borrowing MemoryFile, from source: some StatusSource
+    ) throws {
+        var text = PiecewiseText(FileDescriptor(rawValue: file.rawValue))
+        source.outline.writeBeginning(to: &text.bytes)
+        source.forEachProcess {
+            $0.write(to: &text.bytes)
+            text.writeIfFull()
+        }
+        ServerStatus.writeEnd(to: &text.bytes)
+        try text.finish()
+        try Self.handOver(file.rawValue, on: client.descriptor.rawValue)
+    }
+
+    static func handOver(_ file: Int32, on socket: Int32) throws(ForkingError) {
+        try check(forkcore_hand_over(socket, file, [UInt8(0)], 1), "sendmsg")
+    }
+}
+
+/// A file that goes away when nobody has it any more.
+private struct MemoryFile: ~Copyable {
+    let rawValue: Int32
+
+    init() throws(ForkingError) {
+        var file: Int32 = -1
+        try check(forkcore_memory_file("status", &file), "memfd_create")
+        rawValue = file
+    }
+
+    deinit { forkcore_close(rawValue) }
+}
+
+/// Text that goes into a file piece by piece: were it put together in memory first, a server of thousands of children would
+/// keep a heap of that size, which each fork would copy.
+private struct PiecewiseText {
+    private static let piece = 4096
+
+    var bytes: [UInt8] = []
+    private let file: FileDescriptor
+    private var failure: (any Error)?
+
+    init(_ file: FileDescriptor) {
+        self.file = file
+        bytes.reserveCapacity(2 * Self.piece)
+    }
+
+    mutating func writeIfFull() {
+        if bytes.count >= Self.piece { write() }
+    }
+
+    private mutating func write() {
+        do {
+            if failure == nil { try file.writeAll(bytes) }
+        } catch {
+            failure = error
+        }
+        bytes.removeAll(keepingCapacity: true)
+    }
+
+    mutating func finish() throws {
+        write()
+        if let failure { throw failure }
+    }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Forking
+import SystemPackage
+
+struct Status: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Shows what the processes of a server do that was given --control.",
+        discussion: """
+            A line for each worker or child: what it does (STATE), for how long, how many requests it has begun, its age, \
+            its memory (its share of it, PSS; - where that is not for you to see), and whom it serves, or served last.
+            """)
+
+    @Flag(help: "Print one JSON object instead of a table.") var json = false
+    @Argument(help: ArgumentHelp("The server's control socket.", valueName: "path")) var path: String
+
+    func validate() throws {
+        do throws(ForkingError) {
+            _ = try ControlPath.address(path)
+        } catch {
+            throw ValidationError(error.description)
+        }
+    }
+
+    func run() throws {
+        let status = reportingErrors(show)
+        guard status == 0 else { throw ExitCode(status) }
+    }
+
+    private func show() throws(ForkingError) {
+        let status = try ControlPath.read(try ControlPath.address(path))
+        let memory = status.processes.map { WorkerMemory.proportionalSize(of: $0.pid) }
+        let text = json ? StatusJSON.text(status, memory: memory) : StatusTable.text(status, memory: memory)
+        printLine(text, to: .standardOutput)
+    }
+}
+
+/// Where a server tells of itself: a path, as such or as the address of a Unix socket.
+enum ControlPath {
+    static func address(_ text: String) throws(ForkingError) -> SocketAddress {
+        text.hasPrefix("unix:") ? try SocketAddress(parsing: text) : try SocketAddress(unix: text)
+    }
+
+    static func read(_ address: SocketAddress) throws(ForkingError) -> ServerStatus {
+        do throws(ForkingError) {
+            return try ServerStatus.read(from: address)
+        } catch .system(_, .noSuchFileOrDirectory) {
+            throw .invalid("there is no socket \(address): is it what the server's --control says?")
+        } catch .system(_, .connectionRefused) {
+            throw .invalid("nobody listens on \(address): its server has ended")
+        } catch .timedOut {
+            throw .invalid("no answer on \(address): it is no control socket, or its server is stuck")
+        }
+    }
+}
+
+/// SIGUSR1.
+func printTable(_ status: ServerStatus) {
+    printLine(StatusTable.text(status), to: .standardError)
+}
