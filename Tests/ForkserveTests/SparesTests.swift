@@ -18,15 +18,15 @@ struct SparesTests {
         let spares = children(of: server.pid)
         server.send(SIGUSR1)
         try server.waitForError("children: 4 of 40\n")
-        for spare in spares { try server.waitForError("pid \(spare)  peer -  ") }
+        for spare in spares { try server.waitForError("\(spare)  spare  ") }
         let clients = try (0..<4).map { _ in try Client(address) }
         for (number, client) in clients.enumerated() { try client.echo("client \(number)") }
         // A refill begins when half are used up: there are three or four again, as the clients came.
         try eventually("no new spares") { (7...8).contains(children(of: server.pid).count) }
         server.send(SIGUSR1)
         // Nobody orders the numbers of processes, so not which has which, but that they have them all.
-        for client in clients { try server.waitForError("  peer 127.0.0.1:\(client.port)  ") }
-        for spare in spares { try server.waitForError("pid \(spare)  peer 127.0.0.1:") }
+        for client in clients { try server.waitForError("  127.0.0.1:\(client.port)\n") }
+        for spare in spares { try server.waitForError("\(spare)  serving  ") }
         for client in clients { client.finishSending() }
         try eventually("clients' children are left") { (3...4).contains(children(of: server.pid).count) }
         #expect(Set(children(of: server.pid)).isDisjoint(with: spares))

@@ -90,7 +90,9 @@ struct StoppingTests {
         try eventually("no child") { children(of: server.pid).count == 1 }
         let pid = children(of: server.pid)[0]
         server.send(SIGUSR1)
-        try server.waitForError("children: 1 of 40\n  pid \(pid)  peer 127.0.0.1:")
+        try server.waitForError("children: 1 of 40\n")
+        try server.waitForError("\(pid)  serving  ")
+        try server.waitForError("  127.0.0.1:\(client.port)\n")
         try client.send("7\n")
         #expect(try client.receiveAll() == "")
         try server.waitForError("child \(pid), peer 127.0.0.1:")

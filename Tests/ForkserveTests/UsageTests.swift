@@ -10,7 +10,10 @@ struct UsageTests {
     func noArguments() throws {
         let (status, output, errors) = try outcome([])
         #expect(status == 0 && errors == "")
-        for text in ["forkserve echo", "forkserve exec", "127.0.0.1:7777", "unix:", "fd:3", "SIGTERM", "SIGUSR1"] {
+        for text in [
+            "forkserve echo", "forkserve exec", "forkserve status", "127.0.0.1:7777", "unix:", "fd:3", "SIGTERM",
+            "SIGUSR1",
+        ] {
             #expect(output.contains(text), "no word of \(text)")
         }
     }
@@ -22,8 +25,9 @@ struct UsageTests {
             (["echo", "--help"], ["127.0.0.1:7777", "--udp", "--once", "--max-children", "--timeout", "--verbose"]),
             (
                 ["exec", "--help"],
-                ["-- PROGRAM", "TCPREMOTEIP", "REMOTE_ADDR", "--backlog", "--drain", "--kill-after"]
+                ["-- PROGRAM", "TCPREMOTEIP", "REMOTE_ADDR", "--backlog", "--drain", "--kill-after", "--control"]
             ),
+            (["status", "--help"], ["<path>", "--json", "--control", "PSS"]),
         ])
     func help(arguments: [String], texts: [String]) throws {
         let (status, output, errors) = try outcome(arguments)
