@@ -21,7 +21,7 @@ enum HTTPService {
         var isFirst = true
         while let head = try readHead(&bytes, &connection) {
             if !isFirst { worker.requestBegan(from: connection.peer) }
-            let isLast = head.isLast || worker.isDraining
+            let isLast = head.isLast || head.isOpenEnded || worker.isDraining
             try connection.write(isLast ? lastAnswer : answer)
             if isLast { return }
             worker.requestEnded()
@@ -32,6 +32,8 @@ enum HTTPService {
     private struct Head {
         var isLast: Bool
         var bodyLength: Int
+        /// Where its body ends is not known: what follows is no request.
+        var isOpenEnded = false
     }
 
     /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client has
@@ -40,6 +42,8 @@ enum HTTPService {
         _ bytes: inout [UInt8], _ connection: inout Connection
     ) throws(ForkingError) -> Head? {
         while true {
+            // Empty lines before a request are nothing: RFC 9112, 2.2.
+            if bytes.first == 13 || bytes.first == 10 { bytes = Array(bytes.drop { $0 == 13 || $0 == 10 }) }
             if let end = endOfHead(bytes) {
                 let head = parse(bytes[..<end])
                 bytes.removeSubrange(..<end)
@@ -98,8 +102,11 @@ enum HTTPService {
             if Self.value(value, behind: "close", anywhere: true) != nil { head.isLast = true }
             if Self.value(value, behind: "keep-alive", anywhere: true) != nil { head.isLast = false }
         } else if let value = value(line, behind: "content-length:") {
-            let digits = value.drop { $0 == 32 }.prefix { (48...57).contains($0) }.prefix(15)
+            let digits = value.drop { $0 == 32 }.prefix { (48...57).contains($0) }
+            guard (1...15).contains(digits.count) else { return head.isOpenEnded = true }
             head.bodyLength = digits.reduce(0) { $0 * 10 + Int($1 - 48) }
+        } else if Self.value(line, behind: "transfer-encoding:") != nil {
+            head.isOpenEnded = true
         }
     }
 
