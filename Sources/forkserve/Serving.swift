@@ -62,7 +62,7 @@ extension Job {
             guard service != .echoDatagrams else { return try Listener(address, datagram: true, options: options) }
             return try InheritedSockets.listener(on: address, options: options)
         case .descriptor(let number):
-            return try Listener(adopting: FileDescriptor(rawValue: number))
+            return try InheritedSockets.listener(adopting: FileDescriptor(rawValue: number))
         case .serviceManager:
             guard let socket = try InheritedSockets.take().first else {
                 throw .invalid("no socket was handed over: LISTEN_FDS and LISTEN_PID are not set for this process")

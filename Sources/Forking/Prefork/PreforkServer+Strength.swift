@@ -135,6 +135,13 @@ extension PreforkServer {
         nextWatchdog = now + interval
     }
 
+    /// A drain may take longer than the manager lets this process be silent.
+    func keepWatchdogWhileStopping(_ now: Instant) {
+        guard !isHandedOver else { return }
+        keepWatchdog(now)
+        nextLook = nextWatchdog
+    }
+
     private static let memoryInterval = Duration.seconds(5)
 
     private func noteNextLook(_ now: Instant) {

@@ -8,10 +8,10 @@ import SystemPackage
 /// The program that SIGUSR2 started anew, until it serves. It has a table of its own: it is not to end with this server.
 struct Successor {
     let pid: ProcessID
-    /// It says on this that it serves.
-    let word: ParentDescriptor
+    /// It says on this that it serves; nil once it has closed it, as it does when it ends.
+    var word: ParentDescriptor?
     /// To do so until then.
-    let deadline: Instant
+    var deadline: Instant
 }
 
 /// A new program on the same sockets: it is executed, says when it serves, and only then does this one drain. A bad one
@@ -56,10 +56,15 @@ extension PreforkServer {
         return Successor(pid: pid, word: word, deadline: .now + configuration.spawnLimit)
     }
 
-    /// Parent: it has said something, or closed what it would say it on, as it does when it ends.
+    /// Parent: it has said something, or nothing will come any more.
     func hearSuccessor() {
-        guard let successor else { return }
-        guard Handover.isWordOfReadiness(on: successor.word.rawValue) else { return failSuccessor("it ended early") }
+        guard let successor, let word = successor.word else { return }
+        guard Handover.isWordOfReadiness(on: word.rawValue) else {
+            // Its end comes right after, and says more.
+            self.successor?.word = nil
+            self.successor?.deadline = min(successor.deadline, .now + .seconds(1))
+            return
+        }
         self.successor = nil
         isHandedOver = true
         manager?.notify("MAINPID=\(successor.pid)")
@@ -71,7 +76,8 @@ extension PreforkServer {
 
     /// Parent: its time is over.
     func keepSuccessorsTime(_ now: Instant) {
-        if let successor, successor.deadline <= now { failSuccessor("it was not ready in time") }
+        guard let successor, successor.deadline <= now else { return }
+        failSuccessor(successor.word == nil ? "it has closed what it was to say on" : "it was not ready in time")
     }
 
     private func noteEnd(ofSuccessor exit: ChildExit) {
@@ -94,6 +100,8 @@ extension PreforkServer {
         guard successor != nil else { return }
         successor = nil
         successors?.killAll()
+        // It is nobody's zombie, and in nobody's way.
+        _ = try? successors?.wait(atMost: .seconds(1))
     }
 }
 
@@ -165,6 +173,9 @@ enum Predecessor {
         return control
     }
 
+    /// Before the first worker is forked, which is not to have the word.
+    static var isThere: Bool { handedOver != nil }
+
     /// Whether the predecessor's socket at `index` is this program's to close for everybody.
     static func owned(_ index: Int) -> Bool {
         handedOver.map { $0.owned.indices.contains(index) && $0.owned[index] } ?? false
@@ -187,7 +198,10 @@ struct Executable {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
         let name = CommandLine.unsafeArgv[0].map { String(cString: $0) } ?? ""
-        let path = count > 0 ? String(decoding: buffer.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self) : name
+        var path = count > 0 ? String(decoding: buffer.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self) : name
+        // Another stands there already, as this one was started only just before.
+        let mark = " (deleted)"
+        if path.hasSuffix(mark) { path.removeLast(mark.count) }
         return Executable(path: path, arguments: CStrings(copying: CommandLine.unsafeArgv))
     }
 }

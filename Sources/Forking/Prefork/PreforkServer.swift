@@ -132,6 +132,7 @@ public final class PreforkServer {
             throw .invalid("the server could not be prepared: \(error)")
         }
         manager = ServiceManager.take()
+        _ = Predecessor.isThere
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
         } catch {
@@ -148,9 +149,9 @@ public final class PreforkServer {
 
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
-        if loop.phase == .serving { tend(.now) }
+        if loop.phase == .serving { tend(.now) } else { keepWatchdogWhileStopping(.now) }
         let ready = try loop.wait(
-            for: news.rawValue, or: successor?.word.rawValue ?? -1, until: nextLook, isBusy: false)
+            for: news.rawValue, or: successor?.word?.rawValue ?? -1, until: nextLook, isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }

@@ -46,6 +46,23 @@ public enum InheritedSockets {
         return try Listener(succeedingOn: found, owned: Predecessor.owned(Int(found - first)))
     }
 
+    /// A listener on a socket that whoever started this program left open as `descriptor`. In a program that takes the place
+    /// of another it is the socket which that one served on, whatever its number here. For a server that can be upgraded
+    /// while it serves, this takes the place of `Listener(adopting:)`.
+    ///
+    /// Any process, before the first thread.
+    ///
+    /// - Throws: as `take()` and `Listener(adopting:)` do.
+    public static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener {
+        guard Predecessor.isThere else { return try Listener(adopting: descriptor) }
+        let taken = try take().map(\.rawValue)
+        let found = unclaimed.withLock { sockets -> Int32? in
+            sockets += taken
+            return sockets.isEmpty ? nil : sockets.removeFirst()
+        }
+        return try Listener(adopting: found.map { FileDescriptor(rawValue: $0) } ?? descriptor)
+    }
+
     private static let first: Int32 = 3
     private static let unclaimed = Mutex<[Int32]>([])
 
