@@ -41,7 +41,8 @@ struct PoolWorker {
         if case .ready = state { true } else { false }
     }
 
-    var isIdle: Bool { isReady && !reading.isBusy }
+    /// Whether it could serve at once.
+    var isIdle: Bool { isReady && !reading.isBusy && !reading.hasConnection }
 
     /// Whether it drains because another has taken its place.
     var wasReplaced: Bool {

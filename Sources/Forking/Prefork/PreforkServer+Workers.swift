@@ -55,12 +55,15 @@ extension PreforkServer {
 
     private func requestsUntilReplaced() -> UInt64 {
         guard let limit = configuration.maxRequests else { return .max }
-        return UInt64(limit) * UInt64(Int.random(in: 900...1100)) / 1000
+        let tenth = limit / 10
+        return UInt64(limit - tenth) + UInt64.random(in: 0...2 * UInt64(tenth))
     }
 
     /// Give or take a tenth.
     private func scattered(_ time: Duration) -> Duration {
-        .nanoseconds(Int64((Double(time.inNanoseconds) * Double.random(in: 0.9...1.1)).rounded()))
+        let tenth = time.inNanoseconds / 10
+        let (sum, overflow) = time.inNanoseconds.addingReportingOverflow(Int64.random(in: -tenth...tenth))
+        return .nanoseconds(overflow ? .max : sum)
     }
 
     // MARK: Looking after them
@@ -81,7 +84,7 @@ extension PreforkServer {
             workers[index].state = .ready
             hooks.observe(.ready(worker.pid, number: worker.number))
         }
-        if worker.reading.requests > 0, worker.startedAt > lastFailure { backoff.noteSuccess() }
+        noteSuccess(worker, worker.reading, now)
         if worker.reading.isDraining {
             drain(index, because: .signalled, now)
         } else if worker.leaving == nil, worker.reading.wantsToRetire {
@@ -152,26 +155,45 @@ extension PreforkServer {
         guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return }
         let now = Instant.now
         let worker = workers.remove(at: index)
-        let end = meaning(of: exit, worker, worker.seat.read(startedAt: worker.startedAt, now: now))
+        let reading = worker.seat.read(startedAt: worker.startedAt, now: now)
+        let end = meaning(of: exit, worker, reading, now)
+        noteSuccess(worker, reading, now)
         hooks.observe(.ended(exit, end))
         guard end == .failedStart else { return }
         noteFailure(now)
         if isReplacingAll, worker.isReplacement { stopReplacing(because: exit.told(of: "the new worker")) }
     }
 
-    private func meaning(of exit: ChildExit, _ worker: PoolWorker, _ reading: SeatReading) -> WorkerEnd {
+    private func meaning(
+        of exit: ChildExit, _ worker: PoolWorker, _ reading: SeatReading, _ now: Instant
+    ) -> WorkerEnd {
         guard loop.phase == .serving else { return .expected }
-        if case .draining = worker.state { return .expected }
-        if reading.isDraining, exit.status.isSuccess { return .expected }
-        guard reading.isReady, reading.requests > 0 else { return .failedStart }
+        switch worker.state {
+        // One that ends itself so before it was ready would do it again at once.
+        case .draining(.signalled, _) where !reading.isReady: return .failedStart
+        case .draining: return .expected
+        default: break
+        }
+        if reading.isDraining, reading.isReady, exit.status.isSuccess { return .expected }
+        guard hasProved(worker, reading, now) else { return .failedStart }
         return exit.status.isSuccess ? .expected : .crashed
+    }
+
+    /// Whether a worker can do what it is there for: it has had a request; or it is up for long and has no clients, or does
+    /// not count them.
+    private func hasProved(_ worker: PoolWorker, _ reading: SeatReading, _ now: Instant) -> Bool {
+        reading.isReady && (reading.requests > 0 || now - worker.startedAt > .seconds(10))
+    }
+
+    /// Failures before a worker was forked that proved good are no longer in a row with those to come.
+    private func noteSuccess(_ worker: PoolWorker, _ reading: SeatReading, _ now: Instant) {
+        if worker.startedAt > lastFailure, hasProved(worker, reading, now) { backoff.noteSuccess() }
     }
 
     /// One that failed at its start makes the next one wait, but none of those that serve.
     private func noteFailure(_ now: Instant) {
-        // One that is up and has no clients has not failed either.
-        let isUp = { (worker: PoolWorker) in worker.isReady && now - worker.startedAt > .seconds(10) }
-        if workers.contains(where: { $0.startedAt > lastFailure && isUp($0) }) { backoff.noteSuccess() }
+        // The last look at the others may have been at the failure before this one.
+        for worker in workers { noteSuccess(worker, worker.seat.read(startedAt: worker.startedAt, now: now), now) }
         lastFailure = now
         var generator = SystemRandomNumberGenerator()
         backoff.noteFailure(at: now, using: &generator)

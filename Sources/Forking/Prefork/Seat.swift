@@ -20,6 +20,8 @@ final class Seat: @unchecked Sendable {
         /// It asks for another in its place.
         let wantsToRetire = Atomic(false)
         let active = Atomic<Int32>(0)
+        /// It serves one connection at a time, and has one, be there a request on it or not.
+        let hasConnection = Atomic(false)
         let requests = Atomic<UInt64>(0)
         /// When a request began or ended last: nanoseconds of CLOCK_MONOTONIC.
         let since = Atomic<Int64>(0)
@@ -67,6 +69,7 @@ final class Seat: @unchecked Sendable {
             wantsToRetire: lines.pointee.wantsToRetire.load(ordering: .relaxed),
             isDraining: isDraining,
             isBusy: lines.pointee.active.load(ordering: .relaxed) > 0,
+            hasConnection: lines.pointee.hasConnection.load(ordering: .relaxed),
             requests: lines.pointee.requests.load(ordering: .relaxed),
             since: Self.within(startedAt, now, lines.pointee.since.load(ordering: .relaxed)),
             beat: Self.within(startedAt, now, lines.pointee.beat.load(ordering: .relaxed)),
@@ -85,6 +88,7 @@ struct SeatReading: Sendable {
     var wantsToRetire: Bool
     var isDraining: Bool
     var isBusy: Bool
+    var hasConnection: Bool
     var requests: UInt64
     var since: Instant
     var beat: Instant

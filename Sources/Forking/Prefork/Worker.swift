@@ -88,9 +88,11 @@ public final class Worker: Sendable {
     ///
     /// For one thread. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? {
+        seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         do throws(ForkingError) {
             while !isDraining {
                 if let connection = try queue.next() {
+                    seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
                     requestBegan(from: connection.peer)
                     return connection
                 }
@@ -115,8 +117,14 @@ public final class Worker: Sendable {
                 try? hooks.handleError(error, connection.peer)
             }
             connection.discardUnread()  // then it is closed, which nobody else holds open
-            if seat.lines.pointee.active.load(ordering: .relaxed) > 0 { requestEnded() }
+            connectionEnded()
         }
+    }
+
+    /// Whatever was begun on the one connection there is has ended; the handler may have said so of the last request, or not.
+    private func connectionEnded() {
+        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.pointee.active.store(0, ordering: .relaxed)
     }
 }
 
