@@ -9,7 +9,7 @@ import TestSupport
 let serveScenarios: [String: @Sendable () throws -> Void] = ["serve": serveProgram]
 
 /// What the program was asked for.
-private struct Settings {
+struct Settings {
     private let values: [Substring: Substring]
 
     init(_ arguments: some Sequence<String>) {

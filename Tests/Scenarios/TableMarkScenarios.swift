@@ -17,7 +17,7 @@ let tableMarkScenarios: [String: @Sendable () throws -> Void] = [
 // MARK: A child that forges all marks
 
 /// Child: the memory that it shares with its parent, be it for marks or for anything else.
-private func sharedMemory() -> [UnsafeMutableBufferPointer<UInt32>] {
+func sharedMemory() -> [UnsafeMutableBufferPointer<UInt32>] {
     (contents(of: "/proc/self/maps") ?? "").split(separator: "\n").compactMap { line in
         guard line.contains(" rw-s "), line.contains("/dev/zero") else { return nil }
         let bounds = line.prefix { $0 != " " }.split(separator: "-").map { UInt(String($0), radix: 16)! }

@@ -7,10 +7,12 @@ import Glibc
 import TestSupport
 
 /// What can be run, by name. Each lives beside its kind.
-let scenarios = [tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios]
-    .reduce(into: [:]) {
-        $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
-    }
+let scenarios = [
+    tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
+    preforkPoolScenarios,
+].reduce(into: [:]) {
+    $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
+}
 
 guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arguments[1]] else {
     print("usage: scenarios NAME, one of\n" + scenarios.keys.sorted().map { "  " + $0 }.joined(separator: "\n"))

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import Glibc
+import TestSupport
+
+/// `scenarios prefork [key=value ...]`: a pool for a test to drive from outside, with clients and signals. It says on
+/// stdout what happens, a line each.
+let preforkPoolScenarios: [String: @Sendable () throws -> Void] = [
+    "prefork": preforkProgram,
+    "prefork-refusals": preforkRefusals,
+]
+
+private func preforkProgram() throws {
+    let settings = Settings(CommandLine.arguments.dropFirst(2))
+    let server = try pool(settings)
+    server.hooks.prepare = { if isThere(settings.text("prepare-file")) { throw Failure("not prepared") } }
+    server.hooks.observe = { say("\($0)") }
+    try server.serve()
+    say("workers left: \(server.children.count)")
+}
+
+private func isThere(_ path: String?) -> Bool { path.map { access($0, F_OK) == 0 } ?? false }
+
+private func pool(_ settings: Settings) throws -> PreforkServer {
+    var configuration = PreforkServer.Configuration()
+    configuration.workers = settings.number("workers") ?? 2
+    configuration.maxWorkers = settings.number("max")
+    configuration.spawnLimit = settings.seconds("spawn") ?? configuration.spawnLimit
+    configuration.givesUpAfter = settings.number("gives-up")
+    configuration.maxRequests = settings.number("requests")
+    configuration.maxAge = settings.seconds("age")
+    configuration.maxMemoryKiB = settings.number("memory")
+    configuration.requestLimit = settings.seconds("limit")
+    configuration.heartbeatLimit = settings.seconds("heartbeat")
+    configuration.replacedAtOnce = settings.number("at-once") ?? 1
+    configuration.drain = settings.seconds("drain") ?? .seconds(30)
+    configuration.killAfter = settings.seconds("kill") ?? .seconds(30)
+    configuration.ioTimeout = settings.seconds("io")
+    let listener = try Listener(SocketAddress(parsing: settings.text("address") ?? "127.0.0.1:0"))
+    guard let body = settings.text("body") else {
+        return try PreforkServer(listener, configuration: configuration) { try obey(&$0, worker: $1) }
+    }
+    let file = settings.text("file")
+    return try PreforkServer(listener, configuration: configuration) { worker in
+        try run(body, worker, file: file)
+    }
+}
+
+/// Worker: a body of each kind.
+private func run(_ body: String, _ worker: Worker, file: String?) throws {
+    switch body {
+    case "accept":
+        if isThere(file) { throw Failure("told to fail") }
+        worker.ready()
+        while var connection = try worker.accept() {
+            try obey(&connection, worker: worker)
+            worker.requestEnded()
+        }
+    case "late":  // not ready as long as the file is there
+        while isThere(file) { usleep(5000) }
+        worker.ready()
+        while !worker.isDraining { pause() }
+    case "never":
+        signal(SIGTERM, SIG_IGN)
+        while true { pause() }
+    case "returns": break
+    case "ready-returns": worker.ready()
+    case "term":
+        kill(getpid(), SIGTERM)
+        try expect(worker.isDraining, "it does not drain")
+    case "beats":
+        worker.ready()
+        while !isReadable(worker.drainDescriptor.rawValue, within: 0.02) {
+            worker.heartbeat()
+            if isThere(file) { while now() > 0 {} }
+        }
+    default: throw Failure("no such body: \(body)")
+    }
+}
+
+/// Worker: does what the client says, a command a line. What is no command comes back as it is.
+private func obey(_ connection: inout Connection, worker: Worker) throws {
+    while let line = try connection.readLine() {
+        let words = String(decoding: line.dropLast(), as: UTF8.self).split(separator: " ").map(String.init)
+        var answer = words.joined(separator: " ")
+        switch words.first {
+        case "crash": try crash(words[1])
+        case "throw": throw Failure("the handler's own error")
+        case "ignore": signal(Int32(words[1])!, SIG_IGN)
+        case "block": setBlocked(SIGABRT, true)
+        case "retire": worker.retire()
+        case "pid": answer = "\(getpid())"
+        case "number": answer = "\(worker.number)"
+        case "draining": answer = "\(worker.isDraining) \(isReadable(worker.drainDescriptor.rawValue, within: 0))"
+        case "allocate": _ = Unmanaged.passRetained(Hoard(mebibytes: Int(words[1])!))
+        case "page": answer = ownPages().map(\.inode).joined(separator: " ")
+        case "scribble": answer = "\(scribble(for: Double(words[1])!))"
+        case "end": worker.requestEnded()
+        case "begin": worker.requestBegan()
+        default: break
+        }
+        try connection.write(answer + "\n")
+    }
+}
+
+private final class Hoard {
+    let bytes: [UInt8]
+    init(mebibytes: Int) { bytes = [UInt8](repeating: 1, count: mebibytes << 20) }
+}
+
+/// The single pages of memory that this process shares with others, which are seats.
+private func ownPages() -> [(start: UInt, inode: String)] {
+    (contents(of: "/proc/self/maps") ?? "").split(separator: "\n").compactMap { line in
+        guard line.contains(" rw-s "), line.contains("/dev/zero") else { return nil }
+        let bounds = line.prefix { $0 != " " }.split(separator: "-").map { UInt(String($0), radix: 16)! }
+        return bounds[1] - bounds[0] == 4096 ? (bounds[0], String(line.split(separator: " ")[4])) : nil
+    }
+}
+
+/// Writes rubbish all over them for a while; returns how many there are.
+private func scribble(for seconds: Double) -> Int {
+    let pages = ownPages()
+    let end = now() + seconds
+    var random = SystemRandomNumberGenerator()
+    while now() < end {
+        for page in pages {
+            let words = UnsafeMutablePointer<UInt64>(bitPattern: page.start)!
+            for index in 0..<512 { words[index] = random.next() }
+        }
+    }
+    return pages.count
+}
+
+/// What cannot be is refused before anything is forked.
+private func preforkRefusals() throws {
+    func refused(_ word: String, _ change: (inout PreforkServer.Configuration) -> Void) throws {
+        var configuration = PreforkServer.Configuration()
+        change(&configuration)
+        let text = try invalidity {
+            _ = try PreforkServer(
+                Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration, worker: { _ in })
+        }
+        try expect(text.contains(word), text)
+    }
+    try refused("workers is 0") { $0.workers = 0 }
+    try refused("workers is 1025") { $0.workers = 1025 }
+    try refused("maxWorkers is 3") { ($0.workers, $0.maxWorkers) = (4, 3) }
+    try refused("replacedAtOnce") { $0.replacedAtOnce = 0 }
+    try refused("givesUpAfter") { $0.givesUpAfter = 0 }
+    try refused("maxRequests") { $0.maxRequests = 0 }
+    try refused("maxMemoryKiB") { $0.maxMemoryKiB = -1 }
+    try refused("spawnLimit") { $0.spawnLimit = .zero }
+    try refused("requestLimit") { $0.requestLimit = .zero }
+    try refused("drain") { $0.drain = .seconds(-1) }
+    try refused("meaning of its own") { $0.stopSignals = [.hangup] }
+    try refused("SIGKILL") { $0.stopSignals = [.kill] }
+
+    let datagrams = try invalidity {
+        _ = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0"), datagram: true), worker: { _ in })
+    }
+    try expect(datagrams.contains("datagrams"), datagrams)
+
+    let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), worker: { _ in })
+    var forks = 0
+    server.hooks.observe = { if case .forked = $0 { forks += 1 } }
+    server.hooks.prepare = { throw Failure("not today") }
+    let unprepared = try invalidity { try server.serve() }
+    try expect(unprepared.contains("not today") && forks == 0, unprepared)
+    try withThread {
+        let error = try refusal { try server.serve() }
+        try expect("\(error)".contains("thread") && forks == 0, "\(error)")
+    }
+}
