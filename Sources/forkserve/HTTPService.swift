@@ -45,11 +45,12 @@ enum HTTPService {
             // Empty lines before a request are nothing: RFC 9112, 2.2.
             if bytes.first == 13 || bytes.first == 10 { bytes = Array(bytes.drop { $0 == 13 || $0 == 10 }) }
             if let end = endOfHead(bytes) {
+                guard end <= headLimit else { throw .lineTooLong(limit: headLimit) }
                 let head = parse(bytes[..<end])
                 bytes.removeSubrange(..<end)
                 return try skipBody(head.bodyLength, &bytes, &connection) ? head : nil
             }
-            guard bytes.count <= headLimit else { throw .lineTooLong(limit: headLimit) }
+            guard bytes.count < headLimit else { throw .lineTooLong(limit: headLimit) }
             let more = try connection.read()
             if more.isEmpty { return nil }
             if bytes.isEmpty { bytes = more } else { bytes += more }
