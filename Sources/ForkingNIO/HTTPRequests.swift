@@ -25,8 +25,8 @@ final class HTTPRequests: ChannelDuplexHandler {
     private let worker: Worker
     private let peer: Forking.SocketAddress?
     private var stage = Stage.serving
-    /// Requests whose answers have not been sent: more than one if the client does not wait for them.
-    private var unanswered = 0
+    /// Requests whose answers have not been sent, by number: more than one if the client does not wait for them.
+    private var unanswered = CircularBuffer<Int>()
     private var isReceiving = false
     /// Whether the last answer has left for the client.
     private var isSent = false
@@ -44,11 +44,10 @@ final class HTTPRequests: ChannelDuplexHandler {
         guard stage != .closing else { return }
         switch unwrapInboundIn(data) {
         case .head(let head):
-            unanswered += 1
             isReceiving = true
             wantsClose = !head.isKeepAlive
             wantsTunnel = head.method == .CONNECT
-            worker.requestBegan(from: peer)
+            unanswered.append(worker.requestBegan(from: peer))
         case .body: break
         case .end: isReceiving = false
         }
@@ -65,7 +64,7 @@ final class HTTPRequests: ChannelDuplexHandler {
             context.write(data, promise: promise)
         case .end:
             hasAnswered()
-            guard stage == .lastAnswer, unanswered == 0 else { return context.write(data, promise: promise) }
+            guard stage == .lastAnswer, unanswered.isEmpty else { return context.write(data, promise: promise) }
             let sent = promise ?? context.eventLoop.makePromise()
             let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
             sent.futureResult.whenComplete { _ in
@@ -83,7 +82,7 @@ final class HTTPRequests: ChannelDuplexHandler {
         }
         guard stage == .serving, head.status.code >= 200 else { return head }
         // Those that came before their turn get their answers too.
-        let isLast = unanswered <= 1 && (wantsClose || worker.isDraining)
+        let isLast = unanswered.count <= 1 && (wantsClose || worker.isDraining)
         guard isLast || !head.isKeepAlive else { return head }
         stage = .lastAnswer
         var head = head
@@ -92,9 +91,8 @@ final class HTTPRequests: ChannelDuplexHandler {
     }
 
     private func hasAnswered() {
-        guard unanswered > 0 else { return }  // an answer to what was no request
-        unanswered -= 1
-        worker.requestEnded()
+        guard let number = unanswered.popFirst() else { return }  // an answer to what was no request
+        worker.requestEnded(number)
     }
 
     /// Closes our side, and the client's when it has read the answer and closed: to close both at once would reset the
@@ -109,6 +107,6 @@ final class HTTPRequests: ChannelDuplexHandler {
 
     func handlerRemoved(context: ChannelHandlerContext) {
         linger?.cancel()
-        while unanswered > 0 { hasAnswered() }
+        while !unanswered.isEmpty { hasAnswered() }
     }
 }

@@ -104,8 +104,8 @@ final class Serving: Sendable {
         if let decoder = try? pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self) {
             try pipeline.addHandler(HTTPRequests(worker, from: peer), position: .after(decoder))
         } else {
-            worker.requestBegan(from: peer)
-            channel.closeFuture.whenComplete { [worker] _ in worker.requestEnded() }
+            let number = worker.requestBegan(from: peer, isLimited: false)
+            channel.closeFuture.whenComplete { [worker] _ in worker.requestEnded(number) }
         }
     }
 

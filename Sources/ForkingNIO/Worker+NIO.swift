@@ -43,9 +43,8 @@ extension Worker {
     ///
     /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `requestBegan` and
     /// `requestEnded` count, and it is closed after the answer to a request that wants that, or to the next one while the
-    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request, to which
-    /// `PreforkServer.Configuration.requestLimit` applies, and its handlers end it; a long-lived one should look at
-    /// `isDraining`.
+    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request without a limit, and
+    /// its handlers end it; a long-lived one should look at `isDraining`.
     ///
     /// A worker that drains takes no more clients, but closes no connection, not even an idle one: its client may be
     /// about to send the next request, and gets its answer. The parent's drain deadline is what ends those.

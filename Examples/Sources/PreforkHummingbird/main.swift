@@ -1,6 +1,5 @@
-// A Hummingbird application in a pool of worker processes: a request that traps costs its own worker alone.
-// Usage: PreforkHummingbird [ADDRESS] [--workers N] [--single]; with --single it is one process, as without this package.
-// Try: swift run -c release PreforkHummingbird, and in another terminal: curl http://127.0.0.1:8080/trap
+// A Hummingbird application in a pool of worker processes: a request that traps (curl http://127.0.0.1:8080/trap) costs its
+// own worker alone. PreforkHummingbird [ADDRESS] [--workers N] [--single]; with --single it is one process, as ever.
 
 import Forking
 import ForkingNIO
@@ -11,6 +10,7 @@ import Logging
 
 var arguments = CommandLine.arguments.dropFirst()
 var configuration = PreforkServer.Configuration()
+configuration.requestLimit = .seconds(5)
 let single = arguments.firstIndex(of: "--single").map { arguments.remove(at: $0) } != nil
 if let option = arguments.firstIndex(of: "--workers") {
     configuration.workers = arguments[(option + 1)...].first.flatMap { Int($0) } ?? 1
@@ -41,7 +41,7 @@ if single {
     try await application.runService()
     exit(0)
 }
-let server = try PreforkServer(Listener(address), configuration: configuration) { worker in
+let server = try PreforkServer(InheritedSockets.listener(on: address), configuration: configuration) { worker in
     let logger = Logger(label: "hummingbird")
     let responder = routes().buildResponder()
     let http1 = HTTP1Channel { request, writer, channel in

@@ -21,8 +21,8 @@ extension PreforkServer {
         /// A worker that has more memory than this is replaced, in KiB: its proportional set size, in which what several
         /// processes share is divided among them. Nil: never.
         public var maxMemoryKiB: Int?
-        /// How long a request may take; a worker that is busy for longer, with no request begun or ended meanwhile, gets
-        /// SIGABRT, `killAfter` later SIGKILL, and is replaced. Nil: as long as it likes.
+        /// How long a request may take; a worker that serves one for longer gets SIGABRT, `killAfter` later SIGKILL, and is
+        /// replaced, whatever else it serves. Nil: as long as it likes.
         public var requestLimit: Duration?
         /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. Nil: it need not.
         public var heartbeatLimit: Duration?

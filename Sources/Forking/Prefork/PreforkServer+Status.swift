@@ -36,6 +36,6 @@ extension PreforkServer: StatusSource {
         }
         if worker.reading.isDraining { return (.draining, nil) }
         if let until = stuckUntil(worker), until <= now { return (.stuck, stuckSince(worker)) }
-        return (worker.reading.isBusy ? .busy : .idle, worker.reading.since)
+        return (worker.reading.isBusy ? .busy : .idle, worker.reading.oldest ?? worker.reading.since)
     }
 }

@@ -122,21 +122,21 @@ extension PreforkServer {
 
     /// Since when it has shown no sign of going on, of those that the configuration asks for.
     func stuckSince(_ worker: PoolWorker) -> Instant? {
-        let busy = configuration.requestLimit != nil && worker.reading.isBusy ? worker.reading.since : nil
+        let busy = configuration.requestLimit != nil ? worker.reading.oldest : nil
         return earlier(busy, configuration.heartbeatLimit != nil ? worker.reading.beat : nil)
     }
 
     /// When a worker is taken for stuck, if it goes on as it does.
     func stuckUntil(_ worker: PoolWorker) -> Instant? {
         guard worker.isReady else { return nil }
-        let busy = worker.reading.isBusy ? configuration.requestLimit.map { worker.reading.since + $0 } : nil
+        let busy = worker.reading.oldest.flatMap { start in configuration.requestLimit.map { start + $0 } }
         return earlier(busy, configuration.heartbeatLimit.map { worker.reading.beat + $0 })
     }
 
     /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which is
     /// early enough if that comes no later than the request may take.
     func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
-        let idle = worker.isReady && !worker.reading.isBusy ? configuration.requestLimit.map { now + $0 } : nil
+        let idle = worker.isReady && worker.reading.oldest == nil ? configuration.requestLimit.map { now + $0 } : nil
         let retires = worker.isActive && worker.leaving == nil ? worker.retiresAt : nil
         return earlier(earlier(worker.deadline, stuckUntil(worker)), earlier(idle, retires))
     }

@@ -9,7 +9,9 @@ import Synchronization
 /// The parent trusts nothing in it: see `SeatReading`.
 final class Seat: @unchecked Sendable {
     private static let size = 4096
-    private static let linesOffset = 64
+    private static let linesOffset = 64, startsOffset = 1024
+    /// The requests that a worker can have at the same time with a start that is known; others are counted, but not timed.
+    private static let timedRequests = 256
 
     private let memory: UnsafeMutableRawPointer
     private let owner = forkcore_process()
@@ -36,6 +38,8 @@ final class Seat: @unchecked Sendable {
         memory = opened!
         (memory + Self.linesOffset).bindMemory(to: Lines.self, capacity: 1).initialize(to: Lines())
         memory.bindMemory(to: Atomic<UInt32>.self, capacity: 1).initialize(to: Atomic(0))
+        let starts = (memory + Self.startsOffset).bindMemory(to: Atomic<Int64>.self, capacity: Self.timedRequests)
+        for index in 0..<Self.timedRequests { (starts + index).initialize(to: Atomic(0)) }
     }
 
     /// Parent, after the fork.
@@ -62,6 +66,41 @@ final class Seat: @unchecked Sendable {
 
     private var drain: UnsafeMutablePointer<Atomic<UInt32>> { memory.assumingMemoryBound(to: Atomic<UInt32>.self) }
 
+    // MARK: Requests
+
+    /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none.
+    private var starts: UnsafeMutablePointer<Atomic<Int64>> {
+        (memory + Self.startsOffset).assumingMemoryBound(to: Atomic<Int64>.self)
+    }
+
+    /// Worker: notes a start, and returns its number; -1 if there are too many.
+    func noteStart(_ now: Instant) -> Int {
+        for index in 0..<Self.timedRequests where starts[index].load(ordering: .relaxed) == 0 {
+            let (taken, _) = starts[index].compareExchange(expected: 0, desired: now.nanoseconds, ordering: .relaxed)
+            if taken { return index }
+        }
+        return -1
+    }
+
+    /// Worker: forgets one, or with nil all.
+    func forgetStart(_ number: Int?) {
+        for index in number.map({ $0..<$0 + 1 }) ?? 0..<Self.timedRequests {
+            guard (0..<Self.timedRequests).contains(index) else { continue }
+            starts[index].store(0, ordering: .relaxed)
+        }
+    }
+
+    private func oldestStart() -> Int64? {
+        var oldest = Int64.max
+        for index in 0..<Self.timedRequests {
+            let start = starts[index].load(ordering: .relaxed)
+            if start > 0, start < oldest { oldest = start }
+        }
+        return oldest == .max ? nil : oldest
+    }
+
+    // MARK: Reading
+
     /// Parent: what stands there now.
     func read(startedAt: Instant, now: Instant) -> SeatReading {
         SeatReading(
@@ -72,6 +111,7 @@ final class Seat: @unchecked Sendable {
             hasConnection: lines.pointee.hasConnection.load(ordering: .relaxed),
             requests: lines.pointee.requests.load(ordering: .relaxed),
             since: Self.within(startedAt, now, lines.pointee.since.load(ordering: .relaxed)),
+            oldest: oldestStart().map { Self.within(startedAt, now, $0) },
             beat: Self.within(startedAt, now, lines.pointee.beat.load(ordering: .relaxed)),
             peer: lines.pointee.peer.checked)
     }
@@ -90,7 +130,10 @@ struct SeatReading: Sendable {
     var isBusy: Bool
     var hasConnection: Bool
     var requests: UInt64
+    /// When a request began or ended last.
     var since: Instant
+    /// When the request began that is being served for longest, of those that have a limit.
+    var oldest: Instant?
     var beat: Instant
     var peer: SocketAddress?
 }

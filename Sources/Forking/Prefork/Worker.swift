@@ -54,16 +54,23 @@ public final class Worker: Sendable {
     public func heartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
     /// A request has begun: it is counted, and the worker is busy until each that has begun has ended.
-    public func requestBegan(from peer: SocketAddress? = nil) {
+    ///
+    /// - Parameter isLimited: whether `PreforkServer.Configuration.requestLimit` is for it.
+    /// - Returns: its number, for `requestEnded(_:)`.
+    @discardableResult
+    public func requestBegan(from peer: SocketAddress? = nil, isLimited: Bool = true) -> Int {
         if let peer { seat.lines.pointee.peer = peer }
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        let now = Instant.now
+        seat.lines.pointee.since.store(now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.active.add(1, ordering: .relaxed)
         let (_, count) = seat.lines.pointee.requests.add(1, ordering: .relaxed)
         if count == maxRequests { retire() }
+        return isLimited ? seat.noteStart(now) : -1
     }
 
-    /// A request has ended.
-    public func requestEnded() {
+    /// A request has ended: the one of this number, which is 0 in a worker that serves one at a time.
+    public func requestEnded(_ number: Int = 0) {
+        seat.forgetStart(number)
         seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.active.subtract(1, ordering: .relaxed)
     }
@@ -125,6 +132,7 @@ public final class Worker: Sendable {
     private func connectionEnded() {
         seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.active.store(0, ordering: .relaxed)
+        seat.forgetStart(nil)
     }
 }
 
