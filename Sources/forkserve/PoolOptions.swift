@@ -41,7 +41,7 @@ struct PoolOptions: ParsableArguments {
             "How long a request may take; then its worker is ended and replaced. By default as long as it likes.",
             valueName: "seconds"))
     var timeout: Double?
-    @Option(help: ArgumentHelp("Replace a worker after some so many requests.", valueName: "n"))
+    @Option(help: ArgumentHelp("Replace a worker after about so many requests.", valueName: "n"))
     var maxRequests: Int?
     @Option(help: ArgumentHelp("Replace a worker after about this time.", valueName: "seconds"))
     var maxAge: Double?
@@ -79,7 +79,7 @@ struct Prefork: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Serves with a pool of worker processes, which are replaced when they crash.",
         discussion: """
-            SIGTERM and SIGINT drain; SIGHUP replaces all workers, one by one; SIGTTIN and SIGTTOU add and take one;
+            SIGTERM and SIGINT drain; SIGHUP replaces all workers, one by one; SIGTTIN and SIGTTOU add and take one; \
             SIGUSR2 starts the program anew on the same sockets, and drains once that one serves.
             """)
 

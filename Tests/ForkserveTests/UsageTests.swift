@@ -65,7 +65,7 @@ struct UsageTests {
         (["echo", "--spares=-1", "127.0.0.1:0"], ["--spares is -1", "from 0"]),
         (["echo", "--udp", "--spares", "1", "127.0.0.1:0"], ["--spares is for connections", "--udp"]),
         (["echo", "--udp", "--once", "127.0.0.1:0"], ["--once is for connections", "--udp"]),
-        (["exec", "--spares", "1", "127.0.0.1:0", "--", "cat"], ["--spares is for echo"]),
+        (["exec", "--spares", "127.0.0.1:0", "--", "cat"], ["Unknown option '--spares'"]),
         (["echo", "--bogus", "127.0.0.1:0"], ["Unknown option '--bogus'"]),
         (["bogus"], ["Unexpected argument 'bogus'"]),
         (["exec"], ["<address>"]),
