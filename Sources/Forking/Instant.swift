@@ -36,6 +36,9 @@ extension Duration {
         return overflow || carried ? (seconds < 0 ? .min : .max) : sum
     }
 
+    /// At least one, as 0 would be none where C takes it.
+    var inMicroseconds: Int64 { max(1, inNanoseconds / 1000) }
+
     /// `1.234 s`
     var inSeconds: String {
         let milliseconds = inNanoseconds / 1_000_000

@@ -18,14 +18,16 @@ enum HTTPService {
     /// so in its next answer: a client that reads it sends nothing into a connection that closes.
     static func serve(_ connection: inout Connection, _ worker: Worker) throws(ForkingError) {
         var bytes: [UInt8] = []
-        var isFirst = true
-        while let head = try readHead(&bytes, &connection) {
-            if !isFirst { worker.requestBegan(from: connection.peer) }
-            let isLast = head.isLast || head.isOpenEnded || worker.isDraining
-            try connection.write(isLast ? lastAnswer : answer)
-            if isLast { return }
-            worker.requestEnded()
-            isFirst = false
+        do throws(ForkingError) {
+            while let head = try readHead(&bytes, &connection) {
+                worker.requestBegan(from: connection.peer)
+                let isLast = head.isLast || head.isOpenEnded || worker.isDraining
+                try connection.write(isLast ? lastAnswer : answer)
+                worker.requestEnded()
+                if isLast { return }
+            }
+        } catch .timedOut {
+            // Others may want the worker.
         }
     }
 

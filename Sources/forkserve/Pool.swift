@@ -38,6 +38,10 @@ extension Job {
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
         configuration.stuckBacktraces = common.backtraces
+        if service == .httpPool {
+            configuration.countsConnections = false
+            configuration.ioTimeout = .seconds(10)
+        }
         configuration.control = try common.control.map(ControlPath.address)
         return configuration
     }

@@ -54,6 +54,7 @@ private func run(_ body: String, _ worker: Worker, file: String?) throws {
         if isThere(file) { throw Failure("told to fail") }
         worker.ready()
         while var connection = try worker.accept() {
+            worker.requestBegan(from: connection.peer)
             try obey(&connection, worker: worker)
             worker.requestEnded()
         }

@@ -28,7 +28,12 @@ extension PreforkServer {
         public var heartbeatLimit: Duration?
         /// How many workers are replaced at the same time when they all are, by SIGHUP, and otherwise at most.
         public var replacedAtOnce = 1
-        /// How long one read or write of a connection may wait for the peer; nil: for ever. Only where a handler serves.
+        /// Where a handler serves: whether each connection is one request, from when it is accepted until it is closed. If not,
+        /// the handler says by `Worker.requestBegan()` and `requestEnded()` when it has one; so a client that sends nothing
+        /// keeps a worker, for `ioTimeout`, but does not make it look stuck.
+        public var countsConnections = true
+        /// How long one read or write of a connection may wait for the peer; nil: for ever. SO_RCVTIMEO and SO_SNDTIMEO, of
+        /// the listeners and so of what they accept. Only where a handler serves.
         public var ioTimeout: Duration?
         /// Sends small writes at once. TCP_NODELAY, of the listeners and so of what they accept; for TCP alone.
         public var noDelay = false

@@ -193,15 +193,39 @@ struct Executable {
     let path: String
     let arguments: CStrings
 
-    /// Where it is now: by SIGUSR2 another may stand there.
+    /// The path by which it was called, with whatever links are in it: where those lead by the time of SIGUSR2, another
+    /// program may stand.
     static var own: Executable {
+        let name = CommandLine.unsafeArgv[0].map { String(cString: $0) } ?? ""
+        let file = resolved("/proc/self/exe")
+        let found = places(of: name).first { resolved($0) == file }
+        return Executable(path: found ?? installed, arguments: CStrings(copying: CommandLine.unsafeArgv))
+    }
+
+    /// Where a shell looks for what is called so.
+    private static func places(of name: String) -> [String] {
+        if name.hasPrefix("/") { return [name] }
+        if name.contains("/") {
+            guard let directory = getcwd(nil, 0) else { return [] }
+            defer { free(directory) }
+            return [String(cString: directory) + "/" + name]
+        }
+        let directories = getenv("PATH").map { String(cString: $0) } ?? ""
+        return directories.split(separator: ":").filter { $0.hasPrefix("/") }.map { "\($0)/\(name)" }
+    }
+
+    private static func resolved(_ path: String) -> String? {
+        guard let real = realpath(path, nil) else { return nil }
+        defer { free(real) }
+        return String(cString: real)
+    }
+
+    /// Where the file is, or was: another may stand there already, if this one was started only just before.
+    private static var installed: String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
-        let name = CommandLine.unsafeArgv[0].map { String(cString: $0) } ?? ""
-        var path = count > 0 ? String(decoding: buffer.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self) : name
-        // Another stands there already, as this one was started only just before.
+        let path = String(decoding: buffer.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
         let mark = " (deleted)"
-        if path.hasSuffix(mark) { path.removeLast(mark.count) }
-        return Executable(path: path, arguments: CStrings(copying: CommandLine.unsafeArgv))
+        return path.hasSuffix(mark) ? String(path.dropLast(mark.count)) : path
     }
 }

@@ -104,9 +104,13 @@ public final class PreforkServer {
         guard !listener.isDatagram else {
             throw .invalid("the listener on \(listener.address) is for datagrams, and workers accept connections")
         }
-        // What a listener is set to, its connections are.
-        if configuration.noDelay, !listener.address.isUnix {
-            try check(forkcore_set_no_delay(listener.descriptor.rawValue, true), "setsockopt")
+        // What a listener is set to, its connections are; but for those of Unix sockets.
+        if !listener.address.isUnix {
+            let descriptor = listener.descriptor.rawValue
+            if configuration.noDelay { try check(forkcore_set_no_delay(descriptor, true), "setsockopt") }
+            if case .connections = service, let timeout = configuration.ioTimeout {
+                try check(forkcore_set_timeout(descriptor, timeout.inMicroseconds), "setsockopt")
+            }
         }
         listeners.append(SharedListener(listener))
     }

@@ -103,15 +103,16 @@ final class Seat: @unchecked Sendable {
 
     /// Parent: what stands there now.
     func read(startedAt: Instant, now: Instant) -> SeatReading {
-        SeatReading(
+        let isBusy = lines.pointee.active.load(ordering: .relaxed) > 0
+        return SeatReading(
             isReady: lines.pointee.isReady.load(ordering: .acquiring),
             wantsToRetire: lines.pointee.wantsToRetire.load(ordering: .relaxed),
             isDraining: isDraining,
-            isBusy: lines.pointee.active.load(ordering: .relaxed) > 0,
+            isBusy: isBusy,
             hasConnection: lines.pointee.hasConnection.load(ordering: .relaxed),
             requests: lines.pointee.requests.load(ordering: .relaxed),
             since: Self.within(startedAt, now, lines.pointee.since.load(ordering: .relaxed)),
-            oldest: oldestStart().map { Self.within(startedAt, now, $0) },
+            oldest: isBusy ? oldestStart().map { Self.within(startedAt, now, $0) } : nil,
             beat: Self.within(startedAt, now, lines.pointee.beat.load(ordering: .relaxed)),
             peer: lines.pointee.peer.checked)
     }

@@ -90,17 +90,15 @@ public final class Worker: Sendable {
 
     // MARK: Blocking loops
 
-    /// Waits for the next client; nil once the worker should drain. Counts as a request that has begun, so each connection is
-    /// to be followed by `requestEnded()`. accept4(2), epoll_wait(2).
+    /// Waits for the next client; nil once the worker should drain. accept4(2), epoll_wait(2).
     ///
-    /// For one thread. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
+    /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         do throws(ForkingError) {
             while !isDraining {
                 if let connection = try queue.next() {
                     seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
-                    requestBegan(from: connection.peer)
                     return connection
                 }
             }
@@ -117,21 +115,24 @@ public final class Worker: Sendable {
     ) throws(ForkingError) {
         ready()
         while var connection = try accept() {
+            let peer = connection.peer
+            let number = configuration.countsConnections ? requestBegan(from: peer) : -1
             do {
-                if let timeout = configuration.ioTimeout { try connection.setTimeout(timeout) }
+                if let timeout = configuration.ioTimeout, peer.isUnix { try connection.setTimeout(timeout) }
                 try handler(&connection, self)
             } catch {
-                try? hooks.handleError(error, connection.peer)
+                try? hooks.handleError(error, peer)
             }
             connection.discardUnread()  // then it is closed, which nobody else holds open
-            connectionEnded()
+            if number >= 0 { requestEnded(number) }
+            endAllRequests()
         }
     }
 
-    /// Whatever was begun on the one connection there is has ended; the handler may have said so of the last request, or not.
-    private func connectionEnded() {
+    /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.
+    private func endAllRequests() {
+        guard seat.lines.pointee.active.exchange(0, ordering: .relaxed) != 0 else { return }
         seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.active.store(0, ordering: .relaxed)
         seat.forgetStart(nil)
     }
 }

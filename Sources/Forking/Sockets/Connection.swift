@@ -177,7 +177,7 @@ public struct Connection: ~Copyable {
     /// `ForkingServer.Configuration.timeLimit`.
     public func setTimeout(_ timeout: Duration?) throws(ForkingError) {
         if let timeout, timeout <= .zero { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
-        let microseconds = timeout.map { max(1, $0.inNanoseconds / 1000) } ?? 0
+        let microseconds = timeout?.inMicroseconds ?? 0
         try check(forkcore_set_timeout(descriptor.rawValue, microseconds), "setsockopt SO_RCVTIMEO")
     }
 
