@@ -37,6 +37,18 @@ SERVE_PEERS = {
 }
 
 
+POOL_SERVERS = {
+    "forkserve-prefork-static": ("forkserve prefork, static", "#d9480f"),
+    "forkserve-prefork": ("forkserve prefork", "#f08c00"),
+    "c-static": ("C by hand, static", "#212529"),
+    "nginx": ("nginx", "#2f9e44"),
+    "apache": ("Apache prefork", "#ae3ec9"),
+    "gunicorn": ("gunicorn sync", "#1971c2"),
+    "starman": ("Starman", "#6741d9"),
+    "hummingbird": ("Hummingbird, one process", "#c2255c"),
+}
+
+
 def draw_reap(rows):
     """Left what the parent spends, right the whole cycle; above one child at a time, below batches."""
     batches = sorted({row["batch"] for row in rows})
@@ -107,7 +119,31 @@ def draw_line(axes, rows, key, name, colour, style="-"):
     axes.fill_between(live, low, high, alpha=0.15, color=colour, linewidth=0)
 
 
-DRAWINGS = {"reap": draw_reap, "serve": draw_serve}
+def draw_prefork(rows):
+    """Requests a second, each on a connection of its own, a part for each number of clients."""
+    rows = [row for row in rows if row["mode"] == "close" and row["server"] in POOL_SERVERS]
+    counts = sorted({row["connections"] for row in rows})
+    figure, (parts,) = plt.subplots(1, len(counts), figsize=(3.4 * len(counts) + 1.6, 3.2), sharey=True, squeeze=False)
+    names = [server for server in POOL_SERVERS if any(row["server"] == server for row in rows)][::-1]
+    for axes, connections in zip(parts, counts):
+        mine = {row["server"]: row for row in rows if row["connections"] == connections}
+        for place, server in enumerate(names):
+            if server in mine:
+                row, colour = mine[server], POOL_SERVERS[server][1]
+                spread = [[row["rps"] - row["rps_p10"]], [row["rps_p90"] - row["rps"]]]
+                axes.barh(place, row["rps"], color=colour, alpha=0.8, height=0.7)
+                axes.errorbar(row["rps"], place, xerr=spread, color="#212529", lw=1, capsize=2)
+        axes.set_title("one client" if connections == 1 else f"{connections} clients", fontsize=10)
+        axes.set_yticks(range(len(names)), [POOL_SERVERS[server][0] for server in names], fontsize=9)
+        axes.set_xlabel("requests per second", fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(True, axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+    figure.tight_layout()
+    return figure
+
+
+DRAWINGS = {"reap": draw_reap, "serve": draw_serve, "prefork": draw_prefork}
 
 
 def read_rows(paths):
