@@ -39,7 +39,9 @@ def exchange(address):
 def touched(program, directory):
     """The addresses that the last child touches, and those to which the parent writes."""
     # As forkserve tells itself, with the number of its process: valgrind follows no exec.
-    job = "export FORKSERVE_JOB=\"$$ echo 0 40 0 1024 0 10.0 3.0 false false 127.0.0.1:0\"; exec \"$@\""
+    # The words are those of Job.code, in its order.
+    words = "echo 127.0.0.1:0 0 1024 10.0 3.0 false false false 40 false 0 false false false false false false 1 30.0 false"
+    job = f"export FORKSERVE_JOB=\"$$ {words}\"; exec \"$@\""
     server = subprocess.Popen(
         ["sh", "-c", job, "sh", "valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-file={directory}/trace.%p",
          program, "echo"],
