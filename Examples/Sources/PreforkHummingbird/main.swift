@@ -1,5 +1,6 @@
 // A Hummingbird application in a pool of worker processes: a request that traps (curl http://127.0.0.1:8080/trap) costs its
-// own worker alone. PreforkHummingbird [ADDRESS] [--workers N] [--single]; with --single it is one process, as ever.
+// own worker alone. PreforkHummingbird [ADDRESS] [--workers N] [--control PATH] [--single]; with --single it is one process,
+// as ever; with --control, `forkserve status PATH` shows what its workers do.
 
 import Forking
 import ForkingNIO
@@ -12,9 +13,19 @@ var arguments = CommandLine.arguments.dropFirst()
 var configuration = PreforkServer.Configuration()
 configuration.requestLimit = .seconds(5)
 let single = arguments.firstIndex(of: "--single").map { arguments.remove(at: $0) } != nil
-if let option = arguments.firstIndex(of: "--workers") {
-    configuration.workers = arguments[(option + 1)...].first.flatMap { Int($0) } ?? 1
-    arguments.removeSubrange(option..<min(option + 2, arguments.endIndex))
+
+@MainActor func value(of option: String) -> String? {
+    guard let place = arguments.firstIndex(of: option), place + 1 < arguments.endIndex else { return nil }
+    defer { arguments.removeSubrange(place...place + 1) }
+    return arguments[place + 1]
+}
+
+let workers = value(of: "--workers").map { Int($0) ?? 0 }
+if let workers { configuration.workers = workers }
+if let path = value(of: "--control") { configuration.control = try SocketAddress(unix: path) }
+guard arguments.count <= 1, arguments.first?.hasPrefix("-") != true, workers ?? 1 > 0 else {
+    print("usage: PreforkHummingbird [ADDRESS] [--workers N] [--control PATH] [--single]")
+    exit(64)
 }
 let address = try SocketAddress(parsing: arguments.first ?? "127.0.0.1:8080")
 
