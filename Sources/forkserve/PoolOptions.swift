@@ -34,11 +34,16 @@ struct PoolOptions: ParsableArguments {
     @Option(help: ArgumentHelp("How many workers; by default one per core that may be used.", valueName: "n"))
     var workers: Int?
     @Option(
-        help: ArgumentHelp("Grow up to so many while all are busy, and shrink back slowly.", valueName: "n"))
+        help: ArgumentHelp(
+            "Grow up to so many while all are busy, and shrink back slowly. SIGTTIN and SIGTTOU move this too.",
+            valueName: "n"))
     var maxWorkers: Int?
     @Option(
         help: ArgumentHelp(
-            "How long a request may take; then its worker is ended and replaced. By default as long as it likes.",
+            """
+            How long a request may take (without --http: a connection); then its worker is ended and replaced. By \
+            default as long as it likes.
+            """,
             valueName: "seconds"))
     var timeout: Double?
     @Option(help: ArgumentHelp("Replace a worker after about so many requests.", valueName: "n"))
@@ -64,7 +69,8 @@ struct PoolOptions: ParsableArguments {
     func check() throws {
         try Bound.count("--workers", workers, upTo: 1024)
         try Bound.count(
-            "--max-workers", maxWorkers, from: workers ?? UsableCores.count, upTo: 1024, ": at least --workers")
+            "--max-workers", maxWorkers, from: workers ?? UsableCores.count, upTo: 1024,
+            ": at least --workers" + (workers == nil ? ", which is one per core unless it is given" : ""))
         try Bound.limit("--timeout", timeout)
         try Bound.count("--max-requests", maxRequests, upTo: .max)
         try Bound.limit("--max-age", maxAge)

@@ -110,7 +110,8 @@ enum Bound {
 
     static func count(_ name: String, _ count: Int?, from low: Int = 1, upTo high: Int, _ why: String = "") throws {
         guard let count, !(low...high).contains(count) else { return }
-        throw ValidationError("\(name) is \(count), and must be from \(low) to \(high)\(why)")
+        let range = high == .max ? "at least \(low)" : "from \(low) to \(high)"
+        throw ValidationError("\(name) is \(count), and must be \(range)\(why)")
     }
 }
 

@@ -48,7 +48,7 @@ enum ControlPath {
         } catch .system(_, .noSuchFileOrDirectory) {
             throw .invalid("there is no socket \(address): is it what the server's --control says?")
         } catch .system(_, .connectionRefused) {
-            throw .invalid("nobody listens on \(address): its server has ended")
+            throw .invalid("nobody listens on \(address): its server has ended, or it is no socket")
         } catch .timedOut {
             throw .invalid("no answer on \(address): it is no control socket, or its server is stuck")
         }
