@@ -13,7 +13,8 @@ public struct PreforkHooks {
     public var handleError: (any Error, SocketAddress) throws -> Void = { error, peer in
         printError("error while serving \(peer): \(error)")
     }
-    /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
+    /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What is printed on
+    /// stdout is late where that is a file or a pipe, unless it is flushed.
     public var observe: (PreforkEvent) -> Void = { event in
         if event.isTrouble { printError(event.description) }
     }

@@ -22,7 +22,7 @@ extension PreforkServer {
         /// processes share is divided among them. Nil: never.
         public var maxMemoryKiB: Int?
         /// How long a request may take; a worker that serves one for longer gets SIGABRT, `killAfter` later SIGKILL, and is
-        /// replaced, whatever else it serves. Nil: as long as it likes.
+        /// replaced, whatever else it serves. While the server stops, `drain` is the limit instead. Nil: as long as it likes.
         public var requestLimit: Duration?
         /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. Nil: it need not.
         public var heartbeatLimit: Duration?

@@ -9,14 +9,18 @@ import SystemPackage
 /// runs no handler, and is single-threaded; in a worker everything is allowed: threads, tasks, event loops.
 ///
 /// ```swift
-/// let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:7777"))) { connection, worker in
-///     while let line = try connection.readLine() { try connection.write(line) }
+/// let address = try SocketAddress(parsing: "127.0.0.1:7777")
+/// let server = try PreforkServer(InheritedSockets.listener(on: address)) { connection, worker in
+///     while !worker.isDraining, let line = try connection.readLine() { try connection.write(line) }
 /// }
 /// try server.serve()
 /// ```
 ///
+/// With two parameters, as here, the closure serves a connection; with one, `{ worker in … }`, it is the whole of a worker.
+///
 /// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take one, and
-/// SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
+/// SIGUSR2 starts the program anew on the same sockets; for that the program asks for each of them by `InheritedSockets`, as a
+/// `Listener` of its own would find the address in use. See docs/SIGNALS.md.
 public final class PreforkServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration

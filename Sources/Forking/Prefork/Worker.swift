@@ -92,7 +92,9 @@ public final class Worker: Sendable {
 
     /// Waits for the next client; nil once the worker should drain. accept4(2), epoll_wait(2).
     ///
-    /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say. - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
+    /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
+    ///
+    /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         do throws(ForkingError) {
