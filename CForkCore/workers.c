@@ -47,17 +47,25 @@ int forkcore_poll_wait(int descriptor)
 
 static _Atomic uint32_t *drain;
 static int lifeline, news;
+static pid_t worker;
+
+static void end_by(int number)
+{
+    sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    raise(number); // it is blocked until the handler has returned
+}
 
 // The first only asks, also when the parent has asked already: whoever stops a service may send it to all of its processes.
 static void ask_to_drain(int number)
 {
     int error = errno;
-    if ((atomic_fetch_or(drain, FORKCORE_DRAIN_SIGNALLED) & FORKCORE_DRAIN_SIGNALLED) == 0) {
+    if (getpid() != worker) {
+        end_by(number); // a child of the worker's own: it has this handler by inheritance, and shares word and socket
+    } else if ((atomic_fetch_or(drain, FORKCORE_DRAIN_SIGNALLED) & FORKCORE_DRAIN_SIGNALLED) == 0) {
         shutdown(lifeline, SHUT_RD);
         forkcore_event_add(news, 1);
     } else {
-        sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-        raise(number); // it is blocked until the handler has returned
+        end_by(number);
     }
     errno = error;
 }
@@ -67,6 +75,7 @@ int forkcore_drain_on_term(uint32_t *word, int descriptor, int event)
     drain = (_Atomic uint32_t *)word;
     lifeline = descriptor;
     news = event;
+    worker = getpid();
     struct sigaction action = {.sa_handler = ask_to_drain, .sa_flags = SA_RESTART};
     return sigaction(SIGTERM, &action, NULL) != 0 ? errno : 0;
 }

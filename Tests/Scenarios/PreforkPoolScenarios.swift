@@ -95,6 +95,7 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         case "number": answer = "\(worker.number)"
         case "draining": answer = "\(worker.isDraining) \(isReadable(worker.drainDescriptor.rawValue, within: 0))"
         case "allocate": _ = Unmanaged.passRetained(Hoard(mebibytes: Int(words[1])!))
+        case "child": answer = "\(try endOfTerminatedChild()) \(worker.isDraining)"
         case "page": answer = ownPages().map(\.inode).joined(separator: " ")
         case "scribble": answer = "\(scribble(for: Double(words[1])!))"
         case "end": worker.requestEnded()
@@ -103,6 +104,20 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         }
         try connection.write(answer + "\n")
     }
+}
+
+/// Worker: forks a child of its own, sends it SIGTERM, and says how it ended.
+private func endOfTerminatedChild() throws -> String {
+    var end = "alive"
+    let table = try ChildTable(limit: 1, reaping: .pidfd) { end = "\($0.status)" }
+    let pid = try table.fork { while true { pause() } }
+    table.signal(.terminate, to: pid)
+    if try !table.wait(atMost: .seconds(2)) {
+        table.signal(.kill, to: pid)
+        _ = try table.wait()
+        end = "deaf"
+    }
+    return end
 }
 
 private final class Hoard {
