@@ -16,8 +16,9 @@ final class Pool {
     private var active: Set<pid_t> = []
     private var hasServed = false
 
-    init(_ settings: String..., deadline: Double = 60) throws {
-        running = try Running(builtProgram("scenarios"), ["prefork"] + settings, deadline: deadline)
+    init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 60) throws {
+        running = try Running(
+            builtProgram("scenarios"), ["prefork"] + settings, environment: environment, deadline: deadline)
     }
 
     /// Reads on until all workers serve.

@@ -23,6 +23,13 @@ struct PreforkLifeTests {
         try pool.stop()
     }
 
+    @Test("SIGTERM to a worker's own child ends that one, and is nothing to the worker")
+    func childOfWorker() throws {
+        let pool = try Pool("workers=1").serving()
+        #expect(try pool.client().ask("child") == "killed by SIGTERM false")
+        try pool.stop()
+    }
+
     @Test("deadlines: SIGTERM to who does not end, SIGKILL to who ignores that")
     func deadlines() throws {
         let pool = try Pool("workers=2", "drain=0.3", "kill=0.3").serving()
@@ -100,6 +107,27 @@ struct PreforkLifeTests {
         #expect(pool.ready == before && pool.fewestReady == 2)
         sign.remove()
         try pool.stop()
+    }
+
+    @Test("a service manager that waits for the end of a reload hears of it, also where nothing is replaced")
+    func notPreparedIsTold() throws {
+        let sign = try Sign()
+        let directory = try TemporaryDirectory()
+        let manager = try boundSocket("unix:\(directory.path)/manager", datagram: true)
+        defer { close(manager) }
+        let pool = try Pool(
+            "workers=1", "prepare-file=\(sign.path)", environment: ["NOTIFY_SOCKET": directory.path + "/manager"]
+        ).serving()
+        sign.put()
+        pool.signal(SIGHUP)
+        try pool.event("the workers stay: not prepared")
+        try pool.stop()
+        var heard: [String] = []
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        while case let count = recv(manager, &bytes, bytes.count, Int32(MSG_DONTWAIT)), count > 0 {
+            heard.append(String(decoding: bytes[..<count].prefix { $0 != 10 }, as: UTF8.self))
+        }
+        #expect(heard == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"])
     }
 
     @Test("SIGHUP with a prepare that throws: nothing is replaced")

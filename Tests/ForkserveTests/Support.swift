@@ -91,18 +91,6 @@ func writeFile(_ path: String, _ bytes: [UInt8]) throws {
 
 func fileExists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
-/// A socket bound to an address, listening unless it is for datagrams, for forkserve to inherit.
-func boundSocket(_ address: String, datagram: Bool = false) throws -> Int32 {
-    try withAddress(address) { family, pointer, length in
-        let type = datagram ? SOCK_DGRAM : SOCK_STREAM
-        let descriptor = socket(family, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        guard bind(descriptor, pointer, length) == 0, datagram || listen(descriptor, 16) == 0 else {
-            throw Failure("bind or listen \(address): \(String(cString: strerror(errno)))")
-        }
-        return descriptor
-    }
-}
-
 extension Client {
     func send(bytes: [UInt8]) throws {
         var rest = bytes[...]

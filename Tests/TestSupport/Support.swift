@@ -104,3 +104,15 @@ public func isInstalled(_ program: String) -> Bool {
     let directories = path.split(separator: ":").map(String.init)
     return (directories + ["/usr/sbin", "/sbin"]).contains { access("\($0)/\(program)", X_OK) == 0 }
 }
+
+/// A socket bound to an address, listening unless it is for datagrams, for a server to inherit.
+public func boundSocket(_ address: String, datagram: Bool = false) throws -> Int32 {
+    try withAddress(address) { family, pointer, length in
+        let type = datagram ? SOCK_DGRAM : SOCK_STREAM
+        let descriptor = socket(family, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard bind(descriptor, pointer, length) == 0, datagram || listen(descriptor, 16) == 0 else {
+            throw Failure("bind or listen \(address): \(String(cString: strerror(errno)))")
+        }
+        return descriptor
+    }
+}

@@ -70,13 +70,17 @@ extension PreforkServer {
 
     /// SIGHUP: all workers are replaced, each drains only once its successor is ready.
     func replaceAll() {
+        // Before anything can fail: with Type=notify-reload the manager waits for this, and for what ends it.
+        manager?.notify("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
         do {
             try hooks.prepare()
         } catch {
-            return hooks.observe(.replacingFailed("\(error)"))
+            hooks.observe(.replacingFailed("\(error)"))
+            // One that is going on already will say so itself.
+            if !isReplacingAll { manager?.notify("READY=1") }
+            return
         }
         hooks.observe(.replacing)
-        manager?.notify("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
         isReplacingAll = true
         for index in workers.indices where workers[index].isActive { workers[index].leaving = .replaced }
     }
