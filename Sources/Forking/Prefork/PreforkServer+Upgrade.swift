@@ -20,6 +20,10 @@ extension PreforkServer {
     /// SIGUSR2.
     func upgrade() {
         guard successor == nil else { return hooks.observe(.upgradeFailed("the one before is still being started")) }
+        // Its predecessor would hear of it as a failure, and serve beside the one that is started here.
+        guard hasServed || !Predecessor.isThere else {
+            return hooks.observe(.upgradeFailed("this program is still taking another's place"))
+        }
         do throws(ForkingError) {
             let successor = try startSuccessor()
             self.successor = successor
@@ -67,7 +71,9 @@ extension PreforkServer {
         }
         self.successor = nil
         isHandedOver = true
-        manager?.notify("MAINPID=\(successor.pid)")
+        // What the new program said before this, the manager did not take from it: so the end of a reload, and the first
+        // beat of its watchdog, come from here.
+        manager?.notify("MAINPID=\(successor.pid)\nWATCHDOG=1" + (isReplacingAll ? "\nREADY=1" : ""))
         hooks.observe(.upgraded(successor.pid))
         for shared in listeners { shared.listener.leaveFile() }
         loop.leaveControl()
