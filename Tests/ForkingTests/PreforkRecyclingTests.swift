@@ -122,6 +122,17 @@ struct PreforkRecyclingTests {
         try pool.stop()
     }
 
+    @Test("a worker that waits for a client is not silent, one that serves it without a beat is")
+    func idleIsNotSilent() throws {
+        let pool = try Pool("workers=1", "heartbeat=0.2", "age=1", "kill=0.1").serving()
+        try pool.event("it has reached its age")
+        #expect(!pool.running.output.contains("stuck"))
+        try pool.waitForReady(1)
+        try pool.client().send("crash loop\n")
+        try pool.event("has been stuck")
+        try pool.stop()
+    }
+
     @Test("a body that no longer beats is ended; one that does is not")
     func heartbeat() throws {
         let sign = try Sign()

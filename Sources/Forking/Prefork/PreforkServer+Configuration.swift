@@ -24,7 +24,8 @@ extension PreforkServer {
         /// How long a request may take; a worker that serves one for longer gets SIGABRT, `killAfter` later SIGKILL, and is
         /// replaced, whatever else it serves. While the server stops, `drain` is the limit instead. Nil: as long as it likes.
         public var requestLimit: Duration?
-        /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. Nil: it need not.
+        /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. One that waits in
+        /// `Worker.accept()`, as handlers' do, need not; a client that is accepted is a beat. Nil: it need not.
         public var heartbeatLimit: Duration?
         /// How many workers are replaced at the same time when they all are, by SIGHUP, and otherwise at most.
         public var replacedAtOnce = 1

@@ -97,10 +97,13 @@ public final class Worker: Sendable {
     /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
+        // Who waits here is not silent, however long no client comes.
+        if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
         do throws(ForkingError) {
             while !isDraining {
                 if let connection = try queue.next() {
                     seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
+                    if heartbeatLimit != nil { heartbeat() }
                     return connection
                 }
             }
