@@ -120,11 +120,13 @@ struct PoolSizeTests {
         pool.remove()
         #expect(state() == [1, 1, 2])
         for _ in 0..<2 { pool.add() }
-        #expect(state() == [3, 3, 4])
+        #expect(state() == [2, 3, 4])
         pool.add()
-        #expect(state() == [4, 4, 4])
+        #expect(state() == [3, 4, 4])
         for _ in 0..<9 { pool.remove() }
         #expect(state() == [1, 1, 1])
+        for _ in 0..<2 { pool.add() }
+        #expect(state() == [1, 3, 3])  // and it can shrink again by itself
     }
 
     @Test("after one was taken by hand, the next goes ten seconds later")

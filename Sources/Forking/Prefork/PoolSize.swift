@@ -23,6 +23,9 @@ struct PoolSize {
     /// When to look again; nil before the first look, and while there is nothing to look for.
     private(set) var nextLook: Instant?
 
+    /// The bounds as they were given, and by how much they were moved.
+    private let given: ClosedRange<Int>
+    private var shifted = 0
     /// What the next look adds if it adds any.
     private var step = 1
     /// Whether the last look found all workers busy.
@@ -33,6 +36,7 @@ struct PoolSize {
     init(minimum: Int, maximum: Int, ceiling: Int) {
         precondition(1 <= minimum && minimum <= maximum && maximum <= ceiling, "1 <= minimum <= maximum <= ceiling")
         (self.minimum, self.maximum, self.ceiling) = (minimum, maximum, ceiling)
+        given = minimum...maximum
         wanted = minimum
     }
 
@@ -86,10 +90,12 @@ struct PoolSize {
     /// One worker less, and room for one less; one stays: SIGTTOU.
     mutating func remove() { shift(by: -1) }
 
+    /// Both bounds move, and what one signal took the other gives back: bounds that lie one on the other at an end of what can
+    /// be come apart again.
     private mutating func shift(by one: Int) {
-        let range = 1...ceiling
-        minimum = (minimum + one).clamped(to: range)
-        maximum = (maximum + one).clamped(to: range)
+        shifted = (shifted + one).clamped(to: 1 - given.upperBound...ceiling - given.lowerBound)
+        minimum = (given.lowerBound + shifted).clamped(to: 1...ceiling)
+        maximum = (given.upperBound + shifted).clamped(to: 1...ceiling)
         wanted = (wanted + one).clamped(to: minimum...maximum)
         spareSince = nil
     }
