@@ -117,6 +117,21 @@ struct PreforkUpgradeTests {
         #expect(!fileExists(copy.socket))
     }
 
+    @Test("where the new program does not serve any more, clients are refused")
+    func leftAddress() throws {
+        let copy = try Copy()
+        let lineage = try Lineage(copy, [])
+        try copy.replace(
+            with: "#!/bin/sh\nexec \(forkserveProgram) prefork --workers 1 unix:\(copy.socket)\n")
+        lineage.first.send(SIGUSR2)
+        #expect(try listeningAddress(of: lineage.first) == "unix:\(copy.socket)")
+        #expect(try lineage.first.wait() == 0)
+        #expect(throws: Failure.self) { try Client(lineage.address) }
+        try Client("unix:\(copy.socket)").echo("hello")
+        for parent in lineage.first.descendants where children(of: parent).count == 1 { kill(parent, SIGTERM) }
+        try lineage.first.expectNothingAlive()
+    }
+
     @Test("a socket that was handed over, whatever its number", arguments: ["systemd", "fd:3", "fd:7"])
     func handedOver(place: String) throws {
         let directory = try TemporaryDirectory()

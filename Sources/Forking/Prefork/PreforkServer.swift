@@ -140,7 +140,7 @@ public final class PreforkServer {
             throw .invalid("the server could not be prepared: \(error)")
         }
         manager = ServiceManager.take()
-        _ = Predecessor.isThere
+        if Predecessor.isThere { InheritedSockets.closeUnclaimed() }
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
         } catch {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import Glibc
 import Synchronization
 import SystemPackage
@@ -61,6 +62,14 @@ public enum InheritedSockets {
             return sockets.isEmpty ? nil : sockets.removeFirst()
         }
         return try Listener(adopting: found.map { FileDescriptor(rawValue: $0) } ?? descriptor)
+    }
+
+    /// What was handed over, and this program has no use for: clients are to be refused there, not to wait for ever.
+    static func closeUnclaimed() {
+        unclaimed.withLock { sockets in
+            sockets.forEach(forkcore_close)
+            sockets = []
+        }
     }
 
     private static let first: Int32 = 3
