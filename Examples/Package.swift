@@ -8,6 +8,7 @@ let package = Package(
     dependencies: [
         .package(name: "swift-forking", path: ".."),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     ],
     targets: [
@@ -26,11 +27,14 @@ let package = Package(
         .executableTarget(
             name: "PreforkHummingbird",
             dependencies: [
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Forking", package: "swift-forking"),
                 .product(name: "ForkingNIO", package: "swift-forking"),
                 .product(name: "Hummingbird", package: "hummingbird"),
             ]
         ),
+        .executableTarget(
+            name: "PlainHummingbird", dependencies: [.product(name: "Hummingbird", package: "hummingbird")]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -56,8 +56,8 @@ struct Prefork: ParsableCommand {
     var json: String?
     @Option(
         help: ArgumentHelp(
-            "The example PreforkHummingbird (default: where swift build --package-path Examples -c release puts it).",
-            valueName: "program"))
+            "Where the examples PreforkHummingbird and PlainHummingbird are (default: where swift build --package-path Examples -c release puts them).",
+            valueName: "directory"))
     var hummingbird: String?
     @OptionGroup var programs: ServerPrograms
 

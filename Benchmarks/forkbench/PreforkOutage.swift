@@ -25,14 +25,14 @@ enum OutageServer: String, CaseIterable {
     case prefork = "hummingbird-prefork"
     case loop = "hummingbird-loop"
 
-    func command(_ program: String) -> ServerCommand {
+    func command(_ programs: Workshop.Hummingbirds) -> ServerCommand {
         // A backtrace would be most of the outage, and no server asks for one.
         let quietly = ["env", "SWIFT_BACKTRACE=enable=no"]
         return ServerCommand(announcesPort: false) { place in
             let address = "127.0.0.1:\(place.port)"
             return switch self {
-            case .prefork: quietly + [program, address, "--workers", "\(place.limit)"]
-            case .loop: quietly + ["sh", "-c", "while :; do \"$0\" --single \"$1\"; done", program, address]
+            case .prefork: quietly + [programs.prefork, address, "--workers", "\(place.limit)"]
+            case .loop: quietly + ["sh", "-c", "while :; do \"$0\" \"$1\"; done", programs.plain, address]
             }
         }
     }
@@ -126,9 +126,9 @@ struct PreforkOutage {
     ]
 
     func measure() throws -> [OutageResult] {
-        let program: String
+        let programs: Workshop.Hummingbirds
         do {
-            program = try workshop.preforkHummingbird()
+            programs = try workshop.hummingbird()
         } catch let missing as Missing {
             throw Shortage("\(missing.reason); to have it: \(missing.remedy)")
         }
@@ -137,7 +137,7 @@ struct PreforkOutage {
         for round in 0..<plan.rounds {
             for place in Rounds.order(of: results.count, in: round) {
                 Progress.show("round \(round + 1) of \(plan.rounds): \(results[place].server.rawValue)")
-                results[place].add(try load(results[place].server.command(program)))
+                results[place].add(try load(results[place].server.command(programs)))
             }
         }
         return results

@@ -83,7 +83,7 @@ extension PreforkPeer {
         case .apache: try .apache(workshop.installed(["/usr/sbin/apache2", "apache2"], by: "apache2-bin"), workshop)
         case .gunicorn: try .gunicorn(workshop.installed(["gunicorn"], by: "gunicorn"), workshop)
         case .starman: try .starman(workshop.installed(["starman"], by: "starman"), workshop)
-        case .hummingbird: try .hummingbird(workshop.preforkHummingbird())
+        case .hummingbird: try .hummingbird(workshop.hummingbird().plain)
         }
     }
 }
@@ -133,7 +133,7 @@ struct PreforkPrograms {
     }
 
     fileprivate static func hummingbird(_ program: String) -> PreforkPrograms {
-        PreforkPrograms(http: ServerCommand(announcesPort: false) { [program, "--single", "127.0.0.1:\($0.port)"] })
+        PreforkPrograms(http: ServerCommand(announcesPort: false) { [program, "127.0.0.1:\($0.port)"] })
     }
 
     fileprivate static func nginx(_ program: String, _ workshop: Workshop) -> PreforkPrograms {

@@ -79,10 +79,15 @@ final class Workshop {
         try ours(given.static ?? "\(package)/.build-static/release/forkserve", "Benchmarks/static-build")
     }
 
-    func preforkHummingbird() throws -> String {
-        try ours(
-            given.hummingbird ?? "\(package)/Examples/.build/release/PreforkHummingbird",
-            "swift build --package-path Examples -c release --product PreforkHummingbird")
+    /// The same application in workers, and in one process.
+    typealias Hummingbirds = (prefork: String, plain: String)
+
+    func hummingbird() throws -> Hummingbirds {
+        let directory = given.hummingbird ?? "\(package)/Examples/.build/release"
+        let remedy = "swift build --package-path Examples -c release"
+        return try (
+            ours("\(directory)/PreforkHummingbird", remedy), ours("\(directory)/PlainHummingbird", remedy)
+        )
     }
 
     private func ours(_ program: String, _ remedy: String) throws -> String {

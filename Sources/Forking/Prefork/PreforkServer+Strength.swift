@@ -24,6 +24,7 @@ extension PreforkServer {
                 try forkWorker(now)
             } catch {
                 hooks.observe(.forkFailed(error))
+                if isReplacingAll { stopReplacing(because: error.description) }
                 var generator = SystemRandomNumberGenerator()
                 backoff.noteFailure(at: now, using: &generator)
                 lastFailure = now

@@ -169,8 +169,10 @@ extension PreforkServer {
     ) -> WorkerEnd {
         guard loop.phase == .serving else { return .expected }
         switch worker.state {
-        // One that ends itself so before it was ready would do it again at once.
+        // One that ends itself so before it has done anything would do it again at once.
         case .draining(.signalled, _) where !reading.isReady: return .failedStart
+        case .draining(.signalled, _), .draining(.retired, _):
+            return reading.requests == 0 && now - worker.startedAt < .seconds(1) ? .failedStart : .expected
         case .draining: return .expected
         default: break
         }

@@ -101,16 +101,19 @@ public final class Worker: Sendable {
         if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
         do throws(ForkingError) {
             while !isDraining {
-                if let connection = try queue.next() {
-                    seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
-                    if heartbeatLimit != nil { heartbeat() }
-                    return connection
-                }
+                if let connection = try queue.next() { return taken(connection) }
             }
+            if let connection = try queue.lastLook() { return taken(connection) }
         } catch .system(_, .invalidArgument) where isDraining {
             // The parent has stopped, and with it the socket.
         }
         return nil
+    }
+
+    private func taken(_ connection: consuming Connection) -> Connection {
+        seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
+        if heartbeatLimit != nil { heartbeat() }
+        return connection
     }
 
     /// Serves one client after the other until it should drain.
@@ -163,6 +166,8 @@ private final class AcceptQueue: Sendable {
     /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
     private let untilLook = Atomic(0)
     private static let waitsBetweenLooks = 8
+    private let owesLook = Atomic(false)
+    private let turns = Atomic(0)
 
     /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
     init(_ listeners: [Int32], lifeline: Int32) throws(ForkingError) {
@@ -188,12 +193,23 @@ private final class AcceptQueue: Sendable {
             untilLook.store(waits - 1, ordering: .relaxed)
         }
         try check(forkcore_poll_wait(poll), "epoll_wait")
-        return try take()
+        let connection = try take()
+        // It may have been woken for a client of another listener than this one's.
+        if connection != nil, listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
+        return connection
     }
 
+    /// Before this worker takes no more.
+    func lastLook() throws(ForkingError) -> Connection? {
+        owesLook.exchange(false, ordering: .relaxed) ? try take() : nil
+    }
+
+    /// Each time from another listener on, so that none is served before all others.
     private func take() throws(ForkingError) -> Connection? {
-        for listener in listeners {
+        let first = listeners.count > 1 ? turns.add(1, ordering: .relaxed).newValue % listeners.count : 0
+        for index in listeners.indices {
             do throws(ForkingError) {
+                let listener = listeners[(first + index) % listeners.count]
                 if let connection = try Listener.accept(on: listener) { return connection }
             } catch .system(_, let code) where Errno.shortages.contains(code) {
                 var descriptor = lifeline
