@@ -377,27 +377,24 @@ int forkcore_memory_file(const char *name, int *descriptor);
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
 
 // ----------------------------------------------------------------------------------------------------------- workers
+// In a worker, and signal-safe, unless said otherwise.
 
-/// Memory that a parent and the next child have in common, zero at first. mmap(2) with MAP_SHARED. Any process. Signal-safe.
+/// Memory that a parent and the next child have in common, zero at first. mmap(2) with MAP_SHARED. Any process.
 int forkcore_shared_open(size_t size, void **memory);
 
-/// Later children get no copy of it: a worker can then write to nobody's but its own. Parent, after the fork. Signal-safe.
+/// Later children get no copy of it: a worker can then write to nobody's but its own. Parent, after the fork.
 /// madvise(2) with MADV_DONTFORK.
 int forkcore_shared_withhold(void *memory, size_t size);
 
-/// Any process; the other's mapping stays. Signal-safe.
+/// Any process; the other's mapping stays.
 void forkcore_shared_close(void *memory, size_t size);
 
 /// As forkcore_poll_add, for a descriptor that several processes wait for: news of it wakes one of them. EPOLLEXCLUSIVE.
 /// Whoever was woken is to look before it leaves: the others were not.
-///
-/// Worker. Signal-safe.
 int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
 
 /// Waits until one of what is watched is readable, or a signal handler has run. epoll_wait(2); to wait for the instance by
 /// poll(2) would wake all for whom news is exclusive.
-///
-/// Worker. Signal-safe.
 int forkcore_poll_wait(int descriptor);
 
 /// Why a worker is to drain.
@@ -407,15 +404,12 @@ enum {
 };
 
 /// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair, readable, and
-/// adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. sigaction(2), shutdown(2).
-///
-/// Worker, once. Signal-safe.
+/// adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. Once. sigaction(2), shutdown(2).
 int forkcore_drain_on_term(uint32_t *word, int descriptor, int event);
 
 /// From now on SIGABRT prints the calling stack on stderr, some lines of it, before it ends the process. backtrace(3), which is
 /// signal-safe but where the process was just loading a library: then SIGKILL has to end it. Nothing but with glibc.
-///
-/// Worker, once. Not signal-safe.
+/// Not signal-safe.
 void forkcore_tell_where_on_abort(void);
 
 #ifdef __cplusplus
