@@ -29,11 +29,10 @@ let package = Package(
         .target(
             name: "ForkingNIO",
             dependencies: [
-                "Forking", "CForkCore",
+                "Forking",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
-                .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
         .executableTarget(

@@ -55,7 +55,7 @@ extension ForkingError: CustomStringConvertible {
 
 extension Errno {
     /// What another process, or this one, may give back in a moment.
-    package static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
+    static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 }
 
 /// Makes an error of what a C function returned, unless that is 0.

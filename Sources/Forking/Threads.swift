@@ -2,7 +2,6 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
 
 /// How many threads this process has, and whether that may be.
 enum Threads {
@@ -31,14 +30,7 @@ enum ThreadMasks {
     }
 
     private static func blocked(_ thread: ProcessID) -> UInt64? {
-        guard let file = try? FileDescriptor.open("/proc/self/task/\(thread)/status", .readOnly, options: .closeOnExec)
-        else { return nil }
-        defer { try? file.close() }
-        var text = [UInt8](repeating: 0, count: 8192)
-        guard let count = try? text.withUnsafeMutableBytes({ try file.read(into: $0) }) else { return nil }
-        let line = String(decoding: text.prefix(count), as: UTF8.self).split(separator: "\n").first {
-            $0.hasPrefix("SigBlk:")
-        }
+        let line = KernelFile.lines("/proc/self/task/\(thread)/status").first { $0.hasPrefix("SigBlk:") }
         return line.flatMap { UInt64($0.dropFirst("SigBlk:".count).drop { $0 == "\t" || $0 == " " }, radix: 16) }
     }
 }

@@ -10,6 +10,10 @@ import Synchronization
 ///
 /// One thread waits for clients while there are none. It passes the first that comes to an event loop, which then takes
 /// one in each of its turns until none is left: a busy loop takes few, and one that is stuck a single one.
+///
+/// NIO's own listening channels are made for one process. Built for debugging they trap when the client that woke them has
+/// gone to another; each client wakes all of them; they shorten the queue of what they are given to 128; and those that
+/// are closed throw away what they had accepted for another event loop.
 final class Serving: Sendable {
     /// Makes a connection's pipeline, and what is to be called once it is open.
     typealias Setup = @Sendable (Serving, any Channel) -> EventLoopFuture<@Sendable () -> Void>
@@ -17,7 +21,6 @@ final class Serving: Sendable {
     /// Open connections, and tasks that serve one; over when no more are taken and all of these have ended.
     private let connections: Countdown
     private let worker: Worker
-    private let queue: ClientQueue
     private let group: any EventLoopGroup
     private let loops: [any EventLoop]
     private let usesTasks: Bool
@@ -30,7 +33,6 @@ final class Serving: Sendable {
         self.worker = worker
         self.group = group
         self.setup = setup
-        queue = try ClientQueue(worker)
         usesTasks = tasks
         loops = Array(group.makeIterator())
         connections = Countdown(on: loops[0])
@@ -54,7 +56,7 @@ final class Serving: Sendable {
     private func waitForClient() {
         waiter.submit { [self] _ in
             do {
-                guard let client = try queue.next() else { return stop() }
+                guard let client = try worker.queue.next() else { return stop() }
                 loops[0].execute {
                     self.open(client)
                     self.takeClient()
@@ -67,7 +69,7 @@ final class Serving: Sendable {
 
     /// On the first event loop, once a turn.
     private func takeClient() {
-        guard !worker.isDraining, let client = try? queue.take() else { return waitForClient() }
+        guard !worker.isDraining, let client = try? worker.queue.take() else { return waitForClient() }
         open(client)
         loops[0].execute { self.takeClient() }
     }
@@ -77,7 +79,7 @@ final class Serving: Sendable {
         connections.leave()
     }
 
-    private func open(_ client: ClientQueue.Client) {
+    private func open(_ client: AcceptQueue.Client) {
         let loop = group.next()
         let start = NIOLoopBoundBox.makeEmptyBox(valueType: (@Sendable () -> Void).self, eventLoop: loop)
         connections.enter()
@@ -89,7 +91,7 @@ final class Serving: Sendable {
                     start.value = $0
                 }
             }
-            .withConnectedSocket(client.descriptor)
+            .withConnectedSocket(client.descriptor.rawValue)
             .whenComplete { [self] result in
                 // Not if its set-up failed, or took so long that its client has gone.
                 guard case .success(let channel) = result else { return connections.leave() }

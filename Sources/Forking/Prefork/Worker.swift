@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import Synchronization
 import SystemPackage
 
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
@@ -23,7 +22,8 @@ public final class Worker: Sendable {
     private let seat: Seat
     private let news: Int32
     private let maxRequests: UInt64
-    private let queue: AcceptQueue
+    /// The clients that wait at the listeners, for this worker and all others.
+    package let queue: AcceptQueue
 
     init(_ setup: WorkerSetup) throws(ForkingError) {
         number = setup.number
@@ -34,7 +34,7 @@ public final class Worker: Sendable {
         seat = setup.seat
         news = setup.news
         maxRequests = setup.maxRequests
-        queue = try AcceptQueue(setup.listeners, lifeline: setup.lifeline)
+        queue = try AcceptQueue(setup.listeners, lifeline: setup.lifeline, seat: setup.seat)
         try check(forkcore_drain_on_term(seat.drainWord, setup.lifeline, setup.news), "sigaction")
     }
 
@@ -99,21 +99,10 @@ public final class Worker: Sendable {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
         if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
-        do throws(ForkingError) {
-            while !isDraining {
-                if let connection = try queue.next() { return taken(connection) }
-            }
-            if let connection = try queue.lastLook() { return taken(connection) }
-        } catch .system(_, .invalidArgument) where isDraining {
-            // The parent has stopped, and with it the socket.
-        }
-        return nil
-    }
-
-    private func taken(_ connection: consuming Connection) -> Connection {
+        guard let (descriptor, peer) = try queue.next() else { return nil }
         seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
         if heartbeatLimit != nil { heartbeat() }
-        return connection
+        return Connection(descriptor, peer: peer)
     }
 
     /// Serves one client after the other until it should drain.
@@ -155,68 +144,4 @@ struct WorkerSetup {
     var news: Int32
     var maxRequests: UInt64
     var heartbeatLimit: Duration?
-}
-
-/// The shared listeners, as one worker waits for them.
-private final class AcceptQueue: Sendable {
-    private let listeners: [Int32]
-    private let lifeline: Int32
-    private let poll: Int32
-    /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
-    /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
-    private let untilLook = Atomic(0)
-    private static let waitsBetweenLooks = 8
-    private let owesLook = Atomic(false)
-    private let turns = Atomic(0)
-
-    /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
-    init(_ listeners: [Int32], lifeline: Int32) throws(ForkingError) {
-        self.listeners = listeners
-        self.lifeline = lifeline
-        var poll: Int32 = -1
-        try check(forkcore_poll_open(&poll), "epoll_create1")
-        for listener in listeners {
-            try check(forkcore_poll_add_exclusive(poll, listener, 0), "epoll_ctl")
-        }
-        try check(forkcore_poll_add(poll, lifeline, 1), "epoll_ctl")
-        self.poll = poll
-    }
-
-    /// The next client, if need be waited for. Nil when there was something else; whoever was woken for a client has looked
-    /// for it then, as nobody else was.
-    func next() throws(ForkingError) -> Connection? {
-        let waits = untilLook.load(ordering: .relaxed)
-        if waits == 0 {
-            if let connection = try take() { return connection }
-            untilLook.store(Self.waitsBetweenLooks, ordering: .relaxed)
-        } else {
-            untilLook.store(waits - 1, ordering: .relaxed)
-        }
-        try check(forkcore_poll_wait(poll), "epoll_wait")
-        let connection = try take()
-        // It may have been woken for a client of another listener than this one's.
-        if connection != nil, listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
-        return connection
-    }
-
-    /// Before this worker takes no more.
-    func lastLook() throws(ForkingError) -> Connection? {
-        owesLook.exchange(false, ordering: .relaxed) ? try take() : nil
-    }
-
-    /// Each time from another listener on, so that none is served before all others.
-    private func take() throws(ForkingError) -> Connection? {
-        let first = listeners.count > 1 ? turns.add(1, ordering: .relaxed).newValue % listeners.count : 0
-        for index in listeners.indices {
-            do throws(ForkingError) {
-                let listener = listeners[(first + index) % listeners.count]
-                if let connection = try Listener.accept(on: listener) { return connection }
-            } catch .system(_, let code) where Errno.shortages.contains(code) {
-                var descriptor = lifeline
-                var ready: UInt32 = 0
-                _ = forkcore_wait_readable(&descriptor, 1, Admission.pause.inNanoseconds, &ready)
-            }
-        }
-        return nil
-    }
 }

@@ -147,16 +147,13 @@ public struct Listener: ~Copyable {
     /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
     ///
     /// - Throws: `ForkingError.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
-    public func accept() throws(ForkingError) -> Connection? { try Self.accept(on: socket.rawValue) }
-
-    /// The same, in a process that has the socket, but not the listener.
-    static func accept(on socket: Int32) throws(ForkingError) -> Connection? {
-        guard let (descriptor, peer) = try take(from: socket) else { return nil }
+    public func accept() throws(ForkingError) -> Connection? {
+        guard let (descriptor, peer) = try Self.take(from: socket.rawValue) else { return nil }
         return Connection(descriptor, peer: peer)
     }
 
-    /// The same, and the descriptor is the caller's to close.
-    package static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
+    /// The same, in a process that has the socket, but not the listener. The descriptor is the caller's to close.
+    static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
         var descriptor: Int32 = -1
         var code: Int32 = 0
         let peer = SocketAddress { code = forkcore_accept(socket, $0, $1, &descriptor) }
