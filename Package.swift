@@ -8,6 +8,9 @@ let package = Package(
     products: [
         .library(name: "Forking", targets: ["Forking"]),
         .library(name: "ForkingNIO", targets: ["ForkingNIO"]),
+        .library(name: "ForkingAsync", targets: ["ForkingAsync"]),
+        .library(name: "ForkingCodable", targets: ["ForkingCodable"]),
+        .library(name: "ForkingIntegrations", targets: ["ForkingIntegrations"]),
         .executable(name: "forkserve", targets: ["forkserve"]),
         .executable(name: "forkbench", targets: ["forkbench"]),
     ],
@@ -16,6 +19,9 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ],
     targets: [
         .target(name: "CForkCore", path: "CForkCore"),
@@ -33,6 +39,23 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+            ]
+        ),
+        .target(
+            name: "ForkingAsync",
+            dependencies: [
+                "Forking",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
+        .target(name: "ForkingCodable", dependencies: ["Forking", "ForkingAsync"]),
+        .target(
+            name: "ForkingIntegrations",
+            dependencies: [
+                "Forking", "ForkingAsync",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "Metrics", package: "swift-metrics"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ]
         ),
         .executableTarget(
@@ -54,7 +77,13 @@ let package = Package(
             path: "Benchmarks/forkbench"
         ),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
-        .executableTarget(name: "scenarios", dependencies: ["Forking", "TestSupport"], path: "Tests/Scenarios"),
+        .executableTarget(
+            name: "scenarios",
+            dependencies: [
+                "Forking", "TestSupport",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/Scenarios"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
         .testTarget(name: "ForkbenchTests", dependencies: ["TestSupport", "CForkbench", "forkbench"]),
@@ -69,6 +98,12 @@ let package = Package(
             path: "Tests/NIOServer"
         ),
         .testTarget(name: "ForkingNIOTests", dependencies: ["TestSupport", "nioserver"]),
+        .executableTarget(
+            name: "zygotehost",
+            dependencies: ["Forking", "ForkingAsync", "ForkingCodable"],
+            path: "Tests/ZygoteHost"
+        ),
+        .testTarget(name: "ForkingAsyncTests", dependencies: ["TestSupport", "zygotehost"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

@@ -23,6 +23,7 @@
 struct berth {
     pid_t aboard;   // not 0: a child may be in here
     int descriptor; // closed when it has left; -1: none
+    int place;
     pid_t parent;
     uint64_t mask, defaults;
     bool own_group, dies_with_parent;
@@ -55,18 +56,18 @@ static long place(int descriptor, int target)
 
 // The child shares the parent's table of descriptors: it gets one of its own, with a copy only of those up to its own
 // connection. In a server that is a dozen, as a connection has the lowest number that is free.
-static long take_descriptors(int descriptor)
+static long take_descriptors(int descriptor, int where)
 {
     const long unshare_first = 1 << 1, cloexec = 1 << 2;
     long result = forkcore_raw(SYS_close_range, descriptor + 1, (long)~0U, unshare_first, 0);
     if (result < 0)
         result = forkcore_raw(SYS_unshare, CLONE_FILES, 0, 0, 0); // a kernel before 5.9
     if (result >= 0)
-        result = place(descriptor, STDIN_FILENO);
-    if (result >= 0)
+        result = place(descriptor, where);
+    if (result >= 0 && where == STDIN_FILENO)
         result = place(descriptor, STDOUT_FILENO);
     // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
-    forkcore_raw(SYS_close_range, 3, (long)~0U, cloexec, 0);
+    forkcore_raw(SYS_close_range, where > STDERR_FILENO ? where + 1 : STDERR_FILENO + 1, (long)~0U, cloexec, 0);
     return result;
 }
 
@@ -93,7 +94,7 @@ static int become_program(void *context)
         if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before prctl
             return 0;
     }
-    long result = take_descriptors(berth->descriptor);
+    long result = take_descriptors(berth->descriptor, berth->place);
     if (result >= 0) {
         reset_signals(berth);
         result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
@@ -230,7 +231,8 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
 {
     // One of its own, as the caller's may be closed and its number another's before the child has its table. Above those
     // that the child gets.
-    berth->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    berth->place = plan->place;
+    berth->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, (plan->place > STDERR_FILENO ? plan->place : STDERR_FILENO) + 1);
     if (berth->descriptor < 0)
         return errno;
     berth->parent = forkcore_process();

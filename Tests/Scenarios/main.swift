@@ -9,7 +9,7 @@ import TestSupport
 /// What can be run, by name. Each lives beside its kind.
 let scenarios = [
     tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
-    preforkPoolScenarios,
+    preforkPoolScenarios, zygoteScenarios,
 ].reduce(into: [:]) {
     $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
 }

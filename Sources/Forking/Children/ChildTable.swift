@@ -181,6 +181,15 @@ public final class ChildTable {
         _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
         options: ChildOptions = ChildOptions()
     ) throws(ForkingError) -> ProcessID {
+        try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
+    }
+
+    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1.
+    @discardableResult
+    func spawn(
+        _ program: Program, on descriptor: FileDescriptor, at place: Int32, peer: SocketAddress? = nil,
+        options: ChildOptions
+    ) throws(ForkingError) -> ProcessID {
         requireParent()
         precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
         let options = try options.checked()
@@ -191,6 +200,7 @@ public final class ChildTable {
         var pidfd: Int32 = -1
         let code = leaving { closing, ours in
             var plan = plan(options, slot, closing: closing, unblocking: ours)
+            plan.place = place
             return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(
@@ -221,6 +231,11 @@ public final class ChildTable {
         let soon = Instant.now + .milliseconds(1)
         settleAt = soon
         source.wake(at: soon)
+    }
+
+    /// Waits until the children that are to be programs are, which is a matter of microseconds.
+    func awaitPrograms() {
+        while let spawner, !forkcore_spawner_settle(spawner) { sched_yield() }
     }
 
     /// A child that waited has got its client: from now on it counts as forked for that one.
@@ -261,7 +276,7 @@ public final class ChildTable {
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
-            own_group: options.ownGroup, dies_with_parent: options.diesWithParent)
+            own_group: options.ownGroup, dies_with_parent: options.diesWithParent, place: 0)
     }
 
     /// A child that was forked, but that nobody could tell us the end of.

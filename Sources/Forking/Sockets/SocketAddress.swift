@@ -26,6 +26,16 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
     }
 
+    /// The address at the other end of a connected socket. getpeername(2).
+    init(peerOf descriptor: Int32) throws(ForkingError) {
+        try self.init { (storage, length) throws(ForkingError) in
+            let result = UnsafeMutableRawPointer(storage).withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                getpeername(descriptor, $0, length)
+            }
+            try check(result < 0 ? errno : 0, "getpeername")
+        }
+    }
+
     /// The most bytes that one can have.
     static let longest = MemoryLayout<sockaddr_storage>.size
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// forkcore, continued: what a host, its zygote and the zygote's children say to each other, and what a child can be
+// limited to. The rules of forkcore.h hold here.
+
+#ifndef FORKCORE_ZYGOTE_H
+#define FORKCORE_ZYGOTE_H
+
+#include "forkcore.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---------------------------------------------------------------------------------------------------------- messages
+// Over a pair of forkcore_channel_open, whole or not at all. Any process. Signal-safe. unix(7), SCM_RIGHTS.
+
+/// How many descriptors one message can carry.
+enum { FORKCORE_DESCRIPTORS = 253 };
+
+/// A message: `head`, of a size that both ends know, then `bytes`, and descriptors.
+struct forkcore_message {
+    void *head;
+    size_t head_size;
+    void *bytes;
+    size_t count;
+    int *descriptors;
+    size_t descriptor_count;
+};
+
+/// Sends one without waiting; the caller's descriptors stay open. EAGAIN when the other end has yet to take earlier ones,
+/// EMSGSIZE when it is longer than the socket's buffer, EPIPE or ECONNRESET when nobody will take it, ETOOMANYREFS when
+/// too many descriptors are under way.
+int forkcore_message_send(int channel, const struct forkcore_message *message);
+
+/// How long the next message is, its head included, without taking it. EAGAIN when there is none, ESHUTDOWN when there will
+/// be none.
+int forkcore_message_size(int channel, size_t *size);
+
+/// Takes the next one, without waiting. `count` and `descriptor_count` say how much room there is, and then what came; the
+/// descriptors are close-on-exec, and the caller closes them. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than
+/// its head, or longer than the room; EMFILE when this process had no room for its descriptors. Nothing is left open then.
+int forkcore_message_receive(int channel, struct forkcore_message *message);
+
+/// Whether the other end has closed, or will send no more.
+bool forkcore_hung_up(int channel);
+
+/// As forkcore_poll_add, but for when the other end closes, or will send no more. EPOLLRDHUP.
+int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token);
+
+/// Whether a descriptor is a file in memory that holds at least `size` bytes: one that can be read without waiting for
+/// anybody. memfd_create(2), fcntl(2) with F_GET_SEALS.
+bool forkcore_is_memory_file(int descriptor, uint64_t size);
+
+// ------------------------------------------------------------------------------------------------------------ limits
+
+/// What a process may use from now on; 0 or false: as before.
+struct forkcore_limits {
+    uint64_t cpu_seconds;  ///< then SIGXCPU, and SIGKILL a second later. RLIMIT_CPU
+    uint64_t memory;       ///< bytes to be mapped besides what is now. RLIMIT_AS
+    uint64_t open_files;   ///< numbers of descriptors lie below this. RLIMIT_NOFILE
+    bool no_new_privileges; ///< no program gives it any. PR_SET_NO_NEW_PRIVS
+    bool no_network;        ///< sockets of the Unix kind only, which takes new privileges too. seccomp(2)
+};
+
+/// Takes them on. `*refused` names the call that failed, whose errno is returned; what came before stays in force.
+///
+/// Child. Signal-safe.
+int forkcore_limit(const struct forkcore_limits *limits, const char **refused);
+
+/// Whether libdispatch, where it is linked in, has started threads in this process: a child's Tasks would wait for them.
+///
+/// Any process. Signal-safe.
+bool forkcore_dispatch_has_threads(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

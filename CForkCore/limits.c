@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a child may use.
+
+#include "internal.h"
+#include "forkcore_zygote.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if __has_include(<linux/seccomp.h>) // the kernel's, which not every libc comes with
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#if defined(__x86_64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_AARCH64
+#endif
+#endif
+
+// Defined where libdispatch is linked in.
+__attribute__((weak)) bool _dispatch_is_multithreaded(void);
+
+bool forkcore_dispatch_has_threads(void)
+{
+    return _dispatch_is_multithreaded && _dispatch_is_multithreaded();
+}
+
+// Never more than there was: only root may raise a hard limit, and nobody is to by accident.
+static int lower(int which, uint64_t soft, uint64_t hard)
+{
+    struct rlimit limit;
+    if (getrlimit(which, &limit) != 0)
+        return errno;
+    limit.rlim_max = hard < limit.rlim_max ? hard : limit.rlim_max;
+    limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
+    return setrlimit(which, &limit) != 0 ? errno : 0;
+}
+
+// How many bytes are mapped now: the first number of /proc/self/statm, in pages. Not 0 unless it cannot be told.
+static int mapped(uint64_t *bytes)
+{
+    char text[32];
+    int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return errno;
+    ssize_t got = read(file, text, sizeof text);
+    forkcore_close(file);
+    *bytes = 0;
+    for (ssize_t i = 0; i < got && text[i] >= '0' && text[i] <= '9'; i++)
+        *bytes = *bytes * 10 + (uint64_t)(text[i] - '0');
+    *bytes *= (uint64_t)sysconf(_SC_PAGESIZE);
+    return *bytes == 0 ? EIO : 0;
+}
+
+static int limit_memory(uint64_t more)
+{
+    uint64_t bytes;
+    int error = mapped(&bytes);
+    uint64_t all = bytes + more < more ? UINT64_MAX : bytes + more;
+    return error != 0 ? error : lower(RLIMIT_AS, all, all);
+}
+
+#ifndef __NR_io_uring_setup
+#define __NR_io_uring_setup 425 // the same everywhere
+#endif
+
+#ifdef OWN_ARCHITECTURE
+
+// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. System calls of another architecture, or of
+// x86-64's other kind, go by other numbers, and there are none for this process.
+static int forbid_network(void)
+{
+    enum { X32 = 0x40000000 };
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 0, 6),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0 ? errno : 0;
+}
+
+#else
+
+static int forbid_network(void)
+{
+    return ENOSYS;
+}
+
+#endif
+
+int forkcore_limit(const struct forkcore_limits *limits, const char **refused)
+{
+    int error = 0;
+    if (limits->cpu_seconds > 0) {
+        *refused = "setrlimit RLIMIT_CPU";
+        error = lower(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 1);
+    }
+    if (error == 0 && limits->open_files > 0) {
+        *refused = "setrlimit RLIMIT_NOFILE";
+        error = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
+    }
+    if (error == 0 && limits->memory > 0) {
+        *refused = "setrlimit RLIMIT_AS";
+        error = limit_memory(limits->memory);
+    }
+    if (error == 0 && (limits->no_new_privileges || limits->no_network)) {
+        *refused = "prctl PR_SET_NO_NEW_PRIVS";
+        error = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? errno : 0;
+    }
+    if (error == 0 && limits->no_network) {
+        *refused = "prctl PR_SET_SECCOMP";
+        error = forbid_network();
+    }
+    return error;
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Messages with descriptors.
+
+#include "internal.h"
+#include "forkcore_zygote.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+// Room for as many descriptors as the kernel passes at once, aligned as cmsg(3) wants it.
+union control {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(FORKCORE_DESCRIPTORS * sizeof(int))];
+};
+
+int forkcore_message_send(int channel, const struct forkcore_message *message)
+{
+    union control control;
+    struct iovec data[2] = {{message->head, message->head_size}, {message->bytes, message->count}};
+    struct msghdr header = {.msg_iov = data, .msg_iovlen = 2};
+    size_t size = message->descriptor_count * sizeof(int);
+
+    if (message->descriptor_count > FORKCORE_DESCRIPTORS)
+        return EINVAL;
+    if (size > 0) {
+        control.header = (struct cmsghdr){.cmsg_len = CMSG_LEN(size), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&control.header), message->descriptors, size);
+        header.msg_control = &control;
+        header.msg_controllen = CMSG_SPACE(size);
+    }
+    while (sendmsg(channel, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
+}
+
+int forkcore_message_size(int channel, size_t *size)
+{
+    char nothing;
+    ssize_t got;
+    while ((got = recv(channel, &nothing, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)) < 0)
+        if (errno != EINTR)
+            return errno;
+    *size = (size_t)got;
+    return got == 0 ? ESHUTDOWN : 0; // no message is without a head
+}
+
+static size_t take_descriptors(struct msghdr *header, int *descriptors, size_t capacity, size_t *beyond)
+{
+    size_t count = 0;
+    *beyond = 0;
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(header); part != NULL; part = CMSG_NXTHDR(header, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = 0; CMSG_LEN((at + 1) * sizeof(int)) <= part->cmsg_len; at++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(part) + at * sizeof(int), sizeof descriptor);
+            if (count < capacity) {
+                descriptors[count++] = descriptor;
+            } else {
+                forkcore_close(descriptor);
+                *beyond += 1;
+            }
+        }
+    }
+    return count;
+}
+
+int forkcore_message_receive(int channel, struct forkcore_message *message)
+{
+    union control control;
+    struct iovec data[2] = {{message->head, message->head_size}, {message->bytes, message->count}};
+    struct msghdr header = {.msg_iov = data, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof control};
+    size_t beyond;
+    ssize_t got;
+
+    while ((got = recvmsg(channel, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
+        if (errno != EINTR)
+            return errno;
+    size_t capacity = message->descriptor_count;
+    message->descriptor_count = take_descriptors(&header, message->descriptors, capacity, &beyond);
+    message->count = (size_t)got < message->head_size ? 0 : (size_t)got - message->head_size;
+    int error = 0;
+    if (got == 0)
+        error = ESHUTDOWN;
+    else if (header.msg_flags & MSG_CTRUNC)
+        error = EMFILE;
+    else if ((size_t)got < message->head_size || (header.msg_flags & MSG_TRUNC) || beyond > 0)
+        error = EMSGSIZE;
+    while (error != 0 && message->descriptor_count > 0)
+        forkcore_close(message->descriptors[--message->descriptor_count]);
+    return error;
+}
+
+bool forkcore_hung_up(int channel)
+{
+    struct pollfd polled = {.fd = channel, .events = POLLRDHUP};
+    return poll(&polled, 1, 0) > 0;
+}
+
+int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token)
+{
+    struct epoll_event event = {.events = EPOLLRDHUP, .data = {.u64 = token}};
+    return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
+}
+
+bool forkcore_is_memory_file(int descriptor, uint64_t size)
+{
+    struct stat file;
+    return fcntl(descriptor, F_GET_SEALS) >= 0 && fstat(descriptor, &file) == 0 && S_ISREG(file.st_mode)
+        && file.st_size >= 0 && (uint64_t)file.st_size >= size;
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it and
+/// ends. What crashes, hangs or leaks there costs that call alone.
+///
+/// ```swift
+/// let zygote = try Zygote.start { handlers in
+///     handlers.answer("thumbnail") { request in Zygote.Reply(try thumbnail(of: request.bytes)) }
+/// }
+/// let reply = try zygote.runAndWait("thumbnail", bytes)
+/// ```
+///
+/// *Host*: this process. It may have any threads, and any heap: neither comes near a fork. *Zygote*: one thread for ever; the
+/// host's end, however it comes, ends it. *Child*: one call, or one connection to its end.
+///
+/// Should the zygote die, the calls that it had fail with `ZygoteError.lost`, and the next call starts another: this
+/// executable anew, with the same arguments and the environment that it had at the start, which becomes the zygote where
+/// it comes to `Zygote.start`.
+public final class Zygote: Sendable {
+    /// How much there can be at once, and who is told.
+    public struct Configuration: Sendable {
+        /// How many children there can be at once.
+        public var maxChildren = 40
+        /// How many calls can wait for one of their places. They get them in the order in which they came.
+        public var maxWaiting = 1000
+        /// How many bytes an answer can have at most: what a child sends is not trusted to be sensible.
+        public var maxReplyBytes = 256 << 20
+        /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
+        /// for what is not as it should be; how calls end is left to who called.
+        public var observe: @Sendable (ZygoteEvent) -> Void = { event in
+            if event.isTrouble { printError(event.description) }
+        }
+
+        /// The defaults, as said at each property.
+        public init() {}
+    }
+
+    /// The handlers' names.
+    public let names: [String]
+    private let link: ZygoteLink
+    private let configuration: Configuration
+
+    /// Forks the zygote, which is ready when this returns. To be called as the first act of `main`, synchronous or not:
+    /// before any thread, Task or queue, as these cannot be forked; once in a process.
+    ///
+    /// In a process that was started to be a new zygote, `main` comes no further than here.
+    ///
+    /// - Parameter register: says what the zygote can do. Runs here, before the fork.
+    /// - Throws: `ForkingError.threads`, with their number, if this process has more than one thread already; `.invalid` for the
+    ///   configuration, or with what `prewarm` threw; `.system`.
+    public static func start(
+        configuration: Configuration = Configuration(), _ register: (inout Handlers) throws -> Void
+    ) throws(ForkingError) -> Zygote {
+        var handlers = Handlers()
+        do { try register(&handlers) } catch { throw .invalid("the zygote's handlers: \(error)") }
+        guard configuration.maxChildren >= 1, configuration.maxWaiting >= 0, configuration.maxReplyBytes >= 0 else {
+            throw .invalid("maxChildren must be at least 1, maxWaiting and maxReplyBytes at least 0")
+        }
+        if let control = ZygoteLink.inheritedControl() {
+            forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, handlers))
+        }
+        try Threads.requireOne()
+        guard !forkcore_dispatch_has_threads() else {
+            throw .invalid(
+                "Dispatch has had threads in this process, for which a child's Tasks would wait: fork before")
+        }
+        let link = try ZygoteLink(configuration, handlers)
+        return Zygote(link, configuration, handlers.all.map(\.name))
+    }
+
+    private init(_ link: ZygoteLink, _ configuration: Configuration, _ names: [String]) {
+        self.link = link
+        self.configuration = configuration
+        self.names = names
+    }
+
+    // MARK: Calls
+
+    /// Has a child run a handler, and waits for its answer. Any thread that may wait: a task awaits `run` of ForkingAsync.
+    ///
+    /// - Parameters:
+    ///   - name: the handler's.
+    ///   - bytes: what it is given; up to some gigabytes, without a limit here.
+    ///   - descriptors: these are passed on, at most 252, and stay open here.
+    ///   - deadline: how long it may take from now on, waiting included; then the child is killed.
+    ///   - limits: what the child may use.
+    /// - Throws: `ZygoteError`, which tells what became of the call.
+    @available(*, noasync, message: "await run(_:_:), of ForkingAsync")
+    public func runAndWait(
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
+        limits: Limits = Limits()
+    ) throws(ZygoteError) -> Reply {
+        try begin(name, bytes, descriptors: descriptors, deadline: deadline, limits: limits).wait()
+    }
+
+    /// The same, without waiting: see `Call`.
+    public func begin(
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
+        limits: Limits = Limits()
+    ) throws(ZygoteError) -> Call {
+        guard names.contains(name) else { throw .noHandler(name, known: names) }
+        let limits = try limits.checked()
+        if let deadline, deadline <= .zero {
+            throw .invalid("a deadline of \(deadline) cannot be: it must be positive")
+        }
+        try link.requireRoom(name)
+        var (mine, theirs): (Int32, Int32) = (-1, -1)
+        try checked(forkcore_channel_open(&mine, &theirs), "socketpair")
+        let request = CallMessage(.request, bytes, descriptors: descriptors.map(\.rawValue))
+        var order = Order()
+        order.limits = limits
+        do {
+            try request.send(over: mine)
+        } catch {
+            forkcore_close(theirs)
+            forkcore_close(mine)
+            throw error
+        }
+        let ticket = Ticket(channel: theirs, order: order, name: name)
+        let call = Call(
+            mine, link, ticket.id, name: name, deadline: deadline, longest: configuration.maxReplyBytes)
+        try link.admit(ticket)
+        return call
+    }
+
+    /// Hands a connected socket off to a child, which serves it to its end; `Call.take()` or `wait()` then gives an empty
+    /// reply, or throws how it ended otherwise.
+    ///
+    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told.
+    public func handOff(
+        _ name: String, _ connection: consuming Connection, _ bytes: [UInt8] = [], deadline: Duration? = nil,
+        limits: Limits = Limits()
+    ) throws(ZygoteError) -> Call {
+        try begin(name, bytes, descriptors: [connection.descriptor], deadline: deadline, limits: limits)
+    }
+
+    // MARK: Its end
+
+    /// No more calls; those that were begun go on. The zygote ends after the last of them.
+    public func drain() { link.drain() }
+
+    /// Drains, and waits for the zygote to end; after `deadline` it and its children are killed.
+    ///
+    /// - Returns: whether all had ended by themselves.
+    @available(*, noasync, message: "await shutDown(), of ForkingAsync")
+    @discardableResult
+    public func shutDownAndWait(deadline: Duration = .seconds(30)) -> Bool {
+        link.drain()
+        let end = Instant.now + deadline
+        while true {
+            if link.hasEnded { return true }
+            let rest = (end - .now).inNanoseconds
+            guard rest > 0 else { break }
+            var descriptor = link.descriptor
+            var ready: UInt32 = 0
+            guard forkcore_wait_readable(&descriptor, 1, rest, &ready) == 0 else { break }
+        }
+        kill()
+        return false
+    }
+
+    /// Kills the zygote and its children. Calls fail; there will be no other zygote.
+    public func kill() { link.end() }
+
+    /// The zygote's number; nil if there is none at the moment.
+    public var processID: ProcessID? { link.processID }
+    /// What it has done, as far as its last answer tells.
+    public var statistics: ZygoteStatistics { link.statistics }
+    /// Readable when the zygote ended or has said something: then call `look()`. -1 while there is none; another one for each.
+    public var descriptor: FileDescriptor { FileDescriptor(rawValue: link.descriptor) }
+
+    /// Looks after the zygote: if it has ended, another is started, unless it is too early for that.
+    ///
+    /// Calls do so too. Who wants it back before the next call calls this when `descriptor` becomes readable.
+    /// - Returns: when to look again, if there is none now.
+    @discardableResult
+    public func look() -> Duration? { link.look() }
+}
+
+extension Zygote.Limits {
+    fileprivate func checked() throws(ZygoteError) -> forkcore_limits {
+        for (name, value) in [("cpuSeconds", cpuSeconds), ("memory", memory), ("openFiles", openFiles)] {
+            if let value, value < 1 {
+                throw .invalid("\(name) is \(value), and must be at least 1, or nil for no limit")
+            }
+        }
+        return forkcore_limits(
+            cpu_seconds: UInt64(cpuSeconds ?? 0), memory: UInt64(memory ?? 0), open_files: UInt64(openFiles ?? 0),
+            no_new_privileges: noNewPrivileges, no_network: noNetwork)
+    }
+}

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import Synchronization
+import SystemPackage
+
+/// A call that wants a child: what the zygote is to be given for it.
+struct Ticket {
+    typealias ID = UInt64
+    private static let next = Atomic<ID>(0)
+
+    let id = next.add(1, ordering: .relaxed).newValue
+    /// The child's end of the call's channel. Closed here once the zygote has it, or is not to have it.
+    let channel: Int32
+    let order: Order
+    let name: String
+}
+
+/// Host: the one way to the zygote, for all threads. Who has a place, who waits for one, and whether there is a zygote.
+///
+/// No thread of its own: whoever begins, ends or looks after a call does what is due.
+final class ZygoteLink: Sendable {
+    private let configuration: Zygote.Configuration
+    private let state: Mutex<State>
+
+    /// Only ever touched under the lock: its table by one thread at a time, as tables want it.
+    struct State: @unchecked Sendable {
+        /// The host's end of the zygote's socket; nil while there is none.
+        var control: ParentDescriptor?
+        /// Whether it has said that it is ready.
+        var isReady = false
+        var startedAt = Instant.now
+        /// With the zygote as its one child.
+        let table: ChildTable
+        let successor: Program
+        var backoff = Backoff()
+        var running: Set<Ticket.ID> = []
+        var waiting: [Ticket] = []
+        var isDraining = false
+        var isOver = false
+        var tally = ZygoteTally()
+        var events: [ZygoteEvent] = []
+    }
+
+    /// Forks the first zygote, and waits until it is ready.
+    init(_ configuration: Zygote.Configuration, _ handlers: Zygote.Handlers) throws(ForkingError) {
+        self.configuration = configuration
+        let table = try ChildTable(limit: 1, reaping: .pidfd)
+        let (mine, theirs) = try Self.openControl()
+        let host = forkcore_process()
+        do {
+            try table.fork(options: Self.options) {
+                ZygoteProcess.run(theirs, of: host, configuration, handlers)
+            }
+        } catch {
+            forkcore_close(theirs)
+            throw error
+        }
+        forkcore_close(theirs)
+        try Self.awaitReady(mine, table)
+        var state = State(table: table, successor: Self.successor())
+        state.control = mine
+        state.isReady = true
+        let pid = table.children.first?.pid
+        self.state = Mutex(state)
+        if let pid { configuration.observe(.started(pid)) }
+    }
+
+    private static var options: ChildOptions {
+        var options = ChildOptions()
+        options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
+        return options
+    }
+
+    private static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {
+        var (mine, theirs): (Int32, Int32) = (-1, -1)
+        try check(forkcore_channel_open(&mine, &theirs), "socketpair")
+        return (ParentDescriptor(mine), theirs)
+    }
+
+    private static func awaitReady(_ control: ParentDescriptor, _ table: ChildTable) throws(ForkingError) {
+        var descriptor = control.rawValue
+        var ready: UInt32 = 0
+        repeat { try check(forkcore_wait_readable(&descriptor, 1, -1, &ready), "ppoll") } while ready == 0
+        let message = try? CallMessage.receive(over: control.rawValue, atMost: 0)
+        if message?.kind == .reply { return }
+        var status: ExitStatus?
+        table.onExit = { status = $0.status }
+        table.killAll()
+        _ = try table.wait(atMost: .seconds(10))
+        let texts = message?.texts(2)
+        throw .invalid(
+            "the zygote was not ready: \(texts.map { "\($0[0]): \($0[1])" } ?? status?.description ?? "it ended")")
+    }
+
+    // MARK: Calls
+
+    /// Throws early, before anything is made for a call, if there is no room for it.
+    func requireRoom(_ name: String) throws(ZygoteError) {
+        try change { state throws(ZygoteError) in try requireRoom(&state, name) }
+    }
+
+    private func requireRoom(_ state: inout State, _ name: String) throws(ZygoteError) {
+        guard !state.isDraining, !state.isOver else { throw .shutDown }
+        let (children, waiting) = (configuration.maxChildren, configuration.maxWaiting)
+        guard state.running.count < children || state.waiting.count < waiting else {
+            state.events.append(.refused(handler: name))
+            throw .full(children: children, waiting: waiting)
+        }
+    }
+
+    /// Gives a call a place, or lets it wait for one. The ticket's channel is closed if this throws.
+    func admit(_ ticket: Ticket) throws(ZygoteError) {
+        do {
+            try change { state throws(ZygoteError) in
+                try requireRoom(&state, ticket.name)
+                try requireZygote(&state)
+                state.waiting.append(ticket)
+                advance(&state)
+            }
+        } catch {
+            forkcore_close(ticket.channel)
+            throw error
+        }
+    }
+
+    /// A call has ended, or nobody wants it any more.
+    func finished(
+        _ id: Ticket.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ZygoteError>,
+        _ message: CallMessage?
+    ) {
+        var failure: ZygoteError?
+        if case .failure(let error) = outcome { failure = error }
+        let report = ZygoteCallReport(
+            handler: name, failure: failure, duration: .now - begun,
+            forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
+            usage: message.map { ResourceUsage($0.head.usage) })
+        change { state in
+            if let message, message.head.tally.forked > 0 { state.tally = message.head.tally }
+            if state.running.remove(id) == nil { _ = drop(&state, id) }
+            state.events.append(.finished(report))
+            advance(&state)
+        }
+    }
+
+    /// Whether the call still waited; it does no more.
+    func withdraw(_ id: Ticket.ID) -> Bool {
+        change { drop(&$0, id) }
+    }
+
+    private func drop(_ state: inout State, _ id: Ticket.ID) -> Bool {
+        guard let place = state.waiting.firstIndex(where: { $0.id == id }) else { return false }
+        forkcore_close(state.waiting.remove(at: place).channel)
+        return true
+    }
+
+    /// Orders children for those who wait, as far as there are places.
+    private func advance(_ state: inout State) {
+        while state.running.count < configuration.maxChildren, let next = state.waiting.first {
+            switch send(next, state) {
+            case 0:
+                forkcore_close(next.channel)
+                state.waiting.removeFirst()
+                state.running.insert(next.id)
+            case EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS:
+                // The zygote has so many orders to take that there is no room; whoever ends looks again.
+                guard state.running.isEmpty else { return }
+                giveUp(&state)
+            default:
+                lose(&state)
+                guard (try? requireZygote(&state)) != nil else { return giveUp(&state) }
+            }
+        }
+        if state.isDraining, state.waiting.isEmpty { sendDrain(&state) }
+    }
+
+    private func send(_ ticket: Ticket, _ state: State) -> Int32 {
+        guard let control = state.control else { return EPIPE }
+        return withMutableMessage(ticket.order, Array(ticket.name.utf8), [ticket.channel]) {
+            forkcore_message_send(control.rawValue, &$0)
+        }
+    }
+
+    /// Nobody would order for those who wait: their channels end.
+    private func giveUp(_ state: inout State) {
+        for ticket in state.waiting { forkcore_close(ticket.channel) }
+        state.waiting = []
+    }
+
+    // MARK: The zygote's life
+
+    private func requireZygote(_ state: inout State) throws(ZygoteError) {
+        listen(&state)
+        guard state.control == nil else { return }
+        let now = Instant.now
+        state.backoff.keepTime(now)
+        if let until = state.backoff.until { throw .lost(nextStart: until - now) }
+        do { try startAgain(&state) } catch {
+            state.events.append(.startFailed(error))
+            noteFailure(&state)
+            throw .lost(nextStart: state.backoff.until.map { $0 - .now })
+        }
+    }
+
+    /// Takes what the zygote has said; notices if it has ended.
+    private func listen(_ state: inout State) {
+        while let control = state.control {
+            do {
+                guard let message = try CallMessage.receive(over: control.rawValue, atMost: 0) else { return }
+                message.closeDescriptors()
+                state.isReady = state.isReady || message.kind == .reply
+            } catch {
+                lose(&state)
+            }
+        }
+    }
+
+    /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
+    private func lose(_ state: inout State, isStuck: Bool = false) {
+        let pid = state.table.children.first?.pid
+        var status = ExitStatus.unknown
+        state.control = nil
+        state.table.onExit = { status = $0.status }
+        if isStuck { state.table.killAll() }
+        if (try? state.table.wait(atMost: .seconds(2))) != true {
+            state.table.killAll()
+            _ = try? state.table.wait(atMost: .seconds(1))
+        }
+        if state.isDraining {
+            state.isOver = true
+            giveUp(&state)
+            pid.map { state.events.append(.ended($0)) }
+            return
+        }
+        // One that has served for a while has earned a successor at once.
+        if state.isReady, Instant.now - state.startedAt > .seconds(1) {
+            state.backoff.noteSuccess()
+        } else {
+            noteFailure(&state)
+        }
+        let pause = state.backoff.until.map { $0 - .now } ?? .zero
+        pid.map { state.events.append(.lost($0, status, failures: state.backoff.failures, pause: pause)) }
+    }
+
+    private func noteFailure(_ state: inout State) {
+        var generator = SystemRandomNumberGenerator()
+        state.backoff.noteFailure(at: .now, using: &generator)
+    }
+
+    func replaceStuck(_ id: Ticket.ID) {
+        change { state in
+            if state.running.contains(id), state.control != nil { lose(&state, isStuck: true) }
+        }
+    }
+
+    // MARK: Started again
+
+    private static let variable = "FORKING_ZYGOTE"
+    private static let place: Int32 = 3
+
+    /// This executable, as it was started, with its host's number in a variable.
+    private static func successor() -> Program {
+        var environment = CStrings(copying: environ)
+        environment.append("\(variable)=\(forkcore_process())")
+        return Program(
+            path: "/proc/self/exe", arguments: CStrings(copying: UnsafePointer(CommandLine.unsafeArgv)),
+            environment: environment)
+    }
+
+    /// In a process that was started to be the zygote of its parent: the socket to it. What anybody else put into the variable
+    /// is not believed.
+    static func inheritedControl() -> Int32? {
+        guard let value = getenv(variable) else { return nil }
+        defer { unsetenv(variable) }
+        var type: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        guard ProcessID(String(cString: value)) == getppid(), fcntl(place, F_SETFD, FD_CLOEXEC) == 0,
+            getsockopt(place, SOL_SOCKET, SO_TYPE, &type, &length) == 0, type == Int32(SOCK_SEQPACKET.rawValue)
+        else { return nil }
+        return place
+    }
+
+    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
+    private func startAgain(_ state: inout State) throws(ForkingError) {
+        let (mine, theirs) = try Self.openControl()
+        defer { forkcore_close(theirs) }
+        let pid = try state.table.spawn(
+            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, options: Self.options)
+        // Until it runs, the zygote's end is open here too, and its death would not show.
+        state.table.awaitPrograms()
+        state.control = mine
+        state.isReady = false
+        state.startedAt = .now
+        state.tally = ZygoteTally()
+        state.events.append(.started(pid))
+    }
+
+    // MARK: Its end
+
+    func drain() {
+        change { state in
+            guard !state.isDraining else { return }
+            state.isDraining = true
+            advance(&state)
+        }
+    }
+
+    private func sendDrain(_ state: inout State) {
+        guard let control = state.control else {
+            state.isOver = true
+            return
+        }
+        var order = Order()
+        order.kind = .drain
+        _ = withMutableMessage(order, [], []) { forkcore_message_send(control.rawValue, &$0) }
+    }
+
+    func end() {
+        change { state in
+            state.isDraining = true
+            if state.control != nil { lose(&state) }
+            state.isOver = true
+        }
+    }
+
+    var hasEnded: Bool {
+        change { state in
+            listen(&state)
+            return state.isOver
+        }
+    }
+
+    func look() -> Duration? {
+        change { state in
+            if !state.isOver { try? requireZygote(&state) }
+            return state.backoff.until.map { max(.zero, $0 - .now) }
+        }
+    }
+
+    var processID: ProcessID? { change { $0.control == nil ? nil : $0.table.children.first?.pid } }
+    var descriptor: Int32 { change { $0.control?.rawValue ?? -1 } }
+
+    var statistics: ZygoteStatistics {
+        change { state in
+            ZygoteStatistics(
+                running: state.running.count, waiting: state.waiting.count, children: Int(state.tally.alive),
+                forks: Int(state.tally.forked), reaped: Int(state.tally.reaped),
+                reapTime: .nanoseconds(state.tally.reaping))
+        }
+    }
+
+    /// Changes the state, and tells of what happened when it is unlocked again.
+    private func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
+        var events: [ZygoteEvent] = []
+        defer { events.forEach(configuration.observe) }
+        return try state.withLock { (state) throws(E) -> R in
+            defer {
+                events = state.events
+                state.events = []
+            }
+            return try body(&state)
+        }
+    }
+}

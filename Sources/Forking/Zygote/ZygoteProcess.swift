@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// The zygote: one thread for ever, which forks a child for each order, reaps, and kills whose host hangs up.
+///
+/// It never sees a request, nor an answer: those go between host and child.
+final class ZygoteProcess {
+    /// So many orders are taken before it is looked whose time has come, and who has ended.
+    private static let ordersAtOnce = 8
+
+    private let control: ParentDescriptor
+    /// Readable when the host has ended, however it did. pidfd_open(2)
+    private let host: ParentDescriptor
+    /// The calls' channels, readable when the host hangs up. epoll(7)
+    private let hangUps: ParentDescriptor
+    private let table: ChildTable
+    private let handlers: Zygote.Handlers
+    private var channels: [ProcessID: ParentDescriptor] = [:]
+    private var tally = ZygoteTally()
+    private var isDraining = false
+    /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host. Children
+    /// have them as ever.
+    private let ignored: SignalDescriptor
+
+    init(
+        _ control: Int32, of hostID: ProcessID, maxChildren: Int, _ handlers: Zygote.Handlers
+    ) throws(ForkingError) {
+        self.control = ParentDescriptor(control)
+        self.handlers = handlers
+        ignored = try SignalDescriptor([.terminate, .interrupt, .hangup])
+        host = try ParentDescriptor("pidfd_open") { forkcore_pidfd(hostID, $0) }
+        // It had ended before, and its number may be another's.
+        guard getppid() == hostID else { throw .invalid("the zygote's host has ended") }
+        hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+        table = try ChildTable(limit: maxChildren)
+        table.endsGroups = true
+        table.onExit = { [unowned self] in tell($0) }
+    }
+
+    /// Serves until the host has gone or hung up, or until it is drained. Returns its exit status.
+    func run() -> Int32 {
+        guard prepare() else { return 1 }
+        while !(isDraining && table.count == 0) {
+            guard let ready = wait() else { break }
+            if ready.order { takeOrders() }
+            if ready.hangUp { killAbandoned() }
+            if ready.table { collect() }
+        }
+        table.killAll()
+        _ = try? table.wait(atMost: .seconds(1))
+        return 0
+    }
+
+    /// Runs what is to be warm, and says that it is, or why not.
+    private func prepare() -> Bool {
+        do {
+            for body in handlers.prewarming { try body() }
+            try Threads.requireOne()
+        } catch {
+            try? CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)")).send(over: control.rawValue)
+            return false
+        }
+        _ = forkcore_trim()
+        return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
+    }
+
+    /// Waits for something to do; nil when the host has gone.
+    private func wait() -> (order: Bool, hangUp: Bool, table: Bool)? {
+        withUnsafeTemporaryAllocation(of: pollfd.self, capacity: 4) { polled in
+            // While the table is full, orders wait in the socket; but that the host hangs up is always seen.
+            let orders: Int16 = table.isFull || isDraining ? 0 : Int16(POLLIN)
+            polled[0] = pollfd(fd: control.rawValue, events: orders, revents: 0)
+            for (place, watched) in [host.rawValue, hangUps.rawValue, table.descriptor.rawValue].enumerated() {
+                polled[place + 1] = pollfd(fd: watched, events: Int16(POLLIN), revents: 0)
+            }
+            while poll(polled.baseAddress, nfds_t(polled.count), -1) < 0 {
+                guard errno == EINTR else { return nil }
+            }
+            guard polled[0].revents & Int16(POLLHUP | POLLERR) == 0, polled[1].revents == 0 else { return nil }
+            return (polled[0].revents != 0, polled[2].revents != 0, polled[3].revents != 0)
+        }
+    }
+
+    // MARK: Orders
+
+    private func takeOrders() {
+        for _ in 0..<Self.ordersAtOnce where !table.isFull && !isDraining {
+            guard takeOrder() else { return }
+        }
+    }
+
+    /// Whether there was one.
+    private func takeOrder() -> Bool {
+        var order = Order()
+        var name: (InlineArray<64, UInt8>, count: Int) = (InlineArray(repeating: 0), 0)
+        var channel: Int32 = -1
+        var message = forkcore_message()
+        let code = withUnsafeMutableBytes(of: &order) { head in
+            withUnsafeMutableBytes(of: &name.0) { bytes in
+                withUnsafeMutablePointer(to: &channel) {
+                    message = forkcore_message(
+                        head: head.baseAddress, head_size: head.count, bytes: bytes.baseAddress, count: bytes.count,
+                        descriptors: $0, descriptor_count: 1)
+                    return forkcore_message_receive(control.rawValue, &message)
+                }
+            }
+        }
+        guard code == 0 else { return false }
+        name.count = message.count
+        if order.kind == .drain { isDraining = true }
+        guard message.descriptor_count == 1 else { return true }
+        let text = (0..<name.count).map { name.0[$0] }
+        fork(text, order.limits, ParentDescriptor(channel))
+        return true
+    }
+
+    private func fork(_ name: [UInt8], _ limits: forkcore_limits, _ channel: ParentDescriptor) {
+        // Cancelled while it waited. Closed, its end is as good as told.
+        guard !forkcore_hung_up(channel.rawValue), let handler = handlers[name] else { return }
+        let ordered = Instant.now
+        var before = tally
+        before.alive = Int64(table.count) + 1
+        before.forked += 1
+        do {
+            let pid = try table.fork(keeping: [channel.rawValue]) {
+                ZygoteChild(channel: channel.rawValue, limits: limits, ordered: ordered, tally: before).run(handler)
+            }
+            tally.forked += 1
+            channels[pid] = channel
+            _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel.rawValue, UInt64(pid))
+        } catch {
+            var message = CallMessage(.notForked)
+            if case .system(let call, let code) = error {
+                message.bytes = CallMessage.bytes(call)
+                message.head.code = code.rawValue
+            } else {
+                message.bytes = CallMessage.bytes("fork: \(error)")
+            }
+            try? message.send(over: channel.rawValue)
+        }
+    }
+
+    // MARK: Ends
+
+    private func killAbandoned() {
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { pids in
+            var count = 0
+            guard forkcore_poll_ready(hangUps.rawValue, pids.baseAddress, pids.count, &count) == 0 else { return }
+            for pid in pids.prefix(count).map({ ProcessID($0) }) {
+                guard let channel = channels[pid] else { continue }
+                // Its end is news; that the host hung up is news no more.
+                forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
+                table.signal(.kill, to: pid, group: true)
+            }
+        }
+    }
+
+    private func collect() {
+        let begun = Instant.now
+        table.collect()
+        tally.reaping += (Instant.now - begun).inNanoseconds
+    }
+
+    /// To a host that has its answer already, this comes too late, and is lost.
+    private func tell(_ exit: ChildExit) {
+        tally.reaped += 1
+        guard let channel = channels.removeValue(forKey: exit.pid) else { return }
+        forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
+        var message = CallMessage(.ended)
+        message.head.end = CallMessage.End(exit.status)
+        message.head.usage = exit.usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
+        message.head.tally = tally
+        message.head.tally.alive = Int64(table.count)
+        try? message.send(over: channel.rawValue)
+    }
+}
+
+extension ZygoteProcess {
+    /// The whole life of a zygote, from the fork or the start on. Returns its exit status.
+    static func run(
+        _ control: Int32, of host: ProcessID, _ configuration: Zygote.Configuration, _ handlers: Zygote.Handlers
+    ) -> Int32 {
+        do {
+            return try ZygoteProcess(control, of: host, maxChildren: configuration.maxChildren, handlers).run()
+        } catch {
+            printError("zygote: \(error)")
+            return 1
+        }
+    }
+}

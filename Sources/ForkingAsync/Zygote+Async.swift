@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What awaits a zygote. It waits by Dispatch, not by SwiftNIO: Swift's tasks on Linux run on Dispatch anyway, so it is in
+// each program that awaits, in any server, and needs no event loop group to be passed around. No thread waits.
+
+import Dispatch
+import Forking
+import SystemPackage
+
+extension Zygote {
+    /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.
+    ///
+    /// - Parameters: as `begin`.
+    /// - Throws: `ZygoteError`, which tells what became of the call; `.cancelled` if the task was.
+    public func run(
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
+        limits: Limits = Limits()
+    ) async throws(ZygoteError) -> Reply {
+        guard !Task.isCancelled else { throw .cancelled }
+        return try await begin(name, bytes, descriptors: descriptors, deadline: deadline, limits: limits).reply()
+    }
+
+    /// Drains, and awaits the zygote's end; after `deadline` it and its children are killed.
+    ///
+    /// - Returns: whether all had ended by themselves.
+    @discardableResult
+    public func shutDown(deadline: Duration = .seconds(30)) async -> Bool {
+        await withCheckedContinuation { continuation in
+            // Once in a host's life a thread may wait; this is none of those that run tasks.
+            DispatchQueue.global().async { continuation.resume(returning: self.shutDownAndWait(deadline: deadline)) }
+        }
+    }
+}
+
+extension Zygote.Call {
+    /// Awaits the answer. Cancelling the task kills the child. Once.
+    public func reply() async throws(ZygoteError) -> Zygote.Reply {
+        let result = await withTaskCancellationHandler {
+            await withCheckedContinuation { Watch(self, $0).begin() }
+        } onCancel: {
+            cancel()
+        }
+        return try result.get()
+    }
+}
+
+/// Looks at a call whenever there may be news of it.
+private final class Watch: @unchecked Sendable {  // all on one queue
+    typealias Outcome = Result<Zygote.Reply, ZygoteError>
+
+    private let call: Zygote.Call
+    private let queue = DispatchQueue(label: "forking.call")
+    private let source: any DispatchSourceRead
+    private let continuation: CheckedContinuation<Outcome, Never>
+    private var outcome: Outcome?
+
+    init(_ call: Zygote.Call, _ continuation: CheckedContinuation<Outcome, Never>) {
+        self.call = call
+        self.continuation = continuation
+        source = DispatchSource.makeReadSource(fileDescriptor: call.descriptor.rawValue, queue: queue)
+    }
+
+    func begin() {
+        source.setEventHandler { self.look() }
+        // Only now may the descriptor be closed, which it is when the call goes away.
+        source.setCancelHandler { self.continuation.resume(returning: self.outcome!) }
+        source.activate()
+        lookLater()
+    }
+
+    private func lookLater() {
+        guard let pause = call.lookAgain else { return }
+        let (seconds, attoseconds) = pause.components
+        let time = DispatchTime.now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000))
+        queue.asyncAfter(deadline: time) { [weak self] in
+            guard let self, outcome == nil else { return }
+            look()
+            if outcome == nil { lookLater() }
+        }
+    }
+
+    private func look() {
+        guard outcome == nil else { return }
+        do throws(ZygoteError) {
+            guard let reply = try call.take() else { return }
+            outcome = .success(reply)
+        } catch {
+            outcome = .failure(error)
+        }
+        source.cancel()
+    }
+}
