@@ -100,7 +100,11 @@ let package = Package(
         .testTarget(name: "ForkingNIOTests", dependencies: ["TestSupport", "nioserver"]),
         .executableTarget(
             name: "zygotehost",
-            dependencies: ["Forking", "ForkingAsync", "ForkingCodable"],
+            dependencies: [
+                "Forking", "ForkingAsync", "ForkingCodable",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
             path: "Tests/ZygoteHost"
         ),
         .testTarget(name: "ForkingAsyncTests", dependencies: ["TestSupport", "zygotehost"]),

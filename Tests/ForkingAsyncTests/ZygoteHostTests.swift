@@ -3,12 +3,26 @@
 import TestSupport
 import Testing
 
-@Suite("Zygote in a host with threads")
+/// What a host with threads asks of its zygote, in a process of its own: `zygotehost`. Afterwards nothing may be alive.
+@Suite("A zygote and its host with threads", .serialized)
 struct ZygoteHostTests {
-    @Test("its calls are answered")
-    func calls() throws {
-        let running = try Running(builtProgram("zygotehost"), [])
-        #expect(try running.wait() == 0, "\(running.errors)")
+    @Test("calls are awaited, and cancelled with their task")
+    func asynchronous() throws { try pass("async") }
+
+    @Test("children of a busy host's zygote use the allocator, Foundation and tasks: none hangs, none answers wrong")
+    func busy() throws { try pass("busy", 1600) }
+
+    @Test("traps, kills, exits, errors, deadlines and cancellations are told as what they were")
+    func mix() throws { try pass("mix", 700) }
+
+    @Test("a zygote that is killed costs the calls in flight, and has a successor")
+    func killed() throws { try pass("zygote-killed", 2) }
+
+    private func pass(_ mode: String, _ count: Int = 1) throws {
+        let running = try Running(builtProgram("zygotehost"), [mode, "\(count)"], deadline: 240)
+        let status = try running.wait()
+        #expect(status == 0, "\(mode) ended with \(status): \(running.errors.suffix(2000))\n\(running.output.suffix(2000))")
+        #expect(running.output.hasSuffix("ok\n"))
         try running.expectNothingAlive()
     }
 }

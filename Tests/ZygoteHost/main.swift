@@ -1,43 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A host with threads, for tests: `zygotehost WHAT …`.
+// A host with threads, for tests: `zygotehost MODE [COUNT]`. It prints `ok` and exits 0, or says on stderr what went wrong.
 
-import Dispatch
 import Forking
 import ForkingAsync
 import ForkingCodable
 import Foundation
 
-let zygote = try Zygote.start { handlers in
+let zygote = try Zygote.start(configuration: configuration()) { handlers in
     handlers.answer("echo") { Zygote.Reply($0.bytes) }
-    handlers.answer("sum", [Int].self) { $0.reduce(0, +) }
-    handlers.answer("hang") { _ in while true { pause() } }
-}
-
-func seconds() -> Double { Double(DispatchTime.now().uptimeNanoseconds) / 1e9 }
-
-func blocking() throws {
-    var times: [Double] = []
-    for _ in 0..<3000 {
-        let begun = seconds()
-        _ = try zygote.runAndWait("echo", [1])
-        times.append(seconds() - begun)
+    handlers.answer("zygote") { _ in Zygote.Reply(Array("\(getppid())".utf8)) }
+    handlers.answer("work", WorkOrder.self) { try $0.done() }
+    handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
+    handlers.answer("fail") { throw Failed(String(decoding: $0.bytes, as: UTF8.self)) }
+    handlers.answer("exit") { exit(Int32($0.bytes[0])) }
+    handlers.answer("killed") { _ in
+        kill(getpid(), SIGKILL)
+        return Zygote.Reply()
     }
-    times.sort()
-    print("blocking p50 \(times[1500] * 1e6) p99 \(times[2970] * 1e6)")
+    handlers.answer("hang") { _ in while true { pause() } }
+    handlers.answer("spin") { _ in while true {} }
 }
-try blocking()
-var again: [Double] = []
-for _ in 0..<3000 {
-    let begun = seconds()
-    _ = try await zygote.run("echo", [1])
-    again.append(seconds() - begun)
+
+let modes: [String: @Sendable (Int) async throws -> Void] = [
+    "async": asynchronousCalls,
+    "busy": busyHost,
+    "mix": mixedFailures,
+    "zygote-killed": zygoteKilled,
+]
+
+let arguments = CommandLine.arguments
+guard arguments.count >= 2, let mode = modes[arguments[1]] else {
+    FileHandle.standardError.write(
+        Data("usage: zygotehost \(modes.keys.sorted().joined(separator: "|")) [COUNT]\n".utf8))
+    exit(64)
 }
-again.sort()
-print("async p50 \(again[1500] * 1e6) p99 \(again[2970] * 1e6)")
-print(try await zygote.run("sum", [1, 2, 3], returning: Int.self))
-let task = Task { try await zygote.run("hang") }
-task.cancel()
-print(await task.result)
-print(zygote.statistics)
-print(await zygote.shutDown())
+do {
+    try await mode(arguments.count > 2 ? Int(arguments[2]) ?? 1 : 1)
+    try expect(await zygote.shutDown(deadline: .seconds(10)), "the zygote did not end")
+    print("ok")
+} catch {
+    FileHandle.standardError.write(Data("\(arguments[1]): \(error)\n".utf8))
+    exit(1)
+}
+
+func configuration() -> Zygote.Configuration {
+    var configuration = Zygote.Configuration()
+    configuration.maxChildren = 16
+    configuration.observe = { if $0.isTrouble { print($0) } }
+    return configuration
+}

@@ -35,6 +35,8 @@ final class ZygoteLink: Sendable {
         let table: ChildTable
         let successor: Program
         var backoff = Backoff()
+        /// Whether the last one had ended early.
+        var hasFailed = false
         var running: Set<Ticket.ID> = []
         var waiting: [Ticket] = []
         var isDraining = false
@@ -233,12 +235,14 @@ final class ZygoteLink: Sendable {
             pid.map { state.events.append(.ended($0)) }
             return
         }
-        // One that has served for a while has earned a successor at once.
-        if state.isReady, Instant.now - state.startedAt > .seconds(1) {
+        // One that was ready has earned a successor at once; but not one that ended early after another that had.
+        let endedEarly = Instant.now - state.startedAt < .seconds(1)
+        if state.isReady, !(endedEarly && state.hasFailed) {
             state.backoff.noteSuccess()
         } else {
             noteFailure(&state)
         }
+        state.hasFailed = endedEarly
         let pause = state.backoff.until.map { $0 - .now } ?? .zero
         pid.map { state.events.append(.lost($0, status, failures: state.backoff.failures, pause: pause)) }
     }

@@ -58,6 +58,7 @@ final class ZygoteProcess {
     private func prepare() -> Bool {
         do {
             for body in handlers.prewarming { try body() }
+            try rehearse()
             try Threads.requireOne()
         } catch {
             try? CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)")).send(over: control.rawValue)
@@ -65,6 +66,19 @@ final class ZygoteProcess {
         }
         _ = forkcore_trim()
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
+    }
+
+    /// Does what each child does, but for its handler: what the language makes at first use is then made in each of them.
+    private func rehearse() throws {
+        var (host, child): (Int32, Int32) = (-1, -1)
+        try check(forkcore_channel_open(&host, &child), "socketpair")
+        defer {
+            forkcore_close(host)
+            forkcore_close(child)
+        }
+        try CallMessage(.request, [0]).send(over: host)
+        _ = ZygoteChild(channel: child, limits: forkcore_limits(), ordered: .now, tally: tally)
+            .run(.answer { Zygote.Reply($0.bytes) })
     }
 
     /// Waits for something to do; nil when the host has gone.

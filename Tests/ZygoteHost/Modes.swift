@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import ForkingAsync
+import ForkingCodable
+import Foundation
+import Synchronization
+
+@Sendable func asynchronousCalls(_: Int) async throws {
+    let bytes = (0..<1_000_000).map { UInt8(truncatingIfNeeded: $0) }
+    for count in [0, 1, 1_000_000] {
+        let reply = try await zygote.run("echo", Array(bytes.prefix(count)))
+        try expect(reply.bytes.elementsEqual(bytes.prefix(count)), "\(count) bytes did not come back")
+    }
+    for kind in WorkOrder.Kind.allCases {
+        let order = WorkOrder(kind: kind, number: 7)
+        let answer = try await zygote.run("work", order, returning: String.self)
+        try expect(answer == order.result, "\(answer), not \(order.result)")
+    }
+    let thrown = try await failure { try await zygote.run("fail", Array("as asked".utf8)) }
+    try expect(thrown == .threw(type: "Failed", description: "as asked"), "\(thrown)")
+    let late = try await failure { try await zygote.run("hang", deadline: .milliseconds(100)) }
+    try expect(late == .deadline(.milliseconds(100)), "\(late)")
+    let task = Task { try await zygote.run("spin") }
+    while zygote.statistics.running == 0 { await Task.yield() }
+    task.cancel()
+    let cancelled = try await failure { try await task.value }
+    try expect(cancelled == .cancelled, "\(cancelled)")
+}
+
+/// Calls from eight threads of a host that does all that makes a fork of its own unsafe.
+@Sendable func busyHost(_ calls: Int) async throws {
+    _ = try await zygote.run("work", WorkOrder(kind: .tasks, number: 1), returning: String.self)
+    let pid = zygote.processID!
+    let shared = Shared()
+    let noise = Noise()
+    noise.begin()
+    for number in 0..<calls / 20 { try await checkedCall(number) }  // memory has its size after some
+    let (host, before) = (Holdings(getpid()), Holdings(pid))
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for thread in 0..<8 {
+            group.addTask {
+                try await onAThread {
+                    for number in 0..<calls / 8 where !shared.stop.load(ordering: .relaxed) {
+                        let begun = seconds()
+                        do { try checkedCallAndWait(thread * calls + number) } catch {
+                            shared.stop.store(true, ordering: .relaxed)
+                            throw error
+                        }
+                        let taken = seconds() - begun
+                        shared.slowest.withLock { $0 = max($0, taken) }
+                    }
+                }
+            }
+        }
+        try await group.waitForAll()
+    }
+    let statistics = zygote.statistics
+    noise.end()
+    while Holdings(pid).children > 0 { await Task.yield() }
+    print("slowest \(shared.slowest.withLock { $0 }) s; \(statistics)")
+    print("host before \(host), after \(Holdings(getpid())); zygote before \(before), after \(Holdings(pid))")
+    try expect(zygote.processID == pid, "the zygote was replaced")
+    try expect(Holdings(pid).descriptors == before.descriptors, "descriptors of the zygote")
+    try expect(Holdings(pid).residentKiB < before.residentKiB + 1024, "memory of the zygote")
+}
+
+/// What the threads of a mode have in common.
+private final class Shared: Sendable {
+    let stop = Atomic(false)
+    let slowest = Mutex(0.0)
+    let lost = Atomic(0)
+    /// When each zygote's first answer came.
+    let answers = Mutex<[String: Double]>([:])
+}
+
+private func checkedCall(_ number: Int) async throws {
+    let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
+    let answer = try await zygote.run("work", order, returning: String.self, deadline: .seconds(60))
+    try expect(answer == order.result, "\(answer), not \(order.result)")
+}
+
+private func checkedCallAndWait(_ number: Int) throws {
+    let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
+    let answer = try zygote.runAndWait("work", order, returning: String.self, deadline: .seconds(60))
+    try expect(answer == order.result, "\(answer), not \(order.result)")
+}
+
+private func onAThread(_ body: @escaping @Sendable () throws -> Void) async throws {
+    try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
+        Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
+    }
+}
+
+/// Traps, kills, exits, thrown errors, deadlines, cancellations, and answers: each reported as what it was.
+@Sendable func mixedFailures(_ count: Int) async throws {
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for lane in 0..<8 {
+            group.addTask { for number in 0..<count / 8 { try await mixedCall(lane + number) } }
+        }
+        try await group.waitForAll()
+    }
+    print(zygote.statistics)
+}
+
+private func mixedCall(_ number: Int) async throws {
+    let wanted: ZygoteError
+    let got: ZygoteError
+    switch number % 7 {
+    case 0:
+        wanted = .ended(.killed(trapSignal, dumpedCore: false))
+        got = try await failure { try await zygote.run("trap") }
+    case 1:
+        wanted = .ended(.killed(.kill, dumpedCore: false))
+        got = try await failure { try await zygote.run("killed") }
+    case 2:
+        wanted = .ended(.exited(code: UInt8(number % 200).asExit))
+        got = try await failure { try await zygote.run("exit", [UInt8(number % 200)]) }
+    case 3:
+        wanted = .threw(type: "Failed", description: "\(number)")
+        got = try await failure { try await zygote.run("fail", Array("\(number)".utf8)) }
+    case 4:
+        wanted = .deadline(.milliseconds(5))
+        got = try await failure { try await zygote.run("hang", deadline: .milliseconds(5)) }
+    case 5:
+        wanted = .cancelled
+        let task = Task { try await zygote.run(number % 2 == 0 ? "spin" : "hang") }
+        for _ in 0..<number % 50 { await Task.yield() }
+        task.cancel()
+        got = try await failure { try await task.value }
+    default:
+        let reply = try await zygote.run("echo", Array("\(number)".utf8))
+        return try expect(reply.bytes == Array("\(number)".utf8), "a wrong answer")
+    }
+    try expect(got == wanted, "call \(number): \(got), not \(wanted)")
+}
+
+#if arch(arm64)
+    private let trapSignal = Signal.trap
+#else
+    private let trapSignal = Signal.illegalInstruction
+#endif
+
+extension UInt8 {
+    fileprivate var asExit: Int32 { Int32(self) }
+}
+
+/// The zygote is killed under load, `count` times: calls in flight fail, no others, and calls succeed again within a second.
+@Sendable func zygoteKilled(_ count: Int) async throws {
+    let shared = Shared()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for _ in 0..<8 {
+            group.addTask {
+                while !shared.stop.load(ordering: .relaxed) {
+                    do {
+                        let zygote = String(decoding: try await zygote.run("zygote").bytes, as: UTF8.self)
+                        shared.answers.withLock { $0[zygote] = $0[zygote] ?? seconds() }
+                    } catch ZygoteError.lost {
+                        shared.lost.add(1, ordering: .relaxed)
+                    }
+                }
+            }
+        }
+        group.addTask {
+            defer { shared.stop.store(true, ordering: .relaxed) }
+            for _ in 0..<count { try await killZygote(shared) }
+        }
+        try await group.waitForAll()
+    }
+    let lost = shared.lost.load(ordering: .relaxed)
+    print("\(lost) calls lost")
+    try expect(lost <= 8 * count, "more calls were lost than were in flight: \(lost)")
+}
+
+private func killZygote(_ shared: Shared) async throws {
+    guard let pid = zygote.processID else { throw Failed("no zygote") }
+    kill(pid, SIGKILL)
+    let killed = seconds()
+    var again: Double?
+    while again == nil {
+        try expect(seconds() - killed < 20, "no answer any more")
+        await Task.yield()
+        again = shared.answers.withLock { answers in answers.first { $0.value > killed && $0.key != "\(pid)" }?.value }
+    }
+    print("answers again after \(again! - killed) s")
+    // One that ends within its first second has no successor at once the second time.
+    while seconds() < again! + 1.1 { await Task.yield() }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import Foundation
+import Synchronization
+
+struct Failed: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}
+
+func expect(_ condition: Bool, _ text: @autoclosure () -> String, line: Int = #line) throws {
+    if !condition { throw Failed("line \(line): \(text())") }
+}
+
+func seconds() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+}
+
+/// What a call fails with; an error if it does not.
+func failure(_ body: () async throws -> Zygote.Reply) async throws -> ZygoteError {
+    do { _ = try await body() } catch let error as ZygoteError { return error }
+    throw Failed("a call that was to fail did not")
+}
+
+/// What a child is to do, and what it then answers: both ends reckon it.
+struct WorkOrder: Codable {
+    enum Kind: String, Codable, CaseIterable { case allocation, foundation, tasks }
+    let kind: Kind
+    let number: Int
+
+    var result: String { "\(kind.rawValue) \(number * number)" }
+
+    /// Child.
+    func done() throws -> String {
+        switch kind {
+        case .allocation:
+            let strings = Dictionary(uniqueKeysWithValues: (0..<100).map { ($0, String(repeating: "x", count: $0)) })
+            try expect(strings.values.reduce(0) { $0 + $1.count } == 4950, "wrong strings")
+        case .foundation:
+            let formatter = ISO8601DateFormatter()
+            let date = Date(timeIntervalSince1970: Double(number))
+            try expect(formatter.date(from: formatter.string(from: date)) == date, "wrong date")
+            _ = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")
+        case .tasks:
+            let done = DispatchSemaphore(value: 0)
+            let sum = Atomic(0)
+            Task {
+                let total = await withTaskGroup(of: Int.self) { group in
+                    for part in 0..<8 { group.addTask { part } }
+                    return await group.reduce(0, +)
+                }
+                sum.store(total, ordering: .releasing)
+                done.signal()
+            }
+            done.wait()
+            try expect(sum.load(ordering: .acquiring) == 28, "wrong sum")
+        }
+        return result
+    }
+}
+
+/// What a process holds, to be the same before and after.
+struct Holdings: CustomStringConvertible {
+    let descriptors: Int
+    let residentKiB: Int
+    let children: Int
+
+    init(_ pid: Int32) {
+        descriptors = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count) ?? -1
+        let status = (try? String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)) ?? ""
+        let line = status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") } ?? ""
+        residentKiB = line.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? -1
+        let all = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
+        children =
+            all.filter { name in
+                guard Int(name) != nil, let stat = try? String(contentsOfFile: "/proc/\(name)/stat", encoding: .utf8),
+                    let end = stat.lastIndex(of: ")")
+                else { return false }
+                return stat[end...].split(separator: " ").dropFirst(2).first == "\(pid)"
+            }.count
+    }
+
+    var description: String { "\(descriptors) descriptors, \(residentKiB) KiB, \(children) children" }
+}
