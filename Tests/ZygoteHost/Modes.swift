@@ -30,39 +30,65 @@ import Synchronization
 
 /// Calls from eight threads of a host that does all that makes a fork of its own unsafe.
 @Sendable func busyHost(_ calls: Int) async throws {
-    _ = try await zygote.run("work", WorkOrder(kind: .tasks, number: 1), returning: String.self)
-    let pid = zygote.processID!
-    let shared = Shared()
     let noise = Noise()
     noise.begin()
-    for number in 0..<calls / 20 { try await checkedCall(number) }  // memory has its size after some
-    let (host, before) = (Holdings(getpid()), Holdings(pid))
+    defer { noise.end() }
+    try await callFromEightThreads(calls)
+}
+
+/// The same in a host that does nothing else: what it has afterwards is what it had before.
+@Sendable func calmHost(_ calls: Int) async throws {
+    try await callFromEightThreads(calls)  // memory has its size after some
+    let before = Holdings(getpid())
+    try await callFromEightThreads(calls)
+    let after = Holdings(getpid())
+    print("host before \(before), after \(after)")
+    try expect(after.descriptors == before.descriptors, "descriptors of the host")
+    try expect(after.residentKiB < before.residentKiB + 4096, "memory of the host")
+}
+
+private func callFromEightThreads(_ calls: Int) async throws {
+    let shared = Shared()
+    for number in 0..<30 { try await checkedCall(number) }
+    let pid = zygote.processID!
+    let before = try await atRest(pid)
     try await withThrowingTaskGroup(of: Void.self) { group in
         for thread in 0..<8 {
-            group.addTask {
-                try await onAThread {
-                    for number in 0..<calls / 8 where !shared.stop.load(ordering: .relaxed) {
-                        let begun = seconds()
-                        do { try checkedCallAndWait(thread * calls + number) } catch {
-                            shared.stop.store(true, ordering: .relaxed)
-                            throw error
-                        }
-                        let taken = seconds() - begun
-                        shared.slowest.withLock { $0 = max($0, taken) }
-                    }
-                }
-            }
+            group.addTask { try await onAThread { try callOften(calls / 8, from: thread * calls, shared) } }
         }
         try await group.waitForAll()
     }
-    let statistics = zygote.statistics
-    noise.end()
-    while Holdings(pid).children > 0 { await Task.yield() }
-    print("slowest \(shared.slowest.withLock { $0 }) s; \(statistics)")
-    print("host before \(host), after \(Holdings(getpid())); zygote before \(before), after \(Holdings(pid))")
+    let after = try await atRest(pid, like: before)
+    print("slowest \(shared.slowest.withLock { $0 }) s; zygote before \(before), after \(after); \(zygote.statistics)")
     try expect(zygote.processID == pid, "the zygote was replaced")
-    try expect(Holdings(pid).descriptors == before.descriptors, "descriptors of the zygote")
-    try expect(Holdings(pid).residentKiB < before.residentKiB + 1024, "memory of the zygote")
+    try expect(after.residentKiB < before.residentKiB + 1024, "memory of the zygote")
+}
+
+/// What the zygote holds when its last child was reaped; what it had for that one it closes right after.
+private func atRest(_ zygote: Int32, like before: Holdings? = nil) async throws -> Holdings {
+    let begun = seconds()
+    while true {
+        let holdings = Holdings(zygote)
+        if holdings.children == 0, holdings.descriptors <= before?.descriptors ?? .max { return holdings }
+        try expect(
+            seconds() - begun < 20, "it has \(holdings), and had \(before.map(String.init(describing:)) ?? "fewer")")
+        await Task.yield()
+    }
+}
+
+private func callOften(_ calls: Int, from first: Int, _ shared: Shared) throws {
+    for number in first..<first + calls where !shared.stop.load(ordering: .relaxed) {
+        let begun = seconds()
+        do {
+            let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
+            let answer = try zygote.runAndWait("work", order, returning: String.self, deadline: .seconds(60))
+            try expect(answer == order.result, "\(answer), not \(order.result)")
+        } catch {
+            shared.stop.store(true, ordering: .relaxed)
+            throw error
+        }
+        shared.slowest.withLock { $0 = max($0, seconds() - begun) }
+    }
 }
 
 /// What the threads of a mode have in common.
@@ -77,12 +103,6 @@ private final class Shared: Sendable {
 private func checkedCall(_ number: Int) async throws {
     let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
     let answer = try await zygote.run("work", order, returning: String.self, deadline: .seconds(60))
-    try expect(answer == order.result, "\(answer), not \(order.result)")
-}
-
-private func checkedCallAndWait(_ number: Int) throws {
-    let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
-    let answer = try zygote.runAndWait("work", order, returning: String.self, deadline: .seconds(60))
     try expect(answer == order.result, "\(answer), not \(order.result)")
 }
 
@@ -169,7 +189,8 @@ extension UInt8 {
     }
     let lost = shared.lost.load(ordering: .relaxed)
     print("\(lost) calls lost")
-    try expect(lost <= 8 * count, "more calls were lost than were in flight: \(lost)")
+    // One that is dying still takes calls: who has lost one may lose another.
+    try expect(lost <= 2 * 8 * count, "more calls were lost than were in flight: \(lost)")
 }
 
 private func killZygote(_ shared: Shared) async throws {

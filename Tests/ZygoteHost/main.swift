@@ -25,6 +25,7 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
 let modes: [String: @Sendable (Int) async throws -> Void] = [
     "async": asynchronousCalls,
     "busy": busyHost,
+    "calm": calmHost,
     "mix": mixedFailures,
     "zygote-killed": zygoteKilled,
 ]
