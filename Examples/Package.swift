@@ -34,6 +34,14 @@ let package = Package(
             ]
         ),
         .executableTarget(
+            name: "IsolatedHummingbird",
+            dependencies: [
+                .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingAsync", package: "swift-forking"),
+                .product(name: "Hummingbird", package: "hummingbird"),
+            ]
+        ),
+        .executableTarget(
             name: "PlainHummingbird", dependencies: [.product(name: "Hummingbird", package: "hummingbird")]),
     ],
     swiftLanguageModes: [.v6]

@@ -2,6 +2,7 @@
 
 import CForkCore
 import Glibc
+import Synchronization
 import SystemPackage
 
 /// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it and
@@ -63,14 +64,23 @@ public final class Zygote: Sendable {
         if let control = ZygoteLink.inheritedControl() {
             forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, handlers))
         }
+        guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else {
+            throw .invalid("this process has its zygote already: start one, with all the handlers")
+        }
+        var isDone = false
+        defer { if !isDone { isStarted.store(false, ordering: .relaxed) } }
         try Threads.requireOne()
         guard !forkcore_dispatch_has_threads() else {
             throw .invalid(
                 "Dispatch has had threads in this process, for which a child's Tasks would wait: fork before")
         }
         let link = try ZygoteLink(configuration, handlers)
+        isDone = true
         return Zygote(link, configuration, handlers.all.map(\.name))
     }
+
+    /// A second one could not be told from the first when it is started again.
+    private static let isStarted = Atomic(false)
 
     private init(_ link: ZygoteLink, _ configuration: Configuration, _ names: [String]) {
         self.link = link

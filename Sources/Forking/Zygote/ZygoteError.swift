@@ -34,7 +34,7 @@ extension ZygoteError: CustomStringConvertible {
     public var description: String {
         switch self {
         case .threw(let type, let text): "the handler threw \(type): \(text)"
-        case .ended(let status): "the child \(status) before it had answered"
+        case .ended(let status): "the child ended before it had answered: \(status)"
         case .deadline(let time): "the child was killed, as it had not answered within \(time.inSeconds)"
         case .cancelled: "the call was cancelled"
         case .full(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more can"

@@ -69,6 +69,8 @@ final class ZygoteLink: Sendable {
         if let pid { configuration.observe(.started(pid)) }
     }
 
+    deinit { end() }
+
     private static var options: ChildOptions {
         var options = ChildOptions()
         options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
@@ -91,9 +93,11 @@ final class ZygoteLink: Sendable {
         table.onExit = { status = $0.status }
         table.killAll()
         _ = try table.wait(atMost: .seconds(10))
-        let texts = message?.texts(2)
-        throw .invalid(
-            "the zygote was not ready: \(texts.map { "\($0[0]): \($0[1])" } ?? status?.description ?? "it ended")")
+        throw message.map(notReady) ?? .invalid("the zygote was not ready: \(status?.description ?? "it ended")")
+    }
+
+    private static func notReady(_ message: CallMessage) -> ForkingError {
+        .invalid("the zygote was not ready: \(message.texts(2).joined(separator: ": "))")
     }
 
     // MARK: Calls
@@ -212,6 +216,7 @@ final class ZygoteLink: Sendable {
                 guard let message = try CallMessage.receive(over: control.rawValue, atMost: 0) else { return }
                 message.closeDescriptors()
                 state.isReady = state.isReady || message.kind == .reply
+                if message.kind == .threw { state.events.append(.startFailed(Self.notReady(message))) }
             } catch {
                 lose(&state)
             }
