@@ -67,7 +67,10 @@ static long take_descriptors(int descriptor, int where)
     if (result >= 0 && where == STDIN_FILENO)
         result = place(descriptor, STDOUT_FILENO);
     // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
-    forkcore_raw(SYS_close_range, where > STDERR_FILENO ? where + 1 : STDERR_FILENO + 1, (long)~0U, cloexec, 0);
+    const int first = STDERR_FILENO + 1;
+    forkcore_raw(SYS_close_range, where < first ? first : where + 1, (long)~0U, cloexec, 0);
+    if (where > first)
+        forkcore_raw(SYS_close_range, first, where - 1, cloexec, 0);
     return result;
 }
 

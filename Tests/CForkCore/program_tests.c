@@ -112,6 +112,26 @@ static void a_program_stands_on_its_connection_alone(void)
     }
 }
 
+// On a number of its own, beside our 0 and 1.
+static void a_program_has_its_connection_where_it_was_placed(void)
+{
+    char text[4096];
+    int below[OTHERS], above[OTHERS];
+    open_others(below);
+    struct connection connection = connect_pair();
+    open_others(above);
+    struct forkcore_child_plan plan = {.place = 5};
+    char *argv[] = {"/bin/sh", "-c", "ls /proc/$$/fd >&5; test -S /proc/$$/fd/1 || echo ours >&5", NULL};
+    int out = dup(STDOUT_FILENO);
+    dup2(below[0], STDOUT_FILENO); // which is not a socket, whatever it was
+    run_program(&plan, connection, argv, text, sizeof text);
+    dup2(out, STDOUT_FILENO);
+    close(out);
+    CHECK(strcmp(text, "0\n1\n2\n5\nours\n") == 0);
+    check_others(below);
+    check_others(above);
+}
+
 #ifdef __GLIBC__
 
 // From here on this process has a kernel before 5.9, or says so.
@@ -378,6 +398,7 @@ static void a_program_dies_with_its_parent(void)
 
 const struct test program_tests[] = {
     {"a program stands on its connection alone", a_program_stands_on_its_connection_alone},
+    {"a program has its connection where it was placed", a_program_has_its_connection_where_it_was_placed},
 #ifdef __GLIBC__
     {"without close_range nothing of the parent's changes", without_close_range_nothing_of_the_parents_changes},
 #endif
