@@ -111,13 +111,13 @@ int forkcore_limit(const struct forkcore_limits *limits, const char **refused)
         *refused = "setrlimit RLIMIT_CPU";
         error = lower(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 1);
     }
+    if (error == 0 && limits->memory > 0) { // before files: it takes a descriptor
+        *refused = "setrlimit RLIMIT_AS";
+        error = limit_memory(limits->memory);
+    }
     if (error == 0 && limits->open_files > 0) {
         *refused = "setrlimit RLIMIT_NOFILE";
         error = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
-    }
-    if (error == 0 && limits->memory > 0) {
-        *refused = "setrlimit RLIMIT_AS";
-        error = limit_memory(limits->memory);
     }
     if (error == 0 && (limits->no_new_privileges || limits->no_network)) {
         *refused = "prctl PR_SET_NO_NEW_PRIVS";

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Messages of head, bytes and descriptors.
+
+#include "test.h"
+
+#include "forkcore_zygote.h"
+
+#include <sys/socket.h>
+
+struct pair {
+    int one, other;
+};
+
+static struct pair open_pair(void)
+{
+    struct pair pair;
+    CHECK(forkcore_channel_open(&pair.one, &pair.other) == 0);
+    return pair;
+}
+
+static void close_pair(struct pair pair)
+{
+    close(pair.one);
+    close(pair.other);
+}
+
+static int send_text(int channel, char *head, char *text, int *descriptors, size_t count)
+{
+    return forkcore_message_send(
+        channel, &(struct forkcore_message){head, strlen(head), text, strlen(text), descriptors, count});
+}
+
+// What a test takes, with a head of four bytes, and room for eight more.
+struct taken {
+    char head[5], text[9];
+    int descriptors[FORKCORE_DESCRIPTORS];
+    size_t count;
+    int error;
+};
+
+static struct taken take(int channel, size_t room)
+{
+    struct taken taken = {0};
+    struct forkcore_message message = {taken.head, 4, taken.text, 8, taken.descriptors, room};
+    taken.error = forkcore_message_receive(channel, &message);
+    taken.count = message.descriptor_count;
+    CHECK(taken.error != 0 || message.count == strlen(taken.text));
+    return taken;
+}
+
+static void a_message_comes_whole(void)
+{
+    struct pair pair = open_pair();
+    struct gate gate = make_gate();
+    size_t size;
+    char byte;
+    CHECK(forkcore_message_size(pair.other, &size) == EAGAIN);
+    CHECK(take(pair.other, 1).error == EAGAIN);
+    CHECK(send_text(pair.one, "head", "text", &gate.ends[1], 1) == 0);
+    CHECK(send_text(pair.one, "HEAD", "", NULL, 0) == 0);
+    CHECK(forkcore_message_size(pair.other, &size) == 0 && size == 8);
+    struct taken taken = take(pair.other, 1);
+    CHECK(taken.error == 0 && strcmp(taken.head, "head") == 0 && strcmp(taken.text, "text") == 0 && taken.count == 1);
+    CHECK(fcntl(taken.descriptors[0], F_GETFD) == FD_CLOEXEC);
+    CHECK(write(taken.descriptors[0], "x", 1) == 1 && read(gate.ends[0], &byte, 1) == 1);
+    close(taken.descriptors[0]);
+    taken = take(pair.other, 1);
+    CHECK(taken.error == 0 && strcmp(taken.head, "HEAD") == 0 && taken.text[0] == 0 && taken.count == 0);
+    close_gate(gate);
+    close_pair(pair);
+}
+
+static void the_end_is_told_from_an_empty_message(void)
+{
+    struct pair pair = open_pair();
+    size_t size;
+    CHECK(send(pair.one, "", 0, 0) == 0);
+    CHECK(forkcore_message_size(pair.other, &size) == 0 && size == 0);
+    CHECK(take(pair.other, 1).error == EMSGSIZE);
+    CHECK(!forkcore_hung_up(pair.other));
+    CHECK(send_text(pair.one, "last", "", NULL, 0) == 0);
+    forkcore_finish_sending(pair.one);
+    CHECK(forkcore_hung_up(pair.other) && !forkcore_hung_up(pair.one));
+    CHECK(take(pair.other, 1).error == 0); // what was sent before still comes
+    CHECK(forkcore_message_size(pair.other, &size) == ESHUTDOWN && take(pair.other, 1).error == ESHUTDOWN);
+    CHECK(send_text(pair.other, "back", "", NULL, 0) == 0 && take(pair.one, 1).error == 0); // the other way is open
+    close(pair.one);
+    CHECK(send_text(pair.other, "back", "", NULL, 0) == EPIPE);
+    close(pair.other);
+}
+
+static void what_does_not_fit_is_refused_and_closed(void)
+{
+    struct pair pair = open_pair();
+    int two[2] = {1, 2};
+    CHECK(send_text(pair.one, "hea", "", two, 2) == 0); // shorter than a head
+    CHECK(send_text(pair.one, "head", "too long!", two, 2) == 0);
+    CHECK(send_text(pair.one, "head", "text", two, 2) == 0); // more descriptors than there is room for
+    for (int i = 0; i < 3; i++)
+        CHECK(take(pair.other, 1).error == EMSGSIZE);
+    CHECK(take(pair.other, 1).error == EAGAIN);
+    close_pair(pair);
+}
+
+static void as_many_descriptors_as_the_kernel_passes(void)
+{
+    struct pair pair = open_pair();
+    int many[FORKCORE_DESCRIPTORS + 1];
+    for (size_t i = 0; i <= FORKCORE_DESCRIPTORS; i++)
+        many[i] = 2;
+    CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS + 1) == EINVAL);
+    CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS) == 0);
+    CHECK(take(pair.other, FORKCORE_DESCRIPTORS).error == EMFILE); // this process can have 64; none is left open
+    if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){512, 512}) == 0) {
+        CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS) == 0);
+        struct taken taken = take(pair.other, FORKCORE_DESCRIPTORS);
+        CHECK(taken.error == 0 && taken.count == FORKCORE_DESCRIPTORS);
+        while (taken.count > 0)
+            close(taken.descriptors[--taken.count]);
+    }
+    close_pair(pair);
+}
+
+static void neither_side_waits(void)
+{
+    struct pair pair = open_pair();
+    int error = 0;
+    char *long_one = calloc(1, 1 << 20);
+    memset(long_one, 'x', (1 << 20) - 1);
+    CHECK(send_text(pair.one, "head", long_one, NULL, 0) == EMSGSIZE);
+    free(long_one);
+    for (int i = 0; i < 100000 && error == 0; i++)
+        error = send_text(pair.one, "head", "text", NULL, 0);
+    CHECK(error == EAGAIN);
+    close_pair(pair);
+}
+
+static void whose_peer_left_unread_is_told(void)
+{
+    struct pair pair = open_pair();
+    size_t size;
+    CHECK(send_text(pair.one, "head", "", NULL, 0) == 0);
+    close(pair.other);
+    CHECK(forkcore_message_size(pair.one, &size) == ECONNRESET);
+    CHECK(forkcore_hung_up(pair.one));
+    close(pair.one);
+}
+
+static void hanging_up_is_news_and_a_message_is_not(void)
+{
+    struct pair pair = open_pair();
+    int poll;
+    uint64_t token;
+    size_t count;
+    CHECK(forkcore_poll_open(&poll) == 0);
+    CHECK(forkcore_poll_add_hang_up(poll, pair.other, 7) == 0);
+    CHECK(forkcore_poll_add_hang_up(poll, pair.other, 7) == EEXIST);
+    CHECK(send_text(pair.one, "head", "", NULL, 0) == 0);
+    CHECK(forkcore_poll_ready(poll, &token, 1, &count) == 0 && count == 0);
+    forkcore_finish_sending(pair.one);
+    CHECK(is_readable(poll, 0));
+    CHECK(forkcore_poll_ready(poll, &token, 1, &count) == 0 && count == 1 && token == 7);
+    forkcore_poll_remove(poll, pair.other);
+    CHECK(!is_readable(poll, 0));
+    close(poll);
+    close_pair(pair);
+}
+
+static void only_a_file_in_memory_is_one(void)
+{
+    struct gate gate = make_gate();
+    int memory, null = open("/dev/null", O_RDWR);
+    CHECK(forkcore_memory_file("test", &memory) == 0);
+    CHECK(forkcore_is_memory_file(memory, 0) && !forkcore_is_memory_file(memory, 1));
+    CHECK(ftruncate(memory, 10) == 0);
+    CHECK(forkcore_is_memory_file(memory, 10) && !forkcore_is_memory_file(memory, 11));
+    CHECK(!forkcore_is_memory_file(memory, UINT64_MAX));
+    CHECK(!forkcore_is_memory_file(gate.ends[0], 0) && !forkcore_is_memory_file(null, 0));
+    CHECK(!forkcore_is_memory_file(-1, 0));
+    close(memory);
+    close(null);
+    close_gate(gate);
+}
+
+const struct test message_tests[] = {
+    {"a message comes whole", a_message_comes_whole},
+    {"the end is told from an empty message", the_end_is_told_from_an_empty_message},
+    {"what does not fit is refused and closed", what_does_not_fit_is_refused_and_closed},
+    {"as many descriptors as the kernel passes", as_many_descriptors_as_the_kernel_passes},
+    {"neither side waits", neither_side_waits},
+    {"whose peer left unread is told", whose_peer_left_unread_is_told},
+    {"hanging up is news, and a message is not", hanging_up_is_news_and_a_message_is_not},
+    {"only a file in memory is one", only_a_file_in_memory_is_one},
+    {0},
+};
