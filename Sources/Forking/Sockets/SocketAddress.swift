@@ -29,6 +29,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
     /// The address at the other end of a connected socket. getpeername(2).
     init(peerOf descriptor: Int32) throws(ForkingError) {
         try self.init { (storage, length) throws(ForkingError) in
+            length.pointee = socklen_t(Self.longest)
             let result = UnsafeMutableRawPointer(storage).withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 getpeername(descriptor, $0, length)
             }
