@@ -21,6 +21,8 @@ final class ZygoteProcess {
     private var channels: [ProcessID: ParentDescriptor] = [:]
     private var tally = ZygoteTally()
     private var isDraining = false
+    /// There was no number for another channel: orders wait until a child has ended. Taken, they would be lost.
+    private var isShort = false
     /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host. Children
     /// have them as ever.
     private let ignored: SignalDescriptor
@@ -84,8 +86,8 @@ final class ZygoteProcess {
     /// Waits for something to do; nil when the host has gone.
     private func wait() -> (order: Bool, hangUp: Bool, table: Bool)? {
         withUnsafeTemporaryAllocation(of: pollfd.self, capacity: 4) { polled in
-            // While the table is full, orders wait in the socket; but that the host hangs up is always seen.
-            let orders: Int16 = table.isFull || isDraining ? 0 : Int16(POLLIN)
+            // While there is no room, orders wait in the socket; but that the host hangs up is always seen.
+            let orders: Int16 = takesOrders ? Int16(POLLIN) : 0
             polled[0] = pollfd(fd: control.rawValue, events: orders, revents: 0)
             for (place, watched) in [host.rawValue, hangUps.rawValue, table.descriptor.rawValue].enumerated() {
                 polled[place + 1] = pollfd(fd: watched, events: Int16(POLLIN), revents: 0)
@@ -100,10 +102,19 @@ final class ZygoteProcess {
 
     // MARK: Orders
 
+    private var takesOrders: Bool { !table.isFull && !isDraining && !isShort }
+
     private func takeOrders() {
-        for _ in 0..<Self.ordersAtOnce where !table.isFull && !isDraining {
-            guard takeOrder() else { return }
+        for _ in 0..<Self.ordersAtOnce {
+            isShort = table.count > 0 && !hasDescriptorLeft
+            guard takesOrders, takeOrder() else { return }
         }
+    }
+
+    private var hasDescriptorLeft: Bool {
+        let next = fcntl(control.rawValue, F_DUPFD_CLOEXEC, 0)
+        if next >= 0 { forkcore_close(next) }
+        return next >= 0
     }
 
     /// Whether there was one.
@@ -181,6 +192,7 @@ final class ZygoteProcess {
     /// To a host that has its answer already, this comes too late, and is lost.
     private func tell(_ exit: ChildExit) {
         tally.reaped += 1
+        isShort = false
         guard let channel = channels.removeValue(forKey: exit.pid) else { return }
         forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
         var message = CallMessage(.ended)
