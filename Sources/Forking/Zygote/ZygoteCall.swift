@@ -100,8 +100,8 @@ extension Zygote {
                 }
             } catch {
                 // The end of the channel: who was to be killed has been, or never was there.
-                if case .lost = error, let killed = state.killed { return finish(.failure(killed.why), nil) }
-                return finish(.failure(error), nil)
+                guard case .lost = error else { return finish(.failure(error), nil) }
+                return finish(.failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)), nil)
             }
             let now = Instant.now
             if let deadline, begun + deadline <= now { kill(&state, .deadline(deadline)) }
@@ -120,8 +120,10 @@ extension Zygote {
         }
 
         private func outcome(of message: CallMessage, _ state: State) -> Result<Reply, ZygoteError> {
-            if message.kind != .reply { message.closeDescriptors() }
+            if message.kind != .reply || message.bytes.count > longest { message.closeDescriptors() }
             switch message.kind {
+            case .reply where message.bytes.count > longest:
+                return .failure(CallMessage.tooLong(UInt64(message.bytes.count), longest))
             case .reply:
                 return .success(
                     Reply(message.bytes, descriptors: message.descriptors.map { FileDescriptor(rawValue: $0) }))
@@ -134,8 +136,8 @@ extension Zygote {
                 return .failure(.system(call: message.texts(1)[0], Errno(rawValue: message.head.code)))
             case .ended:
                 let status = ExitStatus(message.head.end)
-                if let killed = state.killed, case .killed(.kill, _) = status { return .failure(killed.why) }
-                return .failure(.ended(status))
+                guard case .killed(.kill, _) = status else { return .failure(.ended(status)) }
+                return .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : .ended(status)))
             case .request, nil:
                 return .failure(.invalid("the child sent what is no answer"))
             }

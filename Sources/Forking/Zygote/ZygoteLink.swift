@@ -41,6 +41,8 @@ final class ZygoteLink: Sendable {
         var waiting: [Ticket] = []
         var isDraining = false
         var isOver = false
+        /// By `end`, whatever it had.
+        var wasKilled = false
         var tally = ZygoteTally()
         var events: [ZygoteEvent] = []
     }
@@ -328,10 +330,13 @@ final class ZygoteLink: Sendable {
     func end() {
         change { state in
             state.isDraining = true
+            state.wasKilled = state.wasKilled || !state.isOver
             if state.control != nil { lose(&state) }
             state.isOver = true
         }
     }
+
+    var wasKilled: Bool { change { $0.wasKilled } }
 
     var hasEnded: Bool {
         change { state in

@@ -164,7 +164,7 @@ struct CallMessage {
     private mutating func readFile(atMost longest: Int) throws(ZygoteError) {
         guard head.count <= UInt64(longest) else {
             closeDescriptors()
-            throw .invalid("the payload has \(head.count) bytes, and may have \(longest)")
+            throw Self.tooLong(head.count, longest)
         }
         guard let file = descriptors.first, forkcore_is_memory_file(file, head.count) else {
             closeDescriptors()
@@ -185,6 +185,10 @@ struct CallMessage {
             closeDescriptors()
             throw .invalid("the payload was cut short while it was read")
         }
+    }
+
+    static func tooLong(_ count: UInt64, _ longest: Int) -> ZygoteError {
+        .invalid("the payload has \(count) bytes, and may have \(longest)")
     }
 
     func closeDescriptors() { descriptors.forEach(forkcore_close) }
