@@ -80,7 +80,7 @@ let package = Package(
         .executableTarget(
             name: "scenarios",
             dependencies: [
-                "Forking", "TestSupport",
+                "Forking", "CForkCore", "TestSupport",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/Scenarios"),

@@ -9,7 +9,8 @@ import TestSupport
 /// What can be run, by name. Each lives beside its kind.
 let scenarios = [
     tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
-    preforkPoolScenarios, zygoteScenarios,
+    preforkPoolScenarios, zygoteCallScenarios, zygoteQueueScenarios, zygoteChildScenarios, zygoteLimitScenarios,
+    zygoteLifeScenarios, zygoteHostileScenarios,
 ].reduce(into: [:]) {
     $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
 }
@@ -20,7 +21,7 @@ guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arg
 }
 
 do {
-    limitDescriptors(to: 32)
+    limitDescriptors(to: CommandLine.arguments[1].hasSuffix("-many-descriptors") ? 1024 : 32)
     let before = openDescriptors()
     try scenario()
     try expect(openDescriptors() == before, "descriptors before \(before), after \(openDescriptors())")

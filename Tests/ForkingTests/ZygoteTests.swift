@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+
+@Suite("Zygote: calls")
+struct ZygoteCallTests {
+    @Test("0 bytes to 1 MB come back") func payloads() throws { try pass("zygote-payloads") }
+    @Test("256 MiB come back") func largePayload() throws { try pass("zygote-large-payload") }
+    @Test("a reply longer than it may be is refused") func longReply() throws { try pass("zygote-long-reply") }
+    @Test("descriptors are passed on and back") func descriptors() throws { try pass("zygote-descriptors") }
+    @Test("252 of them are, 253 are refused") func many() throws { try pass("zygote-many-descriptors") }
+    @Test("each failure is told as what it was") func failures() throws { try pass("zygote-failures") }
+    @Test("a call that is dropped has its child killed") func dropped() throws { try pass("zygote-dropped") }
+    @Test("a connection is served to its end") func handOff() throws { try pass("zygote-hand-off") }
+    @Test("how it ended otherwise is told") func handOffFailures() throws { try pass("zygote-hand-off-failures") }
+    @Test("what a child printed is out before its answer") func printed() throws { try pass("zygote-printed") }
+}
+
+@Suite("Zygote: more calls than places")
+struct ZygoteQueueTests {
+    @Test("who waits longest is served first, whatever frees a place") func order() throws { try pass("zygote-order") }
+    @Test("a drain serves who runs and who waits") func drain() throws { try pass("zygote-drain") }
+    @Test("a drain that takes too long is ended by force") func force() throws { try pass("zygote-shut-down-by-force") }
+    @Test("thousands of calls leave no descriptor") func manyCalls() throws { try pass("zygote-many-calls") }
+    @Test("no call is lost for want of descriptors") func short() throws { try pass("zygote-short-of-descriptors") }
+}
+
+@Suite("Zygote: its children, and its start")
+struct ZygoteChildTests {
+    @Test("a child has what is its own") func surroundings() throws { try pass("zygote-child") }
+    @Test("signals end children, not the zygote") func signals() throws { try pass("zygote-signals") }
+    @Test("what is done once is there for each child") func prewarm() throws { try pass("zygote-prewarm") }
+    @Test("one that does not get ready is told of, and gone") func notReady() throws { try pass("zygote-not-ready") }
+    @Test("what cannot be is refused") func refusals() throws { try pass("zygote-refusals") }
+    @Test("a variable that somebody else has set is not believed") func variable() throws {
+        try pass("zygote-variable")
+    }
+    @Test("each limit holds, for its call") func limits() throws { try pass("zygote-limits") }
+    @Test("a limit that cannot be had is told") func limitRefused() throws { try pass("zygote-limit-refused") }
+    @Test("what a hostile child sends is survived") func hostile() throws { try pass("zygote-hostile-child") }
+    @Test("so are the numbers that it sends") func numbers() throws { try pass("zygote-hostile-numbers") }
+}
+
+@Suite("Zygote: its end, and its host's")
+struct ZygoteLifeTests {
+    @Test("killed, it loses what it had, and who waited is served by the next") func killed() throws {
+        try pass("zygote-killed")
+    }
+    @Test("its end shows at its descriptor") func watched() throws { try pass("zygote-watched") }
+    @Test("those that die at once come at growing intervals") func backOff() throws { try pass("zygote-back-off") }
+    @Test("stopped, it is replaced") func stopped() throws { try pass("zygote-stopped") }
+    @Test("nothing outlives a host that is killed") func hostKilled() throws { try pass("zygote-host-killed") }
+    @Test("nothing outlives a host that traps") func hostTraps() throws { try pass("zygote-host-traps") }
+    @Test("nothing outlives a host that exits") func hostExits() throws { try pass("zygote-host-exits") }
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls of a zygote: what they take and give, what becomes of them, and connections that are handed off.
+
+import Forking
+import Glibc
+import SystemPackage
+import TestSupport
+
+let zygoteCallScenarios: [String: @Sendable () throws -> Void] = [
+    "zygote-payloads": payloads,
+    "zygote-large-payload": largePayload,
+    "zygote-long-reply": longReply,
+    "zygote-descriptors": descriptors,
+    "zygote-many-descriptors": manyDescriptors,
+    "zygote-failures": failures,
+    "zygote-dropped": dropped,
+    "zygote-hand-off": handOff,
+    "zygote-hand-off-failures": handOffFailures,
+    "zygote-printed": printed,
+]
+
+private func payloads() throws {
+    let zygote = try startZygote()
+    for count in [0, 1, 32_767, 32_768, 32_769, 1 << 20] {
+        let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        let reply = try zygote.runAndWait("echo", bytes)
+        try expect(reply.bytes == bytes, "\(count) bytes did not come back")
+        try expect(reply.descriptors.isEmpty, "a descriptor came")
+    }
+    try zygote.finish()
+}
+
+private func largePayload() throws {
+    let zygote = try startZygote()
+    var bytes = [UInt8](repeating: 7, count: 256 << 20)
+    for place in stride(from: 0, to: bytes.count, by: 4093) { bytes[place] = UInt8(truncatingIfNeeded: place) }
+    let reply = try zygote.runAndWait("echo", bytes)
+    try expect(reply.bytes.count == bytes.count, "\(reply.bytes.count) bytes came back")
+    try expect(memcmp(reply.bytes, bytes, bytes.count) == 0, "other bytes came back")
+    try zygote.finish()
+}
+
+/// One limit for what goes through the socket, and one for what goes through a file.
+private func longReply() throws {
+    for limit in [10, 40_000] {
+        let zygote = try startZygote(maxReplyBytes: limit)
+        let most = [UInt8](repeating: 1, count: limit)
+        try expect(try zygote.runAndWait("echo", most).bytes == most, "\(limit) bytes were refused")
+        guard case .invalid(let text) = try failure({ _ = try zygote.runAndWait("echo", most + [1]) }) else {
+            throw Failure("another error")
+        }
+        try expect(text.contains("\(limit + 1)") && text.contains("\(limit)"), text)
+        try zygote.finish()
+    }
+}
+
+private func descriptors() throws {
+    let zygote = try startZygote()
+    for count in [3, 1 << 20] {
+        let channel = try Channel()
+        let file = memoryFile(0)
+        write(file, "hello", 5)
+        let bytes = [UInt8](repeating: 9, count: count)
+        let reply = try zygote.runAndWait(
+            "echo", bytes, descriptors: [channel.ends.write, file].map(FileDescriptor.init(rawValue:)))
+        try expect(reply.bytes == bytes && reply.descriptors.count == 2, "\(reply.descriptors)")
+        channel.closeWrite()
+        try expect(fcntl(reply.descriptors[0].rawValue, F_GETFD) == FD_CLOEXEC, "a program would have it")
+        _ = try reply.descriptors[0].writeAll([42])
+        try expect(try channel.hear() == 42, "another pipe came back")
+        var text = [UInt8](repeating: 0, count: 5)
+        pread(reply.descriptors[1].rawValue, &text, 5, 0)
+        try expect(text == Array("hello".utf8), "another file came back")
+        for descriptor in reply.descriptors { try descriptor.close() }
+        try expect(try channel.hear() == nil, "somebody keeps the pipe")
+        channel.closeRead()
+        Glibc.close(file)
+    }
+    try zygote.finish()
+}
+
+private func manyDescriptors() throws {
+    let zygote = try startZygote { handlers in
+        handlers.answer("give") { request in
+            Zygote.Reply(descriptors: Array(repeating: FileDescriptor(rawValue: 2), count: Int(request.bytes[0])))
+        }
+    }
+    let most = Array(repeating: FileDescriptor(rawValue: 2), count: 252)
+    for count in [1, 1 << 20] {
+        let reply = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: count), descriptors: most)
+        try expect(reply.descriptors.count == 252, "\(reply.descriptors.count) came back")
+        for descriptor in reply.descriptors { try descriptor.close() }
+    }
+    let text = "253 descriptors are too many: a call takes 252"
+    let refused = try failure { _ = try zygote.runAndWait("echo", descriptors: most + most.prefix(1)) }
+    try expect(refused == .invalid(text), "\(refused)")
+    try zygote.expectFailure(.threw(type: "ZygoteError", description: text), from: "give", [253])
+    try zygote.expectEcho()
+    try zygote.finish()
+}
+
+private func failures() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 1)
+    try zygote.expectFailure(.ended(.killed(.illegalInstruction, dumpedCore: false)), from: "trap")
+    try zygote.expectFailure(.threw(type: "Failure", description: "as asked"), from: "throw")
+    try zygote.expectFailure(.ended(.exited(code: 7)), from: "exit", [7])
+    try zygote.expectFailure(.ended(.exited(code: 0)), from: "exit", [0])
+    try zygote.expectFailure(.deadline(.milliseconds(50)), from: "hang", deadline: .milliseconds(50))
+    try zygote.expectFailure(.noHandler("nothing", known: zygote.names), from: "nothing")
+    for deadline in [Duration.zero, .seconds(-1)] {
+        guard case .invalid = try failure({ _ = try zygote.begin("echo", deadline: deadline) }) else {
+            throw Failure("a deadline of \(deadline) was taken")
+        }
+    }
+
+    let (killed, child) = try zygote.begun()
+    kill(child, SIGKILL)
+    try expect(signal(in: failure(of: killed)) == .kill, "not killed")
+    let (running, other) = try zygote.begun()
+    let waiting = try zygote.begin("echo")
+    try zygote.expectFailure(.full(children: 1, waiting: 1), from: "echo")
+    waiting.cancel()
+    try expect(failure(of: waiting) == .cancelled, "the one that waited")
+    running.cancel()
+    running.cancel()
+    try expect(failure(of: running) == .cancelled, "the one that ran")
+    try expectGone([other])
+
+    // An answer that was given before is an answer.
+    let answered = try zygote.begin("echo", [5])
+    try expect(isReadable(answered.descriptor.rawValue, within: 20), "no answer")
+    answered.cancel()
+    try expect(answered.wait().bytes == [5], "the answer was thrown away")
+    try zygote.finish()
+    try zygote.expectFailure(.shutDown, from: "echo")
+    try expect(zygote.processID == nil && zygote.descriptor.rawValue == -1, "there is one")
+}
+
+/// Nobody takes the answer of such a call.
+private func dropped() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 0)
+    for _ in 0..<3 {
+        let child = try zygote.begun().child
+        try zygote.expectEcho()  // there is but one place
+        try expectGone([child], within: 0)
+    }
+    try expect(zygote.statistics.running == 0, "\(zygote.statistics)")
+    try zygote.finish()
+}
+
+// MARK: Connections
+
+/// A connection of a client's, accepted at `address`.
+private func connect(to address: String) throws -> (Client, descriptor: Int32) {
+    let listener = try Listener(SocketAddress(parsing: address))
+    let client = try Client("\(listener.address)")
+    try expect(isReadable(listener.descriptor.rawValue, within: 20), "no client")
+    return (client, accept(listener.descriptor.rawValue, nil, nil))
+}
+
+extension Zygote {
+    fileprivate func handOff(_ name: String, _ descriptor: Int32, _ bytes: [UInt8] = []) throws -> Call {
+        let connection = Connection(FileDescriptor(rawValue: descriptor), peer: try SocketAddress(unix: "@none"))
+        return try handOff(name, connection, bytes)
+    }
+}
+
+private func addServices(_ handlers: inout Zygote.Handlers) {
+    handlers.serve("lines") { connection, request in
+        try connection.write(request.bytes)
+        while let line = try connection.readLine() { try connection.write(line) }
+    }
+    handlers.serve("pour") { connection, _ in try connection.write([UInt8](repeating: 65, count: 1 << 20)) }
+    handlers.serve("peer") { connection, _ in
+        try connection.write(connection.peer.ip ?? (connection.peer.isUnix ? "unix" : "nobody"))
+    }
+    handlers.serve("throw-there") { connection, _ in
+        try connection.write("before")
+        throw Failure("as asked")
+    }
+    handlers.serve("trap-there") { connection, request in
+        try connection.write("before")
+        _ = request.bytes[request.bytes.count]
+    }
+    handlers.serve("stay") { connection, _ in
+        try connection.write("here")
+        while true { pause() }
+    }
+}
+
+private func handOff() throws {
+    let zygote = try startZygote(addServices)
+    for address in ["127.0.0.1:0", "[::1]:0", "unix:@forking-\(getpid())"] {
+        let (client, descriptor) = try connect(to: address)
+        let call = try zygote.handOff("lines", descriptor, Array("hello\n".utf8))
+        try expect(client.receive() == "hello\n", "the call's bytes did not come")
+        try client.echo("one")
+        try expect(try call.take() == nil, "done before its end")
+        try client.send("rest")
+        client.finishSending()
+        try expect(client.receiveAll() == "rest", "the rest is missing")
+        let reply = try call.wait()
+        try expect(reply.bytes.isEmpty && reply.descriptors.isEmpty, "\(reply)")
+
+        let (other, second) = try connect(to: address)
+        let poured = try zygote.handOff("pour", second)
+        try other.send("this is never read")
+        try expect(other.receiveAll() == String(repeating: "A", count: 1 << 20), "not all came")
+        _ = try poured.wait()
+
+        let (third, its) = try connect(to: address)
+        _ = try zygote.handOff("peer", its).wait()
+        let peer = try third.receiveAll()
+        try expect(address.contains(peer) && !peer.isEmpty, "\(address): \(peer)")
+    }
+    try zygote.finish()
+}
+
+private func handOffFailures() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 1, addServices)
+    let address = "127.0.0.1:0"
+    let (one, first) = try connect(to: address)
+    try expect(
+        failure(of: try zygote.handOff("throw-there", first)) == .threw(type: "Failure", description: "as asked"),
+        "another error")
+    try expect(one.receiveAll() == "before", "what was written is lost")
+    let (two, second) = try connect(to: address)
+    try expect(signal(in: failure(of: try zygote.handOff("trap-there", second))) == .illegalInstruction, "no trap")
+    try expect(two.receiveAll() == "before", "what was written is lost")
+
+    let (three, third) = try connect(to: address)
+    let staying = try zygote.handOff("stay", third)
+    try expect(three.receive() == "here", "not served")
+    let (four, fourth) = try connect(to: address)
+    let waiting = try zygote.handOff("lines", fourth)
+    let (five, fifth) = try connect(to: address)
+    try expect(failure { _ = try zygote.handOff("lines", fifth) } == .full(children: 1, waiting: 1), "taken")
+    try expect(five.receiveAll() == "", "the refused one's connection is open")
+    waiting.cancel()
+    try expect(failure(of: waiting) == .cancelled && four.receiveAll() == "", "the cancelled one's connection is open")
+    staying.cancel()
+    try expect(failure(of: staying) == .cancelled && three.receiveAll() == "", "the killed one's connection is open")
+    try zygote.expectFailure(
+        .threw(type: "ForkingError", description: "no connection was handed off"), from: "lines")
+    try zygote.finish()
+}
+
+// MARK: stdio
+
+/// Stdout is a pipe here, so that stdio keeps back what it is given.
+private func printed() throws {
+    let channel = try Channel()
+    let out = dup(1)
+    dup2(channel.ends.write, 1)
+    channel.closeWrite()
+    defer {
+        dup2(out, 1)
+        close(out)
+        channel.closeRead()
+    }
+    let zygote = try startZygote { handlers in
+        handlers.answer("print") { request in
+            print("printed", terminator: "")
+            if request.bytes.isEmpty { throw Failure("as asked") }
+            return Zygote.Reply()
+        }
+    }
+    var bytes = [UInt8](repeating: 0, count: 100)
+    _ = try zygote.runAndWait("print", [1])
+    try expect(isReadable(channel.ends.read, within: 0), "it is not out with the answer")
+    try expect(read(channel.ends.read, &bytes, 100) == 7, "another text")
+    _ = try failure { _ = try zygote.runAndWait("print") }
+    try expect(isReadable(channel.ends.read, within: 0), "it is not out with the error")
+    try expect(read(channel.ends.read, &bytes, 100) == 7, "another text")
+    try zygote.finish()
+    try expect(!isReadable(channel.ends.read, within: 0), "it is out twice")
+}

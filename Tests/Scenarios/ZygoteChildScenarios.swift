@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a zygote and its children are, and what a start makes of what it finds.
+
+import Forking
+import Glibc
+import SystemPackage
+import TestSupport
+
+let zygoteChildScenarios: [String: @Sendable () throws -> Void] = [
+    "zygote-child": surroundings,
+    "zygote-signals": signals,
+    "zygote-prewarm": prewarm,
+    "zygote-not-ready": notReady,
+    "zygote-refusals": refusals,
+    "zygote-variable": variable,
+]
+
+private func surroundings() throws {
+    setBlocked(SIGUSR2, true)  // whoever started us wanted that
+    defer { setBlocked(SIGUSR2, false) }
+    let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+    let blockedBefore = try lines(startingWith: "SigBlk")
+    let zygote = try startZygote { handlers in
+        handlers.answer("descriptors") { _ in
+            let all = entries(of: "/proc/self/fd").compactMap(Int32.init).filter { fcntl($0, F_GETFD) >= 0 }
+            return Zygote.Reply(Array(all.map { "\($0)" }.joined(separator: " ").utf8))
+        }
+        handlers.answer("process") { _ in
+            let own = Process(getpid())!
+            try expect(own.group == getpid(), "it has no group of its own")
+            try expect(own.session == Process(getppid())!.session, "it has another session")
+            try expect(getpid() != getppid() && forkcoreHasOneThread(), "it has threads")
+            return Zygote.Reply(Array(try lines(startingWith: "SigBlk").utf8))
+        }
+    }
+    var others: [Zygote.Call] = []
+    for _ in 0..<3 { others.append(try zygote.begun().call) }
+    let descriptors = text(try zygote.runAndWait("descriptors")).split(separator: " ")
+    try expect(descriptors.count == 4 && descriptors.starts(with: ["0", "1", "2"]), "with its channel: \(descriptors)")
+    let blocked = text(try zygote.runAndWait("process"))
+    try expect(blocked == blockedBefore, "blocked \(blocked), not \(blockedBefore)")
+    others = []
+    try expect(fcntl(listener.descriptor.rawValue, F_GETFD) >= 0, "ours was closed")
+    try zygote.finish()
+}
+
+private func forkcoreHasOneThread() -> Bool { entries(of: "/proc/self/task").count == 1 }
+
+/// Of /proc/self/status.
+private func lines(startingWith names: String...) throws -> String {
+    guard let text = contents(of: "/proc/self/status") else { throw Failure("no /proc/self/status") }
+    return text.split(separator: "\n").filter { line in names.contains { line.hasPrefix($0 + ":") } }
+        .joined(separator: "\n")
+}
+
+/// A service manager sends them to all processes of a service, and a terminal to all of its foreground: the zygote serves on
+/// for who drains.
+private func signals() throws {
+    let zygote = try startZygote()
+    let pid = zygote.processID!
+    for signal in [SIGTERM, SIGINT, SIGHUP] { kill(pid, signal) }
+    try zygote.expectEcho()
+    try expect(zygote.processID == pid, "it is another zygote")
+    for sent in [SIGTERM, SIGINT, SIGHUP] {
+        let (call, child) = try zygote.begun()
+        kill(child, sent)
+        try expect(signal(in: failure(of: call))?.rawValue == sent, "a child is not ended by \(sent)")
+    }
+    try zygote.finish()
+}
+
+private final class Table {
+    var value = 0
+}
+
+private func prewarm() throws {
+    let said = try Channel()
+    let table = Table()
+    let zygote = try startZygote { handlers in
+        handlers.prewarm {
+            table.value += 41
+            said.say(UInt8(truncatingIfNeeded: getpid()))
+        }
+        handlers.prewarm { table.value += 1 }
+        handlers.answer("value") { _ in Zygote.Reply([UInt8(table.value)]) }
+        handlers.answer("change") { _ in
+            table.value = 1
+            return Zygote.Reply()
+        }
+    }
+    for _ in 0..<3 {
+        try expect(try zygote.runAndWait("value").bytes == [42], "it is not warm")
+        _ = try zygote.runAndWait("change")
+    }
+    try expect(table.value == 0, "it was done here")
+    try expect(try said.hear() == UInt8(truncatingIfNeeded: zygote.processID!), "it was done elsewhere")
+    try expect(!isReadable(said.ends.read, within: 0), "it was done again")
+    said.close()
+    try zygote.finish()
+}
+
+/// What goes wrong while it gets warm is told by the start, and leaves nothing.
+private func notReady() throws {
+    func check(_ wanted: String, line: Int = #line, _ body: @escaping () throws -> Void) throws {
+        let text = try invalidity({ _ = try startZygote { $0.prewarm(body) } }, line: line)
+        try expect(text.contains(wanted), text, line: line)
+        try expectNoChildren()
+    }
+    try check("Failure: as asked") { throw Failure("as asked") }
+    try check("SIGILL") { _ = [1].firstIndex(of: 2)! }
+    try check("status 3") { exit(3) }
+    try check("2 threads") {
+        var thread = pthread_t()
+        pthread_create(&thread, nil, { _ in while true { pause() } }, nil)
+    }
+    let zygote = try startZygote { $0.prewarm { onAnotherThread {} } }  // gone by then
+    try zygote.expectEcho()
+    try zygote.finish()
+}
+
+private func refusals() throws {
+    let error = try besideAThread { try refusal { _ = try startZygote() } }
+    try expect(error == .threads(count: 2), "\(error)")
+    for (children, waiting, reply) in [(0, 1, 1), (1, -1, 1), (1, 1, -1)] {
+        _ = try invalidity { _ = try startZygote(maxChildren: children, maxWaiting: waiting, maxReplyBytes: reply) }
+    }
+    let thrown = try invalidity { _ = try startZygote { _ in throw Failure("as asked") } }
+    try expect(thrown.contains("as asked"), thrown)
+    for name in ["echo", "", String(repeating: "x", count: 65)] {
+        let child = foreignChild {
+            beSilent()
+            _ = try? startZygote { $0.answer(name) { _ in Zygote.Reply() } }
+            return 0
+        }
+        var status: Int32 = 0
+        try expect(waitpid(child, &status, 0) == child && status & 0x7f == SIGILL, "'\(name)' was taken: \(status)")
+    }
+    let zygote = try startZygote { $0.answer(String(repeating: "x", count: 64)) { _ in Zygote.Reply([1]) } }
+    try expect(try zygote.runAndWait(String(repeating: "x", count: 64)).bytes == [1], "a long name")
+    for wrong in [\Zygote.Limits.cpuSeconds, \.memory, \.openFiles] {
+        var limits = Zygote.Limits()
+        limits[keyPath: wrong] = 0
+        guard case .invalid = try failure({ _ = try zygote.begin("echo", limits: limits) }) else {
+            throw Failure("no limit at all was taken")
+        }
+    }
+    try zygote.finish()
+}
+
+/// Who believed it would become a zygote here, and come no further.
+private func variable() throws {
+    let name = "FORKING_ZYGOTE"
+    func check(_ value: String, line: Int = #line) throws {
+        setenv(name, value, 1)
+        let zygote = try startZygote { handlers in
+            handlers.answer("variable") { _ in Zygote.Reply(getenv(name) == nil ? [] : [1]) }
+        }
+        try expect(getenv(name) == nil, "programs that are started here have it", line: line)
+        try expect(try zygote.runAndWait("variable").bytes.isEmpty, "children have it", line: line)
+        try zygote.finish(line: line)
+    }
+    for value in ["", "x", "0", "\(getppid())"] { try check(value) }  // the last is right, but nothing is there
+    let channel = try Channel()
+    try expect(channel.ends.read == 3, "the place is taken")
+    try check("\(getppid())")
+    channel.close()
+    var ends: [Int32] = [0, 0]
+    try expect(
+        socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0 && ends[0] == 3, "the place is taken")
+    try check("\(getpid())")  // the socket is of the kind, the parent is another
+    for end in ends { close(end) }
+}

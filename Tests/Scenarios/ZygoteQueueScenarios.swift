@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// More calls than there are places.
+
+import Forking
+import Glibc
+import SystemPackage
+import TestSupport
+
+let zygoteQueueScenarios: [String: @Sendable () throws -> Void] = [
+    "zygote-order": order,
+    "zygote-drain": drain,
+    "zygote-shut-down-by-force": shutDownByForce,
+    "zygote-many-calls": manyCalls,
+    "zygote-short-of-descriptors": shortOfDescriptors,
+]
+
+/// Calls whose children say a letter when they begin, and stay until they are told.
+private final class Gated {
+    let zygote: Zygote
+    let begun: Channel
+    private var gates: [UInt8: Channel] = [:]
+
+    init(maxChildren: Int, maxWaiting: Int) throws {
+        zygote = try startZygote(maxChildren: maxChildren, maxWaiting: maxWaiting) { handlers in
+            handlers.answer("gate") { request in
+                var byte = request.bytes[0]
+                _ = write(request.descriptors[0].rawValue, &byte, 1)
+                _ = read(request.descriptors[1].rawValue, &byte, 1)
+                return Zygote.Reply(request.bytes)
+            }
+        }
+        begun = try Channel()
+    }
+
+    func begin(_ letter: Character, deadline: Duration? = nil) throws -> Zygote.Call {
+        let gate = try Channel()
+        defer { gate.closeRead() }
+        do {
+            let call = try zygote.begin(
+                "gate", [letter.asciiValue!],
+                descriptors: [begun.ends.write, gate.ends.read].map(FileDescriptor.init(rawValue:)), deadline: deadline)
+            open(letter)  // of an earlier one
+            gates[letter.asciiValue!] = gate
+            return call
+        } catch {
+            gate.closeWrite()
+            throw error
+        }
+    }
+
+    func open(_ letter: Character) { gates.removeValue(forKey: letter.asciiValue!)?.closeWrite() }
+
+    /// Who begins next.
+    func next(line: Int = #line) throws -> Character { Character(UnicodeScalar(try begun.hear(line: line)!)) }
+
+    func finish() throws {
+        for gate in gates.values { gate.closeWrite() }
+        begun.close()
+        try zygote.finish()
+    }
+}
+
+/// A place is freed by an answer, a cancel, a drop and a deadline; whoever waits longest gets it.
+private func order() throws {
+    let calls = try Gated(maxChildren: 2, maxWaiting: 3)
+    let (a, b) = (try calls.begin("a"), try calls.begin("b"))
+    try expect(try Set([calls.next(), calls.next()]) == ["a", "b"], "not both have begun")
+    var (c, d, e): (Zygote.Call?, Zygote.Call?, Zygote.Call?) =
+        (try calls.begin("c"), try calls.begin("d"), try calls.begin("e", deadline: .milliseconds(100)))
+    try expect(failure { _ = try calls.begin("x") } == .full(children: 2, waiting: 3), "not refused")
+    try expect(failure(of: e!) == .deadline(.milliseconds(100)), "the deadline of one that waits")
+    e = try calls.begin("e")
+    try expect(calls.zygote.statistics.waiting == 3, "\(calls.zygote.statistics)")
+    try expect(!isReadable(calls.begun.ends.read, within: 0), "one too many has begun")
+
+    calls.open("a")
+    try expect(a.wait().bytes == Array("a".utf8), "another answer")
+    try expect(try calls.next() == "c", "not the first that waited")
+    b.cancel()
+    try expect(failure(of: b) == .cancelled, "not cancelled")
+    try expect(try calls.next() == "d", "not the second")
+    withExtendedLifetime(c) {}
+    c = nil
+    try expect(try calls.next() == "e", "not the third")
+    let (f, g, h) = (try calls.begin("f", deadline: .seconds(20)), try calls.begin("g"), try calls.begin("h"))
+    g.cancel()
+    try expect(failure(of: g) == .cancelled, "not cancelled while it waited")
+    calls.open("d")
+    _ = try d!.wait()
+    d = nil
+    try expect(try calls.next() == "f", "not the first of the others")
+    calls.open("e")
+    _ = try e!.wait()
+    try expect(try calls.next() == "h", "the cancelled one is in the way")
+    for (letter, call) in [("f", f), ("h", h)] as [(Character, Zygote.Call)] {
+        calls.open(letter)
+        _ = try call.wait()
+    }
+    let rest = calls.zygote.statistics
+    try expect(rest.running == 0 && rest.waiting == 0, "\(rest)")
+    try calls.finish()
+}
+
+private func drain() throws {
+    let calls = try Gated(maxChildren: 1, maxWaiting: 2)
+    let (a, b, c) = (try calls.begin("a"), try calls.begin("b"), try calls.begin("c"))
+    calls.zygote.drain()
+    try expect(failure { _ = try calls.begin("x") } == .shutDown, "one is begun while it drains")
+    let tooEarly = calls.zygote.descriptor.rawValue
+    try expect(!isReadable(tooEarly, within: 0), "it has ended before the last call")
+    for (letter, call) in [("a", a), ("b", b), ("c", c)] as [(Character, Zygote.Call)] {
+        try expect(try calls.next() == letter, "not in their order")
+        calls.open(letter)
+        try expect(call.wait().bytes == [letter.asciiValue!], "another answer")
+    }
+    try calls.finish()
+    try expect(calls.zygote.shutDownAndWait(deadline: .zero), "ended, it does not say so")
+}
+
+/// A drain that is not over in time: whoever runs or waits hears that it was shut down.
+private func shutDownByForce() throws {
+    let zygote = try startZygote(maxChildren: 1)
+    let (running, child) = try zygote.begun()
+    let waiting = try zygote.begin("echo")
+    let begun = now()
+    let byItself = zygote.shutDownAndWait(deadline: .milliseconds(100))
+    try expect(!byItself && now() - begun > 0.09, "it did not wait")
+    try expectGone([child], within: 1)
+    try expect(failure(of: running) == .shutDown, "the one that ran")
+    try expect(failure(of: waiting) == .shutDown, "the one that waited")
+    try expect(zygote.shutDownAndWait(deadline: .zero), "killed, it does not say so")
+    zygote.kill()
+    try zygote.expectFailure(.shutDown, from: "echo")
+}
+
+/// Whatever becomes of a call, it leaves nothing: neither here nor in the zygote.
+private func manyCalls() throws {
+    let zygote = try startZygote()
+    let pid = zygote.processID!
+    let (ours, its) = (openDescriptors(), openDescriptors(of: pid))
+    for round in 0..<500 {
+        try zygote.expectEcho()
+        _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: round == 0 ? 1 << 20 : 1))
+        _ = try zygote.begin("hang")
+        let call = try zygote.begin("hang")
+        call.cancel()
+        try expect(failure(of: call) == .cancelled, "not cancelled")
+        try zygote.expectFailure(.threw(type: "Failure", description: "as asked"), from: "throw")
+        if round % 10 == 0 {
+            try expect(signal(in: failure { _ = try zygote.runAndWait("trap") }) == .illegalInstruction, "no trap")
+            try zygote.expectFailure(.deadline(.milliseconds(2)), from: "hang", deadline: .milliseconds(2))
+        }
+        try zygote.expectFailure(.ended(.exited(code: 3)), from: "exit", [3])
+    }
+    try expect(openDescriptors() == ours, "ours were \(ours), and are \(openDescriptors())")
+    try eventually("the zygote's were \(its), and are \(openDescriptors(of: pid))") { openDescriptors(of: pid) == its }
+    try expect(zygote.processID == pid, "it is another zygote")
+    let statistics = zygote.statistics
+    try expect(statistics.forks > 2000 && statistics.reaped > 2000, "\(statistics)")
+    try zygote.finish()
+}
+
+/// More places than descriptors: who gets none is told, no call is lost, also while the zygote still has those of calls that
+/// are dropped here.
+private func shortOfDescriptors() throws {
+    let zygote = try startZygote(maxChildren: 100)
+    let pid = zygote.processID!
+    var calls: [Zygote.Call] = []
+    for _ in 0..<20 {
+        calls = []
+        var refused: ZygoteError?
+        while refused == nil {
+            do { calls.append(try zygote.begin("hang")) } catch { refused = error }
+        }
+        guard case .system(_, .tooManyOpenFiles)? = refused else { throw Failure("\(refused!)") }
+        try expect(calls.count > 10, "only \(calls.count) calls")
+    }
+    for call in calls {
+        try expect(call.take() == nil, "it has ended")
+        call.cancel()
+        try expect(failure(of: call) == .cancelled, "not cancelled")
+    }
+    calls = []
+    try zygote.expectEcho()
+    try expect(zygote.processID == pid, "it is another zygote")
+    try zygote.finish()
+}
