@@ -15,18 +15,21 @@ let zygoteQueueScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-short-of-descriptors": shortOfDescriptors,
 ]
 
-/// Calls whose children say a letter when they begin, and stay until they are told.
+/// Calls whose children say a letter when they begin, and stay until they get SIGUSR1.
 private final class Gated {
     let zygote: Zygote
     let begun: Channel
-    private var gates: [UInt8: Channel] = [:]
+    private var children: [Character: pid_t] = [:]
 
     init(maxChildren: Int, maxWaiting: Int) throws {
         zygote = try startZygote(maxChildren: maxChildren, maxWaiting: maxWaiting) { handlers in
             handlers.answer("gate") { request in
-                var byte = request.bytes[0]
-                _ = write(request.descriptors[0].rawValue, &byte, 1)
-                _ = read(request.descriptors[1].rawValue, &byte, 1)
+                setBlocked(SIGUSR1, true)
+                var word = [pid_t(request.bytes[0]), getpid()]
+                _ = write(request.descriptors[0].rawValue, &word, 8)
+                var (set, number) = (sigset_t(), Int32(0))
+                sigaddset(&set, SIGUSR1)
+                sigwait(&set, &number)
                 return Zygote.Reply(request.bytes)
             }
         }
@@ -34,28 +37,23 @@ private final class Gated {
     }
 
     func begin(_ letter: Character, deadline: Duration? = nil) throws -> Zygote.Call {
-        let gate = try Channel()
-        defer { gate.closeRead() }
-        do {
-            let call = try zygote.begin(
-                "gate", [letter.asciiValue!],
-                descriptors: [begun.ends.write, gate.ends.read].map(FileDescriptor.init(rawValue:)), deadline: deadline)
-            open(letter)  // of an earlier one
-            gates[letter.asciiValue!] = gate
-            return call
-        } catch {
-            gate.closeWrite()
-            throw error
-        }
+        try zygote.begin(
+            "gate", [letter.asciiValue!], descriptors: [FileDescriptor(rawValue: begun.ends.write)], deadline: deadline)
     }
 
-    func open(_ letter: Character) { gates.removeValue(forKey: letter.asciiValue!)?.closeWrite() }
-
     /// Who begins next.
-    func next(line: Int = #line) throws -> Character { Character(UnicodeScalar(try begun.hear(line: line)!)) }
+    func next(line: Int = #line) throws -> Character {
+        try expect(isReadable(begun.ends.read, within: 20), "nobody begins", line: line)
+        var word: [pid_t] = [0, 0]
+        _ = read(begun.ends.read, &word, 8)
+        let letter = Character(UnicodeScalar(UInt8(word[0])))
+        children[letter] = word[1]
+        return letter
+    }
+
+    func open(_ letter: Character) { kill(children[letter]!, SIGUSR1) }
 
     func finish() throws {
-        for gate in gates.values { gate.closeWrite() }
         begun.close()
         try zygote.finish()
     }
