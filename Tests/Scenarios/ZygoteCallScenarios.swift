@@ -102,6 +102,7 @@ private func manyDescriptors() throws {
 
 private func failures() throws {
     let zygote = try startZygote(maxChildren: 1, maxWaiting: 1)
+    let pid = zygote.processID
     try zygote.expectFailure(.ended(.killed(.illegalInstruction, dumpedCore: false)), from: "trap")
     try zygote.expectFailure(.threw(type: "Failure", description: "as asked"), from: "throw")
     try zygote.expectFailure(.ended(.exited(code: 7)), from: "exit", [7])
@@ -132,6 +133,7 @@ private func failures() throws {
     try expect(isReadable(answered.descriptor.rawValue, within: 20), "no answer")
     answered.cancel()
     try expect(answered.wait().bytes == [5], "the answer was thrown away")
+    try expect(zygote.processID == pid, "it was replaced")
     try zygote.finish()
     try zygote.expectFailure(.shutDown, from: "echo")
     try expect(zygote.processID == nil && zygote.descriptor.rawValue == -1, "there is one")

@@ -67,7 +67,9 @@ private func order() throws {
     var (c, d, e): (Zygote.Call?, Zygote.Call?, Zygote.Call?) =
         (try calls.begin("c"), try calls.begin("d"), try calls.begin("e", deadline: .milliseconds(100)))
     try expect(failure { _ = try calls.begin("x") } == .full(children: 2, waiting: 3), "not refused")
+    let start = now()
     try expect(failure(of: e!) == .deadline(.milliseconds(100)), "the deadline of one that waits")
+    try expect(now() - start < 3, "nobody had to confirm it, as no child had it")
     e = try calls.begin("e")
     try expect(calls.zygote.statistics.waiting == 3, "\(calls.zygote.statistics)")
     try expect(!isReadable(calls.begun.ends.read, within: 0), "one too many has begun")
