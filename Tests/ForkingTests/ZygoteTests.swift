@@ -6,7 +6,8 @@ import Testing
 struct ZygoteCallTests {
     @Test("0 bytes to 1 MB come back") func payloads() throws { try pass("zygote-payloads") }
     @Test("256 MiB come back") func largePayload() throws { try pass("zygote-large-payload") }
-    @Test("a reply longer than it may be is refused") func longReply() throws { try pass("zygote-long-reply") }
+    @Test("a reply longer than it may be is refused", arguments: ["zygote-long-reply", "zygote-long-reply-inline"])
+    func longReply(_ scenario: String) throws { try pass(scenario) }
     @Test("descriptors are passed on and back") func descriptors() throws { try pass("zygote-descriptors") }
     @Test("252 of them are, 253 are refused") func many() throws { try pass("zygote-many-descriptors") }
     @Test("each failure is told as what it was") func failures() throws { try pass("zygote-failures") }
@@ -32,9 +33,8 @@ struct ZygoteChildTests {
     @Test("what is done once is there for each child") func prewarm() throws { try pass("zygote-prewarm") }
     @Test("one that does not get ready is told of, and gone") func notReady() throws { try pass("zygote-not-ready") }
     @Test("what cannot be is refused") func refusals() throws { try pass("zygote-refusals") }
-    @Test("a variable that somebody else has set is not believed") func variable() throws {
-        try pass("zygote-variable")
-    }
+    @Test("a variable that somebody else has set is not believed", arguments: ["text", "alone", "pipe", "parent"])
+    func variable(_ what: String) throws { try pass("zygote-variable-" + what) }
     @Test("each limit holds, for its call") func limits() throws { try pass("zygote-limits") }
     @Test("a limit that cannot be had is told") func limitRefused() throws { try pass("zygote-limit-refused") }
     @Test("what a hostile child sends is survived") func hostile() throws { try pass("zygote-hostile-child") }

@@ -10,7 +10,8 @@ import TestSupport
 let zygoteCallScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-payloads": payloads,
     "zygote-large-payload": largePayload,
-    "zygote-long-reply": longReply,
+    "zygote-long-reply": { try longReply(40_000) },
+    "zygote-long-reply-inline": { try longReply(10) },
     "zygote-descriptors": descriptors,
     "zygote-many-descriptors": manyDescriptors,
     "zygote-failures": failures,
@@ -41,18 +42,16 @@ private func largePayload() throws {
     try zygote.finish()
 }
 
-/// One limit for what goes through the socket, and one for what goes through a file.
-private func longReply() throws {
-    for limit in [10, 40_000] {
-        let zygote = try startZygote(maxReplyBytes: limit)
-        let most = [UInt8](repeating: 1, count: limit)
-        try expect(try zygote.runAndWait("echo", most).bytes == most, "\(limit) bytes were refused")
-        guard case .invalid(let text) = try failure({ _ = try zygote.runAndWait("echo", most + [1]) }) else {
-            throw Failure("another error")
-        }
-        try expect(text.contains("\(limit + 1)") && text.contains("\(limit)"), text)
-        try zygote.finish()
+/// What is longer than 32,768 bytes goes through a file, what is not goes through the socket.
+private func longReply(_ limit: Int) throws {
+    let zygote = try startZygote(maxReplyBytes: limit)
+    let most = [UInt8](repeating: 1, count: limit)
+    try expect(try zygote.runAndWait("echo", most).bytes == most, "\(limit) bytes were refused")
+    guard case .invalid(let text) = try failure({ _ = try zygote.runAndWait("echo", most + [1]) }) else {
+        throw Failure("another error")
     }
+    try expect(text.contains("\(limit + 1)") && text.contains("\(limit)"), text)
+    try zygote.finish()
 }
 
 private func descriptors() throws {

@@ -13,7 +13,20 @@ let zygoteChildScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-prewarm": prewarm,
     "zygote-not-ready": notReady,
     "zygote-refusals": refusals,
-    "zygote-variable": variable,
+    "zygote-variable-text": { try variable("x") },
+    "zygote-variable-alone": { try variable("\(getppid())") },  // our parent, but nothing is in the place
+    "zygote-variable-pipe": {
+        let channel = try Channel()
+        defer { channel.close() }
+        try expect(channel.ends.read == 3, "the place is taken")
+        try variable("\(getppid())")
+    },
+    "zygote-variable-parent": {
+        var ends: [Int32] = [0, 0]  // of the right kind, of another parent
+        try expect(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0 && ends[0] == 3, "taken")
+        defer { for end in ends { close(end) } }
+        try variable("\(getpid())")
+    },
 ]
 
 private func surroundings() throws {
@@ -139,6 +152,8 @@ private func refusals() throws {
     }
     let zygote = try startZygote { $0.answer(String(repeating: "x", count: 64)) { _ in Zygote.Reply([1]) } }
     try expect(try zygote.runAndWait(String(repeating: "x", count: 64)).bytes == [1], "a long name")
+    let second = try invalidity { _ = try startZygote() }
+    try expect(second.contains("already"), second)
     for wrong in [\Zygote.Limits.cpuSeconds, \.memory, \.openFiles] {
         var limits = Zygote.Limits()
         limits[keyPath: wrong] = 0
@@ -150,25 +165,13 @@ private func refusals() throws {
 }
 
 /// Who believed it would become a zygote here, and come no further.
-private func variable() throws {
+private func variable(_ value: String) throws {
     let name = "FORKING_ZYGOTE"
-    func check(_ value: String, line: Int = #line) throws {
-        setenv(name, value, 1)
-        let zygote = try startZygote { handlers in
-            handlers.answer("variable") { _ in Zygote.Reply(getenv(name) == nil ? [] : [1]) }
-        }
-        try expect(getenv(name) == nil, "programs that are started here have it", line: line)
-        try expect(try zygote.runAndWait("variable").bytes.isEmpty, "children have it", line: line)
-        try zygote.finish(line: line)
+    setenv(name, value, 1)
+    let zygote = try startZygote { handlers in
+        handlers.answer("variable") { _ in Zygote.Reply(getenv(name) == nil ? [] : [1]) }
     }
-    for value in ["", "x", "0", "\(getppid())"] { try check(value) }  // the last is right, but nothing is there
-    let channel = try Channel()
-    try expect(channel.ends.read == 3, "the place is taken")
-    try check("\(getppid())")
-    channel.close()
-    var ends: [Int32] = [0, 0]
-    try expect(
-        socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0 && ends[0] == 3, "the place is taken")
-    try check("\(getpid())")  // the socket is of the kind, the parent is another
-    for end in ends { close(end) }
+    try expect(getenv(name) == nil, "programs that are started here have it")
+    try expect(try zygote.runAndWait("variable").bytes.isEmpty, "children have it")
+    try zygote.finish()
 }
