@@ -31,6 +31,7 @@ struct ZygoteChildTests {
     @Test("a child has what is its own") func surroundings() throws { try pass("zygote-child") }
     @Test("signals end children, not the zygote") func signals() throws { try pass("zygote-signals") }
     @Test("what is done once is there for each child") func prewarm() throws { try pass("zygote-prewarm") }
+    @Test("a lock that was taken then still works") func mutex() throws { try pass("zygote-prewarmed-mutex") }
     @Test("one that does not get ready is told of, and gone") func notReady() throws { try pass("zygote-not-ready") }
     @Test("what cannot be is refused") func refusals() throws { try pass("zygote-refusals") }
     @Test("a variable that somebody else has set is not believed", arguments: ["text", "alone", "pipe", "parent"])

@@ -4,6 +4,7 @@
 
 import Forking
 import Glibc
+import Synchronization
 import SystemPackage
 import TestSupport
 
@@ -11,6 +12,7 @@ let zygoteChildScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-child": surroundings,
     "zygote-signals": signals,
     "zygote-prewarm": prewarm,
+    "zygote-prewarmed-mutex": prewarmedMutex,
     "zygote-not-ready": notReady,
     "zygote-refusals": refusals,
     "zygote-variable-text": { try variable("x") },
@@ -111,6 +113,33 @@ private func prewarm() throws {
     try expect(try said.hear() == UInt8(truncatingIfNeeded: zygote.processID!), "it was done elsewhere")
     try expect(!isReadable(said.ends.read, within: 0), "it was done again")
     said.close()
+    try zygote.finish()
+}
+
+private let counter = Mutex(0)
+
+/// A Mutex keeps the number of the thread that locks it in a thread-local variable, which a fork copies.
+private func prewarmedMutex() throws {
+    let zygote = try startZygote { handlers in
+        handlers.prewarm { counter.withLock { $0 = 100 } }
+        handlers.answer("contend") { _ in
+            onAnotherThread { for _ in 0..<50_000 { counter.withLock { $0 += 1 } } }
+            var thread = pthread_t()
+            pthread_create(
+                &thread, nil,
+                { _ in
+                    for _ in 0..<50_000 { counter.withLock { $0 += 1 } }
+                    return nil
+                }, nil)
+            for _ in 0..<50_000 { counter.withLock { $0 += 1 } }
+            pthread_join(thread, nil)
+            return Zygote.Reply(Array("\(counter.withLock { $0 })".utf8))
+        }
+    }
+    for _ in 0..<5 {
+        let sum = String(decoding: try zygote.runAndWait("contend").bytes, as: UTF8.self)
+        try expect(sum == "150100", sum)
+    }
     try zygote.finish()
 }
 

@@ -27,7 +27,8 @@ extension Zygote {
         }
 
         /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter made, the
-        /// handler's own code run once. It may start no thread. If it throws, there is no zygote.
+        /// handler's own code run once. It may start no thread, and has one of its own, which has ended before the first fork, with
+        /// all that is thread-local. If it throws, there is no zygote.
         public mutating func prewarm(_ body: @escaping () throws -> Void) { prewarming.append(body) }
 
         private mutating func add(_ name: String, _ handler: Handler) {

@@ -59,7 +59,7 @@ final class ZygoteProcess {
     /// Runs what is to be warm, and says that it is, or why not.
     private func prepare() -> Bool {
         do {
-            for body in handlers.prewarming { try body() }
+            for body in handlers.prewarming { try Threads.runAlone(body) }
             try rehearse()
             try Threads.requireOne()
         } catch {
