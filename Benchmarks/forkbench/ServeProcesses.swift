@@ -21,6 +21,15 @@ struct Interruption: Error {
     }
 }
 
+/// From now on signals end what was started, and none of it outlives this process.
+func prepareToStartPrograms() throws {
+    for (name, code) in [
+        ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
+    ] where code != 0 {
+        throw Shortage(name, code)
+    }
+}
+
 /// A program that runs until it ends, and what it printed.
 enum Command {
     static func run(_ arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
@@ -45,6 +54,31 @@ func spawn(_ arguments: [String], output: Int32, errors: Int32) throws -> pid_t 
     return pid
 }
 
+/// Ends what `spawn` started, first as one stops a server; then whatever is left of it.
+func endProgram(_ pid: pid_t) {
+    func hasEnded() -> Bool {
+        var information = siginfo_t()
+        let code = waitid(P_PID, id_t(pid), &information, WEXITED | WNOHANG | WNOWAIT)
+        return code == 0 && information.si_signo == SIGCHLD
+    }
+    kill(-pid, SIGTERM)
+    let begun = nanoseconds()
+    while !hasEnded() {
+        usleep(2000)
+        if seconds(since: begun) > 2 { kill(-pid, SIGKILL) }
+    }
+    // While it is a zombie, its number is nobody else's, nor is its group's.
+    kill(-pid, SIGKILL)
+    waitpid(pid, nil, 0)
+    // Its orphans have become ours (PR_SET_CHILD_SUBREAPER), those in groups of their own too.
+    for _ in 0..<100 {
+        let orphans = ProcessStatus.children(of: getpid())
+        if orphans.isEmpty { return }
+        for orphan in orphans { kill(orphan.pid, SIGKILL) }
+        for orphan in orphans { waitpid(orphan.pid, nil, 0) }
+    }
+}
+
 /// A file without a name. Whoever writes to it never has to wait, as for a pipe that nobody reads.
 final class MemoryFile {
     let descriptor: Int32
@@ -57,6 +91,12 @@ final class MemoryFile {
     }
 
     deinit { close(descriptor) }
+
+    /// Its first lines, to be put behind a message about the program that wrote them to its stderr.
+    var quoted: String {
+        let lines = text.split(separator: "\n")
+        return lines.isEmpty ? "" : "; its stderr: " + lines.prefix(5).joined(separator: " / ")
+    }
 
     /// The first 8 KiB.
     var text: String {

@@ -41,11 +41,11 @@ final class Server {
                 try Self.waitUntilListening(pid, port)
             }
         } catch let failure as ServerFailure {
-            Self.end(pid)
+            endProgram(pid)
             close(output)
-            throw ServerFailure(description: "\(failure)\(Self.quoted(errors))")
+            throw ServerFailure(description: "\(failure)\(errors.quoted)")
         } catch {
-            Self.end(pid)
+            endProgram(pid)
             close(output)
             throw error
         }
@@ -54,17 +54,12 @@ final class Server {
     }
 
     deinit {
-        Self.end(pid)
+        endProgram(pid)
         close(output)
     }
 
     /// What it has printed on stderr, to be put behind a message.
-    var complaint: String { Self.quoted(errors) }
-
-    private static func quoted(_ errors: MemoryFile) -> String {
-        let lines = errors.text.split(separator: "\n")
-        return lines.isEmpty ? "" : "; its stderr: " + lines.prefix(5).joined(separator: " / ")
-    }
+    var complaint: String { errors.quoted }
 
     // MARK: Start
 
@@ -99,33 +94,5 @@ final class Server {
             guard state != nil, state != "Z" else { throw ServerFailure(description: "it ended before it listened") }
             guard seconds(since: begun) < startLimit else { throw ServerFailure(description: "it does not listen") }
         }
-    }
-
-    // MARK: End
-
-    /// First as one stops it; then whatever is left of it.
-    private static func end(_ pid: pid_t) {
-        kill(-pid, SIGTERM)
-        let begun = nanoseconds()
-        while !hasEnded(pid) {
-            usleep(2000)
-            if seconds(since: begun) > 2 { kill(-pid, SIGKILL) }
-        }
-        // While it is a zombie, its number is nobody else's, nor is its group's.
-        kill(-pid, SIGKILL)
-        waitpid(pid, nil, 0)
-        // Its orphans have become ours (PR_SET_CHILD_SUBREAPER), those in groups of their own too.
-        for _ in 0..<100 {
-            let orphans = ProcessStatus.children(of: getpid())
-            if orphans.isEmpty { return }
-            for orphan in orphans { kill(orphan.pid, SIGKILL) }
-            for orphan in orphans { waitpid(orphan.pid, nil, 0) }
-        }
-    }
-
-    private static func hasEnded(_ pid: pid_t) -> Bool {
-        var information = siginfo_t()
-        let code = waitid(P_PID, id_t(pid), &information, WEXITED | WNOHANG | WNOWAIT)
-        return code == 0 && information.si_signo == SIGCHLD
     }
 }

@@ -141,7 +141,7 @@ final class Workshop {
         return directories.split(separator: ":").lazy.map { "\($0)/\(name)" }.first { access($0, X_OK) == 0 }
     }
 
-    private static func ownPath() -> String {
+    static func ownPath() -> String {
         var bytes = [UInt8](repeating: 0, count: Int(PATH_MAX))
         let count = bytes.withUnsafeMutableBytes {
             readlink("/proc/self/exe", $0.assumingMemoryBound(to: CChar.self).baseAddress!, $0.count)
@@ -158,7 +158,7 @@ final class Workshop {
         return nil
     }
 
-    private static func parent(_ path: String) -> String {
+    static func parent(_ path: String) -> String {
         String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import CForkbench
 
 /// Where ours and the peers' sources are found, for the commands that measure servers.
 struct ServerPrograms: ParsableArguments {
@@ -17,13 +16,8 @@ struct ServerPrograms: ParsableArguments {
             "Where Benchmarks/Peers is (default: looked for above this program).", valueName: "directory"))
     var package: String?
 
-    /// From now on signals end what was started, and no server outlives this process.
     func workshop(hummingbird: String? = nil) throws -> Workshop {
-        for (name, code) in [
-            ("sigaction", forkbench_remember_signals()), ("prctl", forkbench_adopt_orphans()),
-        ] where code != 0 {
-            throw Shortage(name, code)
-        }
+        try prepareToStartPrograms()
         return try Workshop(package: package, (forkserve, forkserveStatic, hummingbird))
     }
 }
