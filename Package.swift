@@ -22,6 +22,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        // For a benchmark only, and without Foundation.
+        .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
     ],
     targets: [
         .target(name: "CForkCore", path: "CForkCore"),
@@ -76,6 +78,25 @@ let package = Package(
             ],
             path: "Benchmarks/forkbench"
         ),
+        .target(
+            name: "ForkbenchHost",
+            dependencies: [
+                "Forking", "CForkbench",
+                .product(name: "Subprocess", package: "swift-subprocess"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Benchmarks/Host"
+        ),
+        .executableTarget(name: "forkbench-host", dependencies: ["ForkbenchHost"], path: "Benchmarks/PlainHost"),
+        .executableTarget(
+            name: "forkbench-busy-host",
+            dependencies: [
+                "ForkbenchHost",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            path: "Benchmarks/BusyHost"
+        ),
         .target(name: "TestSupport", path: "Tests/TestSupport"),
         .executableTarget(
             name: "scenarios",
@@ -86,7 +107,9 @@ let package = Package(
             path: "Tests/Scenarios"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
-        .testTarget(name: "ForkbenchTests", dependencies: ["TestSupport", "CForkbench", "forkbench"]),
+        .testTarget(
+            name: "ForkbenchTests",
+            dependencies: ["TestSupport", "CForkbench", "forkbench", "forkbench-host", "forkbench-busy-host"]),
         .executableTarget(
             name: "nioserver",
             dependencies: [
