@@ -12,7 +12,7 @@ struct Forkbench: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "forkbench",
         abstract: "Measures forking and reaping, and servers that do it.",
-        subcommands: [Reap.self, Serve.self, Prefork.self, LoadCommand.self]
+        subcommands: [Reap.self, ZygoteCommand.self, Serve.self, Prefork.self, LoadCommand.self]
     )
 }
 
