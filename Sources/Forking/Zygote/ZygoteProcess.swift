@@ -59,6 +59,7 @@ final class ZygoteProcess {
     /// Runs what is to be warm, and says that it is, or why not.
     private func prepare() -> Bool {
         do {
+            _ = forkcore_trim()  // what only the start needed need not be copied by each fork
             for body in handlers.prewarming { try Threads.runAlone(body) }
             try rehearse()
             try Threads.requireOne()
@@ -66,7 +67,6 @@ final class ZygoteProcess {
             try? CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)")).send(over: control.rawValue)
             return false
         }
-        _ = forkcore_trim()
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
     }
 
