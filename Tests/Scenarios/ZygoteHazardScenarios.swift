@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a zygote has to survive: each was a defect once.
+
+import Forking
+import Glibc
+import Synchronization
+import SystemPackage
+import TestSupport
+
+let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
+    "hazard-look-after-drain": lookAfterDrain,
+    "hazard-not-forked": notForked,
+    "hazard-signal-mask": signalMask,
+    "hazard-orphan": orphan,
+    "hazard-cancel-stopped": cancelStopped,
+    "hazard-slow-prewarm": slowPrewarm,
+    "hazard-observer": observer,
+    "hazard-report": report,
+    "hazard-few-descriptors": fewDescriptors,
+    "hazard-reply-bytes": replyBytes,
+]
+
+/// What the observer was told.
+private let told = Mutex<[ZygoteEvent]>([])
+
+private func start(
+    _ change: (inout Zygote.Configuration) -> Void = { _ in }, prewarm: @escaping () -> Void = {}
+) throws -> Zygote {
+    var configuration = Zygote.Configuration()
+    configuration.observe = { event in told.withLock { $0.append(event) } }
+    change(&configuration)
+    return try Zygote.start(configuration: configuration) { handlers in
+        handlers.prewarm(prewarm)
+        handlers.answer("echo") { Zygote.Reply($0.bytes) }
+        handlers.answer("hang") { _ in while true { pause() } }
+        handlers.answer("mask") { _ in
+            var mask = sigset_t()
+            pthread_sigmask(SIG_BLOCK, nil, &mask)
+            return Zygote.Reply([UInt8(sigismember(&mask, SIGUSR1))])
+        }
+    }
+}
+
+/// Whether this process was started to be another's zygote.
+private var isSuccessor: Bool { getenv("FORKING_ZYGOTE") != nil }
+
+private func killZygote(_ zygote: Zygote) throws {
+    guard let pid = zygote.processID else { throw Failure("no zygote") }
+    kill(pid, SIGKILL)
+    try awaitReadable(zygote.descriptor.rawValue)
+}
+
+private func awaitReadable(_ descriptor: Int32) throws {
+    var polled = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    try expect(poll(&polled, 1, 20_000) == 1, "nothing to read")
+}
+
+private func lookAfterDrain() throws {
+    let zygote = try start()
+    zygote.drain()
+    try awaitReadable(zygote.descriptor.rawValue)
+    zygote.look()
+    try expect(zygote.processID == nil, "a zygote was started after the drain")
+}
+
+/// The zygote says so on a channel whose request nobody has read; that must not hide its word.
+private func notForked() throws {
+    let zygote = try start(prewarm: {
+        if getuid() == 0 { setuid(65534) }
+        var none = rlimit(rlim_cur: 0, rlim_max: 0)
+        setrlimit(Int32(__RLIMIT_NPROC.rawValue), &none)
+    })
+    let error = try failure { _ = try zygote.runAndWait("echo") }
+    try expect(error == .system(call: "fork", .resourceTemporarilyUnavailable), "\(error)")
+}
+
+/// Whichever thread starts the new zygote, children have the signals that they had before.
+private func signalMask() throws {
+    let zygote = try start()
+    let before = try zygote.runAndWait("mask").bytes
+    var mask = sigset_t()
+    var old = sigset_t()
+    sigfillset(&mask)
+    pthread_sigmask(SIG_SETMASK, &mask, &old)  // as Dispatch's threads have it
+    defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
+    try killZygote(zygote)
+    let after = try zygote.runAndWait("mask").bytes
+    try expect(before == [0] && after == [0], "SIGUSR1 is blocked: \(before) before, \(after) after")
+}
+
+/// The host dies while its new zygote is on its way to Zygote.start: that must not become a second host.
+private func orphan() throws {
+    if isSuccessor {
+        let begun = now()
+        let host = String(cString: getenv("FORKING_ZYGOTE"))
+        while "\(getppid())" == host, now() - begun < 20 { sched_yield() }
+        _ = try start()
+        fputs("a second host\n", stderrStream())
+        exit(0)
+    }
+    var ends: [Int32] = [-1, -1]
+    try expect(pipe(&ends) == 0, "no pipe")
+    defer { close(ends[0]) }
+    let table = try ChildTable(limit: 1)
+    try table.fork {
+        dup2(ends[1], 2)
+        close(ends[0])
+        close(ends[1])
+        do {
+            let zygote = try start()
+            try killZygote(zygote)
+            let call = try zygote.begin("echo")
+            withExtendedLifetime((zygote, call)) { _ = kill(getpid(), SIGKILL) }
+        } catch { fputs("\(error)\n", stderrStream()) }
+        return 1
+    }
+    close(ends[1])
+    var text: [UInt8] = []
+    while true {
+        try awaitReadable(ends[0])
+        var byte: UInt8 = 0
+        guard read(ends[0], &byte, 1) == 1 else { break }
+        text.append(byte)
+    }
+    try expect(text.isEmpty, String(decoding: text, as: UTF8.self))
+    try expect(table.wait(atMost: .seconds(10)), "the host lives")
+}
+
+private let waitingCall = Mutex<Zygote.Call?>(nil)
+private let outcome = Mutex<ZygoteError?>(nil)
+
+/// A thread waits for a call without a deadline, the zygote stands still, and another thread cancels the call.
+private func cancelStopped() throws {
+    let zygote = try start()
+    kill(zygote.processID!, SIGSTOP)
+    let call = try zygote.begin("hang")
+    waitingCall.withLock { $0 = call }
+    var thread = pthread_t()
+    pthread_create(
+        &thread, nil,
+        { _ in
+            let call = waitingCall.withLock { $0! }
+            do throws(ZygoteError) { _ = try call.wait() } catch { outcome.withLock { $0 = error } }
+            return nil
+        }, nil)
+    let begun = now()
+    while !isAsleep(thread), now() - begun < 10 { sched_yield() }
+    call.cancel()
+    while outcome.withLock({ $0 }) == nil {
+        try expect(now() - begun < 30, "it waits for ever")
+        sched_yield()
+    }
+    pthread_join(thread, nil)
+    waitingCall.withLock { $0 = nil }
+    try expect(outcome.withLock { $0 } == .cancelled, "not cancelled")
+}
+
+/// Whether the process's other thread sleeps: it is the one task that is not the first.
+private func isAsleep(_: pthread_t) -> Bool {
+    guard let directory = opendir("/proc/self/task") else { return false }
+    defer { closedir(directory) }
+    while let entry = readdir(directory) {
+        let name = withUnsafePointer(to: &entry.pointee.d_name) {
+            $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        }
+        guard let id = Int32(name), id != getpid(), let file = fopen("/proc/self/task/\(id)/syscall", "r") else { continue }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 64)
+        guard fgets(&line, 64, file) != nil else { continue }
+        return line[0] != CChar(UInt8(ascii: "r"))  // "running"
+    }
+    return false
+}
+
+/// A new zygote that is not ready yet does not stand still.
+private func slowPrewarm() throws {
+    let successor = isSuccessor
+    let zygote = try start(prewarm: { if successor { raise(SIGSTOP) } })
+    try killZygote(zygote)
+    let error = try failure { _ = try zygote.runAndWait("echo", deadline: .milliseconds(50)) }
+    try expect(error == .deadline(.milliseconds(50)), "\(error)")
+    guard let pid = zygote.processID else { throw Failure("the new zygote was killed before it was ready") }
+    kill(pid, SIGCONT)
+    let reply = try zygote.runAndWait("echo", [1])
+    try expect(reply.bytes == [1] && zygote.processID == pid, "another zygote")
+}
+
+private let observedCall = Mutex<Zygote.Call?>(nil)
+
+/// An observer may do what it likes with calls: also with the one whose end it is told of.
+private func observer() throws {
+    let zygote = try start {
+        $0.observe = { event in
+            guard case .finished = event else { return }
+            observedCall.withLock { $0 }?.cancel()
+        }
+    }
+    let call = try zygote.begin("echo", [1])
+    observedCall.withLock { $0 = call }
+    let reply = try call.wait()
+    try expect(reply.bytes == [1], "wrong bytes")
+    observedCall.withLock { $0 = nil }
+}
+
+/// A call that could not begin is not reported as cancelled.
+private func report() throws {
+    let zygote = try start()
+    try killZygote(zygote)
+    zygote.look()
+    try killZygote(zygote)
+    guard case .lost(_?) = try failure({ _ = try zygote.begin("echo") }) else { throw Failure("not lost") }
+    for case .finished(let report) in told.withLock({ $0 }) { throw Failure("reported: \(report)") }
+}
+
+/// Where the zygote has too few descriptors for all children, orders wait; they are not lost.
+private func fewDescriptors() throws {
+    let zygote = try start(prewarm: {
+        var few = rlimit(rlim_cur: 16, rlim_max: 16)
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &few)
+    })
+    let calls = try (0..<14).map { _ in try zygote.begin("hang", deadline: .milliseconds(300)) }
+    for call in calls {
+        let error = try failure { _ = try call.wait() }
+        try expect(error == .deadline(.milliseconds(300)), "\(error)")
+    }
+    let reply = try zygote.runAndWait("echo", [1])
+    try expect(reply.bytes == [1], "wrong bytes")
+}
+
+private func replyBytes() throws {
+    let zygote = try start { $0.maxReplyBytes = 10 }
+    _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 10))
+    let error = try failure { _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 11)) }
+    guard case .invalid = error else { throw Failure("\(error)") }
+}
