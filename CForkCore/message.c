@@ -44,12 +44,18 @@ int forkcore_message_send(int channel, const struct forkcore_message *message)
     return 0;
 }
 
+// Once, and before what it had sent, it is told that the other end closed with something unread.
+static bool is_to_be_tried_again(void)
+{
+    return errno == EINTR || errno == ECONNRESET;
+}
+
 int forkcore_message_size(int channel, size_t *size)
 {
     char nothing;
     ssize_t got;
     while ((got = recv(channel, &nothing, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT)) < 0)
-        if (errno != EINTR)
+        if (!is_to_be_tried_again())
             return errno;
     *size = (size_t)got;
     return got == 0 && forkcore_hung_up(channel) ? ESHUTDOWN : 0; // else somebody has sent an empty one
@@ -85,7 +91,7 @@ int forkcore_message_receive(int channel, struct forkcore_message *message)
     ssize_t got;
 
     while ((got = recvmsg(channel, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
-        if (errno != EINTR)
+        if (!is_to_be_tried_again())
             return errno;
     size_t capacity = message->descriptor_count;
     message->descriptor_count = take_descriptors(&header, message->descriptors, capacity, &beyond);

@@ -127,7 +127,7 @@ struct CallMessage {
         switch forkcore_message_size(channel, &size) {
         case 0: break
         case EAGAIN: return nil
-        case ESHUTDOWN, ECONNRESET: throw .lost(nextStart: nil)
+        case ESHUTDOWN: throw .lost(nextStart: nil)
         case let code: throw .system(call: "recv", Errno(rawValue: code))
         }
         var message = CallMessage(.ended)
