@@ -200,6 +200,7 @@ final class ZygoteLink: Sendable {
 
     private func requireZygote(_ state: inout State) throws(ZygoteError) {
         listen(&state)
+        guard !state.isOver else { throw .shutDown }
         guard state.control == nil else { return }
         let now = Instant.now
         state.backoff.keepTime(now)
