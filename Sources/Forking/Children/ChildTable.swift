@@ -184,11 +184,12 @@ public final class ChildTable {
         try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
     }
 
-    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1.
+    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1; and that has
+    /// these signals unblocked, whatever this thread's mask.
     @discardableResult
     func spawn(
-        _ program: Program, on descriptor: FileDescriptor, at place: Int32, peer: SocketAddress? = nil,
-        options: ChildOptions
+        _ program: Program, on descriptor: FileDescriptor, at place: Int32, unblocking signals: SignalSet = [],
+        peer: SocketAddress? = nil, options: ChildOptions
     ) throws(ForkingError) -> ProcessID {
         requireParent()
         precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
@@ -201,6 +202,7 @@ public final class ChildTable {
         let code = leaving { closing, ours in
             var plan = plan(options, slot, closing: closing, unblocking: ours)
             plan.place = place
+            plan.unblock |= signals.rawValue
             return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(

@@ -34,6 +34,8 @@ final class ZygoteLink: Sendable {
         /// With the zygote as its one child.
         let table: ChildTable
         let successor: Program
+        /// What the first one had unblocked: any thread may start another, and Dispatch's block nearly all signals.
+        let unblocked: SignalSet
         var backoff = Backoff()
         /// Whether the last one had ended early.
         var hasFailed = false
@@ -63,7 +65,7 @@ final class ZygoteLink: Sendable {
         }
         forkcore_close(theirs)
         try Self.awaitReady(mine, table)
-        var state = State(table: table, successor: Self.successor())
+        var state = State(table: table, successor: Self.successor(), unblocked: Self.unblocked())
         state.control = mine
         state.isReady = true
         let pid = table.children.first?.pid
@@ -77,6 +79,12 @@ final class ZygoteLink: Sendable {
         var options = ChildOptions()
         options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
         return options
+    }
+
+    private static func unblocked() -> SignalSet {
+        var mask = sigset_t()
+        pthread_sigmask(SIG_BLOCK, nil, &mask)
+        return withUnsafeBytes(of: mask) { SignalSet(rawValue: ~$0.load(as: UInt64.self)) }
     }
 
     private static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {
@@ -298,7 +306,8 @@ final class ZygoteLink: Sendable {
         let (mine, theirs) = try Self.openControl()
         defer { forkcore_close(theirs) }
         let pid = try state.table.spawn(
-            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, options: Self.options)
+            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, unblocking: state.unblocked,
+            options: Self.options)
         // Until it runs, the zygote's end is open here too, and its death would not show.
         state.table.awaitPrograms()
         state.control = mine
