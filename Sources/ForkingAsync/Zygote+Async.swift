@@ -69,8 +69,7 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     }
 
     private func lookLater() {
-        guard let pause = call.lookAgain else { return }
-        let (seconds, attoseconds) = pause.components
+        let (seconds, attoseconds) = call.lookAgain.components
         let time = DispatchTime.now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000))
         queue.asyncAfter(deadline: time) { [weak self] in
             guard let self, outcome == nil else { return }

@@ -61,12 +61,14 @@ extension Zygote {
             return try outcome?.get()
         }
 
-        /// How long it may take until `take()` has something to do although the descriptor is not readable; nil: for ever.
-        public var lookAgain: Duration? {
+        /// How long it may take until `take()` has something to do although the descriptor is not readable. Never for ever:
+        /// another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
+        public var lookAgain: Duration {
+            let now = Instant.now
             let next = state.withLock {
                 earlier($0.killed?.confirmBy, $0.killed == nil ? deadline.map { begun + $0 } : nil)
             }
-            return next.map { max(.zero, $0 - .now) }
+            return max(.zero, min(next ?? .init(nanoseconds: .max), now + Self.confirmation) - now)
         }
 
         /// Waits for the answer. For threads that may wait: not for a task, nor an event loop's. ppoll(2).
@@ -77,7 +79,7 @@ extension Zygote {
                 var descriptor = channel
                 var ready: UInt32 = 0
                 try checked(
-                    forkcore_wait_readable(&descriptor, 1, lookAgain?.inNanoseconds ?? -1, &ready), "ppoll")
+                    forkcore_wait_readable(&descriptor, 1, lookAgain.inNanoseconds, &ready), "ppoll")
             }
         }
 
