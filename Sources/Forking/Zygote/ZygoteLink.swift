@@ -268,9 +268,11 @@ final class ZygoteLink: Sendable {
         state.backoff.noteFailure(at: .now, using: &generator)
     }
 
+    /// One that is not ready yet does not stand still: what it prewarms takes its time.
     func replaceStuck(_ id: Ticket.ID) {
         change { state in
-            if state.running.contains(id), state.control != nil { lose(&state, isStuck: true) }
+            listen(&state)
+            if state.running.contains(id), state.control != nil, state.isReady { lose(&state, isStuck: true) }
         }
     }
 
