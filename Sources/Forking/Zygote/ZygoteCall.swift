@@ -52,13 +52,17 @@ extension Zygote {
         ///
         /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
         public func take() throws(ZygoteError) -> Reply? {
-            let outcome: Result<Reply, ZygoteError>? = state.withLock { state in
+            let ending: Ending? = state.withLock { state in
                 precondition(!state.isDone, "a call is taken once")
-                guard let outcome = look(&state) else { return nil }
-                state.isDone = true
-                return outcome
+                let ending = look(&state)
+                state.isDone = ending != nil
+                return ending
             }
-            return try outcome?.get()
+            guard let ending else { return nil }
+            // Unlocked: observers are told, who may cancel this call too.
+            if ending.isStuck { link.replaceStuck(ticket) }
+            link.finished(ticket, name, begun, ending.outcome, ending.message)
+            return try ending.outcome.get()
         }
 
         /// How long it may take until `take()` has something to do although the descriptor is not readable. Never for ever:
@@ -95,30 +99,29 @@ extension Zygote {
             if !link.withdraw(ticket) { forkcore_finish_sending(channel) }
         }
 
-        private func look(_ state: inout State) -> Result<Reply, ZygoteError>? {
+        private struct Ending {
+            var outcome: Result<Reply, ZygoteError>
+            var message: CallMessage?
+            /// Whether the zygote did not say that the child is dead.
+            var isStuck = false
+        }
+
+        private func look(_ state: inout State) -> Ending? {
             do throws(ZygoteError) {
                 if let message = try CallMessage.receive(over: channel, atMost: longest) {
-                    return finish(outcome(of: message, state), message)
+                    return Ending(outcome: outcome(of: message, state), message: message)
                 }
             } catch {
                 // The end of the channel: who was to be killed has been, or never was there.
-                guard case .lost = error else { return finish(.failure(error), nil) }
-                return finish(.failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)), nil)
+                guard case .lost = error else { return Ending(outcome: .failure(error)) }
+                return Ending(outcome: .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)))
             }
             let now = Instant.now
             if let deadline, begun + deadline <= now { kill(&state, .deadline(deadline)) }
             if let killed = state.killed, killed.confirmBy <= now {
-                link.replaceStuck(ticket)
-                return finish(.failure(killed.why), nil)
+                return Ending(outcome: .failure(killed.why), isStuck: true)
             }
             return nil
-        }
-
-        private func finish(_ outcome: Result<Reply, ZygoteError>, _ message: CallMessage?) -> Result<
-            Reply, ZygoteError
-        > {
-            link.finished(ticket, name, begun, outcome, message)
-            return outcome
         }
 
         private func outcome(of message: CallMessage, _ state: State) -> Result<Reply, ZygoteError> {
