@@ -112,6 +112,7 @@ public final class Zygote: Sendable {
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
         limits: Limits = Limits()
     ) throws(ZygoteError) -> Call {
+        let begun = Instant.now
         guard names.contains(name) else { throw .noHandler(name, known: names) }
         let limits = try limits.checked()
         if let deadline, deadline <= .zero {
@@ -131,10 +132,12 @@ public final class Zygote: Sendable {
             throw error
         }
         let ticket = Ticket(channel: theirs, order: order, name: name)
-        let call = Call(
-            mine, link, ticket.id, name: name, deadline: deadline, longest: configuration.maxReplyBytes)
-        try link.admit(ticket)
-        return call
+        do { try link.admit(ticket) } catch {
+            forkcore_close(mine)
+            throw error
+        }
+        return Call(
+            mine, link, ticket.id, name: name, begun, deadline: deadline, longest: configuration.maxReplyBytes)
     }
 
     /// Hands a connected socket off to a child, which serves it to its end; `Call.take()` or `wait()` then gives an empty

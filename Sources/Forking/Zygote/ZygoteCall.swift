@@ -18,7 +18,7 @@ extension Zygote {
         private let link: ZygoteLink
         private let ticket: Ticket.ID
         private let name: String
-        private let begun = Instant.now
+        private let begun: Instant
         private let deadline: Duration?
         private let longest: Int
         private let state = Mutex(State())
@@ -33,12 +33,14 @@ extension Zygote {
         private static let confirmation = Duration.seconds(5)
 
         init(
-            _ channel: Int32, _ link: ZygoteLink, _ ticket: Ticket.ID, name: String, deadline: Duration?, longest: Int
+            _ channel: Int32, _ link: ZygoteLink, _ ticket: Ticket.ID, name: String, _ begun: Instant,
+            deadline: Duration?, longest: Int
         ) {
             self.channel = channel
             self.link = link
             self.ticket = ticket
             self.name = name
+            self.begun = begun
             self.deadline = deadline
             self.longest = longest
         }
