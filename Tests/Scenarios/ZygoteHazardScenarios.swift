@@ -19,6 +19,7 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
     "hazard-report": report,
     "hazard-few-descriptors": fewDescriptors,
     "hazard-reply-bytes": replyBytes,
+    "hazard-late-to-end": lateToEnd,
 ]
 
 /// What the observer was told.
@@ -233,4 +234,46 @@ private func replyBytes() throws {
     _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 10))
     let error = try failure { _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 11)) }
     guard case .invalid = error else { throw Failure("\(error)") }
+}
+
+/// A zygote that is dead, but cannot be reaped yet: here because a debugger that stands still has not let go of it.
+private func lateToEnd() throws {
+    let zygote = try start()
+    let pid = zygote.processID!
+    let tracers = try ChildTable(limit: 1, reaping: .pidfd)
+    let null = try FileDescriptor.open("/dev/null", .readWrite)
+    let tracer = try tracers.spawn(
+        Program(path: "/usr/bin/env", arguments: ["env", "strace", "-qq", "-o", "/dev/null", "-p", "\(pid)"]), on: null)
+    try null.close()
+    let begun = now()
+    while !isTraced(pid) {
+        try expect(now() - begun < 20, "nobody traces it")
+        sched_yield()
+    }
+    kill(tracer, SIGSTOP)
+    kill(pid, SIGKILL)
+    let error = try failure { _ = try zygote.runAndWait("echo", [1], deadline: .milliseconds(50)) }
+    try expect(error == .deadline(.milliseconds(50)), "\(error)")
+    let next = try failure { _ = try zygote.runAndWait("echo", [1]) }
+    guard case .lost = next else { throw Failure("\(next)") }
+    kill(tracer, SIGKILL)
+    try expect(tracers.wait(atMost: .seconds(10)), "the tracer lives")
+    let freed = now()
+    while true {
+        do {
+            _ = try zygote.runAndWait("echo", [1])
+            return
+        } catch { try expect(now() - freed < 5, "there will be no other zygote: \(error)") }
+    }
+}
+
+private func isTraced(_ pid: ProcessID) -> Bool {
+    guard let file = fopen("/proc/\(pid)/status", "r") else { return false }
+    defer { fclose(file) }
+    var line = [CChar](repeating: 0, count: 128)
+    while fgets(&line, 128, file) != nil {
+        let text = line.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+        if text.hasPrefix("TracerPid:") { return !text.hasSuffix("\t0\n") }
+    }
+    return false
 }

@@ -184,7 +184,7 @@ final class ZygoteLink: Sendable {
                 guard state.running.isEmpty else { return }
                 giveUp(&state)
             default:
-                lose(&state)
+                if state.control != nil { lose(&state) }
                 guard (try? requireZygote(&state)) != nil else { return giveUp(&state) }
             }
         }
@@ -306,6 +306,7 @@ final class ZygoteLink: Sendable {
 
     /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
     private func startAgain(_ state: inout State) throws(ForkingError) {
+        state.table.collect()  // the old one may have taken longer to end than anybody waited
         let (mine, theirs) = try Self.openControl()
         defer { forkcore_close(theirs) }
         let pid = try state.table.spawn(
