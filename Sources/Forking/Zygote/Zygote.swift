@@ -170,7 +170,8 @@ public final class Zygote: Sendable {
             guard rest > 0 else { break }
             var descriptor = link.descriptor
             var ready: UInt32 = 0
-            guard forkcore_wait_readable(&descriptor, 1, rest, &ready) == 0 else { break }
+            // Another thread may hear of the end first, and close this: then nothing would be readable here.
+            guard forkcore_wait_readable(&descriptor, 1, min(rest, 1_000_000_000), &ready) == 0 else { break }
         }
         kill()
         return false
