@@ -51,6 +51,8 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     private let call: Zygote.Call
     private let queue = DispatchQueue(label: "forking.call")
     private let source: any DispatchSourceRead
+    /// Goes away with the call. What is put off by asyncAfter would stay until the deadline, of each call.
+    private let timer: any DispatchSourceTimer
     private let continuation: CheckedContinuation<Outcome, Never>
     private var outcome: Outcome?
 
@@ -58,24 +60,26 @@ private final class Watch: @unchecked Sendable {  // all on one queue
         self.call = call
         self.continuation = continuation
         source = DispatchSource.makeReadSource(fileDescriptor: call.descriptor.rawValue, queue: queue)
+        timer = DispatchSource.makeTimerSource(queue: queue)
     }
 
     func begin() {
         source.setEventHandler { self.look() }
         // Only now may the descriptor be closed, which it is when the call goes away.
         source.setCancelHandler { self.continuation.resume(returning: self.outcome!) }
-        source.activate()
+        timer.setEventHandler {
+            self.look()
+            if self.outcome == nil { self.lookLater() }
+        }
         lookLater()
+        timer.activate()
+        source.activate()
     }
 
     private func lookLater() {
         let (seconds, attoseconds) = call.lookAgain.components
-        let time = DispatchTime.now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000))
-        queue.asyncAfter(deadline: time) { [weak self] in
-            guard let self, outcome == nil else { return }
-            look()
-            if outcome == nil { lookLater() }
-        }
+        timer.schedule(
+            deadline: .now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000)))
     }
 
     private func look() {
@@ -86,6 +90,7 @@ private final class Watch: @unchecked Sendable {  // all on one queue
         } catch {
             outcome = .failure(error)
         }
+        timer.cancel()
         source.cancel()
     }
 }
