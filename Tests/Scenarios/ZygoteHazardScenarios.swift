@@ -20,6 +20,7 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
     "hazard-few-descriptors": fewDescriptors,
     "hazard-reply-bytes": replyBytes,
     "hazard-late-to-end": lateToEnd,
+    "hazard-untaken": untaken,
 ]
 
 /// What the observer was told.
@@ -276,4 +277,20 @@ private func isTraced(_ pid: ProcessID) -> Bool {
         if text.hasPrefix("TracerPid:") { return !text.hasSuffix("\t0\n") }
     }
     return false
+}
+
+/// Calls that ended with their zygote, and that nobody has taken yet, leave their places to others.
+private func untaken() throws {
+    let zygote = try start { $0.maxChildren = 2 }
+    let calls = try (0..<2).map { _ in try zygote.begin("hang") }
+    let waiting = try zygote.begin("echo", [1], deadline: .seconds(5))
+    try killZygote(zygote)
+    zygote.look()
+    let first = try waiting.wait()
+    let reply = try zygote.runAndWait("echo", [2], deadline: .seconds(5))
+    try expect(first.bytes == [1] && reply.bytes == [2], "wrong bytes")
+    for call in calls {
+        let error = try failure { _ = try call.wait() }
+        try expect(error == .lost(nextStart: nil), "\(error)")
+    }
 }

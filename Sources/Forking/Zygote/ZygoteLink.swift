@@ -239,6 +239,7 @@ final class ZygoteLink: Sendable {
         let pid = state.table.children.first?.pid
         var status = ExitStatus.unknown
         state.control = nil
+        state.running = []  // their places are free, whenever somebody takes what became of them
         state.table.onExit = { status = $0.status }
         if isStuck { state.table.killAll() }
         if (try? state.table.wait(atMost: .seconds(2))) != true {
@@ -361,7 +362,10 @@ final class ZygoteLink: Sendable {
 
     func look() -> Duration? {
         change { state in
-            if !state.isOver { try? requireZygote(&state) }
+            if !state.isOver {
+                try? requireZygote(&state)
+                advance(&state)
+            }
             return state.backoff.until.map { max(.zero, $0 - .now) }
         }
     }
