@@ -9,11 +9,12 @@ struct ZygoteHazardTests {
     @Test(
         "What a zygote has to survive",
         arguments: [
-            "look-after-drain", "not-forked", "signal-mask", "orphan", "cancel-stopped", "slow-prewarm", "observer", "report",
+            "look-after-drain", "not-forked", "signal-mask", "orphan", "cancel-stopped", "slow-prewarm", "observer",
+            "report",
             "few-descriptors", "reply-bytes", "untaken",
         ])
     func survives(_ hazard: String) throws { try pass("hazard-\(hazard)") }
 
-    @Test("A zygote that takes long to end has a successor", .needs("strace", package: "strace"))
+    @Test("A zygote that takes long to end has a successor", .needsTracing)
     func lateToEnd() throws { try pass("hazard-late-to-end") }
 }

@@ -166,7 +166,9 @@ private func isAsleep(_: pthread_t) -> Bool {
         let name = withUnsafePointer(to: &entry.pointee.d_name) {
             $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
         }
-        guard let id = Int32(name), id != getpid(), let file = fopen("/proc/self/task/\(id)/syscall", "r") else { continue }
+        guard let id = Int32(name), id != getpid(), let file = fopen("/proc/self/task/\(id)/syscall", "r") else {
+            continue
+        }
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 64)
         guard fgets(&line, 64, file) != nil else { continue }
