@@ -77,7 +77,7 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     }
 
     private func lookLater() {
-        let (seconds, attoseconds) = call.lookAgain.components
+        guard let (seconds, attoseconds) = call.lookAgain?.components else { return }
         timer.schedule(
             deadline: .now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000)))
     }
