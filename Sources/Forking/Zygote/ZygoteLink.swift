@@ -301,8 +301,11 @@ final class ZygoteLink: Sendable {
         guard let host = ProcessID(String(cString: value)), fcntl(place, F_SETFD, FD_CLOEXEC) == 0,
             getsockopt(place, SOL_SOCKET, SO_TYPE, &type, &length) == 0, type == Int32(SOCK_SEQPACKET.rawValue)
         else { return nil }
-        if host != getppid() { forkcore_exit(0) }
-        return place
+        guard host != getppid() else { return place }
+        // A host that has just been killed closes its end, if perhaps a moment later; somebody else's socket stays as it is.
+        var polled = pollfd(fd: place, events: 0, revents: 0)
+        if poll(&polled, 1, 1000) > 0 { forkcore_exit(0) }
+        return nil
     }
 
     /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
