@@ -11,7 +11,7 @@ struct ZygoteHazardTests {
         arguments: [
             "look-after-drain", "not-forked", "signal-mask", "orphan", "cancel-stopped", "slow-prewarm", "observer",
             "report",
-            "few-descriptors", "reply-bytes", "untaken",
+            "reply-bytes", "untaken",
         ])
     func survives(_ hazard: String) throws { try pass("hazard-\(hazard)") }
 

@@ -17,7 +17,6 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
     "hazard-slow-prewarm": slowPrewarm,
     "hazard-observer": observer,
     "hazard-report": report,
-    "hazard-few-descriptors": fewDescriptors,
     "hazard-reply-bytes": replyBytes,
     "hazard-late-to-end": lateToEnd,
     "hazard-untaken": untaken,
@@ -215,21 +214,6 @@ private func report() throws {
     try killZygote(zygote)
     guard case .lost(_?) = try failure({ _ = try zygote.begin("echo") }) else { throw Failure("not lost") }
     for case .finished(let report) in told.withLock({ $0 }) { throw Failure("reported: \(report)") }
-}
-
-/// Where the zygote has too few descriptors for all children, orders wait; they are not lost.
-private func fewDescriptors() throws {
-    let zygote = try start(prewarm: {
-        var few = rlimit(rlim_cur: 16, rlim_max: 16)
-        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &few)
-    })
-    let calls = try (0..<14).map { _ in try zygote.begin("hang", deadline: .milliseconds(300)) }
-    for call in calls {
-        let error = try failure { _ = try call.wait() }
-        try expect(error == .deadline(.milliseconds(300)), "\(error)")
-    }
-    let reply = try zygote.runAndWait("echo", [1])
-    try expect(reply.bytes == [1], "wrong bytes")
 }
 
 private func replyBytes() throws {

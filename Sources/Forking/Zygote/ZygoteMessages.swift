@@ -131,7 +131,9 @@ struct CallMessage {
         case let code: throw .system(call: "recv", Errno(rawValue: code))
         }
         // A child may have given its socket a larger buffer.
-        guard size - MemoryLayout<Head>.size <= max(longest, longestInline) else { throw tooLong(UInt64(size), longest) }
+        guard size - MemoryLayout<Head>.size <= max(longest, longestInline) else {
+            throw tooLong(UInt64(size), longest)
+        }
         var message = CallMessage(.ended)
         let code = message.take(channel, size)
         if code == EAGAIN { return nil }
