@@ -78,13 +78,9 @@ private func limits() throws {
 
 /// In a system that allows no filters of system calls, for which one stands here that refuses prctl(2).
 private func limitRefused() throws {
-    let zygote = try startZygote { handlers in
-        addHandlers(&handlers)
-        handlers.prewarm {
-            let code = forbidPrctl()
-            try expect(code == 0, "prctl: \(Errno(rawValue: code))")
-        }
-    }
+    let code = forbidPrctl()
+    try expect(code == 0, "prctl: \(Errno(rawValue: code))")
+    let zygote = try startZygote(addHandlers)
     var limits = Zygote.Limits()
     limits.noNetwork = true
     let refused = try failure { _ = try zygote.runAndWait("echo", limits: limits) }
