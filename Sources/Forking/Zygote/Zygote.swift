@@ -168,10 +168,13 @@ public final class Zygote: Sendable {
             if link.hasEnded { return true }
             let rest = (end - .now).inNanoseconds
             guard rest > 0 else { break }
-            var descriptor = link.descriptor
+            let watched = link.duplicate()
+            var descriptor = watched?.rawValue ?? -1
             var ready: UInt32 = 0
-            // Another thread may hear of the end first, and close this: then nothing would be readable here.
-            guard forkcore_wait_readable(&descriptor, 1, min(rest, 1_000_000_000), &ready) == 0 else { break }
+            // Without a descriptor to spare, it is looked every 10 ms.
+            let code = forkcore_wait_readable(&descriptor, 1, watched == nil ? min(rest, 10_000_000) : rest, &ready)
+            try? watched?.close()
+            guard code == 0 else { break }
         }
         kill()
         return false
@@ -185,7 +188,15 @@ public final class Zygote: Sendable {
     /// What it has done, as far as its last answer tells.
     public var statistics: ZygoteStatistics { link.statistics }
     /// Readable when the zygote ended or has said something: then call `look()`. -1 while there is none; another one for each.
+    ///
+    /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is then
+    /// another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: link.descriptor) }
+
+    /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the moment.
+    package func duplicateDescriptor() -> FileDescriptor? { link.duplicate() }
+    /// Whether it was drained, or killed, and is no more.
+    package var hasEnded: Bool { link.hasEnded }
 
     /// Looks after the zygote: if it has ended, another is started, unless it is too early for that.
     ///

@@ -238,6 +238,8 @@ final class ZygoteLink: Sendable {
     private func lose(_ state: inout State, isStuck: Bool = false) {
         let pid = state.table.children.first?.pid
         var status = ExitStatus.unknown
+        // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
+        if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
         state.running = []  // their places are free, whenever somebody takes what became of them
         state.table.onExit = { status = $0.status }
@@ -375,6 +377,15 @@ final class ZygoteLink: Sendable {
 
     var processID: ProcessID? { change { $0.control == nil ? nil : $0.table.children.first?.pid } }
     var descriptor: Int32 { change { $0.control?.rawValue ?? -1 } }
+
+    /// As `descriptor`, for the caller to close: any thread may find the zygote ended meanwhile and close the other, whose
+    /// number is then another file's. Nil if there is no zygote now, or no descriptor to be had.
+    func duplicate() -> FileDescriptor? {
+        change { state in
+            let copy = state.control.map { fcntl($0.rawValue, F_DUPFD_CLOEXEC, 0) } ?? -1
+            return copy < 0 ? nil : FileDescriptor(rawValue: copy)
+        }
+    }
 
     var statistics: ZygoteStatistics {
         change { state in
