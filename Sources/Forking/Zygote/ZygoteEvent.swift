@@ -8,6 +8,8 @@ public enum ZygoteEvent: Sendable {
     case lost(ProcessID, ExitStatus, failures: Int, pause: Duration)
     /// No zygote could be started; it is tried again.
     case startFailed(ForkingError)
+    /// A call has one of the places: the zygote was told to fork its child.
+    case began(handler: String)
     /// A call was turned away, as too many wait.
     case refused(handler: String)
     /// A call has ended.
@@ -19,7 +21,7 @@ public enum ZygoteEvent: Sendable {
     public var isTrouble: Bool {
         switch self {
         case .lost, .startFailed: true
-        case .started, .refused, .finished, .ended: false
+        case .started, .began, .refused, .finished, .ended: false
         }
     }
 }
@@ -32,10 +34,25 @@ public struct ZygoteCallReport: Sendable {
     public let failure: ZygoteError?
     /// From its begin to its answer, waiting included.
     public let duration: Duration
+    /// How long it waited for a place; nil if it never had one, and so no child.
+    public let waited: Duration?
     /// From its order's arrival in the zygote to its child's first step; nil if the child told nothing.
     public let forkTime: Duration?
     /// What the child had used when it answered, or ended; nil if that is not known.
     public let usage: ResourceUsage?
+    /// What the zygote has done since the report before this one, as far as it has told.
+    public let work: ZygoteWork
+}
+
+/// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last answer, before
+/// it was lost, is not told at all.
+public struct ZygoteWork: Hashable, Sendable {
+    /// Children that it forked.
+    public var forks = 0
+    /// Children that it reaped.
+    public var reaped = 0
+    /// What it took to reap them, in all.
+    public var reapTime = Duration.zero
 }
 
 /// What a zygote has done. Children and times as of the last answer.
@@ -63,6 +80,7 @@ extension ZygoteEvent: CustomStringConvertible {
         case .lost(let pid, let status, let failures, let pause):
             "zygote \(pid) \(status), \(failures) in a row; the next one is started after \(pause.inSeconds)"
         case .startFailed(let error): "no zygote could be started: \(error)"
+        case .began(let handler): "a call of '\(handler)' has a place"
         case .refused(let handler): "a call of '\(handler)' was refused, as too many wait"
         case .finished(let report):
             "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"

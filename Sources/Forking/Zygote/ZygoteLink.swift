@@ -30,7 +30,6 @@ final class ZygoteLink: Sendable {
         var control: ParentDescriptor?
         /// Whether it has said that it is ready.
         var isReady = false
-        var startedAt = Instant.now
         /// With the zygote as its one child.
         let table: ChildTable
         let successor: Program
@@ -39,13 +38,14 @@ final class ZygoteLink: Sendable {
         var backoff = Backoff()
         /// Whether the last one had ended early.
         var hasFailed = false
-        var running: Set<Ticket.ID> = []
+        /// By which of the zygotes, counted from 0, and since when.
+        var running: [Ticket.ID: (zygote: Int, since: Instant)] = [:]
         var waiting: [Ticket] = []
         var isDraining = false
         var isOver = false
         /// By `end`, whatever it had.
         var wasKilled = false
-        var tally = ZygoteTally()
+        var counts = ZygoteCounts()
         var events: [ZygoteEvent] = []
     }
 
@@ -148,13 +148,16 @@ final class ZygoteLink: Sendable {
     ) {
         var failure: ZygoteError?
         if case .failure(let error) = outcome { failure = error }
-        let report = ZygoteCallReport(
-            handler: name, failure: failure, duration: .now - begun,
-            forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
-            usage: message.map { ResourceUsage($0.head.usage) })
+        let duration = Instant.now - begun
         change { state in
-            if let message, message.head.tally.forked > 0 { state.tally = message.head.tally }
-            if state.running.remove(id) == nil { _ = drop(&state, id) }
+            let place = state.running.removeValue(forKey: id)
+            if place == nil { _ = drop(&state, id) }
+            var work = ZygoteWork()
+            if let message, place?.zygote == state.counts.zygote { work = state.counts.take(message.head.tally) }
+            let report = ZygoteCallReport(
+                handler: name, failure: failure, duration: duration, waited: place.map { $0.since - begun },
+                forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
+                usage: message.map { ResourceUsage($0.head.usage) }, work: work)
             state.events.append(.finished(report))
             advance(&state)
         }
@@ -178,7 +181,9 @@ final class ZygoteLink: Sendable {
             case 0:
                 forkcore_close(next.channel)
                 state.waiting.removeFirst()
-                state.running.insert(next.id)
+                state.counts.ordered += 1
+                state.running[next.id] = (zygote: state.counts.zygote, since: .now)
+                state.events.append(.began(handler: next.name))
             case EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS:
                 // The zygote has so many orders to take that there is no room; whoever ends looks again.
                 guard state.running.isEmpty else { return }
@@ -255,7 +260,7 @@ final class ZygoteLink: Sendable {
             return
         }
         // One that was ready has earned a successor at once; but not one that ended early after another that had.
-        let endedEarly = Instant.now - state.startedAt < .seconds(1)
+        let endedEarly = Instant.now - state.counts.startedAt < .seconds(1)
         if state.isReady, !(endedEarly && state.hasFailed) {
             state.backoff.noteSuccess()
         } else {
@@ -275,7 +280,7 @@ final class ZygoteLink: Sendable {
     func replaceStuck(_ id: Ticket.ID) {
         change { state in
             listen(&state)
-            if state.running.contains(id), state.control != nil, state.isReady { lose(&state, isStuck: true) }
+            if state.running[id] != nil, state.control != nil, state.isReady { lose(&state, isStuck: true) }
         }
     }
 
@@ -322,8 +327,7 @@ final class ZygoteLink: Sendable {
         state.table.awaitPrograms()
         state.control = mine
         state.isReady = false
-        state.startedAt = .now
-        state.tally = ZygoteTally()
+        state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
         state.events.append(.started(pid))
     }
 
@@ -390,9 +394,9 @@ final class ZygoteLink: Sendable {
     var statistics: ZygoteStatistics {
         change { state in
             ZygoteStatistics(
-                running: state.running.count, waiting: state.waiting.count, children: Int(state.tally.alive),
-                forks: Int(state.tally.forked), reaped: Int(state.tally.reaped),
-                reapTime: .nanoseconds(state.tally.reaping))
+                running: state.running.count, waiting: state.waiting.count, children: Int(state.counts.tally.alive),
+                forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
+                reapTime: .nanoseconds(state.counts.tally.reaping))
         }
     }
 

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a host's threads see of its zygote: what it counts, and its end.
+
+import Forking
+import Glibc
+import Synchronization
+import TestSupport
+
+let zygoteWatchScenarios: [String: @Sendable () throws -> Void] = [
+    "zygote-counts-forward": countsForward,
+    "zygote-counts-anew": countsAnew,
+    "zygote-drained-stays-so": drainedStaysSo,
+    "zygote-killed-while-awaited": killedWhileAwaited,
+    "zygote-tells-of-calls": tellsOfCalls,
+    "zygote-false-counts": falseCounts,
+]
+
+/// Answers that are taken in another order than they were given in.
+private func countsForward() throws {
+    let zygote = try startZygote()
+    let calls = [try zygote.begin("echo"), try zygote.begin("echo"), try zygote.begin("echo")]
+    for call in calls.reversed() { _ = try call.wait() }
+    try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
+    let ended = zygote.shutDownAndWait()
+    try expect(ended, "it did not end")
+}
+
+/// An answer that is taken when the zygote it came from has been replaced.
+private func countsAnew() throws {
+    let zygote = try startZygote()
+    for _ in 0..<5 { _ = try zygote.runAndWait("echo") }
+    let late = try zygote.begin("echo")
+    try awaitReadable(late.descriptor.rawValue)
+    let pid = zygote.processID!
+    Glibc.kill(pid, SIGKILL)
+    try eventually("no other zygote") {
+        zygote.look()
+        return zygote.processID.map { $0 != pid } == true
+    }
+    _ = try zygote.runAndWait("echo")
+    _ = try late.wait()
+    try expect(zygote.statistics.forks == 1, "\(zygote.statistics)")
+    let ended = zygote.shutDownAndWait()
+    try expect(ended, "it did not end")
+}
+
+private func drainedStaysSo() throws {
+    let zygote = try startZygote()
+    zygote.drain()
+    try awaitReadable(zygote.descriptor.rawValue)
+    let pause = zygote.look()
+    try expect(pause == nil && zygote.processID == nil, "there is another: \(zygote.processID ?? 0)")
+}
+
+/// Kills it while another thread waits for its end.
+private func killedWhileAwaited() throws {
+    let zygote = try startZygote()
+    let call = try zygote.begin("hang")
+    let before = openDescriptors().count
+    let waiter = try Thread { _ = zygote.shutDownAndWait(deadline: .seconds(60)) }
+    try eventually("nobody waits") { openDescriptors().count > before }
+    let begun = now()
+    zygote.kill()
+    waiter.join()
+    let seconds = now() - begun
+    try expect(seconds < 1, "it took \(seconds) s")
+    _ = try failure { _ = try call.wait() }
+}
+
+private func tellsOfCalls() throws {
+    let told = Events()
+    let zygote = try startZygote { configuration in
+        configuration.maxChildren = 1
+        configuration.observe = { told.add($0) }
+    }
+    let first = try zygote.begin("echo")
+    let second = try zygote.begin("echo")
+    try expect(told.begun == 1, "\(told.begun) have a place")
+    _ = try first.wait()
+    try expect(told.begun == 2, "\(told.begun) have had a place")
+    _ = try second.wait()
+    let waiting = try zygote.begin("hang")
+    let never = try zygote.begin("echo")
+    never.cancel()
+    _ = try failure { _ = try never.wait() }
+    waiting.cancel()
+    _ = try failure { _ = try waiting.wait() }
+    let ended = zygote.shutDownAndWait()
+    try expect(ended, "it did not end")
+    let reports = told.reports
+    try expect(reports.map { $0.waited != nil } == [true, true, false, true], "\(reports)")
+    let forks = reports.reduce(0) { $0 + $1.work.forks }
+    try expect(forks == zygote.statistics.forks && forks >= 2, "\(forks) forks, \(zygote.statistics)")
+}
+
+/// A child that says, over its call's channel, what cannot be. The layout is that of `CallMessage.Head`.
+private func falseCounts() throws {
+    let zygote = try Zygote.start { handlers in
+        handlers.answer("lie") { _ in
+            var head: [UInt8] = [1] + Array(repeating: 0, count: 15)
+            head += Array(repeating: 0x7f, count: 112 - head.count)
+            for descriptor in Int32(3)..<32 { send(descriptor, head, head.count, 0) }
+            _exit(0)
+        }
+        handlers.answer("echo") { Zygote.Reply($0.bytes) }
+    }
+    _ = try zygote.runAndWait("echo")
+    _ = try zygote.runAndWait("lie")
+    _ = try zygote.runAndWait("echo")
+    try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
+    let ended = zygote.shutDownAndWait()
+    try expect(ended, "it did not end")
+}
+
+private final class Events: Sendable {
+    private let all = Mutex<[ZygoteEvent]>([])
+
+    func add(_ event: ZygoteEvent) { all.withLock { $0.append(event) } }
+
+    var begun: Int { all.withLock { $0.count { if case .began = $0 { true } else { false } } } }
+    var reports: [ZygoteCallReport] {
+        all.withLock { $0.compactMap { if case .finished(let report) = $0 { report } else { nil } } }
+    }
+}
+
+private func awaitReadable(_ descriptor: Int32) throws {
+    var polled = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+    try expect(poll(&polled, 1, 10_000) == 1, "nothing to read")
+}
+
+/// A thread of this process.
+private final class Thread: @unchecked Sendable {
+    private var handle = pthread_t()
+    private let body: @Sendable () -> Void
+
+    init(_ body: @escaping @Sendable () -> Void) throws {
+        self.body = body
+        let code = pthread_create(
+            &handle, nil,
+            {
+                Unmanaged<Thread>.fromOpaque($0!).takeRetainedValue().body()
+                return nil
+            }, Unmanaged.passRetained(self).toOpaque())
+        try expect(code == 0, "pthread_create: \(code)")
+    }
+
+    func join() { pthread_join(handle, nil) }
+}
