@@ -13,6 +13,12 @@ struct ZygoteWatchTests {
     @Test("what a child makes up is not counted")
     func falseCounts() throws { try pass("zygote-false-counts") }
 
+    @Test("a loss is one failure, whatever calls there were")
+    func lossCountsOnce() throws { try pass("zygote-loss-counts-once") }
+
+    @Test("a call that finds no zygote is told of as that")
+    func notAdmitted() throws { try pass("zygote-not-admitted") }
+
     @Test("to look after a drained zygote starts none")
     func drainedStaysSo() throws { try pass("zygote-drained-stays-so") }
 

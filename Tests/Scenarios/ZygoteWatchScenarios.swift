@@ -14,6 +14,8 @@ let zygoteWatchScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-killed-while-awaited": killedWhileAwaited,
     "zygote-tells-of-calls": tellsOfCalls,
     "zygote-false-counts": falseCounts,
+    "zygote-loss-counts-once": lossCountsOnce,
+    "zygote-not-admitted": notAdmitted,
 ]
 
 /// Answers that are taken in another order than they were given in.
@@ -113,12 +115,58 @@ private func falseCounts() throws {
     try expect(ended, "it did not end")
 }
 
+/// A zygote is lost with a call that it had, and one that waited. What then becomes of them is no failure more.
+private func lossCountsOnce() throws {
+    let told = Events()
+    let zygote = try startZygote {
+        $0.maxChildren = 1
+        $0.observe = { told.add($0) }
+    }
+    try loseEarly(zygote)
+    let running = try zygote.begin("hang"), waiting = try zygote.begin("hang")
+    try loseEarly(zygote)
+    _ = try failure { _ = try running.wait() }
+    _ = try failure { _ = try waiting.wait() }
+    try eventually("no other zygote") {
+        zygote.look()
+        return zygote.processID != nil
+    }
+    try loseEarly(zygote)
+    zygote.kill()
+    try expect(told.failures == [0, 1, 2], "\(told.failures)")
+}
+
+/// A call that cannot begin is told of as what it is: it was not cancelled.
+private func notAdmitted() throws {
+    let told = Events()
+    let zygote = try startZygote { $0.observe = { told.add($0) } }
+    try loseEarly(zygote)
+    try loseEarly(zygote)
+    guard case .lost? = try failure({ _ = try zygote.begin("echo") }) as ZygoteError? else { throw Failure("not lost") }
+    guard case .lost? = told.reports.last?.failure else { throw Failure("\(told.reports)") }
+    zygote.kill()
+}
+
+/// Kills a zygote that has hardly begun: the second time in a row, the next one waits.
+private func loseEarly(_ zygote: Zygote) throws {
+    let pid = zygote.processID
+    Glibc.kill(pid!, SIGKILL)
+    try eventually("it lives on") {
+        zygote.look()
+        return zygote.processID != pid
+    }
+}
+
 private final class Events: Sendable {
     private let all = Mutex<[ZygoteEvent]>([])
 
     func add(_ event: ZygoteEvent) { all.withLock { $0.append(event) } }
 
     var begun: Int { all.withLock { $0.count { if case .began = $0 { true } else { false } } } }
+    /// In a row, at each loss.
+    var failures: [Int] {
+        all.withLock { $0.compactMap { if case .lost(_, _, let failures, _) = $0 { failures } else { nil } } }
+    }
     var reports: [ZygoteCallReport] {
         all.withLock { $0.compactMap { if case .finished(let report) = $0 { report } else { nil } } }
     }

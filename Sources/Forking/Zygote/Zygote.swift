@@ -134,6 +134,9 @@ public final class Zygote: Sendable {
         let ticket = Ticket(channel: theirs, order: order, name: name)
         do { try link.admit(ticket) } catch {
             forkcore_close(mine)
+            // That one was refused is an event of its own.
+            if case .full = error { throw error }
+            link.finished(ticket.id, name, begun, .failure(error), nil)
             throw error
         }
         return Call(
