@@ -29,7 +29,7 @@ struct Instant: Comparable {
 
 extension Duration {
     /// Whole nanoseconds, as far as 64 bits go (292 years).
-    var inNanoseconds: Int64 {
+    package var inNanoseconds: Int64 {
         let (seconds, attoseconds) = components
         let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
         let (sum, carried) = product.addingReportingOverflow(attoseconds / 1_000_000_000)

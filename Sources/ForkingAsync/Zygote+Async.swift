@@ -77,9 +77,8 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     }
 
     private func lookLater() {
-        guard let (seconds, attoseconds) = call.lookAgain?.components else { return }
-        timer.schedule(
-            deadline: .now() + .nanoseconds(Int(seconds) * 1_000_000_000 + Int(attoseconds / 1_000_000_000)))
+        guard let pause = call.lookAgain else { return }
+        timer.schedule(deadline: .now() + .nanoseconds(Int(pause.inNanoseconds)))
     }
 
     private func look() {

@@ -1,28 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Dispatch
 import Forking
+@_exported import ForkingAsync  // `Worker.run`, without which nobody gets to `serve`
 import NIOCore
 import NIOPosix
 
 extension Worker {
-    /// Runs asynchronous code in a worker's body, which is synchronous: blocks the first thread until `body` has ended,
-    /// and gives what it returned or threw.
-    ///
-    /// The first thread is the main actor's, and it waits: nothing in `body` may await what runs on the main actor.
-    /// Concurrency's threads start here, in the worker; were there any in the parent, `body` would never run.
-    public func run<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
-        let outcome = Outcome<Value>()
-        Task.detached {
-            do {
-                outcome.set(.success(try await body()))
-            } catch {
-                outcome.set(.failure(error))
-            }
-        }
-        return try outcome.wait().get()
-    }
-
     /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain and
     /// its last connection has gone.
     ///
@@ -89,21 +72,5 @@ extension Worker {
         let own = group == nil ? MultiThreadedEventLoopGroup(numberOfThreads: 1) : nil
         defer { try? own?.syncShutdownGracefully() }
         try Serving(self, on: group ?? own!, tasks: false) { _, channel in setup(channel).map { {} } }.serve().wait()
-    }
-}
-
-/// What a task hands to the thread that waits for it.
-private final class Outcome<Value: Sendable>: @unchecked Sendable {
-    private let isSet = DispatchSemaphore(value: 0)
-    private var value: Result<Value, any Error>?
-
-    func set(_ value: Result<Value, any Error>) {
-        self.value = value
-        isSet.signal()
-    }
-
-    func wait() -> Result<Value, any Error> {
-        isSet.wait()
-        return value!
     }
 }
