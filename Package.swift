@@ -55,9 +55,10 @@ let package = Package(
             name: "ForkingIntegrations",
             dependencies: [
                 "Forking", "ForkingAsync",
+                .product(name: "CoreMetrics", package: "swift-metrics"),
                 .product(name: "Logging", package: "swift-log"),
-                .product(name: "Metrics", package: "swift-metrics"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
         .executableTarget(
@@ -131,6 +132,19 @@ let package = Package(
             path: "Tests/ZygoteHost"
         ),
         .testTarget(name: "ForkingAsyncTests", dependencies: ["TestSupport", "zygotehost"]),
+        .executableTarget(
+            name: "servicehost",
+            dependencies: [
+                "Forking", "ForkingAsync", "ForkingIntegrations", "ForkingNIO",
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/ServiceHost"
+        ),
+        .testTarget(name: "ForkingIntegrationsTests", dependencies: ["TestSupport", "servicehost"]),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11

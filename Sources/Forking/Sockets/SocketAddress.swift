@@ -206,7 +206,8 @@ extension SocketAddress {
         String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
-    private static func printable(_ text: String) -> String {
+    /// With what could end a line, or steer a terminal, spelled out.
+    package static func printable(_ text: String) -> String {
         text.unicodeScalars.reduce(into: "") { printable, character in
             guard character.properties.generalCategory == .control else {
                 printable.unicodeScalars.append(character)

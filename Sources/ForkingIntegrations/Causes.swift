@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How things ended, in one word each. There are few of them, whatever a child does: they are labels of metrics.
+
+import Forking
+
+extension ExitStatus {
+    var cause: String {
+        switch self {
+        case .exited(code: 0): "success"
+        case .exited: "failure"
+        // What a child said of itself may be any number.
+        case .killed(let signal, _): (1...64).contains(signal.rawValue) ? signal.description : "unknown"
+        case .unknown: "unknown"
+        }
+    }
+}
+
+extension ChildExit {
+    var cause: String {
+        switch reason {
+        case .own: refusal == nil ? status.cause : "refused"
+        case .timeLimit: "time_limit"
+        case .stopped: "stopped"
+        }
+    }
+}
+
+extension ZygoteError {
+    var cause: String {
+        switch self {
+        case .threw: "threw"
+        case .ended(let status): status.isSuccess ? "exit" : status.cause
+        case .deadline: "deadline"
+        case .cancelled: "cancelled"
+        case .full: "full"
+        case .lost: "lost"
+        case .shutDown: "shut_down"
+        case .noHandler: "no_handler"
+        case .limitRefused: "limit_refused"
+        case .system: "system"
+        case .invalid: "invalid"
+        }
+    }
+}
+
+extension DrainReason {
+    var cause: String {
+        switch self {
+        case .retired: "retired"
+        case .age: "age"
+        case .memory: "memory"
+        case .replaced: "replaced"
+        case .excess: "excess"
+        case .signalled: "signalled"
+        }
+    }
+}
+
+extension WorkerEnd {
+    var cause: String {
+        switch self {
+        case .expected: "expected"
+        case .failedStart: "failed_start"
+        case .crashed: "crashed"
+        }
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Events as lines of swift-log. Nothing is made of an event whose level is not logged, and nothing starts a thread.
+
+import Forking
+import Logging
+import SystemPackage
+
+extension Logger {
+    /// Logs what happens in a `ForkingServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
+    ///
+    /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The details are
+    /// metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`, `max_rss_kib`, `error` …
+    public func record(_ event: ServerEvent) {
+        log(level: event.level, event.message, metadata: event.metadata)
+    }
+
+    /// Logs what happens in a `PreforkServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
+    ///
+    /// As for a `ForkingServer`, but that the life of each worker, of which there are few, is info too.
+    public func record(_ event: PreforkEvent) {
+        log(level: event.level, event.message, metadata: event.metadata)
+    }
+
+    /// Logs what happens between a host and its zygote: `configuration.observe = { logger.record($0) }`. Host.
+    ///
+    /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or could not
+    /// be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
+    public func record(_ event: ZygoteEvent) {
+        log(level: event.level, event.message, metadata: event.metadata)
+    }
+}
+
+// MARK: - ForkingServer
+
+extension ServerEvent {
+    var level: Logger.Level {
+        switch self {
+        case .serving, .stopping: .info
+        case .forked, .refused: .debug
+        case .ended: isTrouble ? .warning : .debug
+        case .verifyFailed, .shortage: .warning
+        case .forkFailed, .abandoned: .error
+        }
+    }
+
+    var message: Logger.Message {
+        switch self {
+        case .serving: "serving"
+        case .forked: "child forked"
+        case .ended: "child ended"
+        case .refused: "client refused"
+        case .verifyFailed: "client refused, as the verify hook failed"
+        case .forkFailed: "client sent away, as there was no child for it"
+        case .shortage: "clients wait, as there is a shortage"
+        case .stopping: "stopping"
+        case .abandoned: "the kernel does not end killed children"
+        }
+    }
+
+    var metadata: Logger.Metadata {
+        switch self {
+        case .serving(let address): ["address": .string("\(address)")]
+        case .forked(let pid, let peer): ["pid": .number(pid), "peer": .string("\(peer)")]
+        case .ended(let exit): exit.metadata
+        case .refused(let peer): ["peer": .string("\(peer)")]
+        case .verifyFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
+        case .forkFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
+        case .shortage(let error): ["error": .text("\(error)")]
+        case .stopping(let step): ["step": .string("\(step)")]
+        case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        }
+    }
+}
+
+// MARK: - PreforkServer
+
+extension PreforkEvent {
+    var level: Logger.Level {
+        switch self {
+        case .ended(_, .crashed): .error
+        case .ended: isTrouble ? .warning : .info
+        case .notReady: .warning
+        case .forkFailed, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: .error
+        case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced, .upgrading, .upgraded, .stopping: .info
+        }
+    }
+
+    var message: Logger.Message {
+        switch self {
+        case .serving: "serving"
+        case .forked: "worker forked"
+        case .ready: "worker ready"
+        case .draining: "worker drains"
+        case .ended: "worker ended"
+        case .forkFailed: "no worker could be forked"
+        case .notReady: "worker was not ready in time, and is killed"
+        case .stuck: "worker is stuck, and is ended"
+        case .crashLoop: "workers fail at their start"
+        case .resized: "number of workers changed"
+        case .replacing: "replacing all workers"
+        case .replaced: "all workers were replaced"
+        case .replacingFailed: "the workers stay, as no new one could be had"
+        case .upgrading: "upgrading: started a new program"
+        case .upgraded: "upgraded: the new program serves"
+        case .upgradeFailed: "not upgraded"
+        case .stopping: "stopping"
+        case .abandoned: "the kernel does not end killed workers"
+        }
+    }
+
+    var metadata: Logger.Metadata {
+        switch self {
+        case .serving(let addresses): ["addresses": .array(addresses.map { .string("\($0)") })]
+        case .forked(let pid, let number), .ready(let pid, let number):
+            ["pid": .number(pid), "number": .number(number)]
+        case .draining(let pid, let reason): ["pid": .number(pid), "reason": .string(reason.cause)]
+        case .ended(let exit, let end): exit.metadata.merging(["end": .string(end.cause)]) { $1 }
+        case .forkFailed(let error): ["error": .text("\(error)")]
+        case .notReady(let pid), .upgrading(let pid), .upgraded(let pid): ["pid": .number(pid)]
+        case .stuck(let pid, let time, let peer):
+            ["pid": .number(pid), "duration_ms": .milliseconds(time)].merging(peer.metadata) { $1 }
+        case .crashLoop(let failures, let pause): ["failures": .number(failures), "pause_ms": .milliseconds(pause)]
+        case .resized(let count): ["workers": .number(count)]
+        case .replacing, .replaced: [:]
+        case .replacingFailed(let why), .upgradeFailed(let why): ["error": .text(why)]
+        case .stopping(let step): ["step": .string("\(step)")]
+        case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        }
+    }
+}
+
+// MARK: - Zygote
+
+extension ZygoteEvent {
+    var level: Logger.Level {
+        switch self {
+        case .started, .ended: .info
+        case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
+        case .startFailed: .error
+        case .began, .refused: .debug
+        case .finished(let report):
+            switch report.failure {
+            case .ended, .limitRefused, .system, .invalid: .warning
+            default: .debug
+            }
+        }
+    }
+
+    var message: Logger.Message {
+        switch self {
+        case .started: "zygote started"
+        case .lost: "zygote lost"
+        case .startFailed: "no zygote could be started"
+        case .began: "call has a place"
+        case .refused: "call refused, as too many wait"
+        case .finished(let report): report.failure == nil ? "call answered" : "call failed"
+        case .ended: "zygote ended"
+        }
+    }
+
+    var metadata: Logger.Metadata {
+        switch self {
+        case .started(let pid), .ended(let pid): ["pid": .number(pid)]
+        case .lost(let pid, let status, let failures, let pause):
+            ["pid": .number(pid), "failures": .number(failures), "pause_ms": .milliseconds(pause)]
+                .merging(status.metadata) { $1 }
+        case .startFailed(let error): ["error": .text("\(error)")]
+        case .began(let handler), .refused(let handler): ["handler": .string(handler)]
+        case .finished(let report): report.metadata
+        }
+    }
+}
+
+extension ZygoteCallReport {
+    fileprivate var metadata: Logger.Metadata {
+        var metadata: Logger.Metadata = ["handler": .string(handler), "duration_ms": .milliseconds(duration)]
+        if let waited { metadata["waited_ms"] = .milliseconds(waited) }
+        if let forkTime { metadata["fork_us"] = .number(forkTime.inNanoseconds / 1000) }
+        if let usage { metadata.merge(usage.metadata) { $1 } }
+        guard let failure else { return metadata }
+        metadata["failure"] = .string(failure.cause)
+        metadata["error"] = .text("\(failure)")
+        if case .ended(let status) = failure { metadata.merge(status.metadata) { $1 } }
+        return metadata
+    }
+}
+
+// MARK: - What they have in common
+
+extension ChildExit {
+    fileprivate var metadata: Logger.Metadata {
+        var metadata = status.metadata.merging(peer.metadata) { $1 }
+        metadata["pid"] = .number(pid)
+        metadata["reason"] = .string("\(reason)")
+        metadata["duration_ms"] = .milliseconds(duration)
+        if let refusal { metadata["error"] = .text("\(refusal)") }
+        if let usage { metadata.merge(usage.metadata) { $1 } }
+        return metadata
+    }
+}
+
+extension ExitStatus {
+    fileprivate var metadata: Logger.Metadata {
+        switch self {
+        case .exited(let code): ["exit_status": .number(code)]
+        case .killed(let signal, let dumpedCore):
+            dumpedCore
+                ? ["signal": .string("\(signal)"), "dumped_core": "true"] : ["signal": .string("\(signal)")]
+        case .unknown: ["exit_status": "unknown"]
+        }
+    }
+}
+
+extension ResourceUsage {
+    fileprivate var metadata: Logger.Metadata {
+        ["cpu_ms": .milliseconds(userTime + systemTime), "max_rss_kib": .number(maxResidentKiB)]
+    }
+}
+
+extension Optional<SocketAddress> {
+    fileprivate var metadata: Logger.Metadata { map { ["peer": .string("\($0)")] } ?? [:] }
+}
+
+extension Logger.MetadataValue {
+    fileprivate static func number(_ number: some BinaryInteger) -> Self { .string(String(number)) }
+
+    /// With three digits behind the point.
+    fileprivate static func milliseconds(_ duration: Duration) -> Self {
+        let microseconds = duration.inNanoseconds / 1000
+        let fraction = String(microseconds % 1000)
+        return .string("\(microseconds / 1000)." + String(repeating: "0", count: max(0, 3 - fraction.utf8.count)) + fraction)
+    }
+
+    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line.
+    fileprivate static func text(_ text: String) -> Self { .string(SocketAddress.printable(text)) }
+}

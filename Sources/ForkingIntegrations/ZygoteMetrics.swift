@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CoreMetrics
+import Forking
+
+/// What happens between a host and its zygote, as metrics. Host: make one before the zygote is started, and
+/// `configuration.observe = { metrics.record($0) }`.
+///
+/// | name | kind | labels | |
+/// | --- | --- | --- | --- |
+/// | `forking_zygote_children` | gauge | | calls that have a child now, or are about to |
+/// | `forking_zygote_calls_total` | counter | `handler`, `outcome` | calls that have ended |
+/// | `forking_zygote_call_duration` | timer | `handler` | from a call's begin to its answer, waiting included |
+/// | `forking_zygote_wait_duration` | timer | | how long calls waited for a place |
+/// | `forking_zygote_refusals_total` | counter | `handler` | calls that were turned away, as too many wait |
+/// | `forking_zygote_forks_total` | counter | | children forked |
+/// | `forking_zygote_fork_duration` | timer | | from an order's arrival in the zygote to the child's first step |
+/// | `forking_zygote_reaps_total` | counter | | children reaped |
+/// | `forking_zygote_reap_duration` | timer | | what it took to reap a child: the mean of those since the last answer |
+/// | `forking_zygote_starts_total` | counter | | zygotes started, the first one included |
+/// | `forking_zygote_start_failures_total` | counter | | times that none could be started |
+/// | `forking_zygote_losses_total` | counter | `cause` | zygotes that ended unasked |
+///
+/// `outcome` is `answered`, `threw`, a signal's name, `exit` or `failure` (exit(3) before the answer, with status 0 or another),
+/// `deadline`, `cancelled`, `lost`, `shut_down`, `limit_refused`, `system`, `invalid` or `unknown`; `cause` is as for
+/// `ServerMetrics`.
+public final class ZygoteMetrics: Sendable {
+    private let children: LiveGauge
+    private let calls: Family<Counter>
+    private let callDuration: Family<Timer>
+    private let waitDuration: Timer
+    private let refusals: Family<Counter>
+    private let forks: Counter
+    private let forkDuration: Timer
+    private let reaps: Counter
+    private let reapDuration: Timer
+    private let starts: Counter
+    private let startFailures: Counter
+    private let losses: Family<Counter>
+
+    /// Makes the metrics.
+    ///
+    /// - Parameter factory: by default the one that the program has set up.
+    public init(factory: any MetricsFactory = MetricsSystem.factory) {
+        let make = MetricMaker(prefix: "forking_zygote_", factory: factory)
+        children = make.gauge("children")
+        calls = Family("handler", "outcome") { make.counter("calls_total", $0) }
+        callDuration = Family("handler") { make.timer("call_duration", $0) }
+        waitDuration = make.timer("wait_duration")
+        refusals = Family("handler") { make.counter("refusals_total", $0) }
+        forks = make.counter("forks_total")
+        forkDuration = make.timer("fork_duration")
+        reaps = make.counter("reaps_total")
+        reapDuration = make.timer("reap_duration")
+        starts = make.counter("starts_total")
+        startFailures = make.counter("start_failures_total")
+        losses = Family("cause") { make.counter("losses_total", $0) }
+    }
+
+    /// Counts an event. Any thread.
+    public func record(_ event: ZygoteEvent) {
+        switch event {
+        case .began: children.change(by: 1)
+        case .finished(let report): record(report)
+        case .refused(let handler): refusals[handler].increment()
+        case .started: starts.increment()
+        case .startFailed: startFailures.increment()
+        case .lost(_, let status, _, _): losses[status.cause].increment()
+        case .ended: break
+        }
+    }
+
+    private func record(_ report: ZygoteCallReport) {
+        calls[report.handler, report.failure?.cause ?? "answered"].increment()
+        callDuration[report.handler].record(report.duration)
+        if let waited = report.waited {
+            children.change(by: -1)
+            waitDuration.record(waited)
+        }
+        if let time = report.forkTime { forkDuration.record(time) }
+        let work = report.work
+        if work.forks > 0 { forks.increment(by: work.forks) }
+        if work.reaped > 0 {
+            reaps.increment(by: work.reaped)
+            reapDuration.record(work.reapTime / work.reaped)
+        }
+    }
+}
