@@ -82,7 +82,8 @@ extension PreforkEvent {
         case .ended: isTrouble ? .warning : .info
         case .notReady: .warning
         case .forkFailed, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: .error
-        case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced, .upgrading, .upgraded, .stopping: .info
+        case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced: .info
+        case .upgrading, .upgraded, .stopping: .info
         }
     }
 
@@ -229,7 +230,8 @@ extension Logger.MetadataValue {
     fileprivate static func milliseconds(_ duration: Duration) -> Self {
         let microseconds = duration.inNanoseconds / 1000
         let fraction = String(microseconds % 1000)
-        return .string("\(microseconds / 1000)." + String(repeating: "0", count: max(0, 3 - fraction.utf8.count)) + fraction)
+        let zeros = String(repeating: "0", count: max(0, 3 - fraction.utf8.count))
+        return .string("\(microseconds / 1000)." + zeros + fraction)
     }
 
     /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line.

@@ -8,7 +8,7 @@ final class Host {
     private(set) var lines: [String] = []
 
     init(_ arguments: [String]) throws {
-        running = try Running(builtProgram("servicehost"), arguments, deadline: 120)
+        running = try Running(builtProgram("servicehost"), arguments, deadline: 30)
     }
 
     /// Reads on until a line begins with `start` and has `part` in it, and returns that line.

@@ -16,6 +16,7 @@ struct ZygoteServiceTests {
         host.running.send(SIGTERM)
         // The services are shut down in reverse order, and the zygote is waited for.
         try host.expect("calls shut down")
+        try host.expect("no more calls")
         #expect(!host.lines.contains { $0.contains("zygote ended") })
         let end = open(fifo, O_WRONLY)  // which waits for the child that reads
         close(end)

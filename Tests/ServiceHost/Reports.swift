@@ -25,7 +25,8 @@ struct StdoutLog: LogHandler {
 
     func log(event: LogEvent) {
         let all = metadata.merging(event.metadata ?? [:]) { $1 }
-        say("\(event.level) \(event.message) | " + all.sorted { $0.key < $1.key }.map { "\($0)=\($1)" }.joined(separator: " "))
+        let fields = all.sorted { $0.key < $1.key }.map { "\($0)=\($1)" }
+        say("\(event.level) \(event.message) | " + fields.joined(separator: " "))
     }
 }
 

@@ -44,18 +44,21 @@ private struct Database: Service {
     }
 }
 
-/// Ends, unasked, when a client wants that; or fails.
+/// Ends, unasked, when a client wants that; or fails. Shut down, it ends after the one that serves has no client any more.
 private struct Fragile: Service {
     let requests: AsyncThrowingStream<Void, any Error>
+    let clients: AsyncStream<Void>
 
     func run() async throws {
         for try await _ in requests.cancelOnGracefulShutdown() {}
+        if Task.isShuttingDownGracefully { for await _ in clients {} }
         say("\(getpid()) fragile ended")
     }
 }
 
 private func serve(_ worker: Worker) throws {
     let (requests, asked) = AsyncThrowingStream<Void, any Error>.makeStream()
+    let (clients, served) = AsyncStream<Void>.makeStream()
     let serving = WorkerService(worker) {
         try await worker.serve { channel in
             channel.eventLoop.makeCompletedFuture {
@@ -72,8 +75,9 @@ private func serve(_ worker: Worker) throws {
             }
         }
         say("\(getpid()) served")
+        served.finish()
     }
-    var fragile = ServiceGroupConfiguration.ServiceConfiguration(service: Fragile(requests: requests))
+    var fragile = ServiceGroupConfiguration.ServiceConfiguration(service: Fragile(requests: requests, clients: clients))
     fragile.successTerminationBehavior = .gracefullyShutdownGroup
     // SIGTERM is the worker's own; were the group to take it, it would not be told twice.
     try worker.run(

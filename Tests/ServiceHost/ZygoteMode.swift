@@ -46,6 +46,15 @@ private struct Calls: Service {
         say("ready")
         try? await gracefulShutdown()
         say("calls shut down")
+        Task.detached { await sayWhenShutDown() }
+    }
+
+    private func sayWhenShutDown() async {
+        while true {
+            do { _ = try await zygote.run("echo") } catch .shutDown { break } catch {}
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+        say("no more calls")
     }
 
     private func begin(_ call: Substring) -> Zygote.Call? {
