@@ -5,18 +5,7 @@ import Forking
 
 /// What happens in a `ForkingServer`, as metrics. Parent: make one before serving, and
 /// `server.hooks.observe = { metrics.record($0) }`.
-///
-/// | name | kind | labels | |
-/// | --- | --- | --- | --- |
-/// | `forking_server_children` | gauge | | children that serve a client now |
-/// | `forking_server_forks_total` | counter | | clients that got a child |
-/// | `forking_server_exits_total` | counter | `cause` | children reaped |
-/// | `forking_server_child_duration` | timer | | from fork to reaping |
-/// | `forking_server_refusals_total` | counter | `reason` | clients sent away: `hook`, `hook_failed`, `fork_failed` |
-/// | `forking_server_shortages_total` | counter | | times that clients began to wait for a descriptor, or for memory |
-///
-/// `cause` is `success`, `failure` (an exit status that is not 0), a signal's name, `time_limit`, `stopped`, `refused` (a program
-/// that could not be executed) or `unknown`.
+/// Their names and labels are in docs/METRICS.md.
 public final class ServerMetrics: Sendable {
     private let children: LiveGauge
     private let forks: Counter
@@ -61,19 +50,7 @@ public final class ServerMetrics: Sendable {
 
 /// What happens in a `PreforkServer`, as metrics. Parent: make one before serving, and
 /// `server.hooks.observe = { metrics.record($0) }`.
-///
-/// | name | kind | labels | |
-/// | --- | --- | --- | --- |
-/// | `forking_pool_workers` | gauge | | workers alive now |
-/// | `forking_pool_forks_total` | counter | | workers forked |
-/// | `forking_pool_fork_failures_total` | counter | | times that none could be forked |
-/// | `forking_pool_exits_total` | counter | `cause`, `end` | workers reaped; `end` is `expected`, `failed_start` or `crashed` |
-/// | `forking_pool_worker_duration` | timer | | from fork to reaping |
-/// | `forking_pool_drains_total` | counter | `reason` | workers that were to drain, as of `DrainReason`: `retired`, `age` … |
-/// | `forking_pool_stuck_total` | counter | | workers that were ended as they were stuck |
-/// | `forking_pool_not_ready_total` | counter | | workers that were killed as they were not ready in time |
-///
-/// `cause` is as for `ServerMetrics`.
+/// Their names and labels are in docs/METRICS.md.
 public final class PreforkMetrics: Sendable {
     private let workers: LiveGauge
     private let forks: Counter

@@ -5,25 +5,7 @@ import Forking
 
 /// What happens between a host and its zygote, as metrics. Host: make one before the zygote is started, and
 /// `configuration.observe = { metrics.record($0) }`.
-///
-/// | name | kind | labels | |
-/// | --- | --- | --- | --- |
-/// | `forking_zygote_children` | gauge | | calls that have a child now, or are about to |
-/// | `forking_zygote_calls_total` | counter | `handler`, `outcome` | calls that have ended |
-/// | `forking_zygote_call_duration` | timer | `handler` | from a call's begin to its answer, waiting included |
-/// | `forking_zygote_wait_duration` | timer | | how long calls waited for a place |
-/// | `forking_zygote_refusals_total` | counter | `handler` | calls that were turned away, as too many wait |
-/// | `forking_zygote_forks_total` | counter | | children forked |
-/// | `forking_zygote_fork_duration` | timer | | from an order's arrival in the zygote to the child's first step |
-/// | `forking_zygote_reaps_total` | counter | | children reaped |
-/// | `forking_zygote_reap_duration` | timer | | what it took to reap a child: the mean of those since the last answer |
-/// | `forking_zygote_starts_total` | counter | | zygotes started, the first one included |
-/// | `forking_zygote_start_failures_total` | counter | | times that none could be started |
-/// | `forking_zygote_losses_total` | counter | `cause` | zygotes that ended unasked |
-///
-/// `outcome` is `answered`, `threw`, a signal's name, `exit` or `failure` (exit(3) before the answer, with status 0 or another),
-/// `deadline`, `cancelled`, `lost`, `shut_down`, `limit_refused`, `system`, `invalid` or `unknown`; `cause` is as for
-/// `ServerMetrics`.
+/// Their names and labels are in docs/METRICS.md.
 public final class ZygoteMetrics: Sendable {
     private let children: LiveGauge
     private let calls: Family<Counter>
