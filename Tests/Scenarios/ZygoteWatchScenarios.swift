@@ -4,7 +4,6 @@
 
 import Forking
 import Glibc
-import Synchronization
 import TestSupport
 
 let zygoteWatchScenarios: [String: @Sendable () throws -> Void] = [
@@ -24,8 +23,7 @@ private func countsForward() throws {
     let calls = [try zygote.begin("echo"), try zygote.begin("echo"), try zygote.begin("echo")]
     for call in calls.reversed() { _ = try call.wait() }
     try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
-    let ended = zygote.shutDownAndWait()
-    try expect(ended, "it did not end")
+    try zygote.finish()
 }
 
 /// An answer that is taken when the zygote it came from has been replaced.
@@ -43,8 +41,7 @@ private func countsAnew() throws {
     _ = try zygote.runAndWait("echo")
     _ = try late.wait()
     try expect(zygote.statistics.forks == 1, "\(zygote.statistics)")
-    let ended = zygote.shutDownAndWait()
-    try expect(ended, "it did not end")
+    try zygote.finish()
 }
 
 private func drainedStaysSo() throws {
@@ -67,15 +64,13 @@ private func killedWhileAwaited() throws {
     waiter.join()
     let seconds = now() - begun
     try expect(seconds < 1, "it took \(seconds) s")
-    _ = try failure { _ = try call.wait() }
+    let error = try failure(of: call)
+    try expect(error == .shutDown, "the call failed so: \(error)")
 }
 
 private func tellsOfCalls() throws {
-    let told = Events()
-    let zygote = try startZygote { configuration in
-        configuration.maxChildren = 1
-        configuration.observe = { told.add($0) }
-    }
+    let told = Told()
+    let zygote = try startZygote(maxChildren: 1, told: told)
     let first = try zygote.begin("echo")
     let second = try zygote.begin("echo")
     try expect(told.begun == 1, "\(told.begun) have a place")
@@ -85,11 +80,10 @@ private func tellsOfCalls() throws {
     let waiting = try zygote.begin("hang")
     let never = try zygote.begin("echo")
     never.cancel()
-    _ = try failure { _ = try never.wait() }
+    _ = try failure(of: never)
     waiting.cancel()
-    _ = try failure { _ = try waiting.wait() }
-    let ended = zygote.shutDownAndWait()
-    try expect(ended, "it did not end")
+    _ = try failure(of: waiting)
+    try zygote.finish()
     let reports = told.reports
     try expect(reports.map { $0.waited != nil } == [true, true, false, true], "\(reports)")
     let forks = reports.reduce(0) { $0 + $1.work.forks }
@@ -111,35 +105,31 @@ private func falseCounts() throws {
     _ = try zygote.runAndWait("lie")
     _ = try zygote.runAndWait("echo")
     try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
-    let ended = zygote.shutDownAndWait()
-    try expect(ended, "it did not end")
+    try zygote.finish()
 }
 
 /// A zygote is lost with a call that it had, and one that waited. What then becomes of them is no failure more.
 private func lossCountsOnce() throws {
-    let told = Events()
-    let zygote = try startZygote {
-        $0.maxChildren = 1
-        $0.observe = { told.add($0) }
-    }
+    let told = Told()
+    let zygote = try startZygote(maxChildren: 1, told: told)
     try loseEarly(zygote)
     let running = try zygote.begin("hang"), waiting = try zygote.begin("hang")
     try loseEarly(zygote)
-    _ = try failure { _ = try running.wait() }
-    _ = try failure { _ = try waiting.wait() }
+    _ = try failure(of: running)
+    _ = try failure(of: waiting)
     try eventually("no other zygote") {
         zygote.look()
         return zygote.processID != nil
     }
     try loseEarly(zygote)
     zygote.kill()
-    try expect(told.failures == [0, 1, 2], "\(told.failures)")
+    try expect(told.losses.map(\.failures) == [0, 1, 2], "\(told.losses)")
 }
 
 /// A call that cannot begin is told of as what it is: it was not cancelled.
 private func notAdmitted() throws {
-    let told = Events()
-    let zygote = try startZygote { $0.observe = { told.add($0) } }
+    let told = Told()
+    let zygote = try startZygote(told: told)
     try loseEarly(zygote)
     try loseEarly(zygote)
     guard case .lost? = try failure({ _ = try zygote.begin("echo") }) as ZygoteError? else { throw Failure("not lost") }
@@ -157,18 +147,10 @@ private func loseEarly(_ zygote: Zygote) throws {
     }
 }
 
-private final class Events: Sendable {
-    private let all = Mutex<[ZygoteEvent]>([])
-
-    func add(_ event: ZygoteEvent) { all.withLock { $0.append(event) } }
-
-    var begun: Int { all.withLock { $0.count { if case .began = $0 { true } else { false } } } }
-    /// In a row, at each loss.
-    var failures: [Int] {
-        all.withLock { $0.compactMap { if case .lost(_, _, let failures, _) = $0 { failures } else { nil } } }
-    }
-    var reports: [ZygoteCallReport] {
-        all.withLock { $0.compactMap { if case .finished(let report) = $0 { report } else { nil } } }
+extension Told {
+    fileprivate var begun: Int { all.count { if case .began = $0 { true } else { false } } }
+    fileprivate var reports: [ZygoteCallReport] {
+        all.compactMap { if case .finished(let report) = $0 { report } else { nil } }
     }
 }
 

@@ -16,6 +16,7 @@ struct Thrown: Error, CustomStringConvertible {
 
 private func register(_ handlers: inout Zygote.Handlers) {
     handlers.answer("echo") { Zygote.Reply($0.bytes) }
+    handlers.answer("probe") { _ in Zygote.Reply() }
     handlers.answer("throw") { _ in throw Thrown(description: "two\nlines") }
     handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
     handlers.answer("hang") { _ in while true { pause() } }
@@ -51,7 +52,7 @@ private struct Calls: Service {
 
     private func sayWhenShutDown() async {
         while true {
-            do { _ = try await zygote.run("echo") } catch .shutDown { break } catch {}
+            do { _ = try await zygote.run("probe") } catch .shutDown { break } catch {}
             try? await Task.sleep(for: .milliseconds(2))
         }
         say("no more calls")
