@@ -246,7 +246,7 @@ final class ZygoteLink: Sendable {
         // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
-        state.running = []  // their places are free, whenever somebody takes what became of them
+        state.running = [:]  // their places are free, whenever somebody takes what became of them
         state.table.onExit = { status = $0.status }
         if isStuck { state.table.killAll() }
         if (try? state.table.wait(atMost: .seconds(2))) != true {
