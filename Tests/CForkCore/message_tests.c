@@ -136,13 +136,18 @@ static void neither_side_waits(void)
     close_pair(pair);
 }
 
-static void whose_peer_left_unread_is_told(void)
+// The kernel tells of a reset then, in front of what the peer has sent.
+static void what_a_peer_left_unread_hides_nothing(void)
 {
     struct pair pair = open_pair();
     size_t size;
+    char head[4];
     CHECK(send_text(pair.one, "head", "", NULL, 0) == 0);
+    CHECK(send_text(pair.other, "head", "", NULL, 0) == 0);
     close(pair.other);
-    CHECK(forkcore_message_size(pair.one, &size) == ECONNRESET);
+    CHECK(forkcore_message_size(pair.one, &size) == 0 && size == 4);
+    CHECK(recv(pair.one, head, sizeof head, 0) == 4);
+    CHECK(forkcore_message_size(pair.one, &size) == ESHUTDOWN);
     CHECK(forkcore_hung_up(pair.one));
     close(pair.one);
 }
@@ -189,7 +194,7 @@ const struct test message_tests[] = {
     {"what does not fit is refused and closed", what_does_not_fit_is_refused_and_closed},
     {"as many descriptors as the kernel passes", as_many_descriptors_as_the_kernel_passes},
     {"neither side waits", neither_side_waits},
-    {"whose peer left unread is told", whose_peer_left_unread_is_told},
+    {"what a peer left unread hides nothing", what_a_peer_left_unread_hides_nothing},
     {"hanging up is news, and a message is not", hanging_up_is_news_and_a_message_is_not},
     {"only a file in memory is one", only_a_file_in_memory_is_one},
     {0},

@@ -10,7 +10,6 @@ struct ZygoteHazardTests {
         "What a zygote has to survive",
         arguments: [
             "look-after-drain", "not-forked", "signal-mask", "orphan", "cancel-stopped", "slow-prewarm", "observer",
-            "report",
             "reply-bytes", "untaken",
         ])
     func survives(_ hazard: String) throws { try pass("hazard-\(hazard)") }

@@ -16,7 +16,6 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
     "hazard-cancel-stopped": cancelStopped,
     "hazard-slow-prewarm": slowPrewarm,
     "hazard-observer": observer,
-    "hazard-report": report,
     "hazard-reply-bytes": replyBytes,
     "hazard-late-to-end": lateToEnd,
     "hazard-untaken": untaken,
@@ -204,16 +203,6 @@ private func observer() throws {
     let reply = try call.wait()
     try expect(reply.bytes == [1], "wrong bytes")
     observedCall.withLock { $0 = nil }
-}
-
-/// A call that could not begin is not reported as cancelled.
-private func report() throws {
-    let zygote = try start()
-    try killZygote(zygote)
-    zygote.look()
-    try killZygote(zygote)
-    guard case .lost(_?) = try failure({ _ = try zygote.begin("echo") }) else { throw Failure("not lost") }
-    for case .finished(let report) in told.withLock({ $0 }) { throw Failure("reported: \(report)") }
 }
 
 private func replyBytes() throws {

@@ -39,7 +39,10 @@ final class ZygoteLink: Sendable {
         /// Whether the last one had ended early.
         var hasFailed = false
         /// By which of the zygotes, counted from 0, and since when.
+        /// Calls that had a place, until somebody has taken what became of them.
         var running: [Ticket.ID: (zygote: Int, since: Instant)] = [:]
+        /// How many of them have it still: of a zygote that has ended, none.
+        var places = 0
         var waiting: [Ticket] = []
         var isDraining = false
         var isOver = false
@@ -75,7 +78,7 @@ final class ZygoteLink: Sendable {
 
     deinit { end() }
 
-    private static var options: ChildOptions {
+    static var options: ChildOptions {
         var options = ChildOptions()
         options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
         return options
@@ -87,7 +90,7 @@ final class ZygoteLink: Sendable {
         return withUnsafeBytes(of: mask) { SignalSet(rawValue: ~$0.load(as: UInt64.self)) }
     }
 
-    private static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {
+    static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {
         var (mine, theirs): (Int32, Int32) = (-1, -1)
         try check(forkcore_channel_open(&mine, &theirs), "socketpair")
         return (ParentDescriptor(mine), theirs)
@@ -106,7 +109,7 @@ final class ZygoteLink: Sendable {
         throw message.map(notReady) ?? .invalid("the zygote was not ready: \(status?.description ?? "it ended")")
     }
 
-    private static func notReady(_ message: CallMessage) -> ForkingError {
+    static func notReady(_ message: CallMessage) -> ForkingError {
         .invalid("the zygote was not ready: \(message.texts(2).joined(separator: ": "))")
     }
 
@@ -120,7 +123,7 @@ final class ZygoteLink: Sendable {
     private func requireRoom(_ state: inout State, _ name: String) throws(ZygoteError) {
         guard !state.isDraining, !state.isOver else { throw .shutDown }
         let (children, waiting) = (configuration.maxChildren, configuration.maxWaiting)
-        guard state.running.count < children || state.waiting.count < waiting else {
+        guard state.places < children || state.waiting.count < waiting else {
             state.events.append(.refused(handler: name))
             throw .full(children: children, waiting: waiting)
         }
@@ -152,6 +155,7 @@ final class ZygoteLink: Sendable {
         change { state in
             let place = state.running.removeValue(forKey: id)
             if place == nil { _ = drop(&state, id) }
+            if place?.zygote == state.counts.zygote { state.places -= 1 }
             var work = ZygoteWork()
             if let message, place?.zygote == state.counts.zygote { work = state.counts.take(message.head.tally) }
             let report = ZygoteCallReport(
@@ -175,18 +179,19 @@ final class ZygoteLink: Sendable {
     }
 
     /// Orders children for those who wait, as far as there are places.
-    private func advance(_ state: inout State) {
-        while state.running.count < configuration.maxChildren, let next = state.waiting.first {
+    func advance(_ state: inout State) {
+        while state.places < configuration.maxChildren, let next = state.waiting.first {
             switch send(next, state) {
             case 0:
                 forkcore_close(next.channel)
                 state.waiting.removeFirst()
                 state.counts.ordered += 1
+                state.places += 1
                 state.running[next.id] = (zygote: state.counts.zygote, since: .now)
                 state.events.append(.began(handler: next.name))
             case EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS:
                 // The zygote has so many orders to take that there is no room; whoever ends looks again.
-                guard state.running.isEmpty else { return }
+                guard state.places == 0 else { return }
                 giveUp(&state)
             default:
                 if state.control != nil { lose(&state) }
@@ -204,131 +209,9 @@ final class ZygoteLink: Sendable {
     }
 
     /// Nobody would order for those who wait: their channels end.
-    private func giveUp(_ state: inout State) {
+    func giveUp(_ state: inout State) {
         for ticket in state.waiting { forkcore_close(ticket.channel) }
         state.waiting = []
-    }
-
-    // MARK: The zygote's life
-
-    private func requireZygote(_ state: inout State) throws(ZygoteError) {
-        listen(&state)
-        guard !state.isOver else { throw .shutDown }
-        guard state.control == nil else { return }
-        let now = Instant.now
-        state.backoff.keepTime(now)
-        if let until = state.backoff.until { throw .lost(nextStart: until - now) }
-        do { try startAgain(&state) } catch {
-            state.events.append(.startFailed(error))
-            noteFailure(&state)
-            throw .lost(nextStart: state.backoff.until.map { $0 - .now })
-        }
-    }
-
-    /// Takes what the zygote has said; notices if it has ended.
-    private func listen(_ state: inout State) {
-        while let control = state.control {
-            do {
-                guard let message = try CallMessage.receive(over: control.rawValue, atMost: 0) else { return }
-                message.closeDescriptors()
-                state.isReady = state.isReady || message.kind == .reply
-                if message.kind == .threw { state.events.append(.startFailed(Self.notReady(message))) }
-            } catch {
-                lose(&state)
-            }
-        }
-    }
-
-    /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
-    private func lose(_ state: inout State, isStuck: Bool = false) {
-        let pid = state.table.children.first?.pid
-        var status = ExitStatus.unknown
-        // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
-        if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
-        state.control = nil
-        state.running = [:]  // their places are free, whenever somebody takes what became of them
-        state.table.onExit = { status = $0.status }
-        if isStuck { state.table.killAll() }
-        if (try? state.table.wait(atMost: .seconds(2))) != true {
-            state.table.killAll()
-            _ = try? state.table.wait(atMost: .seconds(1))
-        }
-        if state.isDraining {
-            state.isOver = true
-            giveUp(&state)
-            pid.map { state.events.append(.ended($0)) }
-            return
-        }
-        // One that was ready has earned a successor at once; but not one that ended early after another that had.
-        let endedEarly = Instant.now - state.counts.startedAt < .seconds(1)
-        if state.isReady, !(endedEarly && state.hasFailed) {
-            state.backoff.noteSuccess()
-        } else {
-            noteFailure(&state)
-        }
-        state.hasFailed = endedEarly
-        let pause = state.backoff.until.map { $0 - .now } ?? .zero
-        pid.map { state.events.append(.lost($0, status, failures: state.backoff.failures, pause: pause)) }
-    }
-
-    private func noteFailure(_ state: inout State) {
-        var generator = SystemRandomNumberGenerator()
-        state.backoff.noteFailure(at: .now, using: &generator)
-    }
-
-    /// One that is not ready yet does not stand still: what it prewarms takes its time.
-    func replaceStuck(_ id: Ticket.ID) {
-        change { state in
-            listen(&state)
-            if state.running[id] != nil, state.control != nil, state.isReady { lose(&state, isStuck: true) }
-        }
-    }
-
-    // MARK: Started again
-
-    private static let variable = "FORKING_ZYGOTE"
-    private static let place: Int32 = 3
-
-    /// This executable, as it was started, with its host's number in a variable.
-    private static func successor() -> Program {
-        var environment = CStrings(copying: environ)
-        environment.append("\(variable)=\(forkcore_process())")
-        return Program(
-            path: "/proc/self/exe", arguments: CStrings(copying: UnsafePointer(CommandLine.unsafeArgv)),
-            environment: environment)
-    }
-
-    /// In a process that was started to be the zygote of its parent: the socket to it. What anybody else put into the variable
-    /// is not believed. If the parent has ended meanwhile, so does this: it would be a second host.
-    static func inheritedControl() -> Int32? {
-        guard let value = getenv(variable) else { return nil }
-        defer { unsetenv(variable) }
-        var type: Int32 = 0
-        var length = socklen_t(MemoryLayout<Int32>.size)
-        guard let host = ProcessID(String(cString: value)), fcntl(place, F_SETFD, FD_CLOEXEC) == 0,
-            getsockopt(place, SOL_SOCKET, SO_TYPE, &type, &length) == 0, type == Int32(SOCK_SEQPACKET.rawValue)
-        else { return nil }
-        guard host != getppid() else { return place }
-        // A host that has just been killed closes its end, if perhaps a moment later; somebody else's socket stays as it is.
-        var polled = pollfd(fd: place, events: 0, revents: 0)
-        if poll(&polled, 1, 1000) > 0 { forkcore_exit(0) }
-        return nil
-    }
-
-    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
-    private func startAgain(_ state: inout State) throws(ForkingError) {
-        state.table.collect()  // the old one may have taken longer to end than anybody waited
-        let (mine, theirs) = try Self.openControl()
-        defer { forkcore_close(theirs) }
-        let pid = try state.table.spawn(
-            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, unblocking: state.unblocked,
-            options: Self.options)
-        // Until it runs, the zygote's end is open here too, and its death would not show.
-        state.table.awaitPrograms()
-        state.control = mine
-        state.isReady = false
-        state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
-        state.events.append(.started(pid))
     }
 
     // MARK: Its end
@@ -394,14 +277,14 @@ final class ZygoteLink: Sendable {
     var statistics: ZygoteStatistics {
         change { state in
             ZygoteStatistics(
-                running: state.running.count, waiting: state.waiting.count, children: Int(state.counts.tally.alive),
+                running: state.places, waiting: state.waiting.count, children: Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
                 reapTime: .nanoseconds(state.counts.tally.reaping))
         }
     }
 
     /// Changes the state, and tells of what happened when it is unlocked again.
-    private func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
+    func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [ZygoteEvent] = []
         defer { events.forEach(configuration.observe) }
         return try state.withLock { (state) throws(E) -> R in
