@@ -41,8 +41,6 @@ extension ZygoteLink {
         // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
-        let startedAt = state.counts.startedAt
-        state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
         state.places = 0  // whenever somebody takes what became of those who had one
         state.table.onExit = { status = $0.status }
         if isStuck { state.table.killAll() }
@@ -57,7 +55,7 @@ extension ZygoteLink {
             return
         }
         // One that was ready has earned a successor at once; but not one that ended early after another that had.
-        let endedEarly = Instant.now - startedAt < .seconds(1)
+        let endedEarly = Instant.now - state.counts.startedAt < .seconds(1)
         if state.isReady, !(endedEarly && state.hasFailed) {
             state.backoff.noteSuccess()
         } else {
@@ -126,7 +124,7 @@ extension ZygoteLink {
         state.table.awaitPrograms()
         state.control = mine
         state.isReady = false
-        state.counts = ZygoteCounts(zygote: state.counts.zygote)
+        state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
         state.events.append(.started(pid))
     }
 }

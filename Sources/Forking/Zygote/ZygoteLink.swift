@@ -155,7 +155,7 @@ final class ZygoteLink: Sendable {
         change { state in
             let place = state.running.removeValue(forKey: id)
             if place == nil { _ = drop(&state, id) }
-            if place?.zygote == state.counts.zygote { state.places -= 1 }
+            if state.control != nil, place?.zygote == state.counts.zygote { state.places -= 1 }
             var work = ZygoteWork()
             if let message, place?.zygote == state.counts.zygote { work = state.counts.take(message.head.tally) }
             let report = ZygoteCallReport(
