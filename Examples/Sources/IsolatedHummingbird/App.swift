@@ -18,8 +18,7 @@ import Hummingbird
         }
         let port = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 8080
         let app = Application(
-            router: router, configuration: .init(address: .hostname("127.0.0.1", port: port)),
-            onServerRunning: { print("listening on 127.0.0.1:\($0.localAddress?.port ?? port)") })
+            router: router, configuration: .init(address: .hostname("127.0.0.1", port: port)))
         try await app.runService()
         await zygote.shutDown()
     }
