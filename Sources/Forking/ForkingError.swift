@@ -39,8 +39,7 @@ extension ForkingError: CustomStringConvertible {
         case .threads(let count):
             return
                 "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
-                + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before), "
-                + "or set allowsThreads if children only call C"
+                + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"
         case .crashLoop(let failures):
             return "\(failures) workers in a row failed at their start: gave up"
         case .timedOut:

@@ -10,16 +10,21 @@ extension Worker {
     /// The first thread is the main actor's, and it waits: nothing in `body` may await what runs on the main actor.
     /// Concurrency's threads start here, in the worker; were there any in the parent, `body` would never run.
     public func run<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
-        let outcome = Outcome<Value>()
-        Task.detached {
-            do {
-                outcome.set(.success(try await body()))
-            } catch {
-                outcome.set(.failure(error))
-            }
-        }
-        return try outcome.wait().get()
+        try waiting(for: body)
     }
+}
+
+/// Child, worker: runs asynchronous code off the main actor, and blocks this thread until it has ended.
+func waiting<Value: Sendable>(for body: @escaping @Sendable () async throws -> Value) throws -> Value {
+    let outcome = Outcome<Value>()
+    Task.detached {
+        do {
+            outcome.set(.success(try await body()))
+        } catch {
+            outcome.set(.failure(error))
+        }
+    }
+    return try outcome.wait().get()
 }
 
 /// What a task hands to the thread that waits for it.

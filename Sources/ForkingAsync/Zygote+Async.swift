@@ -32,6 +32,17 @@ extension Zygote {
     }
 }
 
+extension Zygote.Handlers {
+    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there.
+    public mutating func answer(
+        _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
+    ) {
+        answer(name) { (request: Zygote.Request) throws -> Zygote.Reply in
+            try waiting(for: { try await handler(request) })
+        }
+    }
+}
+
 extension Zygote.Call {
     /// Awaits the answer. Cancelling the task kills the child. Once.
     public func reply() async throws(ZygoteError) -> Zygote.Reply {

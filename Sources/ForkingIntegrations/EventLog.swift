@@ -142,7 +142,7 @@ extension ZygoteEvent {
         case .began, .refused: .debug
         case .finished(let report):
             switch report.failure {
-            case .ended, .limitRefused, .system, .invalid: .warning
+            case .ended, .deadline, .limitRefused, .system, .invalid: .warning
             default: .debug
             }
         }

@@ -150,10 +150,10 @@ private func notReady() throws {
         try expect(text.contains(wanted), text, line: line)
         try expectNoChildren()
     }
-    try check("Failure: as asked") { throw Failure("as asked") }
+    try check("prewarm failed: it threw Failure: as asked") { throw Failure("as asked") }
     try check("SIGILL") { _ = [1].firstIndex(of: 2)! }
     try check("status 3") { exit(3) }
-    try check("2 threads") {
+    try check("there are 2") {
         var thread = pthread_t()
         pthread_create(&thread, nil, { _ in while true { pause() } }, nil)
     }

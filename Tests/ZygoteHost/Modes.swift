@@ -12,6 +12,10 @@ import Synchronization
         let reply = try await zygote.run("echo", Array(bytes.prefix(count)))
         try expect(reply.bytes.elementsEqual(bytes.prefix(count)), "\(count) bytes did not come back")
     }
+    let later = try await zygote.run("later", [7])
+    try expect(later.bytes == [7], "an async handler answered \(later.bytes)")
+    let nothing = try await failure { try await zygote.run("later") }
+    try expect(nothing == .threw(type: "Failed", description: "nothing"), "\(nothing)")
     for kind in WorkOrder.Kind.allCases {
         let order = WorkOrder(kind: kind, number: 7)
         let answer = try await zygote.run("work", order, returning: String.self)

@@ -11,6 +11,11 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
     handlers.answer("echo") { Zygote.Reply($0.bytes) }
     handlers.answer("zygote") { _ in Zygote.Reply(Array("\(getppid())".utf8)) }
     handlers.answer("work", WorkOrder.self) { try $0.done() }
+    handlers.answer("later") { request async throws -> Zygote.Reply in
+        await withTaskGroup(of: Void.self) { for _ in 0..<4 { $0.addTask { await Task.yield() } } }
+        guard !request.bytes.isEmpty else { throw Failed("nothing") }
+        return Zygote.Reply(request.bytes)
+    }
     handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
     handlers.answer("fail") { throw Failed(String(decoding: $0.bytes, as: UTF8.self)) }
     handlers.answer("exit") { exit(Int32($0.bytes[0])) }

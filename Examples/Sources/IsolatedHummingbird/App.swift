@@ -24,7 +24,7 @@ import Hummingbird
     }
 }
 
-/// Host: 200 and the answer, 504 for what took too long, 503 when too many wait, 500 for all else, with the cause.
+/// Host: 200 and the answer, 400 for what the handler threw, 504 for what took too long, 503 when too many wait, 500 for all else, with the cause.
 func isolated(job: String, _ zygote: Zygote) async throws -> Response {
     var limits = Zygote.Limits()
     limits.memory = 512 << 20
@@ -35,6 +35,7 @@ func isolated(job: String, _ zygote: Zygote) async throws -> Response {
     } catch {
         let status: HTTPResponse.Status =
             switch error {
+            case .threw: .badRequest
             case .deadline: .gatewayTimeout
             case .full: .serviceUnavailable
             default: .internalServerError
@@ -52,6 +53,8 @@ func work(_ job: String) throws -> [UInt8] {
         var eaten: [[UInt8]] = []
         while true { eaten.append([UInt8](repeating: 1, count: 1 << 20)) }
     case "fine": return Array("done\n".utf8)
-    default: throw HTTPError(.notFound, message: "no job '\(job)'")
+    default: throw JobError(reason: "no job '\(job)'")
     }
 }
+
+struct JobError: Error { let reason: String }

@@ -18,6 +18,9 @@ import SystemPackage
 /// *Host*: this process. It may have any threads, and any heap: neither comes near a fork. *Zygote*: one thread for ever; the
 /// host's end, however it comes, ends it. *Child*: one call, or one connection to its end.
 ///
+/// Tasks await `run` and `reply`, of the product and module ForkingAsync; values instead of bytes are ForkingCodable's. A process
+/// that a test runner has started has threads: test handlers as functions, and the whole in an executable of its own.
+///
 /// Should the zygote die, the calls that it had fail with `ZygoteError.lost`, and the next call starts another: this
 /// executable anew, with the same arguments and the environment that it had at the start, which becomes the zygote where
 /// it comes to `Zygote.start`.
@@ -72,7 +75,8 @@ public final class Zygote: Sendable {
         try Threads.requireOne()
         guard !forkcore_dispatch_has_threads() else {
             throw .invalid(
-                "Dispatch has had threads in this process, for which a child's Tasks would wait: fork before")
+                "a Task or a queue has been used in this process, and a child's would wait for their threads for ever: "
+                    + "move Zygote.start before them, to the beginning of main")
         }
         let link = try ZygoteLink(configuration, handlers)
         isDone = true
@@ -144,7 +148,7 @@ public final class Zygote: Sendable {
     }
 
     /// Hands a connected socket off to a child, which serves it to its end; `Call.take()` or `wait()` then gives an empty
-    /// reply, or throws how it ended otherwise.
+    /// reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
     ///
     /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told.
     public func handOff(

@@ -8,7 +8,7 @@ public enum ZygoteError: Error, Hashable, Sendable {
     case threw(type: String, description: String)
     /// The child ended before it had answered: by a trap, a signal, or exit(3).
     case ended(ExitStatus)
-    /// The deadline passed, and the child was killed. From the call's begin, waiting included.
+    /// The deadline passed, and the child was killed, if the call had one already. From the call's begin, waiting included.
     case deadline(Duration)
     /// `cancel()` was called, and the child was killed.
     case cancelled
@@ -33,9 +33,11 @@ extension ZygoteError: CustomStringConvertible {
     /// One line for people, without a newline.
     public var description: String {
         switch self {
-        case .threw(let type, let text): "the handler threw \(type): \(text)"
+        case .threw(let type, let text):
+            // The child's own words, which are not to end the line.
+            "the handler threw " + SocketAddress.printable("\(type): \(text)")
         case .ended(let status): "the child ended before it had answered: \(status)"
-        case .deadline(let time): "the child was killed, as it had not answered within \(time.inSeconds)"
+        case .deadline(let time): "no answer within \(time.inSeconds), waiting for a place included"
         case .cancelled: "the call was cancelled"
         case .full(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more can"
         case .lost(nil): "the zygote ended; the next call starts another"

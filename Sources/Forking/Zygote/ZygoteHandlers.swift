@@ -27,7 +27,8 @@ extension Zygote {
         }
 
         /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter made, the
-        /// handler's own code run once. It may start no thread, and has one of its own, which has ended before the first fork, with
+        /// handler's own code run once. It may start no thread (nor a Task: on
+        /// the main actor that would never run), and has one of its own, which has ended before the first fork, with
         /// all that is thread-local. If it throws, there is no zygote.
         public mutating func prewarm(_ body: @escaping () throws -> Void) { prewarming.append(body) }
 
@@ -41,7 +42,7 @@ extension Zygote {
     }
 
     /// What a handler is given.
-    public struct Request {
+    public struct Request: Sendable {
         /// The bytes of the call.
         public var bytes: [UInt8]
         /// Its descriptors, under the child's own numbers.
@@ -67,7 +68,8 @@ extension Zygote {
         /// CPU time in seconds, of all its threads; then it gets SIGXCPU, and a second later SIGKILL. RLIMIT_CPU
         public var cpuSeconds: Int?
         /// Bytes of address space besides what the zygote has and the request takes. An allocation that goes beyond traps.
-        /// Threads take some: 8 MiB of stack each, and 64 for the allocator where they allocate. RLIMIT_AS
+        /// Threads take some: 8 MiB of stack each, and 64 for the allocator where they allocate. Told as an end by SIGABRT or SIGILL.
+        /// RLIMIT_AS
         public var memory: Int?
         /// Descriptors' numbers lie below this. RLIMIT_NOFILE
         public var openFiles: Int?

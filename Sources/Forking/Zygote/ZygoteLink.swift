@@ -106,11 +106,12 @@ final class ZygoteLink: Sendable {
         table.onExit = { status = $0.status }
         table.killAll()
         _ = try table.wait(atMost: .seconds(10))
-        throw message.map(notReady) ?? .invalid("the zygote was not ready: \(status?.description ?? "it ended")")
+        throw message.map(notReady)
+            ?? .invalid("the zygote ended before it was ready, in its prewarm: \(status?.description ?? "unseen")")
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
-        .invalid("the zygote was not ready: \(message.texts(2).joined(separator: ": "))")
+        .invalid("the zygote's prewarm failed: \(message.texts(1)[0])")
     }
 
     // MARK: Calls

@@ -192,7 +192,7 @@ struct CallMessage {
     }
 
     static func tooLong(_ count: UInt64, _ longest: Int) -> ZygoteError {
-        .invalid("the payload has \(count) bytes, and may have \(longest)")
+        .invalid("the answer has \(count) bytes, and may have \(longest): see maxReplyBytes")
     }
 
     func closeDescriptors() { descriptors.forEach(forkcore_close) }

@@ -61,10 +61,14 @@ final class ZygoteProcess {
         do {
             _ = forkcore_trim()  // what only the start needed need not be copied by each fork
             for body in handlers.prewarming { try Threads.runAlone(body) }
+            let threads = forkcore_thread_count()
+            if threads > 1 {
+                throw ForkingError.invalid("it has started threads, and may start none: there are \(threads)")
+            }
             try rehearse()
-            try Threads.requireOne()
         } catch {
-            try? CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)")).send(over: control.rawValue)
+            let text = error is ForkingError ? "\(error)" : "it threw \(type(of: error)): \(error)"
+            try? CallMessage(.threw, CallMessage.bytes(text)).send(over: control.rawValue)
             return false
         }
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
