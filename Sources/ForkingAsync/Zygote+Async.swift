@@ -88,8 +88,7 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     }
 
     private func lookLater() {
-        guard let pause = call.lookAgain else { return }
-        timer.schedule(deadline: .now() + .nanoseconds(Int(pause.inNanoseconds)))
+        timer.schedule(deadline: .now() + .nanoseconds(Int(call.lookAgain.inNanoseconds)))
     }
 
     private func look() {

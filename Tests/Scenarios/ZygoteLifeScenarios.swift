@@ -121,7 +121,7 @@ private func stopped() throws {
     let begun = now()
     for (call, _) in children {
         // From then on it is waited for that the zygote confirms it.
-        try eventually("no deadline") { try call.take() == nil && call.lookAgain! > .seconds(1) }
+        try eventually("no deadline") { try call.take() == nil && call.lookAgain > .seconds(1) }
     }
     for (call, _) in children { try expect(failure(of: call) == .deadline(deadline), "another error") }
     try expect(failure(of: cancelled.call) == .cancelled, "another error")

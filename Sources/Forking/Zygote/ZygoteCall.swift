@@ -69,7 +69,7 @@ extension Zygote {
 
         /// How long it may take until `take()` has something to do although the descriptor is not readable. Never for ever:
         /// another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
-        public var lookAgain: Duration? {
+        public var lookAgain: Duration {
             let now = Instant.now
             let next = state.withLock {
                 earlier($0.killed?.confirmBy, $0.killed == nil ? deadline.map { begun + $0 } : nil)
@@ -85,7 +85,7 @@ extension Zygote {
                 var descriptor = channel
                 var ready: UInt32 = 0
                 try checked(
-                    forkcore_wait_readable(&descriptor, 1, lookAgain?.inNanoseconds ?? -1, &ready), "ppoll")
+                    forkcore_wait_readable(&descriptor, 1, lookAgain.inNanoseconds, &ready), "ppoll")
             }
         }
 
