@@ -49,6 +49,14 @@ POOL_SERVERS = {
 }
 
 
+CALL_METHODS = {
+    "zygote": ("Zygote (this library)", "#d9480f"),
+    "fork": ("fork of the host itself", "#212529"),
+    "posix_spawn": ("posix_spawn of a static program in C", "#1971c2"),
+    "swift-subprocess": ("swift-subprocess, the same program", "#2f9e44"),
+}
+
+
 def draw_reap(rows):
     """Left what the parent spends, right the whole cycle; above one child at a time, below batches."""
     batches = sorted({row["batch"] for row in rows})
@@ -143,7 +151,22 @@ def draw_prefork(rows):
     return figure
 
 
-DRAWINGS = {"reap": draw_reap, "serve": draw_serve, "prefork": draw_prefork}
+def draw_zygote(rows):
+    """The median of an echo call from an idle host, by how much memory that has."""
+    rows = [row | {"live": row["heap_mb"]} for row in rows if row["work"] == "echo" and row["host_threads"] == 0]
+    figure, axes = plt.subplots(figsize=(6.4, 3.4))
+    for method, (name, colour) in CALL_METHODS.items():
+        mine = [row for row in rows if row["method"] == method and "p50_us" in row]
+        draw_line(axes, sorted(mine, key=lambda row: row["live"]), "p50_us", name, colour)
+    scale(axes, rows)
+    axes.set_xlabel("memory that the host occupies besides, MiB")
+    axes.set_ylabel("µs until the answer, median")
+    axes.legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+DRAWINGS = {"reap": draw_reap, "serve": draw_serve, "prefork": draw_prefork, "zygote": draw_zygote}
 
 
 def read_rows(paths):
