@@ -84,7 +84,7 @@ private func threadsRefused() throws {
         }
     }
     let text = "\(ForkingError.threads(count: 2))"
-    try expect(text.contains("2 threads") && text.contains("allowsThreads"), text)
+    try expect(text.contains("2 threads") && text.contains("fork before the first thread"), text)
     server.stop()
     try server.serve()  // one thread again
 }
