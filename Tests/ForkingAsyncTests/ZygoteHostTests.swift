@@ -10,13 +10,13 @@ struct ZygoteHostTests {
     func asynchronous() throws { try pass("async") }
 
     @Test("children of a busy host's zygote use the allocator, Foundation and tasks: none hangs, none answers wrong")
-    func busy() throws { try pass("busy", 1600) }
+    func busy() throws { try pass("busy", 400) }
 
     @Test("thousands of calls leave host and zygote with what they had")
-    func calm() throws { try pass("calm", 1600) }
+    func calm() throws { try pass("calm", 400) }
 
     @Test("traps, kills, exits, errors, deadlines and cancellations are told as what they were")
-    func mix() throws { try pass("mix", 700) }
+    func mix() throws { try pass("mix", 350) }
 
     @Test("a zygote that is killed costs the calls in flight, and has a successor")
     func killed() throws { try pass("zygote-killed", 2) }
