@@ -14,8 +14,6 @@ struct ZygoteChild {
     /// Returns the exit status.
     func run(_ handler: Zygote.Handlers.Handler) -> Int32 {
         let forking = (Instant.now - ordered).inNanoseconds
-        // What is printed is out before the host has the answer, and may kill who gave it.
-        defer { fflush(nil) }
         var answer: CallMessage
         do {
             guard let message = try CallMessage.receive(over: channel, atMost: .max) else { return 1 }
@@ -23,17 +21,17 @@ struct ZygoteChild {
                 bytes: message.bytes, descriptors: message.descriptors.map { FileDescriptor(rawValue: $0) })
             answer = try refusal() ?? reply(to: request, handler)
         } catch {
-            answer = CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)"))
+            answer = CallMessage(threw: error)
         }
         answer.head.usage = .own
         answer.head.forking = forking
         answer.head.tally = tally
-        fflush(nil)
+        fflush(nil)  // what is printed is out before the host has the answer, and may kill who gave it
         do {
             try answer.send(over: channel)
         } catch {
             // Too many descriptors, or no memory for the file: that can still be said.
-            try? CallMessage(.threw, CallMessage.bytes("\(type(of: error))", "\(error)")).send(over: channel)
+            try? CallMessage(threw: error).send(over: channel)
         }
         return answer.kind == .reply ? 0 : 1
     }

@@ -90,6 +90,10 @@ struct CallMessage {
         self.descriptors = descriptors
     }
 
+    init(threw error: any Error) {
+        self.init(.threw, Self.bytes("\(type(of: error))", "\(error)"))
+    }
+
     // MARK: Sending
 
     /// Any process. Does not wait.

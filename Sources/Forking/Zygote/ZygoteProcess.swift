@@ -124,11 +124,11 @@ final class ZygoteProcess {
     /// Whether there was one.
     private func takeOrder() -> Bool {
         var order = Order()
-        var name: (InlineArray<64, UInt8>, count: Int) = (InlineArray(repeating: 0), 0)
+        var name = [UInt8](repeating: 0, count: Order.longestName)
         var channel: Int32 = -1
         var message = forkcore_message()
         let code = withUnsafeMutableBytes(of: &order) { head in
-            withUnsafeMutableBytes(of: &name.0) { bytes in
+            name.withUnsafeMutableBytes { bytes in
                 withUnsafeMutablePointer(to: &channel) {
                     message = forkcore_message(
                         head: head.baseAddress, head_size: head.count, bytes: bytes.baseAddress, count: bytes.count,
@@ -138,11 +138,9 @@ final class ZygoteProcess {
             }
         }
         guard code == 0 else { return false }
-        name.count = message.count
         if order.kind == .drain { isDraining = true }
         guard message.descriptor_count == 1 else { return true }
-        let text = (0..<name.count).map { name.0[$0] }
-        fork(text, order.limits, ParentDescriptor(channel))
+        fork(Array(name.prefix(message.count)), order.limits, ParentDescriptor(channel))
         return true
     }
 
