@@ -54,6 +54,29 @@ func spawn(_ arguments: [String], output: Int32, errors: Int32) throws -> pid_t 
     return pid
 }
 
+/// What a program that `spawn` started prints first, without its newline. Waits so many seconds.
+///
+/// - Parameters:
+///   - late: what is said of it if nothing comes.
+///   - ended: what is said of it if it ends before.
+func firstLine(
+    on output: Int32, within limit: Double, late: @autoclosure () -> String, ended: @autoclosure () -> String
+) throws -> Substring {
+    var line = ""
+    let begun = nanoseconds()
+    while !line.contains("\n") {
+        try Interruption.check()
+        guard seconds(since: begun) < limit else { throw ServerFailure(description: late()) }
+        var polled = pollfd(fd: output, events: Int16(POLLIN), revents: 0)
+        guard poll(&polled, 1, 100) > 0 else { continue }
+        var bytes = [UInt8](repeating: 0, count: 256)
+        let count = read(output, &bytes, bytes.count)
+        guard count > 0 else { throw ServerFailure(description: ended()) }
+        line += String(decoding: bytes.prefix(count), as: UTF8.self)
+    }
+    return line.prefix { $0 != "\n" }
+}
+
 /// Ends what `spawn` started, first as one stops a server; then whatever is left of it.
 func endProgram(_ pid: pid_t) {
     func hasEnded() -> Bool {

@@ -65,21 +65,9 @@ final class Server {
 
     /// The number with which its first line ends.
     private static func announcedPort(on output: Int32) throws -> UInt16 {
-        var line = ""
-        let begun = nanoseconds()
-        while !line.contains("\n") {
-            try Interruption.check()
-            guard seconds(since: begun) < startLimit else {
-                throw ServerFailure(description: "it does not say its port")
-            }
-            var polled = pollfd(fd: output, events: Int16(POLLIN), revents: 0)
-            guard poll(&polled, 1, 100) > 0 else { continue }
-            var bytes = [UInt8](repeating: 0, count: 256)
-            let count = read(output, &bytes, bytes.count)
-            guard count > 0 else { throw ServerFailure(description: "it ended before it listened") }
-            line += String(decoding: bytes.prefix(count), as: UTF8.self)
-        }
-        let digits = line.prefix { $0 != "\n" }.reversed().prefix { $0.isNumber }.reversed()
+        let line = try firstLine(
+            on: output, within: startLimit, late: "it does not say its port", ended: "it ended before it listened")
+        let digits = line.reversed().prefix { $0.isNumber }.reversed()
         guard let port = UInt16(String(digits)) else {
             throw ServerFailure(description: "it said '\(line)' in place of its port")
         }

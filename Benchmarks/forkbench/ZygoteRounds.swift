@@ -220,22 +220,10 @@ final class CallRun {
 
     /// Waits for the line that it prints at its end.
     func sample(_ round: Int) throws -> CallSample {
-        var line = ""
-        let begun = nanoseconds()
-        while !line.contains("\n") {
-            try Interruption.check()
-            guard seconds(since: begun) < limit else {
-                throw ServerFailure(
-                    description: "it has not ended after \(decimal(limit, places: 0)) s\(errors.quoted)")
-            }
-            var polled = pollfd(fd: output, events: Int16(POLLIN), revents: 0)
-            guard poll(&polled, 1, 100) > 0 else { continue }
-            var bytes = [UInt8](repeating: 0, count: 256)
-            let count = read(output, &bytes, bytes.count)
-            guard count > 0 else { throw ServerFailure(description: "it ended without a result\(errors.quoted)") }
-            line += String(decoding: bytes.prefix(count), as: UTF8.self)
-        }
-        let numbers = line.prefix { $0 != "\n" }.split(separator: " ").compactMap { Double($0) }
+        let line = try firstLine(
+            on: output, within: limit, late: "it has not ended after \(decimal(limit, places: 0)) s\(errors.quoted)",
+            ended: "it ended without a result\(errors.quoted)")
+        let numbers = line.split(separator: " ").compactMap { Double($0) }
         guard numbers.count == 6 else { throw ServerFailure(description: "it said '\(line)' in place of its result") }
         let sample = CallSample(
             round: round, calls: Int(numbers[0]), hangs: Int(numbers[1]), failed: Int(numbers[2]),
