@@ -3,7 +3,6 @@
 // Passing a descriptor to another process, and a file to pass.
 
 #include "internal.h"
-#include "forkcore_zygote.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,8 +28,16 @@ int forkcore_channel_open(int *one, int *other)
 
 int forkcore_hand_over(int channel, int descriptor, const void *bytes, size_t count)
 {
-    return forkcore_message_send(channel, &(struct forkcore_message){.bytes = (void *)bytes, .count = count,
-                                                                     .descriptors = &descriptor, .descriptor_count = 1});
+    union control control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
+                                        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec data = {.iov_base = (void *)bytes, .iov_len = count};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1,
+                             .msg_control = &control, .msg_controllen = sizeof control.room};
+    memcpy(CMSG_DATA(&control.header), &descriptor, sizeof descriptor);
+    while (sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+        if (errno != EINTR)
+            return errno;
+    return 0;
 }
 
 int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
