@@ -147,6 +147,7 @@ struct SparesTests {
             for client in clients {
                 client.finishSending()
                 #expect(try client.receiveAll() == "")
+                _ = try server.end(of: client)  // until then its child is alive too, and no spare
             }
             try waitForSpares(2, of: server)
         }
