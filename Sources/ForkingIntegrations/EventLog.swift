@@ -60,7 +60,7 @@ extension ServerEvent {
 
     var metadata: Logger.Metadata {
         switch self {
-        case .serving(let address): ["address": .string("\(address)")]
+        case .serving(let addresses): ["addresses": .array(addresses.map { .string("\($0)") })]
         case .forked(let pid, let peer): ["pid": .number(pid), "peer": .string("\(peer)")]
         case .ended(let exit): exit.metadata
         case .refused(let peer): ["peer": .string("\(peer)")]

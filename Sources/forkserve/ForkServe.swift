@@ -11,11 +11,11 @@ struct ForkServe: ParsableCommand {
         commandName: "forkserve",
         abstract: "Serves each client in a process of its own.",
         discussion: """
-            forkserve echo [options] [ADDRESS]
+            forkserve echo [options] [ADDRESS ...]
               Lines back until the client closes; on 127.0.0.1:7777 by default.
-            forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]
+            forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]
               One PROGRAM per connection, on its descriptors 0 and 1.
-            forkserve prefork [options] [ADDRESS]
+            forkserve prefork [options] [ADDRESS ...]
               A pool of workers, which share the socket: echo, or with --http a
               small HTTP answer.
             forkserve status [--json] PATH
@@ -24,10 +24,11 @@ struct ForkServe: ParsableCommand {
             ADDRESS is one of
               127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
               unix:/run/x.sock            a Unix socket; unix:@name: abstract
-              systemd                     the first socket of LISTEN_FDS
+              systemd                     all sockets of LISTEN_FDS; systemd:NAME:
+                                          those of that name in LISTEN_FDNAMES
               fd:3                        a socket that this process inherited
 
-            When ready it prints one line on stdout, 'listening on ADDRESS'.
+            When ready it prints a line on stdout for each, 'listening on ADDRESS'.
             All else goes to stderr. SIGTERM and SIGINT drain, a second one
             terminates the children at once, a third kills them. SIGUSR1 prints
             the table that 'forkserve status' shows. Exit status: 0 after a clean
@@ -67,10 +68,11 @@ struct Echo: ParsableCommand {
     var spares = 0
     @Flag(help: "Serve datagrams, each in a process of its own, instead of connections.") var udp = false
     @Flag(help: "Send one line back, then close.") var once = false
-    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
+    @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
+    var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {
-        try common.validate(address)
+        try common.validate(addresses)
         try options.check()
         let most = min(options.maxChildren, 1024)
         try Bound.count("--spares", spares, from: 0, upTo: most, ": at most --max-children, and 1024")
@@ -85,15 +87,17 @@ struct Echo: ParsableCommand {
     func run() throws {
         let service: Job.Service = udp ? .echoDatagrams : once ? .echoOnce : .echo
         try Job(
-            service: service, address: address, common: common.values, forking: options.values(spares: spares)
+            service: service, addresses: addresses, common: common.values, forking: options.values(spares: spares)
         ).run()
     }
 }
 
 struct Exec: ParsableCommand {
+    private static let form = "forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]"
+
     static let configuration = CommandConfiguration(
         abstract: "Runs a program for each connection, on its descriptors 0 and 1.",
-        usage: "forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]",
+        usage: form,
         discussion: """
             The program gets the variables that programs written for tcpserver, inetd and systemd's Accept=yes read:
             PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for Unix sockets UNIXLOCALPATH,
@@ -102,21 +106,27 @@ struct Exec: ParsableCommand {
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
-    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address: String
     @Argument(
-        parsing: .postTerminator,
-        help: ArgumentHelp("What to run, found in PATH unless it has a slash, and its arguments.", valueName: "program")
-    )
-    var command: [String] = []
+        help: ArgumentHelp(
+            "Where to listen, be it at several; then --, and what to run, found in PATH unless it has a slash, with its "
+                + "arguments.",
+            valueName: "address"))
+    var words: [String]
+
+    /// How many of the words are the program and its own: those behind the first --.
+    private var commandCount: Int {
+        let all = CommandLine.arguments
+        return all.firstIndex(of: "--").map { all.count - 1 - $0 } ?? 0
+    }
+    private var addresses: [String] { words.dropLast(commandCount) }
 
     func validate() throws {
-        try common.validate(address)
+        guard !addresses.isEmpty else { throw ValidationError("no <address> to listen on: expected \(Self.form)") }
+        try common.validate(addresses)
         try options.check()
-        guard !command.isEmpty else {
-            throw ValidationError("no program to run: expected forkserve exec [options] ADDRESS -- PROGRAM [ARG ...]")
-        }
+        guard commandCount > 0 else { throw ValidationError("no program to run: expected \(Self.form)") }
         do throws(ForkingError) {
-            _ = try ProgramLine.program(ofLast: command.count)
+            _ = try ProgramLine.program(ofLast: commandCount)
         } catch {
             throw ValidationError(error.description)
         }
@@ -124,7 +134,7 @@ struct Exec: ParsableCommand {
 
     func run() throws {
         try Job(
-            service: .program, address: address, programArguments: command.count, common: common.values,
+            service: .program, addresses: addresses, programArguments: commandCount, common: common.values,
             forking: options.values()
         ).run()
     }

@@ -13,7 +13,8 @@ struct Job: Equatable {
     enum Service: String { case echo, echoDatagrams, echoOnce, program, pool, httpPool }
 
     var service: Service
-    var address: String
+    /// At least one.
+    var addresses: [String]
     /// How many of the process's last arguments are the program and its own.
     var programArguments = 0
     var common: CommonOptions.Values
@@ -63,7 +64,7 @@ extension Job {
     }
 
     init?(encoded: String) {
-        self.init(service: .echo, address: "", common: CommonOptions.Values())
+        self.init(service: .echo, addresses: [], common: CommonOptions.Values())
         var coder = FieldCoder(
             reading: encoded.split(separator: " ", omittingEmptySubsequences: false).map(String.init))
         code(&coder)
@@ -73,7 +74,7 @@ extension Job {
     private mutating func code(_ coder: inout FieldCoder) {
         var name = service.rawValue
         coder.field(&name)
-        coder.field(&address)
+        coder.field(&addresses)
         coder.field(&programArguments)
         common.code(&coder)
         forking.code(&coder)
@@ -111,6 +112,21 @@ struct FieldCoder {
         }
         guard !words.isEmpty, let read = Value(Self.unescaped(words.removeFirst())) else { return isValid = false }
         value = read
+    }
+
+    mutating func field<Value: LosslessStringConvertible>(_ values: inout [Value]) {
+        var count = values.count
+        field(&count)
+        guard isReading else {
+            for var value in values { field(&value) }
+            return
+        }
+        values = []
+        for _ in 0..<count where !words.isEmpty && isValid {
+            guard let read = Value(Self.unescaped(words.removeFirst())) else { return isValid = false }
+            values.append(read)
+        }
+        if values.count != count { isValid = false }
     }
 
     /// An address, or a path, can have any character in it.

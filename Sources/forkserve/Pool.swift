@@ -12,7 +12,16 @@ extension Job {
             } else {
                 { connection, _ in try EchoService.serve(&connection) }
             }
-        let server = try PreforkServer(listener(), configuration: poolConfiguration(), handler: handler)
+        let configuration = try poolConfiguration()
+        var made: PreforkServer?
+        try forEachListener { (listener) throws(ForkingError) in
+            if let made {
+                try made.add(listener)
+            } else {
+                made = try PreforkServer(listener, configuration: configuration, handler: handler)
+            }
+        }
+        let server = made!
         let verbose = common.verbose
         server.hooks.observe = { event in
             if case .serving(let addresses) = event { addresses.forEach(announce) }

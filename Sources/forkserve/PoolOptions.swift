@@ -92,14 +92,15 @@ struct Prefork: ParsableCommand {
     @OptionGroup var common: CommonOptions
     @OptionGroup var pool: PoolOptions
     @Flag(help: "Answer HTTP requests, each with the same six bytes, instead of echoing lines.") var http = false
-    @Argument(help: ArgumentHelp("Where to listen.", valueName: "address")) var address = "127.0.0.1:7777"
+    @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
+    var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {
-        try common.validate(address)
+        try common.validate(addresses)
         try pool.check()
     }
 
     func run() throws {
-        try Job(service: http ? .httpPool : .pool, address: address, common: common.values, pool: pool.values).run()
+        try Job(service: http ? .httpPool : .pool, addresses: addresses, common: common.values, pool: pool.values).run()
     }
 }

@@ -47,12 +47,12 @@ struct CommonOptions: ParsableArguments {
     }
 
     /// What can be wrong with the command line alone.
-    func validate(_ address: String) throws {
+    func validate(_ addresses: [String]) throws {
         try Bound.seconds("--drain", drain)
         try Bound.seconds("--kill-after", killAfter)
         try Bound.count("--backlog", backlog, upTo: Int(Int32.max))
         do throws(ForkingError) {
-            _ = try Place(address)
+            for address in addresses { _ = try Place(address) }
             _ = try control.map(ControlPath.address)
         } catch {
             throw ValidationError(error.description)

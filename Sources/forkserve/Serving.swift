@@ -24,21 +24,32 @@ extension Job {
     }
 
     private func forkingServer() throws(ForkingError) -> ForkingServer {
+        let configuration = try configuration()
+        var server: ForkingServer?
+        try forEachListener { (listener) throws(ForkingError) in
+            if let server { try server.add(listener) } else { server = try forkingServer(listener, configuration) }
+        }
+        return server!
+    }
+
+    private func forkingServer(
+        _ listener: consuming Listener, _ configuration: ForkingServer.Configuration
+    ) throws(ForkingError) -> ForkingServer {
         switch service {
         case .echoDatagrams:
-            return try ForkingServer(datagrams: listener(), configuration: configuration()) { try $0.reply($0.bytes) }
+            return try ForkingServer(datagrams: listener, configuration: configuration) { try $0.reply($0.bytes) }
         case .program:
             let program = try ProgramLine.program(ofLast: programArguments)
-            return try ForkingServer(programs: listener(), configuration: configuration()) {
+            return try ForkingServer(programs: listener, configuration: configuration) {
                 (connection) throws(ForkingError) in
                 var program = program
                 for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
                 return program
             }
         case .echoOnce:
-            return try ForkingServer(listener(), configuration: configuration()) { try EchoService.serveOnce(&$0) }
+            return try ForkingServer(listener, configuration: configuration) { try EchoService.serveOnce(&$0) }
         case .echo, .pool, .httpPool:
-            return try ForkingServer(listener(), configuration: configuration()) { try EchoService.serve(&$0) }
+            return try ForkingServer(listener, configuration: configuration) { try EchoService.serve(&$0) }
         }
     }
 
@@ -54,21 +65,24 @@ extension Job {
         return configuration
     }
 
-    func listener() throws(ForkingError) -> Listener {
-        switch try Place(address) {
-        case .address(let address):
-            var options = Listener.Options()
-            options.backlog = common.backlog
-            guard service != .echoDatagrams else { return try Listener(address, datagram: true, options: options) }
-            return try InheritedSockets.listener(on: address, options: options)
-        case .descriptor(let number):
-            return try InheritedSockets.listener(adopting: FileDescriptor(rawValue: number))
-        case .serviceManager:
-            guard let socket = try InheritedSockets.take().first else {
-                throw .invalid("no socket was handed over: LISTEN_FDS and LISTEN_PID are not set for this process")
+    /// All that was asked for, at least one. What was handed over and is none of it is an error.
+    func forEachListener(
+        _ body: (consuming Listener) throws(ForkingError) -> Void
+    ) throws(ForkingError) {
+        var options = Listener.Options()
+        options.backlog = common.backlog
+        for address in addresses {
+            switch try Place(address) {
+            case .address(let address):
+                let isDatagram = service == .echoDatagrams
+                try body(InheritedSockets.listener(on: address, datagram: isDatagram, options: options))
+            case .descriptor(let number):
+                try body(InheritedSockets.listener(adopting: FileDescriptor(rawValue: number)))
+            case .serviceManager(let name):
+                try InheritedSockets.forEachListener(named: name, body)
             }
-            return try Listener(adopting: socket)
         }
+        try InheritedSockets.requireAllTaken()
     }
 }
 
@@ -76,11 +90,18 @@ extension Job {
 enum Place {
     case address(SocketAddress)
     case descriptor(Int32)
-    case serviceManager
+    /// The sockets that the service manager handed over: all, or those of this name.
+    case serviceManager(named: String?)
 
     init(_ text: String) throws(ForkingError) {
         if text == "systemd" {
-            self = .serviceManager
+            self = .serviceManager(named: nil)
+        } else if text.hasPrefix("systemd:") {
+            let name = String(text.dropFirst("systemd:".count))
+            guard !name.isEmpty else {
+                throw .invalid("'\(text)' names no socket: expected something like systemd:x.socket, or systemd for all")
+            }
+            self = .serviceManager(named: name)
         } else if text.hasPrefix("fd:") {
             guard let number = Int32(text.dropFirst("fd:".count)), number >= 0 else {
                 throw .invalid("'\(text)' is not a descriptor: expected something like fd:3")
@@ -105,11 +126,11 @@ private func tellOfAllEnds(_ event: ServerEvent) {
 }
 
 private func tellOfTrouble(_ event: ServerEvent) {
-    if case .serving(let address) = event { announce(address) }
+    if case .serving(let addresses) = event { addresses.forEach(announce) }
     if event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
 }
 
-/// The one line on stdout.
+/// A line on stdout for each address, and nothing else.
 func announce(_ address: SocketAddress) {
     printLine("listening on \(address)", to: .standardOutput)
 }

@@ -189,7 +189,7 @@ struct ServingTests {
         arguments: [
             "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
             "table-beside-server", "foreign-child-beside-server", "own-children-beside-spares",
-            "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
+            "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back", "several-listeners",
         ])
     func scenario(_ name: String) throws { try pass(name) }
 

@@ -130,7 +130,8 @@ struct PreforkServingTests {
         let path = directory.path + "/socket"
         let socket = try boundSocket("unix:\(path)")
         defer { close(socket) }
-        let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" prefork --workers 2 \(place)"
+        let handed = place == "systemd" ? "LISTEN_PID=$$ LISTEN_FDS=1" : ""
+        let script = "\(handed) exec \"$0\" prefork --workers 2 \(place)"
         let (server, address) = try forkserve(shell: script, inherited: [3: socket, 7: socket])
         #expect(address == "unix:\(path)")
         let client = try Client(address)

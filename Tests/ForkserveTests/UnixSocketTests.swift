@@ -88,7 +88,7 @@ struct UnixSocketTests {
         #expect(entries(of: directory.path) == ["socket"])
     }
 
-    @Test("systemd serves on LISTEN_FDS' first socket if LISTEN_PID is its own")
+    @Test("systemd serves on LISTEN_FDS' socket if LISTEN_PID is its own")
     func systemd() throws {
         let directory = try TemporaryDirectory()
         let socket = try boundSocket("unix:\(directory.path)/socket")

@@ -19,6 +19,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "programs-wait-for-descriptors": programsWaitForDescriptors,
     "held-client-at-stop": heldClientAtStop,
     "all-given-back": allGivenBack,
+    "several-listeners": severalListeners,
 ]
 
 /// A server that sends lines back.
@@ -342,4 +343,32 @@ private func ignoresSIGPIPE() -> Bool {
     var action = sigaction()
     sigaction(SIGPIPE, nil, &action)
     return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
+}
+
+/// Where many wait at one listener, one who waits at another is not the last to be served.
+private func severalListeners() throws {
+    let server = try echoServer()
+    let name = "unix:@forking-several-\(getpid())"
+    try server.add(Listener(SocketAddress(parsing: name)))
+    try expect(server.addresses.map(\.description) == ["\(server.address)", name], "\(server.addresses)")
+    do {
+        try server.add(Listener(SocketAddress(parsing: "127.0.0.1:0"), datagram: true))
+        throw Failure("a listener of datagrams was taken")
+    } catch ForkingError.invalid(let reason) {
+        try expect(reason.contains("is for datagrams, and this server's others are not"), reason)
+    }
+    var served: [Bool] = []
+    server.hooks.observe = { if case .forked(_, let peer) = $0 { served.append(peer.isUnix) } }
+    let many = try (0..<8).map { _ in try server.briefClient() }
+    let few = try (0..<2).map { _ in try Client(name) }
+    for client in few {
+        try client.send("hello\n")
+        client.finishSending()
+    }
+    for _ in 0..<10 { try expect(server.handleRequest(), "somebody was not served") }
+    for client in many + few { try expect(client.receiveAll() == "hello\n", "not served") }
+    try expect(served.prefix(4).count(where: \.self) == 2 && served.count(where: \.self) == 2, "\(served)")
+    try server.collectChildren(blocking: true)
+    try server.close()
+    try expect((try? Client(name)) == nil && (try? Client("\(server.address)")) == nil, "it still listens")
 }

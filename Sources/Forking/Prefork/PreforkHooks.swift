@@ -110,7 +110,7 @@ extension PreforkEvent: CustomStringConvertible {
     /// One line for people, without a newline.
     public var description: String {
         switch self {
-        case .serving(let addresses): "serving on \(addresses.map(\.description).joined(separator: ", "))"
+        case .serving(let addresses): ServerEvent.serving(addresses).description
         case .forked(let pid, let number): "worker \(pid) forked, number \(number)"
         case .ready(let pid, let number): "worker \(pid) ready, number \(number)"
         case .draining(let pid, let reason): "worker \(pid) drains: \(reason.rawValue)"

@@ -49,12 +49,11 @@ extension PreforkServer {
         var options = ChildOptions()
         options.diesWithParent = false
         options.ownGroup = false
-        let sockets = listeners.map(\.descriptor)
         let control = loop.handedOver
-        let owned = listeners.map { !$0.listener.isAdopted }
-        let pid = try table.fork(options: options, keeping: sockets + (control.map { [$0] } ?? [])) {
+        let sockets = listeners.map { ($0.descriptor, $0.listener.origin) }
+        let pid = try table.fork(options: options, keeping: sockets.map(\.0) + (control.map { [$0] } ?? [])) {
             Handover(
-                sockets: sockets, owned: owned, word: its, control: control, variables: manager?.environment ?? []
+                sockets: sockets, word: its, control: control, variables: manager?.environment ?? []
             ).execute(executable)
         }
         return Successor(pid: pid, word: word, deadline: .now + configuration.spawnLimit)
@@ -117,16 +116,14 @@ struct Handover {
     static let variable = "FORKING_UPGRADE"
     private static let first: Int32 = 3
 
-    let sockets: [Int32]
-    /// Of each, whether it was made by this program, rather than handed over by a service manager.
-    let owned: [Bool]
+    let sockets: [(descriptor: Int32, origin: Listener.Origin)]
     let word: Int32
     let control: Int32?
     let variables: [String]
 
     /// Child: becomes the new program. Returns an exit status if it cannot.
     func execute(_ executable: Executable) -> Int32 {
-        let all = sockets + [word] + (control.map { [$0] } ?? [])
+        let all = sockets.map(\.descriptor) + [word] + (control.map { [$0] } ?? [])
         // First out of the way of each other, then to where they are looked for.
         let above = Self.first + Int32(all.count)
         let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
@@ -135,16 +132,42 @@ struct Handover {
         }
         setenv("LISTEN_PID", "\(getpid())", 1)
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
-        unsetenv("LISTEN_FDNAMES")
+        setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
         let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
+        let flags = sockets.map { Self.flag(of: $0.origin) }.joined()
         setenv(
-            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(owned.map { $0 ? "1" : "0" }.joined())", 1)
+            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(flags)", 1)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
         }
         executable.arguments.withVector { _ = execv(executable.path, $0) }
         return complain("\(executable.path) cannot be executed: \(Errno(rawValue: errno))")
+    }
+
+    /// A letter for each socket says where it comes from, and its name says the rest.
+    private static func flag(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "1"
+        case .manager: "0"
+        case .descriptor: "d"
+        }
+    }
+
+    private static func name(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "made"
+        case .manager(let name): name
+        case .descriptor(let number): String(number)
+        }
+    }
+
+    static func origin(flag: Character, name: String) -> Listener.Origin {
+        switch flag {
+        case "1": .made
+        case "d": Int32(name).map { .descriptor($0) } ?? .manager(name: name)
+        default: .manager(name: name)
+        }
     }
 
     private func complain(_ text: String) -> Int32 {
@@ -161,7 +184,7 @@ struct Handover {
 
 /// The program whose place this one takes, if there is one.
 enum Predecessor {
-    private static let handedOver: (word: ParentDescriptor, owned: [Bool], control: Int32?)? = {
+    private static let handedOver: (word: ParentDescriptor, flags: [Character], control: Int32?)? = {
         guard let value = getenv(Handover.variable) else { return nil }
         defer { unsetenv(Handover.variable) }
         let parts = String(cString: value).split(separator: " ")
@@ -169,7 +192,7 @@ enum Predecessor {
             fcntl(word, F_SETFD, FD_CLOEXEC) == 0
         else { return nil }
         let isThere = control >= 0 && fcntl(control, F_SETFD, FD_CLOEXEC) == 0
-        return (ParentDescriptor(word), parts[3].map { $0 == "1" }, isThere ? control : nil)
+        return (ParentDescriptor(word), Array(parts[3]), isThere ? control : nil)
     }()
     private static let isControlTaken = Atomic(false)
 
@@ -182,9 +205,9 @@ enum Predecessor {
     /// Before the first worker is forked, which is not to have the word.
     static var isThere: Bool { handedOver != nil }
 
-    /// Whether the predecessor's socket at `index` is this program's to close for everybody.
-    static func owned(_ index: Int) -> Bool {
-        handedOver.map { $0.owned.indices.contains(index) && $0.owned[index] } ?? false
+    /// Where the predecessor's socket at `index` came from; nil without a predecessor.
+    static func origin(_ index: Int, named name: String) -> Listener.Origin? {
+        handedOver.map { Handover.origin(flag: $0.flags.indices.contains(index) ? $0.flags[index] : "0", name: name) }
     }
 
     /// Says that this program serves; the other then drains.

@@ -140,7 +140,7 @@ public final class PreforkServer {
             throw .invalid("the server could not be prepared: \(error)")
         }
         manager = ServiceManager.take()
-        if Predecessor.isThere { InheritedSockets.closeUnclaimed() }
+        try InheritedSockets.settle()
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
         } catch {
@@ -186,14 +186,4 @@ public final class PreforkServer {
             }
         }
     }
-}
-
-/// A listener cannot be copied, and so cannot be one of several either; this can.
-final class SharedListener {
-    var listener: Listener
-
-    init(_ listener: consuming Listener) { self.listener = listener }
-
-    var address: SocketAddress { listener.address }
-    var descriptor: Int32 { listener.descriptor.rawValue }
 }

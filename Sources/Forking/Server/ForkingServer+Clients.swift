@@ -15,11 +15,14 @@ extension ForkingServer {
         do throws(ForkingError) {
             switch service {
             case .connections(let handler):
-                guard let connection = try listener!.accept() else { return }
+                guard let connection = try accept() else { return }
                 noteClient()
                 serve(connection, handler)
             case .datagrams(let handler):
-                guard let datagram = try listener!.receive(limit: configuration.datagramLimit) else { return }
+                let socket = try listeners.next()
+                guard socket >= 0,
+                    let datagram = try Listener.receive(from: socket, limit: configuration.datagramLimit)
+                else { return }
                 noteClient()
                 serve(datagram, handler)
             case .programs(let program):
@@ -33,6 +36,13 @@ extension ForkingServer {
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
             isShort = true
         }
+    }
+
+    /// The next client that waits at a listener, if there is one.
+    private func accept() throws(ForkingError) -> Connection? {
+        let socket = try listeners.next()
+        guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
+        return Connection(descriptor, peer: peer)
     }
 
     /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
@@ -78,7 +88,7 @@ extension ForkingServer {
     /// The client that is held, else the next that is welcome.
     private func takeForProgram() throws(ForkingError) -> Connection? {
         if held != nil { return held.take() }
-        guard let connection = try listener!.accept() else { return nil }
+        guard let connection = try accept() else { return nil }
         if isWelcome(connection) { return connection }
         noteClient()
         return nil

@@ -8,7 +8,7 @@ extension ForkingServer: StatusSource {
 
     var outline: ServerStatus {
         ServerStatus(
-            shape: .forking, pid: forkcore_process(), addresses: [address], age: loop.age,
+            shape: .forking, pid: forkcore_process(), addresses: addresses, age: loop.age,
             phase: loop.phase == .serving ? .serving : .stopping, limit: configuration.maxChildren)
     }
 

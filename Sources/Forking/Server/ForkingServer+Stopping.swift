@@ -26,7 +26,7 @@ extension ForkingServer {
 
     /// Takes no more clients.
     private func turnAway() {
-        listener = nil
+        listeners.close()
         held = nil
         spares.dismiss()
     }

@@ -16,8 +16,10 @@ import SystemPackage
 /// try server.serve()
 /// ```
 public final class ForkingServer {
-    /// Where clients come to; with port 0 asked for, the port that the kernel chose.
+    /// Where clients come to first of all; with port 0 asked for, the port that the kernel chose.
     public let address: SocketAddress
+    /// Where clients come to: `address`, and what `add(_:)` has added. Empty once the server takes no more.
+    public var addresses: [SocketAddress] { listeners.addresses }
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
@@ -31,7 +33,7 @@ public final class ForkingServer {
     // begins and ends, +Status tells.
     let loop: ServerLoop
     let service: Service
-    var listener: Listener?
+    var listeners = ListenerSet()
     /// Accepted for a program, for which there were too few descriptors then.
     var held: Connection?
     var admission = Admission()
@@ -106,9 +108,24 @@ public final class ForkingServer {
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
         loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
-        self.listener = consume listener
+        try listeners.add(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.isObserved = false
+    }
+
+    /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
+    ///
+    /// - Throws: `ForkingError.invalid` for a listener of datagrams in a server of connections, or the other way round, and
+    ///   while it serves; `.system`.
+    public func add(_ listener: consuming Listener) throws(ForkingError) {
+        try loop.requireNotRunning()
+        let takesDatagrams = if case .datagrams = service { true } else { false }
+        guard listener.isDatagram == takesDatagrams else {
+            throw .invalid(
+                "the listener on \(listener.address) is \(listener.isDatagram ? "" : "not ")for datagrams, and this server's "
+                    + "others are\(takesDatagrams ? "" : " not"): make a server for each kind")
+        }
+        try listeners.add(listener)
     }
 
     // MARK: Serving
@@ -125,8 +142,9 @@ public final class ForkingServer {
         let signals = try ServerLoop.signals(stopping: configuration.stopSignals, hooks: hooks.signals.keys)
         try begin(taking: signals, control: configuration.control)
         defer { loop.end() }
+        try InheritedSockets.settle()
         hooks.prewarm()
-        hooks.observe(.serving(address))
+        hooks.observe(.serving(addresses))
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
         } catch {
@@ -192,12 +210,12 @@ public final class ForkingServer {
         children.collect(telling: { if children.isObserved { children.onExit($0) } else { noteEnd(of: $0) } })
     }
 
-    /// Waits for something to do. While the table is full, or something is short, the listener is not among what is
+    /// Waits for something to do. While the table is full, or something is short, the listeners are not among what is
     /// waited for: clients wait in the kernel's queue, at no cost.
     private func wait() throws(ForkingError) -> ServerLoop.Ready {
         let canAdmit = canAdmit
         return try loop.wait(
-            for: canAdmit ? listener?.descriptor.rawValue ?? -1 : -1,
+            for: canAdmit ? listeners.polled : -1,
             until: earlier(earlier(idleDeadline, admission.shortageUntil), spares.pausedUntil),
             isBusy: lacksSpare || (held != nil && canAdmit))
     }

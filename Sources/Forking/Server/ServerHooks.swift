@@ -42,7 +42,7 @@ public struct ServerHooks {
 /// What happens in a server, as its parent sees it.
 public enum ServerEvent {
     /// The loop has begun: signals are being taken, clients are being served.
-    case serving(SocketAddress)
+    case serving([SocketAddress])
     /// A child serves this client now.
     case forked(ProcessID, peer: SocketAddress)
     /// A child has ended and was reaped.
@@ -80,7 +80,7 @@ extension ServerEvent: CustomStringConvertible {
     /// One line for people, without a newline.
     public var description: String {
         switch self {
-        case .serving(let address): "serving on \(address)"
+        case .serving(let addresses): "serving on \(addresses.map(\.description).joined(separator: ", "))"
         case .forked(let pid, let peer): "child \(pid), peer \(peer): forked"
         case .ended(let exit): exit.description
         case .refused(let peer): "refused \(peer)"

@@ -6,45 +6,60 @@ import Synchronization
 import SystemPackage
 
 /// Sockets that a service manager opened and handed to this process, or the program whose place it takes (see
-/// `PreforkServer`, SIGUSR2): descriptors 3 and up, as LISTEN_PID and LISTEN_FDS say. See sd_listen_fds(3).
+/// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See sd_listen_fds(3).
+///
+/// They are asked for by address or by name, as their order means nothing. The variables are removed with the first question,
+/// so that no program started from here takes them for its own.
 public enum InheritedSockets {
-    /// The descriptors, in the order they were configured, each for `Listener(adopting:)`; none if none was handed over.
+    /// The descriptors, in the order they came, each for `Listener(adopting:)`: all that nobody has asked for yet; none if
+    /// none was handed over.
     ///
-    /// Any process; call it once, before the first thread. The variables are removed, so that no program started from
-    /// here takes them for its own.
+    /// Any process, before the first thread.
     ///
     /// - Throws: `ForkingError.invalid` if the variables make no sense.
     public static func take() throws(ForkingError) -> [FileDescriptor] {
-        guard let pid = variable("LISTEN_PID"), let count = variable("LISTEN_FDS"), pid == String(getpid()) else {
-            return []  // meant for another process, which did not remove them
+        try claim { _ in true }.map { FileDescriptor(rawValue: $0.descriptor) }
+    }
+
+    /// Calls `body` with a listener on each socket that a service manager handed over, or on those that it gave this name:
+    /// FileDescriptorName= in systemd.socket(5). None is an error: clients would be waited for where they never come.
+    ///
+    /// Any process, before the first thread.
+    ///
+    /// - Throws: `ForkingError.invalid` if there is none, or if the variables make no sense; as `Listener(adopting:)` and
+    ///   `body` do.
+    public static func forEachListener(
+        named name: String? = nil, _ body: (consuming Listener) throws(ForkingError) -> Void
+    ) throws(ForkingError) {
+        let found = try claim { socket in
+            guard case .manager(let given) = socket.origin else { return false }
+            return name == nil || name == given
         }
-        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) }
-        guard let number = Int32(count), number >= 0, number < Int32.max - first else {
-            throw .invalid("LISTEN_FDS is '\(count)', and should be the number of sockets handed over")
+        guard !found.isEmpty else {
+            guard let name else {
+                throw .invalid("no socket was handed over: LISTEN_FDS and LISTEN_PID are not set for this process")
+            }
+            let others = unclaimed.withLock { $0.compactMap(\.name) }
+            throw .invalid(
+                "no socket of the name '\(name)' was handed over; "
+                    + (others.isEmpty ? "none was" : "there are: \(others.joined(separator: ", "))"))
         }
-        for descriptor in first..<first + number where fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0 {
-            throw .invalid("LISTEN_FDS is \(count), but descriptor \(descriptor) is not open")
-        }
-        return (first..<first + number).map { FileDescriptor(rawValue: $0) }
+        for socket in found { try body(listener(on: socket)) }
     }
 
     /// A listener on `address`: the socket that was handed over, if one is bound there, else a new one. For a server that can
-    /// be upgraded while it serves, this takes the place of `Listener(_:options:)`. With port 0 it is one of any port.
+    /// be upgraded while it serves, this takes the place of `Listener(_:datagram:options:)`. With port 0 it is one of any port.
     ///
-    /// Any process, before the first thread, after or instead of `take()`.
+    /// Any process, before the first thread.
     ///
     /// - Throws: as `take()` and `Listener(_:datagram:options:)` do.
     public static func listener(
-        on address: SocketAddress, options: Listener.Options = Listener.Options()
+        on address: SocketAddress, datagram: Bool = false, options: Listener.Options = Listener.Options()
     ) throws(ForkingError) -> Listener {
-        let taken = try take().map(\.rawValue)
-        let found = unclaimed.withLock { sockets -> Int32? in
-            sockets += taken
-            let place = sockets.firstIndex { (try? SocketAddress(boundTo: $0))?.isTaken(for: address) ?? false }
-            return place.map { sockets.remove(at: $0) }
+        guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else {
+            return try Listener(address, datagram: datagram, options: options)
         }
-        guard let found else { return try Listener(address, options: options) }
-        return try Listener(succeedingOn: found, owned: Predecessor.owned(Int(found - first)))
+        return try listener(on: found)
     }
 
     /// A listener on a socket that whoever started this program left open as `descriptor`. In a program that takes the place
@@ -55,34 +70,125 @@ public enum InheritedSockets {
     ///
     /// - Throws: as `take()` and `Listener(adopting:)` do.
     public static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener {
-        guard Predecessor.isThere else { return try Listener(adopting: descriptor) }
-        let taken = try take().map(\.rawValue)
-        let found = unclaimed.withLock { sockets -> Int32? in
-            sockets += taken
-            return sockets.isEmpty ? nil : sockets.removeFirst()
+        let number = descriptor.rawValue
+        // Without a predecessor it is one of the service manager's, or nobody has said anything about it.
+        let isWanted: (InheritedSocket) -> Bool =
+            Predecessor.isThere ? { $0.origin == .descriptor(number) } : { $0.descriptor == number }
+        if var found = try claimFirst(where: isWanted) {
+            found.origin = .descriptor(number)
+            return try listener(on: found)
         }
-        return try Listener(adopting: found.map { FileDescriptor(rawValue: $0) } ?? descriptor)
+        return try Listener(adopting: descriptor, origin: .descriptor(number))
     }
 
-    /// What was handed over, and this program has no use for: clients are to be refused there, not to wait for ever.
-    static func closeUnclaimed() {
+    /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever.
+    ///
+    /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for any.
+    ///
+    /// - Throws: `ForkingError.invalid`, which names them.
+    public static func requireAllTaken() throws(ForkingError) {
+        try look()
+        try requireNoneLeft()
+    }
+
+    // MARK: What was handed over
+
+    private static let first: Int32 = 3
+    private static let unclaimed = Mutex<[InheritedSocket]>([])
+
+    /// For a server that begins: what is left is an error, or where it came from a predecessor, closed, for clients to be
+    /// refused there.
+    static func settle() throws(ForkingError) {
+        guard Predecessor.isThere else { return try requireNoneLeft() }
         unclaimed.withLock { sockets in
-            sockets.forEach(forkcore_close)
+            for socket in sockets { forkcore_close(socket.descriptor) }
             sockets = []
         }
     }
 
-    private static let first: Int32 = 3
-    private static let unclaimed = Mutex<[Int32]>([])
+    private static func requireNoneLeft() throws(ForkingError) {
+        let left = unclaimed.withLock { $0 }
+        guard let some = left.first else { return }
+        let names = left.map { socket in
+            let address = (try? SocketAddress(boundTo: socket.descriptor)).map { "\($0)" } ?? "no socket"
+            return "\(address), named '\(SocketAddress.printable(socket.name ?? ""))'"
+        }
+        throw .invalid(
+            "\(left.count == 1 ? "a socket was" : "sockets were") handed over, and nobody serves there: "
+                + names.joined(separator: "; ")
+                + ". Serve all by systemd, or each by systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address")
+    }
+
+    private static func claimFirst(
+        where isWanted: (InheritedSocket) -> Bool
+    ) throws(ForkingError) -> InheritedSocket? {
+        try look()
+        return unclaimed.withLock { sockets in sockets.firstIndex(where: isWanted).map { sockets.remove(at: $0) } }
+    }
+
+    private static func claim(_ isWanted: (InheritedSocket) -> Bool) throws(ForkingError) -> [InheritedSocket] {
+        try look()
+        return unclaimed.withLock { sockets in
+            let wanted = sockets.filter(isWanted)
+            sockets.removeAll(where: isWanted)
+            return wanted
+        }
+    }
+
+    private static func listener(on socket: InheritedSocket) throws(ForkingError) -> Listener {
+        guard Predecessor.isThere else {
+            return try Listener(adopting: FileDescriptor(rawValue: socket.descriptor), origin: socket.origin)
+        }
+        return try Listener(succeedingOn: socket.descriptor, origin: socket.origin)
+    }
+
+    /// Takes over what the variables speak of, and removes them.
+    private static func look() throws(ForkingError) {
+        guard let pid = variable("LISTEN_PID"), let count = variable("LISTEN_FDS"), pid == String(getpid()) else {
+            return  // meant for another process, which did not remove them
+        }
+        let names = variable("LISTEN_FDNAMES")?.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) }
+        guard let number = Int32(count), number >= 0, number < Int32.max - first else {
+            throw .invalid("LISTEN_FDS is '\(count)', and should be the number of sockets handed over")
+        }
+        guard names == nil || number == 0 || names?.count == Int(number) else {
+            throw .invalid("LISTEN_FDNAMES has \(names?.count ?? 0) names, and LISTEN_FDS is \(count)")
+        }
+        for descriptor in first..<first + number where fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0 {
+            throw .invalid("LISTEN_FDS is \(count), but descriptor \(descriptor) is not open")
+        }
+        let found = (0..<Int(number)).map { index in
+            // What sd_listen_fds_with_names(3) says where there are no names.
+            let name = names?[index] ?? "unknown"
+            return InheritedSocket(
+                descriptor: first + Int32(index), origin: Predecessor.origin(index, named: name) ?? .manager(name: name))
+        }
+        unclaimed.withLock { $0 += found }
+    }
 
     private static func variable(_ name: String) -> String? {
         getenv(name).map { String(cString: $0) }
     }
 }
 
-extension SocketAddress {
-    /// Whether a socket bound here is what was asked for.
-    fileprivate func isTaken(for asked: SocketAddress) -> Bool {
-        self == asked || (asked.port == 0 && ip == asked.ip)
+/// One that was handed over, and that nobody has asked for yet.
+private struct InheritedSocket {
+    let descriptor: Int32
+    var origin: Listener.Origin
+
+    var name: String? {
+        if case .manager(let name) = origin { name } else { nil }
+    }
+
+    /// Whether it is what a server at `address` asks for.
+    func serves(_ address: SocketAddress, datagram: Bool) -> Bool {
+        var type: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0,
+            type == Int32((datagram ? SOCK_DGRAM : SOCK_STREAM).rawValue),
+            let bound = try? SocketAddress(boundTo: descriptor)
+        else { return false }
+        return bound.isPlace(asked: address)
     }
 }

@@ -34,8 +34,19 @@ public struct Listener: ~Copyable {
 
     private let socket: ParentDescriptor
     private let file: SocketFile?
+    /// Where a listener's socket comes from.
+    enum Origin: Equatable {
+        /// This program made it, or the one whose place it takes.
+        case made
+        /// A service manager, who gave it this name.
+        case manager(name: String)
+        /// Whoever started the first of the programs that took each other's place left it open, under this number.
+        case descriptor(Int32)
+    }
+
+    let origin: Origin
     /// Made by somebody else, who may go on with it.
-    let isAdopted: Bool
+    var isAdopted: Bool { origin != .made }
     /// While the program still serves on it whose place this one takes, it is that one's to end.
     private var isAnothers = false
 
@@ -63,6 +74,10 @@ public struct Listener: ~Copyable {
     /// - Throws: `ForkingError.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
     ///   that is not bound; it then stays its owner's.
     public init(adopting descriptor: FileDescriptor) throws(ForkingError) {
+        try self.init(adopting: descriptor, origin: .manager(name: "unknown"))
+    }
+
+    init(adopting descriptor: FileDescriptor, origin: Origin) throws(ForkingError) {
         let number = descriptor.rawValue
         var datagram = false
         switch forkcore_adopt(number, &datagram) {
@@ -77,16 +92,16 @@ public struct Listener: ~Copyable {
         guard (address.port ?? 1) != 0, !address.isUnix || address.path != nil else {
             throw .invalid("descriptor \(number) is a socket that is not bound to an address")
         }
-        try self.init(ParentDescriptor(number), nil, isDatagram: datagram, isAdopted: true)
+        try self.init(ParentDescriptor(number), nil, isDatagram: datagram, origin: origin)
     }
 
     /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
-    init(succeedingOn descriptor: Int32, owned: Bool) throws(ForkingError) {
+    init(succeedingOn descriptor: Int32, origin: Origin) throws(ForkingError) {
         let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
-        let path = owned ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
+        let path = origin == .made ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
         let socket = adopted.socket
         try self.init(
-            socket, path.map { SocketFile($0, of: socket) }, isDatagram: adopted.isDatagram, isAdopted: !owned)
+            socket, path.map { SocketFile($0, of: socket) }, isDatagram: adopted.isDatagram, origin: origin)
         isAnothers = true
         leaveFile()
     }
@@ -99,14 +114,14 @@ public struct Listener: ~Copyable {
     }
 
     private init(
-        _ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool, isAdopted: Bool = false
+        _ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool, origin: Origin = .made
     ) throws(ForkingError) {
         let address = try SocketAddress(boundTo: socket.rawValue)
         self.address = address
         self.isDatagram = isDatagram
         self.socket = socket
         self.file = file
-        self.isAdopted = isAdopted
+        self.origin = origin
     }
 
     /// Leaves a Unix socket's file to whoever serves on it now.
@@ -172,6 +187,11 @@ public struct Listener: ~Copyable {
     ///
     /// - Throws: `ForkingError.system`, with ENOMEM or ENOBUFS when there is a shortage.
     public func receive(limit: Int) throws(ForkingError) -> Datagram? {
+        try Self.receive(from: socket.rawValue, limit: limit)
+    }
+
+    /// The same, where the listener is not at hand.
+    static func receive(from socket: Int32, limit: Int) throws(ForkingError) -> Datagram? {
         var count = 0
         var truncated = false
         var code: Int32 = 0
@@ -179,13 +199,13 @@ public struct Listener: ~Copyable {
         let bytes = [UInt8](unsafeUninitializedCapacity: limit) { buffer, filled in
             peer = SocketAddress {
                 code = forkcore_receive_datagram(
-                    socket.rawValue, buffer.baseAddress, limit, $0, $1, &count, &truncated)
+                    socket, buffer.baseAddress, limit, $0, $1, &count, &truncated)
             }
             filled = code == 0 ? count : 0
         }
         switch code {
         case 0:
-            return Datagram(bytes: bytes, isTruncated: truncated, peer: peer, socket: descriptor)
+            return Datagram(bytes: bytes, isTruncated: truncated, peer: peer, socket: FileDescriptor(rawValue: socket))
         case EAGAIN, ECONNREFUSED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, EPROTO, EACCES, EPERM:
             return nil  // there was none, or an answer sent earlier reached nobody; Linux reports that here
         default:

@@ -223,6 +223,24 @@ extension SocketAddress {
     }
 }
 
+extension SocketAddress {
+    /// Whether a socket bound here is what somebody asks for who names `asked`: any port where that is 0, and a zone only where
+    /// an address means another thing in each, as the kernel keeps none of others'.
+    func isPlace(asked: SocketAddress) -> Bool {
+        guard family == asked.family, asked.port == 0 || port == asked.port else { return false }
+        switch family {
+        case AF_INET: return load(sockaddr_in.self).sin_addr.s_addr == asked.load(sockaddr_in.self).sin_addr.s_addr
+        case AF_INET6:
+            let (a, b) = (load(sockaddr_in6.self), asked.load(sockaddr_in6.self))
+            var (ours, its) = (a.sin6_addr, b.sin6_addr)
+            guard memcmp(&ours, &its, MemoryLayout<in6_addr>.size) == 0 else { return false }
+            let isLinkLocal = withUnsafeBytes(of: ours) { $0[0] == 0xfe && $0[1] & 0xc0 == 0x80 }
+            return !isLinkLocal || a.sin6_scope_id == b.sin6_scope_id
+        default: return self == asked
+        }
+    }
+}
+
 extension SocketAddress: CustomStringConvertible {
     /// As `init(parsing:)` reads it; `unix:` alone for an unnamed Unix socket.
     ///

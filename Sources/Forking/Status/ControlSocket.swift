@@ -34,7 +34,7 @@ final class ControlSocket {
     static func open(on address: SocketAddress?) throws(ForkingError) -> ControlSocket? {
         let inherited = Predecessor.takeControl()
         if let inherited, try SocketAddress(boundTo: inherited) == address {
-            return try ControlSocket(Listener(succeedingOn: inherited, owned: true), isInherited: true)
+            return try ControlSocket(Listener(succeedingOn: inherited, origin: .made), isInherited: true)
         }
         if let inherited { forkcore_close(inherited) }
         guard let address else { return nil }
