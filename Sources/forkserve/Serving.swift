@@ -99,7 +99,8 @@ enum Place {
         } else if text.hasPrefix("systemd:") {
             let name = String(text.dropFirst("systemd:".count))
             guard !name.isEmpty else {
-                throw .invalid("'\(text)' names no socket: expected something like systemd:x.socket, or systemd for all")
+                throw .invalid(
+                    "'\(text)' names no socket: expected something like systemd:x.socket, or systemd for all")
             }
             self = .serviceManager(named: name)
         } else if text.hasPrefix("fd:") {

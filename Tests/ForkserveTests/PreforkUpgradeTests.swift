@@ -152,7 +152,8 @@ struct PreforkUpgradeTests {
         try Client(address).echo("hello")
         let worker = try #require(server.descendants.first { children(of: $0).isEmpty })
         // The word that it serves is the parent's alone.
-        try eventually("\(sockets(of: worker))") { sockets(of: worker).count == before.count }  // the client's has closed
+        // Once the client's has closed.
+        try eventually("\(sockets(of: worker))") { sockets(of: worker).count == before.count }
         for parent in server.descendants where !children(of: parent).isEmpty { kill(parent, SIGTERM) }
         try server.expectNothingAlive()
         #expect(fileExists(path))

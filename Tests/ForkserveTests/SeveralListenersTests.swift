@@ -91,7 +91,10 @@ struct SeveralListenersTests {
         let (sockets, addresses) = try sockets(2)
         defer { closeAll(sockets) }
         let cases: [(places: [String], told: [String])] = [
-            (["systemd:web"], ["a socket was handed over, and nobody serves there", "\(addresses[1]), named 'x.socket'"]),
+            (
+                ["systemd:web"],
+                ["a socket was handed over, and nobody serves there", "\(addresses[1]), named 'x.socket'"]
+            ),
             ([addresses[1]], ["\(addresses[0]), named 'web'", "systemd:web"]),
             (["127.0.0.2:0"], ["\(addresses[0]), named 'web'", "\(addresses[1]), named 'x.socket'"]),
             (["systemd:other"], ["no socket of the name 'other' was handed over; there are: web, x.socket"]),

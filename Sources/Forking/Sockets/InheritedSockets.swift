@@ -116,7 +116,8 @@ public enum InheritedSockets {
         throw .invalid(
             "\(left.count == 1 ? "a socket was" : "sockets were") handed over, and nobody serves there: "
                 + names.joined(separator: "; ")
-                + ". Serve all by systemd, or each by systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address")
+                + ". Serve all by systemd, or each by systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address"
+        )
     }
 
     private static func claimFirst(
@@ -162,7 +163,8 @@ public enum InheritedSockets {
             // What sd_listen_fds_with_names(3) says where there are no names.
             let name = names?[index] ?? "unknown"
             return InheritedSocket(
-                descriptor: first + Int32(index), origin: Predecessor.origin(index, named: name) ?? .manager(name: name))
+                descriptor: first + Int32(index), origin: Predecessor.origin(index, named: name) ?? .manager(name: name)
+            )
         }
         unclaimed.withLock { $0 += found }
     }
