@@ -4,6 +4,8 @@
 
 #include "internal.h"
 
+#include "forkcore_peers.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -179,16 +181,6 @@ void forkcore_finish_sending(int descriptor)
     shutdown(descriptor, SHUT_WR);
 }
 
-void forkcore_discard_received(int descriptor)
-{
-    char waste[16384];
-    for (int i = 0; i < 256; i++) {
-        ssize_t got = recv(descriptor, waste, sizeof waste, MSG_DONTWAIT);
-        if (got == 0 || (got < 0 && errno != EINTR))
-            return;
-    }
-}
-
 int forkcore_set_timeout(int descriptor, int64_t timeout_us)
 {
     struct timeval timeout = {.tv_sec = timeout_us / 1000000, .tv_usec = timeout_us % 1000000};
@@ -196,6 +188,24 @@ int forkcore_set_timeout(int descriptor, int64_t timeout_us)
         || setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) != 0)
         return errno;
     return 0;
+}
+
+int forkcore_set_keepalive(int descriptor, int idle_s, int interval_s, int count)
+{
+    if (setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &(int){idle_s > 0}, sizeof(int)) != 0)
+        return errno;
+    if (idle_s <= 0)
+        return 0;
+    if (setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s) != 0
+        || setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s) != 0
+        || setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count) != 0)
+        return errno;
+    return 0;
+}
+
+int forkcore_set_user_timeout(int descriptor, unsigned timeout_ms)
+{
+    return setsockopt(descriptor, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms) != 0 ? errno : 0;
 }
 
 int forkcore_set_no_delay(int descriptor, bool on)

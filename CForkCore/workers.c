@@ -39,10 +39,10 @@ int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token)
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
 }
 
-int forkcore_poll_wait(int descriptor)
+int forkcore_poll_wait(int descriptor, int timeout_ms)
 {
     struct epoll_event event;
-    return epoll_wait(descriptor, &event, 1, -1) < 0 && errno != EINTR ? errno : 0;
+    return epoll_wait(descriptor, &event, 1, timeout_ms) < 0 && errno != EINTR ? errno : 0;
 }
 
 static _Atomic uint32_t *drain;

@@ -350,9 +350,6 @@ int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, cons
 /// Says that nothing more will be sent; what was sent still arrives. shutdown(2) with SHUT_WR.
 void forkcore_finish_sending(int descriptor);
 
-/// Throws away what has been received and not read, up to some megabytes, without waiting.
-void forkcore_discard_received(int descriptor);
-
 /// SO_RCVTIMEO and SO_SNDTIMEO, in microseconds; 0 is no time-out.
 int forkcore_set_timeout(int descriptor, int64_t timeout_us);
 
@@ -394,9 +391,9 @@ void forkcore_shared_close(void *memory, size_t size);
 /// Whoever was woken is to look before it leaves: the others were not.
 int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
 
-/// Waits until one of what is watched is readable, or a signal handler has run. epoll_wait(2); to wait for the instance by
-/// poll(2) would wake all for whom news is exclusive.
-int forkcore_poll_wait(int descriptor);
+/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for ever).
+/// epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is exclusive.
+int forkcore_poll_wait(int descriptor, int timeout_ms);
 
 /// Why a worker is to drain.
 enum {

@@ -39,6 +39,9 @@ extension Duration {
     /// At least one, as 0 would be none where C takes it.
     var inMicroseconds: Int64 { max(1, inNanoseconds / 1000) }
 
+    /// Rounded up, so that what waits so long has waited long enough.
+    var inMilliseconds: Int64 { inNanoseconds / 1_000_000 + (inNanoseconds % 1_000_000 > 0 ? 1 : 0) }
+
     /// `1.234 s`
     var inSeconds: String {
         let milliseconds = inNanoseconds / 1_000_000

@@ -8,6 +8,20 @@ import SystemPackage
 enum EchoService {
     /// Sends back what comes, as it comes, until the client closes: nothing is held that a client sends without end.
     static func serve(_ connection: inout Connection) throws(ForkingError) {
+        try leavingIdle { () throws(ForkingError) in try sendBack(&connection) }
+    }
+
+    /// Sends the first line back, of whatever length.
+    static func serveOnce(_ connection: inout Connection) throws(ForkingError) {
+        try leavingIdle { () throws(ForkingError) in try sendLineBack(&connection) }
+    }
+
+    /// A client that keeps silent for longer than it may is left, which is no error.
+    private static func leavingIdle(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
+        do throws(ForkingError) { try body() } catch .timedOut {}
+    }
+
+    private static func sendBack(_ connection: inout Connection) throws(ForkingError) {
         while true {
             let bytes = try connection.read()
             if bytes.isEmpty { return }
@@ -15,8 +29,7 @@ enum EchoService {
         }
     }
 
-    /// Sends the first line back, of whatever length.
-    static func serveOnce(_ connection: inout Connection) throws(ForkingError) {
+    private static func sendLineBack(_ connection: inout Connection) throws(ForkingError) {
         while true {
             let bytes = try connection.read()
             if bytes.isEmpty { return }

@@ -62,6 +62,7 @@ struct Echo: ParsableCommand {
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
+    @OptionGroup var patience: PatienceOptions
     @Option(
         help: ArgumentHelp(
             "How many children are forked ahead, so that a client need not wait for it.", valueName: "n"))
@@ -74,6 +75,7 @@ struct Echo: ParsableCommand {
     func validate() throws {
         try common.validate(addresses)
         try options.check()
+        try patience.check()
         let most = min(options.maxChildren, 1024)
         try Bound.count("--spares", spares, from: 0, upTo: most, ": at most --max-children, and 1024")
         guard !udp || !once else {
@@ -82,12 +84,16 @@ struct Echo: ParsableCommand {
         guard !udp || spares == 0 else {
             throw ValidationError("--spares is for connections, and --udp has none: use one of them")
         }
+        guard !udp || patience.ioTimeout == nil else {
+            throw ValidationError("--io-timeout is for connections, and --udp has none: use one of them")
+        }
     }
 
     func run() throws {
         let service: Job.Service = udp ? .echoDatagrams : once ? .echoOnce : .echo
         try Job(
-            service: service, addresses: addresses, common: common.values, forking: options.values(spares: spares)
+            service: service, addresses: addresses, ioTimeout: patience.ioTimeout, common: common.values,
+            forking: options.values(spares: spares)
         ).run()
     }
 }

@@ -17,6 +17,7 @@ struct Job: Equatable {
     var addresses: [String]
     /// How many of the process's last arguments are the program and its own.
     var programArguments = 0
+    var ioTimeout: Double?
     var common: CommonOptions.Values
     var forking = ServeOptions.Values()
     var pool = PoolOptions.Values()
@@ -76,6 +77,7 @@ extension Job {
         coder.field(&name)
         coder.field(&addresses)
         coder.field(&programArguments)
+        coder.field(&ioTimeout)
         common.code(&coder)
         forking.code(&coder)
         pool.code(&coder)

@@ -47,9 +47,10 @@ extension Job {
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
         configuration.stuckBacktraces = common.backtraces
+        configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         if service == .httpPool {
             configuration.countsConnections = false
-            configuration.ioTimeout = .seconds(10)
+            if ioTimeout == nil { configuration.ioTimeout = .seconds(10) }
         }
         configuration.control = try common.control.map(ControlPath.address)
         return configuration

@@ -91,6 +91,7 @@ struct Prefork: ParsableCommand {
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var pool: PoolOptions
+    @OptionGroup var patience: PatienceOptions
     @Flag(help: "Answer HTTP requests, each with the same six bytes, instead of echoing lines.") var http = false
     @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
     var addresses = ["127.0.0.1:7777"]
@@ -98,9 +99,13 @@ struct Prefork: ParsableCommand {
     func validate() throws {
         try common.validate(addresses)
         try pool.check()
+        try patience.check()
     }
 
     func run() throws {
-        try Job(service: http ? .httpPool : .pool, addresses: addresses, common: common.values, pool: pool.values).run()
+        try Job(
+            service: http ? .httpPool : .pool, addresses: addresses, ioTimeout: patience.ioTimeout,
+            common: common.values, pool: pool.values
+        ).run()
     }
 }

@@ -13,6 +13,9 @@ struct CommonOptions: ParsableArguments {
         var verbose = false
         var backtraces = false
         var control: String?
+        /// Nil: as it is by default, or as whoever handed the socket over has set it. 0: never.
+        var keepAlive: Double?
+        var userTimeout: Double?
 
         mutating func code(_ coder: inout FieldCoder) {
             coder.field(&backlog)
@@ -21,6 +24,8 @@ struct CommonOptions: ParsableArguments {
             coder.field(&verbose)
             coder.field(&backtraces)
             coder.field(&control)
+            coder.field(&keepAlive)
+            coder.field(&userTimeout)
         }
     }
 
@@ -39,11 +44,24 @@ struct CommonOptions: ParsableArguments {
             "A Unix socket, for this user alone, on which 'forkserve status' asks what the processes do.",
             valueName: "path"))
     var control: String?
+    @Option(
+        help: ArgumentHelp(
+            """
+            Once a client is silent for so long, ask its host whether it is still there; without an answer it is given up \
+            after as long again. 0: do not ask. 60 by default; on inherited sockets as they were set.
+            """,
+            valueName: "seconds"))
+    var keepalive: Double?
+    @Option(
+        help: ArgumentHelp(
+            "Give a client up that has not taken what was sent to it for so long; by default as long as it likes.",
+            valueName: "seconds"))
+    var userTimeout: Double?
 
     var values: Values {
         Values(
             backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces,
-            control: control)
+            control: control, keepAlive: keepalive, userTimeout: userTimeout)
     }
 
     /// What can be wrong with the command line alone.
@@ -51,6 +69,8 @@ struct CommonOptions: ParsableArguments {
         try Bound.seconds("--drain", drain)
         try Bound.seconds("--kill-after", killAfter)
         try Bound.count("--backlog", backlog, upTo: Int(Int32.max))
+        try Bound.limit("--keepalive", keepalive == 0 ? nil : keepalive, from: 1, upTo: 32_767, ", or 0 for never")
+        try Bound.limit("--user-timeout", userTimeout, from: 0.001, upTo: 2_000_000)
         do throws(ForkingError) {
             for address in addresses { _ = try Place(address) }
             _ = try control.map(ControlPath.address)
@@ -91,6 +111,17 @@ struct ServeOptions: ParsableArguments {
     }
 }
 
+/// The option of servers that read and write by themselves; a program that is executed does so as it likes.
+struct PatienceOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "How long one read or write may wait for a client, which is then left; by default as long as it likes.",
+            valueName: "seconds"))
+    var ioTimeout: Double?
+
+    func check() throws { try Bound.limit("--io-timeout", ioTimeout) }
+}
+
 /// What numbers on the command line can be.
 enum Bound {
     static func seconds(_ name: String, _ seconds: Double) throws {
@@ -106,6 +137,14 @@ enum Bound {
             throw ValidationError(
                 "\(name) is \(seconds), and must be a number of seconds above 0, and at most 1000000000")
         }
+    }
+
+    static func limit(
+        _ name: String, _ seconds: Double?, from low: Double, upTo high: Double, _ more: String = ""
+    ) throws {
+        guard let seconds, !(low...high).contains(seconds) else { return }
+        let range = "from \(low) to \(Int(high))"
+        throw ValidationError("\(name) is \(seconds), and must be a number of seconds \(range)\(more)")
     }
 
     static func count(_ name: String, _ count: Int?, from low: Int = 1, upTo high: Int, _ why: String = "") throws {

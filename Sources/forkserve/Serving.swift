@@ -58,6 +58,7 @@ extension Job {
         configuration.maxChildren = forking.maxChildren
         configuration.spares = forking.spares
         configuration.timeLimit = forking.timeout.map(Duration.seconds)
+        configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
@@ -71,18 +72,36 @@ extension Job {
     ) throws(ForkingError) {
         var options = Listener.Options()
         options.backlog = common.backlog
+        if let keepAlive = common.keepAlive { options.keepAlive = Self.keepAlive(keepAlive) }
+        options.userTimeout = common.userTimeout.map(Duration.seconds)
         for address in addresses {
             switch try Place(address) {
             case .address(let address):
                 let isDatagram = service == .echoDatagrams
-                try body(InheritedSockets.listener(on: address, datagram: isDatagram, options: options))
+                try body(asAsked(InheritedSockets.listener(on: address, datagram: isDatagram, options: options)))
             case .descriptor(let number):
-                try body(InheritedSockets.listener(adopting: FileDescriptor(rawValue: number)))
+                try body(asAsked(InheritedSockets.listener(adopting: FileDescriptor(rawValue: number))))
             case .serviceManager(let name):
-                try InheritedSockets.forEachListener(named: name, body)
+                try InheritedSockets.forEachListener(named: name) { (listener) throws(ForkingError) in
+                    try body(asAsked(listener))
+                }
             }
         }
         try InheritedSockets.requireAllTaken()
+    }
+
+    /// A socket that somebody else has made is left as it was set, but for what was asked for.
+    private func asAsked(_ listener: consuming Listener) throws(ForkingError) -> Listener {
+        if let keepAlive = common.keepAlive { try listener.setKeepAlive(Self.keepAlive(keepAlive)) }
+        if let timeout = common.userTimeout { try listener.setUserTimeout(.seconds(timeout)) }
+        return listener
+    }
+
+    private static func keepAlive(_ idle: Double) -> KeepAlive? {
+        let questions = 6
+        return idle == 0
+            ? nil
+            : KeepAlive(idle: .seconds(idle), interval: .seconds(max(1, idle / Double(questions))), count: questions)
     }
 }
 

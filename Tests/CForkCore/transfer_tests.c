@@ -4,6 +4,8 @@
 
 #include "test.h"
 
+#include "forkcore_peers.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/un.h>
@@ -112,18 +114,20 @@ static void time_outs_end_a_wait(void)
     CHECK(forkcore_set_timeout(pair[0], 1) == EBADF);
 }
 
-static void what_came_is_thrown_away_without_waiting(void)
+static void a_stream_ends_as_it_should_though_its_peer_goes_on(void)
 {
     int pair[2];
-    char byte;
+    char bytes[16];
+    size_t count;
     make_pair(SOCK_STREAM, pair);
-    forkcore_discard_received(pair[0]); // nothing has come
     CHECK(forkcore_send_all(pair[1], "some bytes", 10) == 0);
-    forkcore_discard_received(pair[0]);
-    CHECK(recv(pair[0], &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
-    close(pair[1]);
-    forkcore_discard_received(pair[0]); // at the end of the stream
+    CHECK(forkcore_send_all(pair[0], "an answer", 9) == 0);
+    forkcore_finish(pair[0], true, 0);
+    CHECK(forkcore_send_all(pair[1], "more", 4) == EPIPE); // rather than that it comes, and makes a reset of the end
     close(pair[0]);
+    CHECK(forkcore_receive(pair[1], bytes, sizeof bytes, &count) == 0 && count == 9);
+    CHECK(forkcore_receive(pair[1], bytes, sizeof bytes, &count) == 0 && count == 0);
+    close(pair[1]);
 }
 
 static void the_peer_says_who_it_is(void)
@@ -207,7 +211,7 @@ const struct test transfer_tests[] = {
     {"receiving goes on after a signal", receiving_goes_on_after_a_signal},
     {"a peer that has gone is an error and no signal", a_peer_that_has_gone_is_an_error_and_no_signal},
     {"time-outs end a wait", time_outs_end_a_wait},
-    {"what came is thrown away without waiting", what_came_is_thrown_away_without_waiting},
+    {"a stream ends as it should though its peer goes on", a_stream_ends_as_it_should_though_its_peer_goes_on},
     {"the peer says who it is", the_peer_says_who_it_is},
     {"datagrams come with their sender", datagrams_come_with_their_sender},
     {"a datagram waits for room in a storm of signals", a_datagram_waits_for_room_in_a_storm_of_signals},

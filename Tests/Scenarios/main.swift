@@ -10,7 +10,7 @@ import TestSupport
 let scenarios = [
     tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
     preforkPoolScenarios, zygoteCallScenarios, zygoteQueueScenarios, zygoteChildScenarios, zygoteLimitScenarios,
-    zygoteLifeScenarios, zygoteHostileScenarios, zygoteHazardScenarios, zygoteWatchScenarios,
+    zygoteLifeScenarios, zygoteHostileScenarios, zygoteHazardScenarios, zygoteWatchScenarios, lingerScenarios,
 ].reduce(into: [:]) {
     $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
 }

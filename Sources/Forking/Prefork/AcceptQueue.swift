@@ -40,10 +40,13 @@ package final class AcceptQueue: Sendable {
     /// Whoever was woken takes the client, or looks before it leaves, as nobody else was woken.
     ///
     /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
-    package func next() throws(ForkingError) -> Client? {
+    package func next() throws(ForkingError) -> Client? { try next(nil) }
+
+    /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
+    func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
         do throws(ForkingError) {
             while !seat.isDraining {
-                if let client = try wait() { return client }
+                if let client = try wait(lingering) { return client }
             }
             return owesLook.load(ordering: .relaxed) ? try? take() : nil
         } catch .system(_, .invalidArgument) where seat.isDraining {
@@ -52,8 +55,9 @@ package final class AcceptQueue: Sendable {
     }
 
     /// A client if there is one, or after something has happened.
-    private func wait() throws(ForkingError) -> Client? {
+    private func wait(_ lingering: Lingering?) throws(ForkingError) -> Client? {
         do throws(ForkingError) {
+            let nextLook = lingering?.look()
             let waits = untilLook.load(ordering: .relaxed)
             if waits == 0 {
                 if let client = try take() { return client }
@@ -61,10 +65,12 @@ package final class AcceptQueue: Sendable {
             } else {
                 untilLook.store(waits - 1, ordering: .relaxed)
             }
-            try check(forkcore_poll_wait(poll), "epoll_wait")
+            let pause = nextLook.map { Int32(clamping: max(.zero, $0 - .now).inMilliseconds) } ?? -1
+            try check(forkcore_poll_wait(poll, pause), "epoll_wait")
             if listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
             return try take()
         } catch .system(_, let code) where Errno.shortages.contains(code) {
+            lingering?.closeAll()
             var descriptor = lifeline
             var ready: UInt32 = 0
             _ = forkcore_wait_readable(&descriptor, 1, Admission.pause.inNanoseconds, &ready)

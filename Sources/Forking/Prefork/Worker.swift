@@ -95,11 +95,13 @@ public final class Worker: Sendable {
     /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
     ///
     /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
-    public func accept() throws(ForkingError) -> Connection? {
+    public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
+
+    private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
         if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
-        guard let (descriptor, peer) = try queue.next() else { return nil }
+        guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
         seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
         if heartbeatLimit != nil { heartbeat() }
         return Connection(descriptor, peer: peer)
@@ -110,8 +112,9 @@ public final class Worker: Sendable {
         _ configuration: PreforkServer.Configuration, _ hooks: PreforkHooks,
         _ handler: (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
+        let lingering = Lingering()
         ready()
-        while var connection = try accept() {
+        while var connection = try accept(lingering) {
             let peer = connection.peer
             let number = configuration.countsConnections ? requestBegan(from: peer) : -1
             do {
@@ -120,10 +123,11 @@ public final class Worker: Sendable {
             } catch {
                 try? hooks.handleError(error, peer)
             }
-            connection.discardUnread()  // then it is closed, which nobody else holds open
+            lingering.add(connection)
             if number >= 0 { requestEnded(number) }
             endAllRequests()
         }
+        lingering.finish()
     }
 
     /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.

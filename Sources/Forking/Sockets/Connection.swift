@@ -17,6 +17,8 @@ public struct Connection: ~Copyable {
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
     private var hasEnded = false
+    /// The descriptor is somebody else's now.
+    private var isReleased = false
     /// How much is read at once: little at first, as most clients send little, and each page that a child touches is a
     /// page fault; then more, as long as the peer fills it. Never what a peer only promises.
     private var piece = 1000
@@ -28,7 +30,9 @@ public struct Connection: ~Copyable {
         self.peer = peer
     }
 
-    deinit { forkcore_close(descriptor.rawValue) }
+    deinit {
+        if !isReleased { forkcore_close(descriptor.rawValue) }
+    }
 
     /// This end's address. getsockname(2).
     public var local: SocketAddress {
@@ -147,15 +151,25 @@ public struct Connection: ~Copyable {
         forkcore_finish_sending(descriptor.rawValue)
     }
 
-    /// Child, at its end: nothing is lost of what was written. A peer that sent more than was read would be sent a reset
-    /// as the connection closes, which can overtake the answer; so what has come is thrown away first.
+    /// Child, at its end: nothing is lost of what was written, though the peer may go on sending. What it sends is thrown away,
+    /// until it has acknowledged everything, or closes too; or for this long.
     func finish() {
-        finishWriting()
-        discardUnread()
+        guard !hasEnded else { return finishWriting() }
+        forkcore_finish(descriptor.rawValue, peer.isUnix, Self.longestFinish.inMilliseconds)
     }
 
-    func discardUnread() {
-        if !hasEnded { forkcore_discard_received(descriptor.rawValue) }
+    static let longestFinish = Duration.seconds(2)
+
+    /// Worker: the same without waiting. Returns the descriptor, now the caller's, if it is too early to close it.
+    consuming func release() -> FileDescriptor? {
+        if peer.isUnix {
+            finish()
+        } else if !hasEnded {
+            finishWriting()
+            isReleased = true
+            return descriptor
+        }
+        return nil
     }
 
     private func checkTimed(_ code: Int32, _ call: String) throws(ForkingError) {

@@ -59,7 +59,9 @@ public enum InheritedSockets {
         guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else {
             return try Listener(address, datagram: datagram, options: options)
         }
-        return try listener(on: found)
+        let listener = try listener(on: found)
+        if !listener.isAdopted { try listener.watchPeers(as: options) }
+        return listener
     }
 
     /// A listener on a socket that whoever started this program left open as `descriptor`. In a program that takes the place

@@ -22,6 +22,12 @@ public struct Listener: ~Copyable {
         public var isIPv6Only = false
         /// Permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
         public var permissions: FilePermissions?
+        /// How clients that have vanished are found; nil: not at all. What a listener is set to, its connections are.
+        public var keepAlive: KeepAlive? = KeepAlive()
+        /// How long a client may leave unacknowledged what was sent to it, or have no room for it as it does not read; then the
+        /// connection ends. Nil: as long as the kernel tries to reach its host, some 15 minutes, and as long as it likes if
+        /// that answers. TCP_USER_TIMEOUT.
+        public var userTimeout: Duration?
 
         /// The defaults, as said at each property.
         public init() {}
@@ -156,7 +162,9 @@ public struct Listener: ~Copyable {
         var call: UnsafePointer<CChar>?
         let code = address.withSockaddr { forkcore_listen($0, $1, &wanted, &descriptor, &call) }
         try check(code, "\(call.map { String(cString: $0) } ?? "socket") \(address)")
-        return ParentDescriptor(descriptor)
+        let socket = ParentDescriptor(descriptor)
+        if !datagram, !address.isUnix { try options.watchPeers(of: descriptor) }
+        return socket
     }
 
     /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
