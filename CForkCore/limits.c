@@ -7,6 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -60,10 +63,20 @@ static int mapped(uint64_t *bytes)
     return *bytes == 0 ? EIO : 0;
 }
 
+// Each thread that allocates would reserve 64 MiB for an arena of its own. Where that fails glibc falls back on a page or more
+// for each block, which is slow, and uses the limit up.
+static void share_one_arena(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
 static int limit_memory(uint64_t more)
 {
     uint64_t bytes;
     int error = mapped(&bytes);
+    share_one_arena();
     uint64_t all = bytes + more < more ? UINT64_MAX : bytes + more;
     return error != 0 ? error : lower(RLIMIT_AS, all, all);
 }
@@ -72,33 +85,69 @@ static int limit_memory(uint64_t more)
 #define __NR_io_uring_setup 425 // the same everywhere
 #endif
 
+// Landlock, from Linux 6.7 on with rules for TCP. Its names are from there, as headers are older than kernels.
+#ifndef __NR_landlock_create_ruleset
+#define __NR_landlock_create_ruleset 444 // the same everywhere
+#define __NR_landlock_restrict_self 446
+#endif
+
+// A TCP socket that was made before can be connected to nobody, nor be given another port: Landlock knows the rights that
+// such a ruleset names, and grants none of them. ENOSYS, EOPNOTSUPP where it is not there; E2BIG, EINVAL where it is older.
+static int forbid_tcp(void)
+{
+    enum { BIND_TCP = 1 << 0, CONNECT_TCP = 1 << 1 };
+    const struct {
+        uint64_t files, network;
+    } handled = {.network = BIND_TCP | CONNECT_TCP};
+    int rules = (int)syscall(__NR_landlock_create_ruleset, &handled, sizeof handled, 0);
+    if (rules < 0)
+        return errno;
+    int error = syscall(__NR_landlock_restrict_self, rules, 0) != 0 ? errno : 0;
+    forkcore_close(rules);
+    return error;
+}
+
 #ifdef OWN_ARCHITECTURE
 
-// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. System calls of another architecture, or of
-// x86-64's other kind, go by other numbers, and there are none for this process.
-static int forbid_network(void)
+// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. A TCP socket that was given, and that is no
+// more connected, could listen, or send to somebody else as it connects (MSG_FASTOPEN), which Landlock does not see. System
+// calls of another architecture, or of x86-64's other kind, go by other numbers, and there are none for this process. Where
+// connect(2) is not seen to otherwise there is none, as a filter cannot see to whom it is.
+static int forbid_network(bool can_connect)
 {
-    enum { X32 = 0x40000000 };
+    enum { X32 = 0x40000000, FLAGS_2 = 13, FLAGS_3 = 15, REFUSE = 17, ALLOW = 18 };
+#define TO(place, here) ((place) - (here) - 1)
     struct sock_filter rules[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 0, 6),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OWN_ARCHITECTURE, 0, TO(REFUSE, 1)),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32, 4, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 3),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32, TO(REFUSE, 3), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, TO(REFUSE, 4), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_listen, TO(REFUSE, 5), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, can_connect ? __NR_listen : __NR_connect, TO(REFUSE, 6), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sendto, TO(FLAGS_3, 7), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sendmmsg, TO(FLAGS_3, 8), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sendmsg, TO(FLAGS_2, 9), 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, TO(ALLOW, 10)),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, TO(ALLOW, 12), TO(REFUSE, 12)),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])), // FLAGS_2
+        BPF_JUMP(BPF_JMP | BPF_JA, 1, 0, 0),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])), // FLAGS_3
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MSG_FASTOPEN, TO(REFUSE, 16), TO(ALLOW, 16)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES), // REFUSE
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW), // ALLOW
     };
+#undef TO
     struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0 ? errno : 0;
 }
 
 #else
 
-static int forbid_network(void)
+static int forbid_network(bool can_connect)
 {
+    (void)can_connect;
     return ENOSYS;
 }
 
@@ -115,17 +164,18 @@ int forkcore_limit(const struct forkcore_limits *limits, const char **refused)
         *refused = "setrlimit RLIMIT_AS";
         error = limit_memory(limits->memory);
     }
-    if (error == 0 && limits->open_files > 0) {
-        *refused = "setrlimit RLIMIT_NOFILE";
-        error = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
-    }
     if (error == 0 && (limits->no_new_privileges || limits->no_network)) {
         *refused = "prctl PR_SET_NO_NEW_PRIVS";
         error = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? errno : 0;
     }
+    bool can_connect = error == 0 && limits->no_network && forbid_tcp() == 0; // before files, too
+    if (error == 0 && limits->open_files > 0) {
+        *refused = "setrlimit RLIMIT_NOFILE";
+        error = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
+    }
     if (error == 0 && limits->no_network) {
         *refused = "prctl PR_SET_SECCOMP";
-        error = forbid_network();
+        error = forbid_network(can_connect);
     }
     return error;
 }

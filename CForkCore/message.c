@@ -11,10 +11,16 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { FUTEX_WAIT = 0, FUTEX_WAKE = 1, FUTEX_PRIVATE = 128 }; // linux/futex.h, which not every libc comes with
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
 
 // Room for as many descriptors as the kernel passes at once, aligned as cmsg(3) wants it.
 union control {
@@ -22,7 +28,7 @@ union control {
     char room[CMSG_SPACE(FORKCORE_DESCRIPTORS * sizeof(int))];
 };
 
-int forkcore_message_send(int channel, const struct forkcore_message *message)
+static int send_with(int channel, const struct forkcore_message *message, int flags)
 {
     union control control;
     struct iovec data[2] = {{message->head, message->head_size}, {message->bytes, message->count}};
@@ -38,10 +44,28 @@ int forkcore_message_send(int channel, const struct forkcore_message *message)
         header.msg_controllen = CMSG_SPACE(size);
     }
     // Not by libc: musl's takes no more than 1024 bytes of control, which are 252 descriptors.
-    while (syscall(SYS_sendmsg, channel, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+    while (syscall(SYS_sendmsg, channel, &header, MSG_NOSIGNAL | flags) < 0)
         if (errno != EINTR)
             return errno;
     return 0;
+}
+
+int forkcore_message_send(int channel, const struct forkcore_message *message)
+{
+    return send_with(channel, message, MSG_DONTWAIT);
+}
+
+int forkcore_message_post(int channel, const struct forkcore_message *message)
+{
+    return send_with(channel, message, 0);
+}
+
+int forkcore_message_make_room(int channel)
+{
+    int size;
+    if (getsockopt(channel, SOL_SOCKET, SO_SNDBUF, &size, &(socklen_t){sizeof size}) != 0)
+        return errno;
+    return setsockopt(channel, SOL_SOCKET, SO_SNDBUF, &size, sizeof size) != 0 ? errno : 0; // the kernel doubles it
 }
 
 // Once, and before what it had sent, it is told that the other end closed with something unread.
@@ -61,6 +85,7 @@ int forkcore_message_size(int channel, size_t *size)
     return got == 0 && forkcore_hung_up(channel) ? ESHUTDOWN : 0; // else somebody has sent an empty one
 }
 
+// Those that there is no room for are closed: only who trusts the sender has room for fewer than there can be.
 static size_t take_descriptors(struct msghdr *header, int *descriptors, size_t capacity, size_t *beyond)
 {
     size_t count = 0;
@@ -91,21 +116,18 @@ int forkcore_message_receive(int channel, struct forkcore_message *message)
     ssize_t got;
 
     while ((got = recvmsg(channel, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
-        if (!is_to_be_tried_again())
+        if (!is_to_be_tried_again()) {
+            message->descriptor_count = 0;
             return errno;
+        }
     size_t capacity = message->descriptor_count;
     message->descriptor_count = take_descriptors(&header, message->descriptors, capacity, &beyond);
     message->count = (size_t)got < message->head_size ? 0 : (size_t)got - message->head_size;
-    int error = 0;
-    if (got == 0 && forkcore_hung_up(channel))
-        error = ESHUTDOWN;
-    else if (header.msg_flags & MSG_CTRUNC)
-        error = EMFILE;
-    else if ((size_t)got < message->head_size || (header.msg_flags & MSG_TRUNC) || beyond > 0)
-        error = EMSGSIZE;
-    while (error != 0 && message->descriptor_count > 0)
-        forkcore_close(message->descriptors[--message->descriptor_count]);
-    return error;
+    if (got == 0 && message->descriptor_count == 0 && forkcore_hung_up(channel))
+        return ESHUTDOWN;
+    if (header.msg_flags & MSG_CTRUNC)
+        return EMFILE;
+    return (size_t)got < message->head_size || (header.msg_flags & MSG_TRUNC) || beyond > 0 ? EMSGSIZE : 0;
 }
 
 bool forkcore_hung_up(int channel)
@@ -120,9 +142,24 @@ int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token)
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
 }
 
-bool forkcore_is_memory_file(int descriptor, uint64_t size)
+void forkcore_word_advance(uint32_t *word)
 {
-    struct stat file;
-    return fcntl(descriptor, F_GET_SEALS) >= 0 && fstat(descriptor, &file) == 0 && S_ISREG(file.st_mode)
-        && file.st_size >= 0 && (uint64_t)file.st_size >= size;
+    __atomic_add_fetch(word, 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+uint32_t forkcore_word_value(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
+{
+    struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE, value, &timeout, NULL, 0);
+}
+
+int forkcore_refuse_rights(int descriptor)
+{
+    return setsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int)) != 0 ? errno : 0;
 }

@@ -33,13 +33,22 @@ struct forkcore_message {
 /// too many descriptors are under way.
 int forkcore_message_send(int channel, const struct forkcore_message *message);
 
+/// The same, but waits for room: until the other end takes what is there, or closes. Child.
+int forkcore_message_post(int channel, const struct forkcore_message *message);
+
+/// Doubles what can be under way to the other end, where a child may have used it up. The kernel allows that once.
+int forkcore_message_make_room(int channel);
+
 /// How long the next message is, its head included, without taking it. EAGAIN when there is none, ESHUTDOWN when there will
 /// be none.
 int forkcore_message_size(int channel, size_t *size);
 
 /// Takes the next one, without waiting. `count` and `descriptor_count` say how much room there is, and then what came; the
-/// descriptors are close-on-exec, and the caller closes them. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than
-/// its head, or longer than the room; EMFILE when this process had no room for its descriptors. Nothing is left open then.
+/// descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its head, or longer than
+/// the room; EMFILE when this process had no room for its descriptors.
+///
+/// The caller closes what came, also where this fails: by forkcore_discard what a stranger sent. With room for fewer than
+/// FORKCORE_DESCRIPTORS those that are too many are closed here, which is for trusted senders only.
 int forkcore_message_receive(int channel, struct forkcore_message *message);
 
 /// Whether the other end has closed, or will send no more.
@@ -48,9 +57,31 @@ bool forkcore_hung_up(int channel);
 /// As forkcore_poll_add, but for when the other end closes, or will send no more. EPOLLRDHUP.
 int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token);
 
-/// Whether a descriptor is a file in memory that holds at least `size` bytes: one that can be read without waiting for
-/// anybody. memfd_create(2), fcntl(2) with F_GET_SEALS.
-bool forkcore_is_memory_file(int descriptor, uint64_t size);
+// ----------------------------------------------------------------------------------------------------- strangers' things
+// Host. Neither signal-safe nor for a process that forks: they start threads.
+
+/// Closes descriptors that a stranger sent, without waiting, although to close them may take as long as he likes: threads do
+/// it, which are there as long as there is something to close. From now on they are not the caller's. ENOMEM: nothing was
+/// done. pthread_create(3), close(2), SO_LINGER in socket(7).
+int forkcore_discard(const int *descriptors, size_t count);
+
+/// Closes a channel, likewise: what was not received from it is closed with it.
+void forkcore_channel_close(int channel);
+
+/// From now on whoever sends descriptors to this Unix socket gets EPERM. ENOPROTOOPT before Linux 6.16. SO_PASSRIGHTS
+int forkcore_refuse_rights(int descriptor);
+
+// ------------------------------------------------------------------------------------------------------------- waiting
+// A word that threads of a process wait for. Any process, any thread. Signal-safe. futex(2).
+
+/// Changes it, and wakes all.
+void forkcore_word_advance(uint32_t *word);
+
+/// What it is now.
+uint32_t forkcore_word_value(const uint32_t *word);
+
+/// Waits while it has this value, but no longer than `timeout_ns`. It may return without a reason.
+void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 
 // ------------------------------------------------------------------------------------------------------------ limits
 

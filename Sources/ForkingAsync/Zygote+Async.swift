@@ -13,11 +13,14 @@ extension Zygote {
     /// - Parameters: as `begin`.
     /// - Throws: `ZygoteError`, which tells what became of the call; `.cancelled` if the task was.
     public func run(
-        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
-        limits: Limits = Limits()
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
+        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
     ) async throws(ZygoteError) -> Reply {
         guard !Task.isCancelled else { throw .cancelled }
-        return try await begin(name, bytes, descriptors: descriptors, deadline: deadline, limits: limits).reply()
+        return try await begin(
+            name, bytes, descriptors: descriptors, expecting: count, deadline: deadline, limits: limits,
+            maxReplyBytes: maxReplyBytes
+        ).reply()
     }
 
     /// Drains, and awaits the zygote's end; after `deadline` it and its children are killed.
@@ -33,11 +36,12 @@ extension Zygote {
 }
 
 extension Zygote.Handlers {
-    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there.
+    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there. It needs threads, so
+    /// `Zygote.Limits` that leave no room for them are refused.
     public mutating func answer(
         _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
     ) {
-        answer(name) { (request: Zygote.Request) throws -> Zygote.Reply in
+        answerAsynchronously(name) { (request: Zygote.Request) throws -> Zygote.Reply in
             try waiting(for: { try await handler(request) })
         }
     }
@@ -61,7 +65,8 @@ private final class Watch: @unchecked Sendable {  // all on one queue
 
     private let call: Zygote.Call
     private let queue = DispatchQueue(label: "forking.call")
-    private let source: any DispatchSourceRead
+    /// Nil while the call waits for a place: so long there is no descriptor.
+    private var source: (any DispatchSourceRead)?
     /// Goes away with the call. What is put off by asyncAfter would stay until the deadline, of each call.
     private let timer: any DispatchSourceTimer
     private let continuation: CheckedContinuation<Outcome, Never>
@@ -70,24 +75,33 @@ private final class Watch: @unchecked Sendable {  // all on one queue
     init(_ call: Zygote.Call, _ continuation: CheckedContinuation<Outcome, Never>) {
         self.call = call
         self.continuation = continuation
-        source = DispatchSource.makeReadSource(fileDescriptor: call.descriptor.rawValue, queue: queue)
         timer = DispatchSource.makeTimerSource(queue: queue)
     }
 
     func begin() {
+        timer.setEventHandler {
+            self.look()
+            self.lookLater()
+        }
+        timer.activate()
+        queue.async { self.lookLater() }
+        call.whenDecided { self.queue.async { self.listen() } }
+    }
+
+    private func listen() {
+        look()
+        guard outcome == nil else { return }
+        let source = DispatchSource.makeReadSource(fileDescriptor: call.descriptor.rawValue, queue: queue)
         source.setEventHandler { self.look() }
         // Only now may the descriptor be closed, which it is when the call goes away.
         source.setCancelHandler { self.continuation.resume(returning: self.outcome!) }
-        timer.setEventHandler {
-            self.look()
-            if self.outcome == nil { self.lookLater() }
-        }
-        lookLater()
-        timer.activate()
+        self.source = source
         source.activate()
+        lookLater()
     }
 
     private func lookLater() {
+        guard outcome == nil else { return }
         timer.schedule(deadline: .now() + .nanoseconds(Int(call.lookAgain.inNanoseconds)))
     }
 
@@ -100,6 +114,6 @@ private final class Watch: @unchecked Sendable {  // all on one queue
             outcome = .failure(error)
         }
         timer.cancel()
-        source.cancel()
+        if let source { source.cancel() } else { continuation.resume(returning: outcome!) }
     }
 }

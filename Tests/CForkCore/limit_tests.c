@@ -6,9 +6,11 @@
 
 #include "forkcore_zygote.h"
 
+#include <netinet/in.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #ifndef SYS_io_uring_setup
 #define SYS_io_uring_setup 425
@@ -144,6 +146,55 @@ static void without_network_there_are_unix_sockets_only(void)
     close(pair[0]);
 }
 
+// A server's, and a connection to it.
+static int connected(int *server, struct sockaddr_in *address)
+{
+    socklen_t length = sizeof *address;
+    *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    *server = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(bind(*server, (struct sockaddr *)address, sizeof *address) == 0 && listen(*server, 8) == 0);
+    CHECK(getsockname(*server, (struct sockaddr *)address, &length) == 0);
+    CHECK(connect(client, (struct sockaddr *)address, sizeof *address) == 0);
+    return client;
+}
+
+static void without_network_a_connection_stays_what_it_is(void)
+{
+    int server, other;
+    struct sockaddr_in address, others;
+    int client = connected(&server, &address), unused = connected(&other, &others);
+    limit((struct forkcore_limits){.no_network = true});
+    CHECK(send(client, "x", 1, 0) == 1); // what was given works
+    connect(client, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+    CHECK(connect(client, (struct sockaddr *)&others, sizeof others) == -1 && errno == EACCES);
+    CHECK(sendto(client, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&others, sizeof others) == -1 && errno == EACCES);
+    struct iovec data = {.iov_base = "x", .iov_len = 1};
+    struct mmsghdr message = {.msg_hdr = {.msg_name = &others, .msg_namelen = sizeof others, .msg_iov = &data, .msg_iovlen = 1}};
+    CHECK(sendmsg(client, &message.msg_hdr, MSG_FASTOPEN) == -1 && errno == EACCES);
+    CHECK(sendmmsg(client, &message, 1, MSG_FASTOPEN) == -1 && errno == EACCES);
+    CHECK(listen(client, 8) == -1 && errno == EACCES);
+    close(client);
+    close(unused);
+    close(server);
+    close(other);
+}
+
+static void without_network_unix_sockets_work_where_landlock_is(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    socklen_t length = sizeof address;
+    CHECK(bind(server, (struct sockaddr *)&address, sizeof(sa_family_t)) == 0 && listen(server, 8) == 0);
+    CHECK(getsockname(server, (struct sockaddr *)&address, &length) == 0);
+    bool has_landlock = syscall(444, NULL, 0, 1) >= 4; // its version: rules for TCP
+    limit((struct forkcore_limits){.no_network = true});
+    int result = connect(client, (struct sockaddr *)&address, length);
+    CHECK(has_landlock ? result == 0 : result == -1 && errno == EACCES);
+    close(client);
+    close(server);
+}
+
 #else // without the kernel's headers there is no filter, which is said
 
 static void without_network_there_are_unix_sockets_only(void)
@@ -152,6 +203,9 @@ static void without_network_there_are_unix_sockets_only(void)
     CHECK(forkcore_limit(&(struct forkcore_limits){.no_network = true}, &refused) == ENOSYS);
     CHECK(strcmp(refused, "prctl PR_SET_SECCOMP") == 0);
 }
+
+static void without_network_a_connection_stays_what_it_is(void) {}
+static void without_network_unix_sockets_work_where_landlock_is(void) {}
 
 #endif
 
@@ -170,6 +224,8 @@ const struct test limit_tests[] = {
     {"without a descriptor memory is refused", without_a_descriptor_memory_is_refused},
     {"privileges stay as they are", privileges_stay_as_they_are},
     {"without network there are Unix sockets only", without_network_there_are_unix_sockets_only},
+    {"without network a connection stays what it is", without_network_a_connection_stays_what_it_is},
+    {"without network Unix sockets work where Landlock is", without_network_unix_sockets_work_where_landlock_is},
     {"without Dispatch it has no threads", without_dispatch_it_has_no_threads},
     {0},
 };

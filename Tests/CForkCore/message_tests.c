@@ -90,15 +90,18 @@ static void the_end_is_told_from_an_empty_message(void)
     close(pair.other);
 }
 
-static void what_does_not_fit_is_refused_and_closed(void)
+static void what_does_not_fit_is_refused(void)
 {
     struct pair pair = open_pair();
     int two[2] = {1, 2};
     CHECK(send_text(pair.one, "hea", "", two, 2) == 0); // shorter than a head
     CHECK(send_text(pair.one, "head", "too long!", two, 2) == 0);
     CHECK(send_text(pair.one, "head", "text", two, 2) == 0); // more descriptors than there is room for
-    for (int i = 0; i < 3; i++)
-        CHECK(take(pair.other, 1).error == EMSGSIZE);
+    for (int i = 0; i < 3; i++) {
+        struct taken taken = take(pair.other, 1);
+        CHECK(taken.error == EMSGSIZE && taken.count == 1);
+        close(taken.descriptors[0]); // the other one was closed
+    }
     CHECK(take(pair.other, 1).error == EAGAIN);
     close_pair(pair);
 }
@@ -111,7 +114,10 @@ static void as_many_descriptors_as_the_kernel_passes(void)
         many[i] = 2;
     CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS + 1) == EINVAL);
     CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS) == 0);
-    CHECK(take(pair.other, FORKCORE_DESCRIPTORS).error == EMFILE); // this process can have 64; none is left open
+    struct taken some = take(pair.other, FORKCORE_DESCRIPTORS);
+    CHECK(some.error == EMFILE && some.count > 0); // this process can have 64
+    while (some.count > 0)
+        close(some.descriptors[--some.count]);
     if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){512, 512}) == 0) {
         CHECK(send_text(pair.one, "head", "", many, FORKCORE_DESCRIPTORS) == 0);
         struct taken taken = take(pair.other, FORKCORE_DESCRIPTORS);
@@ -172,30 +178,137 @@ static void hanging_up_is_news_and_a_message_is_not(void)
     close_pair(pair);
 }
 
-static void only_a_file_in_memory_is_one(void)
+static void a_post_waits_for_room(void)
+{
+    struct pair pair = open_pair();
+    char *text = calloc(1, 30001);
+    memset(text, 'x', 30000);
+    pid_t child = fork();
+    if (child == 0) {
+        close(pair.other);
+        for (int i = 0; i < 100; i++)
+            if (forkcore_message_post(pair.one, &(struct forkcore_message){"head", 4, text, 30000, NULL, 0}) != 0)
+                _exit(1);
+        // nobody takes these, and nobody is there any more
+        for (int i = 0; i < 100; i++)
+            if (forkcore_message_post(pair.one, &(struct forkcore_message){"head", 4, text, 30000, NULL, 0}) == EPIPE)
+                _exit(0);
+        _exit(2);
+    }
+    close(pair.one);
+    for (int i = 0; i < 100; i++) {
+        CHECK(is_readable(pair.other, 20000));
+        CHECK(recv(pair.other, text, 30000, MSG_TRUNC) == 30004);
+    }
+    close(pair.other);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    free(text);
+}
+
+static void one_that_left_no_room_leaves_some_to_be_made(void)
+{
+    struct pair pair = open_pair();
+    while (send_text(pair.one, "head", "text", NULL, 0) == 0) {}
+    CHECK(send_text(pair.one, "head", "last", NULL, 0) == EAGAIN);
+    CHECK(forkcore_message_make_room(pair.one) == 0);
+    CHECK(send_text(pair.one, "head", "last", NULL, 0) == 0);
+    close_pair(pair);
+}
+
+static bool is_closed_soon(int pipe) // the other end is
+{
+    return is_readable(pipe, 20000);
+}
+
+static void what_is_discarded_is_closed(void)
 {
     struct gate gate = make_gate();
-    int memory, null = open("/dev/null", O_RDWR);
-    CHECK(forkcore_memory_file("test", &memory) == 0);
-    CHECK(forkcore_is_memory_file(memory, 0) && !forkcore_is_memory_file(memory, 1));
-    CHECK(ftruncate(memory, 10) == 0);
-    CHECK(forkcore_is_memory_file(memory, 10) && !forkcore_is_memory_file(memory, 11));
-    CHECK(!forkcore_is_memory_file(memory, UINT64_MAX));
-    CHECK(!forkcore_is_memory_file(gate.ends[0], 0) && !forkcore_is_memory_file(null, 0));
-    CHECK(!forkcore_is_memory_file(-1, 0));
-    close(memory);
-    close(null);
-    close_gate(gate);
+    int many[20];
+    CHECK(forkcore_discard(NULL, 0) == 0);
+    for (int i = 0; i < 20; i++)
+        many[i] = dup(gate.ends[1]);
+    close(gate.ends[1]);
+    CHECK(forkcore_discard(many, 20) == 0);
+    CHECK(is_closed_soon(gate.ends[0]));
+    close(gate.ends[0]);
+}
+
+// In whatever it came, and behind whatever it stands.
+static void a_channel_closes_with_what_is_in_it(void)
+{
+    for (int kind = 0; kind < 4; kind++) {
+        struct pair pair = open_pair();
+        struct gate gate = make_gate();
+        if (kind == 1)
+            CHECK(send_text(pair.one, "head", "text", NULL, 0) == 0);
+        if (kind == 2)
+            CHECK(send(pair.one, "", 0, 0) == 0);
+        if (kind == 3)
+            for (int i = 0; i < 20; i++)
+                CHECK(send_text(pair.one, "head", "text", NULL, 0) == 0);
+        CHECK(send_text(pair.one, "", "", &gate.ends[1], 1) == 0);
+        close(gate.ends[1]);
+        CHECK(!is_readable(gate.ends[0], 0));
+        forkcore_channel_close(pair.other);
+        int error = send_text(pair.one, "head", "", NULL, 0);
+        CHECK(error == EPIPE || error == ECONNRESET);
+        CHECK(is_closed_soon(gate.ends[0]));
+        close(gate.ends[0]);
+        close(pair.one);
+    }
+}
+
+// Else each call that is taken after its child has ended would cost a thread.
+static void a_channel_without_descriptors_is_closed_at_once(void)
+{
+    for (int i = 0; i < 3; i++) {
+        struct pair pair = open_pair();
+        if (i > 0)
+            CHECK(send_text(pair.one, "head", "text", NULL, 0) == 0);
+        if (i > 1)
+            close(pair.one);
+        forkcore_channel_close(pair.other);
+        CHECK(fcntl(pair.other, F_GETFD) == -1);
+        if (i <= 1)
+            close(pair.one);
+    }
+}
+
+static void rights_are_refused_where_the_kernel_can(void)
+{
+    struct pair pair = open_pair();
+    int error = forkcore_refuse_rights(pair.other), two = 2;
+    CHECK(error == 0 || error == ENOPROTOOPT);
+    if (error == 0)
+        CHECK(send_text(pair.one, "head", "", &two, 1) == EPERM);
+    CHECK(send_text(pair.one, "head", "", NULL, 0) == 0);
+    close_pair(pair);
+}
+
+static void a_word_is_waited_for(void)
+{
+    uint32_t word = 7;
+    forkcore_word_wait(&word, 6, 60000000000); // it has another value
+    forkcore_word_wait(&word, 7, 1000000);
+    forkcore_word_advance(&word);
+    CHECK(forkcore_word_value(&word) == 8);
 }
 
 const struct test message_tests[] = {
     {"a message comes whole", a_message_comes_whole},
     {"the end is told from an empty message", the_end_is_told_from_an_empty_message},
-    {"what does not fit is refused and closed", what_does_not_fit_is_refused_and_closed},
+    {"what does not fit is refused", what_does_not_fit_is_refused},
     {"as many descriptors as the kernel passes", as_many_descriptors_as_the_kernel_passes},
     {"neither side waits", neither_side_waits},
     {"what a peer left unread hides nothing", what_a_peer_left_unread_hides_nothing},
     {"hanging up is news, and a message is not", hanging_up_is_news_and_a_message_is_not},
-    {"only a file in memory is one", only_a_file_in_memory_is_one},
+    {"a post waits for room", a_post_waits_for_room},
+    {"one that left no room leaves some to be made", one_that_left_no_room_leaves_some_to_be_made},
+    {"what is discarded is closed", what_is_discarded_is_closed},
+    {"a channel closes with what is in it", a_channel_closes_with_what_is_in_it},
+    {"a channel without descriptors is closed at once", a_channel_without_descriptors_is_closed_at_once},
+    {"rights are refused where the kernel can", rights_are_refused_where_the_kernel_can},
+    {"a word is waited for", a_word_is_waited_for},
     {0},
 };

@@ -15,6 +15,12 @@ struct ZygoteHostTests {
     @Test("thousands of calls leave host and zygote with what they had")
     func calm() throws { try pass("calm", 400) }
 
+    @Test("limits leave room for tasks, or are refused")
+    func limits() throws { try pass("limits", 20) }
+
+    @Test("more calls than places are awaited, without descriptors")
+    func many() throws { try pass("many", 800) }
+
     @Test("traps, kills, exits, errors, deadlines and cancellations are told as what they were")
     func mix() throws { try pass("mix", 350) }
 

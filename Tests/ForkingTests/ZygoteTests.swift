@@ -14,6 +14,10 @@ struct ZygoteCallTests {
     @Test("a call that is dropped has its child killed") func dropped() throws { try pass("zygote-dropped") }
     @Test("a connection is served to its end") func handOff() throws { try pass("zygote-hand-off") }
     @Test("how it ended otherwise is told") func handOffFailures() throws { try pass("zygote-hand-off-failures") }
+    @Test("that of a client which has gone is handed off, with what it sent") func reset() throws {
+        try pass("zygote-hand-off-reset")
+    }
+    @Test("an answer that is cut off is told by its child's end") func cut() throws { try pass("zygote-cut-answer") }
     @Test("what a child printed is out before its answer") func printed() throws { try pass("zygote-printed") }
 }
 
@@ -24,6 +28,10 @@ struct ZygoteQueueTests {
     @Test("a drain that takes too long is ended by force") func force() throws { try pass("zygote-shut-down-by-force") }
     @Test("thousands of calls leave no descriptor") func manyCalls() throws { try pass("zygote-many-calls") }
     @Test("no call is lost for want of descriptors") func short() throws { try pass("zygote-short-of-descriptors") }
+    @Test("those that wait take no descriptors") func none() throws { try pass("zygote-waiting-takes-nothing") }
+    @Test("what they pass on is kept, and bounded") func kept() throws { try pass("zygote-waiting-with-descriptors") }
+    @Test("one that waits can be polled") func polled() throws { try pass("zygote-waiting-polled") }
+    @Test("a shortage is over when it is") func shortage() throws { try pass("zygote-shortage-ends") }
 }
 
 @Suite("Zygote: its children, and its start")
@@ -39,6 +47,12 @@ struct ZygoteChildTests {
     @Test("each limit holds, for its call") func limits() throws { try pass("zygote-limits") }
     @Test("a limit that cannot be had is told") func limitRefused() throws { try pass("zygote-limit-refused") }
     @Test("what a hostile child sends is survived") func hostile() throws { try pass("zygote-hostile-child") }
+    @Test("descriptors that nobody expects are closed, or the reply's") func unexpected() throws {
+        try pass("zygote-unexpected-descriptors")
+    }
+    @Test("to close what a child sends holds nobody up") func lingering() throws {
+        try pass("zygote-lingering-descriptors")
+    }
     @Test("so are the numbers that it sends") func numbers() throws { try pass("zygote-hostile-numbers") }
 }
 

@@ -18,6 +18,8 @@ let zygoteCallScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-dropped": dropped,
     "zygote-hand-off": handOff,
     "zygote-hand-off-failures": handOffFailures,
+    "zygote-hand-off-reset": handOffReset,
+    "zygote-cut-answer": cutAnswer,
     "zygote-printed": printed,
 ]
 
@@ -27,7 +29,7 @@ private func payloads() throws {
         let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         let reply = try zygote.runAndWait("echo", bytes)
         try expect(reply.bytes == bytes, "\(count) bytes did not come back")
-        try expect(reply.descriptors.isEmpty, "a descriptor came")
+        try expect(reply.takeDescriptors().isEmpty, "a descriptor came")
     }
     try zygote.finish()
 }
@@ -62,16 +64,18 @@ private func descriptors() throws {
         write(file, "hello", 5)
         let bytes = [UInt8](repeating: 9, count: count)
         let reply = try zygote.runAndWait(
-            "echo", bytes, descriptors: [channel.ends.write, file].map(FileDescriptor.init(rawValue:)))
-        try expect(reply.bytes == bytes && reply.descriptors.count == 2, "\(reply.descriptors)")
+            "echo", bytes, descriptors: [channel.ends.write, file].map(FileDescriptor.init(rawValue:)), expecting: 2)
+        let came = reply.takeDescriptors()
+        try expect(reply.bytes == bytes && came.count == 2, "\(came)")
+        try expect(reply.takeDescriptors().isEmpty, "they are given twice")
         channel.closeWrite()
-        try expect(fcntl(reply.descriptors[0].rawValue, F_GETFD) == FD_CLOEXEC, "a program would have it")
-        _ = try reply.descriptors[0].writeAll([42])
+        try expect(fcntl(came[0].rawValue, F_GETFD) == FD_CLOEXEC, "a program would have it")
+        _ = try came[0].writeAll([42])
         try expect(try channel.hear() == 42, "another pipe came back")
         var text = [UInt8](repeating: 0, count: 5)
-        pread(reply.descriptors[1].rawValue, &text, 5, 0)
+        pread(came[1].rawValue, &text, 5, 0)
         try expect(text == Array("hello".utf8), "another file came back")
-        for descriptor in reply.descriptors { try descriptor.close() }
+        for descriptor in came { try descriptor.close() }
         try expect(try channel.hear() == nil, "somebody keeps the pipe")
         channel.closeRead()
         Glibc.close(file)
@@ -87,14 +91,17 @@ private func manyDescriptors() throws {
     }
     let most = Array(repeating: FileDescriptor(rawValue: 2), count: 252)
     for count in [1, 1 << 20] {
-        let reply = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: count), descriptors: most)
-        try expect(reply.descriptors.count == 252, "\(reply.descriptors.count) came back")
-        for descriptor in reply.descriptors { try descriptor.close() }
+        let reply = try zygote.runAndWait(
+            "echo", [UInt8](repeating: 1, count: count), descriptors: most, expecting: 252)
+        let came = reply.takeDescriptors()
+        try expect(came.count == 252, "\(came.count) came back")
+        for descriptor in came { try descriptor.close() }
     }
     let text = "253 descriptors are too many: a call takes 252"
     let refused = try failure { _ = try zygote.runAndWait("echo", descriptors: most + most.prefix(1)) }
     try expect(refused == .invalid(text), "\(refused)")
-    try zygote.expectFailure(.threw(type: "ZygoteError", description: text), from: "give", [253])
+    let given = try failure { _ = try zygote.runAndWait("give", [253], expecting: 252) }
+    try expect(given == .invalid("the child sent 253 descriptors, and 252 were expected"), "\(given)")
     try zygote.expectEcho()
     try zygote.finish()
 }
@@ -161,8 +168,11 @@ private func connect(to address: String) throws -> (Client, descriptor: Int32) {
 }
 
 extension Zygote {
-    fileprivate func handOff(_ name: String, _ descriptor: Int32, _ bytes: [UInt8] = []) throws -> Call {
-        let connection = Connection(FileDescriptor(rawValue: descriptor), peer: try SocketAddress(unix: "@none"))
+    fileprivate func handOff(
+        _ name: String, _ descriptor: Int32, _ bytes: [UInt8] = [],
+        peer: SocketAddress = try! SocketAddress(unix: "@none")
+    ) throws -> Call {
+        let connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
         return try handOff(name, connection, bytes)
     }
 }
@@ -202,7 +212,7 @@ private func handOff() throws {
         client.finishSending()
         try expect(client.receiveAll() == "rest", "the rest is missing")
         let reply = try call.wait()
-        try expect(reply.bytes.isEmpty && reply.descriptors.isEmpty, "\(reply)")
+        try expect(reply.bytes.isEmpty && reply.takeDescriptors().isEmpty, "\(reply)")
 
         let (other, second) = try connect(to: address)
         try other.send("this is never read")  // and comes before the end: after it, the answer could not be saved
@@ -211,7 +221,7 @@ private func handOff() throws {
         _ = try poured.wait()
 
         let (third, its) = try connect(to: address)
-        _ = try zygote.handOff("peer", its).wait()
+        _ = try zygote.handOff("peer", its, peer: SocketAddress(parsing: address)).wait()
         let peer = try third.receiveAll()
         try expect(address.contains(peer) && !peer.isEmpty, "\(address): \(peer)")
     }
@@ -244,6 +254,54 @@ private func handOffFailures() throws {
     try expect(failure(of: staying) == .cancelled && three.receiveAll() == "", "the killed one's connection is open")
     try zygote.expectFailure(
         .threw(type: "ForkingError", description: "no connection was handed off"), from: "lines")
+    try zygote.finish()
+}
+
+/// A client that sent a line and reset: the line is there, and whose it is the host knows.
+private func handOffReset() throws {
+    let zygote = try startZygote { handlers in
+        handlers.serve("hear") { connection, request in
+            guard let line = try connection.readLine() else { throw Failure("no line") }
+            let peer = "\(connection.peer)"
+            do { _ = try connection.readLine() } catch ForkingError.system(_, .connectionReset) {
+                throw Failure("\(peer): \(String(decoding: line + request.bytes, as: UTF8.self)), reset")
+            }
+            throw Failure("no reset")
+        }
+    }
+    let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+    var client: Client? = try Client("\(listener.address)")
+    try client?.send("line\n")
+    var none = linger(l_onoff: 1, l_linger: 0)
+    setsockopt(client!.descriptor, SOL_SOCKET, SO_LINGER, &none, socklen_t(MemoryLayout<linger>.size))
+    client = nil
+    let accepted = accept(listener.descriptor.rawValue, nil, nil)
+    let peer = try SocketAddress(parsing: "127.0.0.1:7")
+    let told = try failure(of: zygote.handOff("hear", accepted, Array("bytes".utf8), peer: peer))
+    guard case .threw("Failure", let text) = told else { throw Failure("\(told)") }
+    try expect(text.hasPrefix("127.0.0.1:7: line") && text.hasSuffix("bytes, reset"), text)
+    try zygote.finish()
+}
+
+/// A child that ends in the midst of a long answer, which leaves no room in its channel: how it ended is told all the same.
+private func cutAnswer() throws {
+    let zygote = try startZygote { handlers in
+        handlers.answer("pour") { request in
+            begin(request)
+            return Zygote.Reply([UInt8](repeating: 1, count: 8 << 20))
+        }
+    }
+    let (call, child) = try zygote.begun("pour")
+    try expect(isReadable(call.descriptor.rawValue, within: 20), "nothing of an answer")
+    try eventually("it does not wait for its host") { Process(child)?.state == "S" }
+    kill(child, SIGKILL)
+    try eventually("it lives") { Process(child) == nil }
+    let error = try failure(of: call)
+    try expect(error == .ended(.killed(.kill, dumpedCore: false)), "\(error)")
+    // One that is not taken is there as long as it is not, and then whole.
+    let later = try zygote.begin("pour")
+    try expect(isReadable(later.descriptor.rawValue, within: 20), "nothing of an answer")
+    try expect(later.wait().bytes.count == 8 << 20, "it is not whole")
     try zygote.finish()
 }
 

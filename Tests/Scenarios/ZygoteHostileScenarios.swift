@@ -11,16 +11,19 @@ import TestSupport
 let zygoteHostileScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-hostile-child": hostileChild,
     "zygote-hostile-numbers": hostileNumbers,
+    "zygote-unexpected-descriptors": unexpectedDescriptors,
+    "zygote-lingering-descriptors": lingeringDescriptors,
 ]
 
 /// What goes over a call's channel, as CallMessage.Head has it.
 private struct Forged {
-    static let (reply, threw, limitRefused, notForked, ended): (UInt8, UInt8, UInt8, UInt8, UInt8) = (1, 2, 3, 4, 5)
+    static let (reply, threw, limitRefused, notForked, ended, part): (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8) =
+        (1, 2, 3, 4, 5, 6)
 
     var bytes: [UInt8]
 
     init(_ kind: UInt8, isInFile: Bool = false, count: UInt64 = 0, rest: UInt8 = 0) {
-        bytes = [UInt8](repeating: rest, count: 112)
+        bytes = [UInt8](repeating: rest, count: 112) + [UInt8](repeating: 0, count: 8)
         bytes[0] = kind
         bytes[1] = isInFile ? 1 : 0
         withUnsafeBytes(of: count) { bytes.replaceSubrange(8..<16, with: $0) }
@@ -32,24 +35,30 @@ private func isChannel(_ descriptor: Int32) -> Bool {
     return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == Int32(SOCK_SEQPACKET.rawValue)
 }
 
-/// Child: sends something, and stays.
-private func forge(_ bytes: [UInt8], _ text: String = "", _ descriptors: [Int32] = []) throws -> Never {
+/// Child: sends something.
+private func send(_ bytes: [UInt8], _ text: [UInt8] = [], _ descriptors: [Int32] = []) throws {
     let channel = entries(of: "/proc/self/fd").compactMap(Int32.init).first { isChannel($0) } ?? -1
-    var (head, text, descriptors) = (bytes, Array(text.utf8), descriptors)
+    var (head, text, descriptors) = (bytes, text, descriptors)
     let code = head.withUnsafeMutableBytes { head in
         text.withUnsafeMutableBytes { text in
             descriptors.withUnsafeMutableBufferPointer {
                 var message = forkcore_message(
                     head: head.baseAddress, head_size: head.count, bytes: text.baseAddress, count: text.count,
                     descriptors: $0.baseAddress, descriptor_count: $0.count)
-                return forkcore_message_send(channel, &message)
+                return forkcore_message_post(channel, &message)
             }
         }
     }
     guard code == 0 else { throw Failure("not sent: \(Errno(rawValue: code))") }
+}
+
+/// Child: sends something, and stays.
+private func forge(_ bytes: [UInt8], _ text: String = "", _ descriptors: [Int32] = []) throws -> Never {
+    try send(bytes, Array(text.utf8), descriptors)
     while true { pause() }
 }
 
+/// The call expects two descriptors.
 private let attacks: [(name: String, attack: @Sendable () throws -> Never)] = [
     ("garbage", { try forge([1, 2, 3, 4, 5]) }),
     ("nothing", { try forge([]) }),
@@ -57,46 +66,144 @@ private let attacks: [(name: String, attack: @Sendable () throws -> Never)] = [
     ("unknown kind", { try forge(Forged(99).bytes) }),
     ("request", { try forge(Forged(0).bytes) }),
     ("no file", { try forge(Forged(Forged.reply, isInFile: true, count: 5).bytes) }),
-    ("huge", { try forge(Forged(Forged.reply, isInFile: true, count: .max).bytes, "", [memoryFile(5)]) }),
-    ("huge file", { try forge(Forged(Forged.reply, isInFile: true, count: 1 << 40).bytes, "", [memoryFile(1 << 40)]) }),
-    ("short file", { try forge(Forged(Forged.reply, isInFile: true, count: 6).bytes, "", [memoryFile(5)]) }),
-    ("pipe", { try forge(Forged(Forged.reply, isInFile: true, count: 5).bytes, "", [try Channel().ends.read]) }),
-    ("device", { try forge(Forged(Forged.reply, isInFile: true, count: 5).bytes, "", [open("/dev/zero", O_RDONLY)]) }),
-    (
-        "unreadable",
-        {
-            let file = open("/proc/self/fd/\(memoryFile(5))", O_WRONLY)
-            try forge(Forged(Forged.reply, isInFile: true, count: 5).bytes, "", [file])
-        }
-    ),
+    ("file", { try forge(Forged(Forged.reply, isInFile: true, count: 5).bytes, "", [memoryFile(5)]) }),
+    ("pipe", { try forge(Forged(Forged.reply).bytes, "", [try Channel().ends.read]) }),
+    ("pipes", { try forge(Forged(Forged.reply).bytes, "", Array(repeating: try Channel().ends.read, count: 5)) }),
     ("pipes with garbage", { try forge([1], "", Array(repeating: try Channel().ends.read, count: 5)) }),
     ("pipes with noise", { try forge(Forged(99).bytes, "", Array(repeating: try Channel().ends.read, count: 5)) }),
+    (
+        "pipes with a part",
+        {
+            try send(Forged(Forged.part).bytes, [1], Array(repeating: try Channel().ends.read, count: 5))
+            try forge(Forged(Forged.reply).bytes)
+        }
+    ),
+    ("a long promise", { try forge(Forged(Forged.part, count: .max).bytes, "some") }),
+    (
+        "parts without an end",
+        {
+            let megabyte = [UInt8](repeating: 1, count: 1 << 20)
+            while true { try send(Forged(Forged.part).bytes, Array(megabyte.prefix(32_000))) }
+        }
+    ),
 ]
 
 private func hostileChild() throws {
-    let zygote = try startZygote(maxChildren: 1, maxReplyBytes: 1 << 30) { handlers in
+    let zygote = try startZygote(maxChildren: 1, maxReplyBytes: 1 << 20) { handlers in
         for (name, attack) in attacks { handlers.answer(name) { _ in try attack() } }
         handlers.answer("forged") { _ in try forge(Forged(Forged.reply).bytes, "like the zygote's own") }
+        handlers.answer("in parts") { _ in
+            try send(Forged(Forged.part).bytes, Array("in ".utf8))
+            try forge(Forged(Forged.reply).bytes, "parts")
+        }
         handlers.answer("many descriptors") { _ in
             try forge(Forged(Forged.reply).bytes, "", Array(repeating: 2, count: Int(FORKCORE_DESCRIPTORS)))
         }
     }
     let pid = zygote.processID!
     let before = openDescriptors()
+    func expectNoneLeft(_ name: String) throws {
+        try eventually("\(name): descriptors are left") { openDescriptors() == before }
+    }
     try expect(text(try zygote.runAndWait("forged")) == "like the zygote's own", "this test forges badly")
+    try expect(text(try zygote.runAndWait("in parts")) == "in parts", "this test forges badly")
     for (name, _) in attacks {
-        let error = try failure { _ = try zygote.runAndWait(name) }
+        let error = try failure { _ = try zygote.runAndWait(name, expecting: 2) }
         guard case .invalid = error else { throw Failure("\(name): \(error)") }
-        try expect(openDescriptors() == before, "\(name): descriptors are left")
+        try expectNoneLeft(name)
         try zygote.expectEcho()
     }
     // More than this process has room for.
-    let many = try failure { _ = try zygote.runAndWait("many descriptors") }
+    let many = try failure { _ = try zygote.runAndWait("many descriptors", expecting: 2) }
     try expect(many == .system(call: "recvmsg", .tooManyOpenFiles), "\(many)")
-    try expect(openDescriptors() == before, "descriptors are left")
+    try expectNoneLeft("many descriptors")
     try zygote.expectEcho()
     try expect(zygote.processID == pid, "it is another zygote")
     try zygote.finish()
+}
+
+/// Descriptors that nobody expects are closed here, however many; those that are expected are the reply's, until taken.
+private func unexpectedDescriptors() throws {
+    let zygote = try startZygote { handlers in
+        handlers.answer("give") { request in
+            Zygote.Reply(descriptors: (0..<request.bytes[0]).map { _ in FileDescriptor(rawValue: memoryFile(5)) })
+        }
+        handlers.answer("force") { request in
+            try forge(Forged(Forged.reply).bytes, "", (0..<request.bytes[0]).map { _ in memoryFile(5) })
+        }
+    }
+    let before = openDescriptors()
+    func expectNoneLeft(line: Int = #line) throws {
+        try eventually("line \(line): descriptors are left: \(openDescriptors())") { openDescriptors() == before }
+    }
+    for (given, expected) in [(3, 0), (1, 0), (0, 2), (1, 2), (3, 2)] as [(UInt8, Int)] {
+        let wanted = ZygoteError.invalid(
+            "the child sent \(given) descriptor\(given == 1 ? "" : "s"), and \(expected) \(expected == 1 ? "was" : "were") "
+                + "expected")
+        let told = try failure { _ = try zygote.runAndWait("give", [given], expecting: expected) }
+        try expect(told == wanted, "\(told), not \(wanted)")
+        try expectNoneLeft()
+        let forced = try failure { _ = try zygote.runAndWait("force", [given], expecting: expected) }
+        // A kernel that sees to it does not even let the child send them.
+        guard case .threw(_, "not sent: Operation not permitted") = forced, expected == 0 else {
+            try expect(forced == wanted, "\(forced), not \(wanted)")
+            continue
+        }
+        try expectNoneLeft()
+    }
+    _ = try zygote.runAndWait("give", [3], expecting: 3)  // nobody takes them
+    try expectNoneLeft()
+    do {
+        let call = try zygote.begin("force", [3], expecting: 3)
+        try expect(isReadable(call.descriptor.rawValue, within: 20), "no answer")
+    }  // nobody takes the answer
+    try expectNoneLeft()
+    let taken = try zygote.runAndWait("give", [3], expecting: 3).takeDescriptors()
+    try expect(taken.count == 3, "\(taken.count) came")
+    for descriptor in taken { try descriptor.close() }
+    try expectNoneLeft()
+    try zygote.finish()
+}
+
+/// Child: a connection to the listener in this process's first pipe of bytes, full, whose close waits for an hour.
+private func lingering(_ port: UInt16) throws -> Int32 {
+    let client = try Client("127.0.0.1:\(port)")
+    let descriptor = dup(client.descriptor)
+    _ = fcntl(descriptor, F_SETFL, O_NONBLOCK)
+    let bytes = [UInt8](repeating: 1, count: 1 << 16)
+    while write(descriptor, bytes, bytes.count) > 0 {}
+    _ = fcntl(descriptor, F_SETFL, 0)
+    var hour = linger(l_onoff: 1, l_linger: 3600)
+    setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &hour, socklen_t(MemoryLayout<linger>.size))
+    return descriptor
+}
+
+/// To close what a child sends takes an hour, for whoever closes it last: that is not the host's thread.
+private func lingeringDescriptors() throws {
+    let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+    let port = listener.address.port!
+    let zygote = try startZygote(maxChildren: 2) { handlers in
+        handlers.answer("linger") { request in
+            let descriptor = try lingering(port)
+            try send(Forged(Forged.reply).bytes, [], request.bytes.isEmpty ? [descriptor] : [descriptor, descriptor])
+            _exit(0)  // which lingers for nobody
+        }
+    }
+    /// A call whose child has sent what it sends, and gone: the host has the last copy.
+    func sent(_ bytes: [UInt8]) throws -> Zygote.Call {
+        let call = try zygote.begin("linger", bytes, expecting: 1)
+        try expect(isReadable(call.descriptor.rawValue, within: 20), "no answer")
+        let pid = zygote.processID!
+        try eventually("its child lives") { !processes().contains { Process($0)?.parent == pid } }
+        return call
+    }
+    let begun = now()
+    _ = try sent([]).wait()  // it is expected, and nobody takes it
+    try expect(
+        failure(of: sent([1])) == .invalid("the child sent 2 descriptors, and 1 was expected"), "another error")
+    _ = try sent([])  // the answer stays in its channel
+    try zygote.finish()
+    try expect(now() - begun < 600, "the host waited")
 }
 
 /// Numbers and texts that nobody counted or wrote: they are what they are, and nothing is computed from them that cannot be.

@@ -13,6 +13,10 @@ let zygoteQueueScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-shut-down-by-force": shutDownByForce,
     "zygote-many-calls": manyCalls,
     "zygote-short-of-descriptors": shortOfDescriptors,
+    "zygote-waiting-takes-nothing": waitingTakesNothing,
+    "zygote-waiting-with-descriptors": waitingWithDescriptors,
+    "zygote-waiting-polled": waitingPolled,
+    "zygote-shortage-ends": shortageEnds,
 ]
 
 /// Calls whose children say a letter when they begin, and stay until they get SIGUSR1.
@@ -184,5 +188,91 @@ private func shortOfDescriptors() throws {
     calls = []
     try zygote.expectEcho()
     try expect(zygote.processID == pid, "it is another zygote")
+    try zygote.finish()
+}
+
+/// A burst of calls: those that wait take no descriptors, of which this process can have 32.
+private func waitingTakesNothing() throws {
+    let zygote = try startZygote(maxChildren: 2, maxWaiting: 500)
+    let hanging = try (0..<2).map { _ in try zygote.begin("hang") }
+    let before = openDescriptors()
+    let long = [UInt8](repeating: 1, count: 100_000)
+    let calls = try (0..<500).map { try zygote.begin("echo", $0 == 7 ? long : [UInt8(truncatingIfNeeded: $0)]) }
+    try expect(openDescriptors() == before, "they take \(openDescriptors().count - before.count)")
+    let refused = try failure { _ = try zygote.begin("echo") }
+    try expect(refused == .full(children: 2, waiting: 500), "\(refused)")
+    hanging.forEach { $0.cancel() }
+    for call in hanging { try expect(failure(of: call) == .cancelled, "not cancelled") }
+    for (number, call) in calls.enumerated() {
+        let bytes = try call.wait().bytes
+        try expect(bytes == (number == 7 ? long : [UInt8(truncatingIfNeeded: number)]), "\(number): another answer")
+    }
+    try zygote.finish()
+}
+
+/// What they pass on is kept for them, but no more than a quarter of what there is.
+private func waitingWithDescriptors() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 500)
+    let (hanging, _) = try zygote.begun()
+    let channel = try Channel()
+    let end = FileDescriptor(rawValue: channel.ends.write)
+    let before = openDescriptors().count
+    var calls: [Zygote.Call] = []
+    var refused: ZygoteError?
+    while refused == nil {
+        do { calls.append(try zygote.begin("echo", [1], descriptors: [end], expecting: 1)) } catch { refused = error }
+    }
+    try expect(refused == .full(children: 1, waiting: 8) && calls.count == 8, "\(refused!), \(calls.count) calls")
+    try expect(openDescriptors().count == before + 8, "others are left")
+    channel.closeWrite()  // that is the caller's right
+    calls.removeLast()  // it does not get there
+    calls.removeLast().cancel()
+    try expect(openDescriptors().count == before - 1 + 6, "what they had is left")
+    hanging.cancel()
+    _ = try failure(of: hanging)
+    for call in calls {
+        let came = try call.wait().takeDescriptors()
+        _ = try came[0].writeAll([42])
+        try came[0].close()
+        try expect(try channel.hear() == 42, "another pipe came")
+    }
+    try expect(try channel.hear() == nil, "somebody keeps it")
+    channel.closeRead()
+    try zygote.finish()
+}
+
+/// A loop of one's own has something to poll, from the call's first moment on.
+private func waitingPolled() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 2)
+    let (hanging, _) = try zygote.begun()
+    let waiting = try zygote.begin("echo", [7])
+    let descriptor = waiting.descriptor.rawValue
+    try expect(descriptor >= 0 && waiting.descriptor.rawValue == descriptor, "it is not the same")
+    try expect(try !isReadable(descriptor, within: 0) && waiting.take() == nil, "an answer, without a place")
+    let cancelled = try zygote.begin("echo")
+    let other = cancelled.descriptor.rawValue
+    cancelled.cancel()
+    try expect(isReadable(other, within: 20), "its end does not show")
+    try expect(failure(of: cancelled) == .cancelled, "not cancelled")
+    hanging.cancel()
+    _ = try failure(of: hanging)
+    try expect(isReadable(descriptor, within: 20), "its answer does not show")
+    try expect(waiting.take()?.bytes == [7], "another answer")
+    try zygote.finish()
+}
+
+/// Who waits for want of descriptors gets a place when there are some again, although no call has ended meanwhile.
+private func shortageEnds() throws {
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 2)
+    let hanging = try zygote.begin("hang")
+    let waiting = try zygote.begin("echo", [7])
+    _ = hanging.descriptor  // polled, it stays open as long as the call is there
+    var taken: [Int32] = []
+    while case let next = dup(2), next >= 0 { taken.append(next) }
+    hanging.cancel()
+    try expect(failure(of: hanging) == .cancelled, "not cancelled")
+    try expect(waiting.take() == nil && zygote.statistics.running == 0, "it has a place")
+    for descriptor in taken { close(descriptor) }
+    try expect(waiting.wait().bytes == [7], "another answer")
     try zygote.finish()
 }

@@ -32,6 +32,57 @@ import Synchronization
     try expect(cancelled == .cancelled, "\(cancelled)")
 }
 
+/// Tasks take threads, and these stacks, arenas and descriptors: limits leave room for them, or are refused.
+@Sendable func limitedTasks(_ calls: Int) async throws {
+    let free = try await faults { _ in }
+    for _ in 0..<calls {
+        let least = try await faults { $0.memory = Zygote.Limits.leastAsyncMemory }
+        // Where no arena can be had, each block takes a page, or more: a thousand of them.
+        try expect(least < free + 500, "\(least) page faults within its limit, \(free) without")
+        let few = try await faults { $0.openFiles = Zygote.Limits.leastAsyncOpenFiles }
+        try expect(few < free + 500, "\(few) page faults with few descriptors, \(free) without")
+    }
+    var limits = Zygote.Limits()
+    limits.memory = Zygote.Limits.leastAsyncMemory - 1
+    let memory = try await failure { try await zygote.run("strings", limits: limits) }
+    let text = "memory is 33554431, and 'strings', which is async, works with 33554432 or more"
+    try expect(memory == .invalid(text), "\(memory)")
+    _ = try await zygote.run("echo", limits: limits)  // it is not
+    limits.memory = nil
+    limits.openFiles = Zygote.Limits.leastAsyncOpenFiles
+    let files = try await failure { try await zygote.run("strings", descriptors: [.standardError], limits: limits) }
+    try expect(files == .invalid("openFiles is 8, and 'strings', which is async, works with 9 or more"), "\(files)")
+}
+
+/// How many a child took that allocates in a task.
+private func faults(_ change: (inout Zygote.Limits) -> Void) async throws -> Int64 {
+    var limits = Zygote.Limits()
+    change(&limits)
+    let call = try zygote.begin("strings", deadline: .seconds(60), limits: limits)
+    _ = try await call.reply()
+    return reports.withLock { $0.removeLast().usage!.minorFaults }
+}
+
+/// More calls than there are places, awaited: those that wait have no descriptor to wait for.
+@Sendable func manyAwaited(_ calls: Int) async throws {
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for number in 0..<calls {
+            group.addTask {
+                let reply = try await zygote.run("echo", [UInt8(truncatingIfNeeded: number)])
+                try expect(reply.bytes == [UInt8(truncatingIfNeeded: number)], "another answer")
+            }
+        }
+        var most = 0
+        while zygote.statistics.waiting == 0 { await Task.yield() }
+        while zygote.statistics.waiting > 0 {
+            most = max(most, Holdings(getpid()).descriptors)
+            await Task.yield()
+        }
+        try await group.waitForAll()
+        try expect(most > 0 && most < 200, "the host had \(most) descriptors")
+    }
+}
+
 /// Calls from eight threads of a host that does all that makes a fork of its own unsafe.
 @Sendable func busyHost(_ calls: Int) async throws {
     let noise = Noise()

@@ -13,6 +13,9 @@ func expect(_ condition: Bool, _ text: @autoclosure () -> String, line: Int = #l
     if !condition { throw Failed("line \(line): \(text())") }
 }
 
+/// Of the last calls.
+let reports = Mutex<[ZygoteCallReport]>([])
+
 func seconds() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)

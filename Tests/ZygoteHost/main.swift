@@ -16,6 +16,10 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
         guard !request.bytes.isEmpty else { throw Failed("nothing") }
         return Zygote.Reply(request.bytes)
     }
+    handlers.answer("strings") { _ async throws -> Zygote.Reply in
+        let strings = (0..<1000).map { "a string that is too long to be in place, number \($0)" }
+        return await Task { Zygote.Reply([UInt8(strings.count & 255)]) }.value
+    }
     handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
     handlers.answer("fail") { throw Failed(String(decoding: $0.bytes, as: UTF8.self)) }
     handlers.answer("exit") { exit(Int32($0.bytes[0])) }
@@ -31,6 +35,8 @@ let modes: [String: @Sendable (Int) async throws -> Void] = [
     "async": asynchronousCalls,
     "busy": busyHost,
     "calm": calmHost,
+    "limits": limitedTasks,
+    "many": manyAwaited,
     "mix": mixedFailures,
     "zygote-killed": zygoteKilled,
 ]
@@ -53,6 +59,9 @@ do {
 func configuration() -> Zygote.Configuration {
     var configuration = Zygote.Configuration()
     configuration.maxChildren = 16
-    configuration.observe = { if $0.isTrouble { print($0) } }
+    configuration.observe = { event in
+        if event.isTrouble { print(event) }
+        if case .finished(let report) = event { reports.withLock { $0 = $0.suffix(9) + [report] } }
+    }
     return configuration
 }

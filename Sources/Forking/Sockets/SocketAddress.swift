@@ -37,6 +37,17 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
     }
 
+    /// One whose bytes another process has sent, if they can be an address.
+    init?(bytes: some Collection<UInt8>) {
+        guard bytes.count <= Self.longest else { return nil }
+        withUnsafeMutableBytes(of: &storage) { $0.copyBytes(from: bytes) }
+        length = socklen_t(bytes.count)
+        guard checked != nil else { return nil }
+    }
+
+    /// What it is made of.
+    var bytes: [UInt8] { withUnsafeBytes(of: storage) { Array($0.prefix(Int(length))) } }
+
     /// The most bytes that one can have.
     static let longest = MemoryLayout<sockaddr_storage>.size
 

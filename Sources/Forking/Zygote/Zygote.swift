@@ -31,8 +31,9 @@ public final class Zygote: Sendable {
         public var maxChildren = 40
         /// How many calls can wait for one of their places. They get them in the order in which they came.
         public var maxWaiting = 1000
-        /// How many bytes an answer can have at most: what a child sends is not trusted to be sensible.
-        public var maxReplyBytes = 256 << 20
+        /// How many bytes an answer can have at most, unless the call says otherwise: what a child sends is not trusted to be
+        /// sensible.
+        public var maxReplyBytes = 16 << 20
         /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
         /// for what is not as it should be; how calls end is left to who called.
         public var observe: @Sendable (ZygoteEvent) -> Void = { event in
@@ -45,6 +46,8 @@ public final class Zygote: Sendable {
 
     /// The handlers' names.
     public let names: [String]
+    /// Those of handlers that are `async`.
+    private let asynchronous: [String]
     private let link: ZygoteLink
     private let configuration: Configuration
 
@@ -80,16 +83,17 @@ public final class Zygote: Sendable {
         }
         let link = try ZygoteLink(configuration, handlers)
         isDone = true
-        return Zygote(link, configuration, handlers.all.map(\.name))
+        return Zygote(link, configuration, handlers.all)
     }
 
     /// A second one could not be told from the first when it is started again.
     private static let isStarted = Atomic(false)
 
-    private init(_ link: ZygoteLink, _ configuration: Configuration, _ names: [String]) {
+    private init(_ link: ZygoteLink, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
         self.link = link
         self.configuration = configuration
-        self.names = names
+        names = handlers.map(\.name)
+        asynchronous = handlers.filter(\.isAsynchronous).map(\.name)
     }
 
     // MARK: Calls
@@ -100,62 +104,83 @@ public final class Zygote: Sendable {
     ///   - name: the handler's.
     ///   - bytes: what it is given; up to some gigabytes, without a limit here.
     ///   - descriptors: these are passed on, at most 252, and stay open here.
+    ///   - count: how many descriptors the answer is to have: one with more or fewer is none, and what came is closed.
     ///   - deadline: how long it may take from now on, waiting included; then the child is killed.
     ///   - limits: what the child may use.
+    ///   - maxReplyBytes: how many bytes the answer can have; nil for what the configuration says.
     /// - Throws: `ZygoteError`, which tells what became of the call.
     @available(*, noasync, message: "await run(_:_:), of ForkingAsync")
     public func runAndWait(
-        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
-        limits: Limits = Limits()
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
+        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
     ) throws(ZygoteError) -> Reply {
-        try begin(name, bytes, descriptors: descriptors, deadline: deadline, limits: limits).wait()
+        try begin(
+            name, bytes, descriptors: descriptors, expecting: count, deadline: deadline, limits: limits,
+            maxReplyBytes: maxReplyBytes
+        ).wait()
     }
 
     /// The same, without waiting: see `Call`.
+    ///
+    /// A call that waits for a place takes no descriptor for itself. It has duplicates of those that it passes on, and is
+    /// refused where those of all that wait would be more than a quarter of what this process can have.
     public func begin(
-        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], deadline: Duration? = nil,
-        limits: Limits = Limits()
+        _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
+        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
+    ) throws(ZygoteError) -> Call {
+        let request = CallMessage(.request, bytes, descriptors: descriptors.map(\.rawValue))
+        return try begin(
+            name, request, expecting: count, deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)
+    }
+
+    private func begin(
+        _ name: String, _ request: CallMessage, expecting count: Int = 0, deadline: Duration?, limits: Limits,
+        maxReplyBytes: Int? = nil
     ) throws(ZygoteError) -> Call {
         let begun = Instant.now
         guard names.contains(name) else { throw .noHandler(name, known: names) }
         let limits = try limits.checked()
+        if asynchronous.contains(name) { try limits.requireRoomForTasks(in: name, request.descriptors.count) }
+        var order = Order()
+        order.limits = limits
+        let longest = maxReplyBytes ?? configuration.maxReplyBytes
         if let deadline, deadline <= .zero {
             throw .invalid("a deadline of \(deadline) cannot be: it must be positive")
         }
-        try link.requireRoom(name)
-        var (mine, theirs): (Int32, Int32) = (-1, -1)
-        try checked(forkcore_channel_open(&mine, &theirs), "socketpair")
-        let request = CallMessage(.request, bytes, descriptors: descriptors.map(\.rawValue))
-        var order = Order()
-        order.limits = limits
-        do {
-            try request.send(over: mine)
-        } catch {
-            forkcore_close(theirs)
-            forkcore_close(mine)
-            throw error
+        guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
+            throw .invalid(
+                "an answer has 0 to \(CallMessage.mostDescriptors) descriptors, and 0 bytes or more at most: "
+                    + "not \(count), and \(longest)")
         }
-        let ticket = Ticket(channel: theirs, order: order, name: name)
-        do { try link.admit(ticket) } catch {
-            forkcore_close(mine)
+        try request.checkDescriptors()
+        let ticket = Ticket(channel: CallChannel(request, expecting: count), order: order, name: name)
+        do throws(ZygoteError) {
+            try link.admit(ticket)
+            // Only now could it be sent.
+            if let error = ticket.channel.standing.failure { throw error }
+        } catch {
+            ticket.channel.close()
             // That one was refused is an event of its own.
             if case .full = error { throw error }
             link.finished(ticket.id, name, begun, .failure(error), nil)
             throw error
         }
-        return Call(
-            mine, link, ticket.id, name: name, begun, deadline: deadline, longest: configuration.maxReplyBytes)
+        return Call(ticket.channel, link, ticket.id, name: name, begun, deadline: deadline, longest: longest)
     }
 
     /// Hands a connected socket off to a child, which serves it to its end; `Call.take()` or `wait()` then gives an empty
     /// reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
     ///
-    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told.
+    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told. A client that has
+    /// gone is handed off all the same: what it had sent can be read.
     public func handOff(
         _ name: String, _ connection: consuming Connection, _ bytes: [UInt8] = [], deadline: Duration? = nil,
         limits: Limits = Limits()
     ) throws(ZygoteError) -> Call {
-        try begin(name, bytes, descriptors: [connection.descriptor], deadline: deadline, limits: limits)
+        let peer = connection.peer.bytes
+        var request = CallMessage(.request, peer + bytes, descriptors: [connection.descriptor.rawValue])
+        request.head.peer = UInt32(peer.count)
+        return try begin(name, request, deadline: deadline, limits: limits)
     }
 
     // MARK: Its end
@@ -163,31 +188,21 @@ public final class Zygote: Sendable {
     /// No more calls; those that were begun go on. The zygote ends after the last of them.
     public func drain() { link.drain() }
 
-    /// Drains, and waits for the zygote to end; after `deadline` it and its children are killed.
+    /// Drains, and waits for the zygote to end; after `deadline` it and its children are killed, which takes milliseconds,
+    /// and 3 seconds at most.
     ///
     /// - Returns: whether all had ended by themselves.
     @available(*, noasync, message: "await shutDown(), of ForkingAsync")
     @discardableResult
     public func shutDownAndWait(deadline: Duration = .seconds(30)) -> Bool {
         link.drain()
-        let end = Instant.now + deadline
-        while true {
-            if link.hasEnded { return true }
-            let rest = (end - .now).inNanoseconds
-            guard rest > 0 else { break }
-            let watched = link.duplicate()
-            var descriptor = watched?.rawValue ?? -1
-            var ready: UInt32 = 0
-            // Without a descriptor to spare, it is looked every 10 ms.
-            let code = forkcore_wait_readable(&descriptor, 1, watched == nil ? min(rest, 10_000_000) : rest, &ready)
-            try? watched?.close()
-            guard code == 0 else { break }
-        }
+        if link.awaitEnd(deadline) { return true }
         kill()
+        _ = link.awaitEnd(.seconds(3))
         return false
     }
 
-    /// Kills the zygote and its children. Calls fail; there will be no other zygote.
+    /// Has the zygote and its children killed, without waiting. Calls fail; there will be no other zygote.
     public func kill() { link.end() }
 
     /// The zygote's number; nil if there is none at the moment.
@@ -223,5 +238,18 @@ extension Zygote.Limits {
         return forkcore_limits(
             cpu_seconds: UInt64(cpuSeconds ?? 0), memory: UInt64(memory ?? 0), open_files: UInt64(openFiles ?? 0),
             no_new_privileges: noNewPrivileges, no_network: noNetwork)
+    }
+}
+
+extension forkcore_limits {
+    /// Refuses what an async handler would be slow with, hang, or trap.
+    fileprivate func requireRoomForTasks(in handler: String, _ descriptors: Int) throws(ZygoteError) {
+        let needs = [
+            ("memory", memory, Zygote.Limits.leastAsyncMemory),
+            ("openFiles", open_files, Zygote.Limits.leastAsyncOpenFiles + descriptors),
+        ]
+        for (name, value, least) in needs where value > 0 && value < least {
+            throw .invalid("\(name) is \(value), and '\(handler)', which is async, works with \(least) or more")
+        }
     }
 }

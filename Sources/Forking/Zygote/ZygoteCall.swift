@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CForkCore
-import Glibc
 import Synchronization
 import SystemPackage
 
@@ -11,10 +9,11 @@ extension Zygote {
     ///
     /// Any thread may use it. If it goes away without an answer, its child is killed.
     public final class Call: Sendable {
-        /// Readable when there is something to `take()`. It stays the call's.
-        public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel) }
+        /// Readable when there is something to `take()`. It stays the call's. A call that waits for a place has none until it
+        /// is asked for here; -1 if there is none to be had, or the call is over: then `take()` after `lookAgain`.
+        public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel.descriptor) }
 
-        private let channel: Int32
+        private let channel: CallChannel
         private let link: ZygoteLink
         private let ticket: Ticket.ID
         private let name: String
@@ -27,13 +26,19 @@ extension Zygote {
             var isDone = false
             /// Why the child is killed; and when that is not waited for any more.
             var killed: (why: ZygoteError, confirmBy: Instant)?
+            /// What has come of an answer in parts.
+            var parts: [UInt8] = []
         }
 
         /// A child is dead at once. Only a zygote that stands still does not say so in this time; it is replaced then.
         private static let confirmation = Duration.seconds(5)
+        /// A call that waits looks so often whether there are descriptors again, for want of which it may have no place.
+        private static let shortage = Duration.milliseconds(500)
+        /// So much is taken of a long answer before it is looked what else there is to do.
+        private static let partsAtOnce = 64
 
         init(
-            _ channel: Int32, _ link: ZygoteLink, _ ticket: Ticket.ID, name: String, _ begun: Instant,
+            _ channel: CallChannel, _ link: ZygoteLink, _ ticket: Ticket.ID, name: String, _ begun: Instant,
             deadline: Duration?, longest: Int
         ) {
             self.channel = channel
@@ -46,7 +51,7 @@ extension Zygote {
         }
 
         deinit {
-            forkcore_close(channel)  // the zygote kills the child for it, if it still lives
+            channel.close()  // the zygote kills the child for it, if it still lives
             if !state.withLock({ $0.isDone }) { link.finished(ticket, name, begun, .failure(.cancelled), nil) }
         }
 
@@ -54,6 +59,7 @@ extension Zygote {
         ///
         /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
         public func take() throws(ZygoteError) -> Reply? {
+            if case (-1, nil) = channel.standing { link.retry() }
             let ending: Ending? = state.withLock { state in
                 precondition(!state.isDone, "a call is taken once")
                 let ending = look(&state)
@@ -61,6 +67,7 @@ extension Zygote {
                 return ending
             }
             guard let ending else { return nil }
+            channel.finish()
             // Unlocked: observers are told, who may cancel this call too.
             if ending.isStuck { link.replaceStuck(ticket) }
             link.finished(ticket, name, begun, ending.outcome, ending.message)
@@ -74,20 +81,22 @@ extension Zygote {
             let next = state.withLock {
                 earlier($0.killed?.confirmBy, $0.killed == nil ? deadline.map { begun + $0 } : nil)
             }
-            return max(.zero, min(next ?? .init(nanoseconds: .max), now + Self.confirmation) - now)
+            let often = channel.standing.channel < 0 ? Self.shortage : Self.confirmation
+            return max(.zero, min(next ?? .init(nanoseconds: .max), now + often) - now)
         }
 
-        /// Waits for the answer. For threads that may wait: not for a task, nor an event loop's. ppoll(2).
+        /// Waits for the answer. For threads that may wait: not for a task, nor an event loop's. ppoll(2), futex(2).
         @available(*, noasync, message: "await reply(), of ForkingAsync")
         public func wait() throws(ZygoteError) -> Reply {
             while true {
                 if let reply = try take() { return reply }
-                var descriptor = channel
-                var ready: UInt32 = 0
-                try checked(
-                    forkcore_wait_readable(&descriptor, 1, lookAgain.inNanoseconds, &ready), "ppoll")
+                try channel.wait(atMost: lookAgain)
             }
         }
+
+        /// Calls `body` when there is a descriptor to poll, or nothing to wait for: now, or on another thread, which is not
+        /// to be held up. Once.
+        package func whenDecided(_ body: @escaping @Sendable () -> Void) { channel.whenDecided(body) }
 
         /// Has the child killed; `take()` throws `.cancelled` once it is dead, unless it answered before.
         public func cancel() {
@@ -97,8 +106,8 @@ extension Zygote {
         private func kill(_ state: inout State, _ why: ZygoteError) {
             guard !state.isDone, state.killed == nil else { return }
             state.killed = (why, confirmBy: .now + Self.confirmation)
-            // A call that still waits has no child: the end of its channel closes here.
-            if !link.withdraw(ticket) { forkcore_finish_sending(channel) }
+            // A call that still waits has no child.
+            if link.withdraw(ticket) { channel.fail(why) } else { channel.hangUp() }
         }
 
         private struct Ending {
@@ -109,31 +118,50 @@ extension Zygote {
         }
 
         private func look(_ state: inout State) -> Ending? {
-            do throws(ZygoteError) {
-                if let message = try CallMessage.receive(over: channel, atMost: longest) {
-                    return Ending(outcome: outcome(of: message, state), message: message)
-                }
-            } catch {
-                // The end of the channel: who was to be killed has been, or never was there.
-                guard case .lost = error else { return Ending(outcome: .failure(error)) }
-                return Ending(outcome: .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)))
-            }
+            if let ending = receive(&state) { return ending }
             let now = Instant.now
             if let deadline, begun + deadline <= now { kill(&state, .deadline(deadline)) }
             if let killed = state.killed, killed.confirmBy <= now {
                 return Ending(outcome: .failure(killed.why), isStuck: true)
             }
-            return nil
+            return channel.standing.failure.map { failed($0, state) }
         }
 
-        private func outcome(of message: CallMessage, _ state: State) -> Result<Reply, ZygoteError> {
-            if message.kind != .reply || message.bytes.count > longest { message.closeDescriptors() }
+        private func receive(_ state: inout State) -> Ending? {
+            let (channel, failure) = channel.standing
+            if let failure { return failed(failure, state) }
+            guard channel >= 0 else { return nil }
+            do throws(ZygoteError) {
+                for _ in 0..<Self.partsAtOnce {
+                    guard var message = try CallMessage.receive(over: channel) else { return nil }
+                    guard message.kind == .part else {
+                        return Ending(outcome: outcome(of: &message, &state), message: message)
+                    }
+                    message.discardDescriptors()
+                    try append(message, &state)
+                }
+                return nil
+            } catch {
+                return failed(error, state)
+            }
+        }
+
+        private func append(_ part: CallMessage, _ state: inout State) throws(ZygoteError) {
+            let count = max(part.head.count, UInt64(state.parts.count + part.bytes.count))
+            guard count <= UInt64(longest) else { throw CallMessage.tooLong(count, longest) }
+            state.parts += part.bytes  // no room is made for what is only promised
+        }
+
+        /// At the end of the channel: who was to be killed has been, or never was there.
+        private func failed(_ error: ZygoteError, _ state: State) -> Ending {
+            guard case .lost = error else { return Ending(outcome: .failure(error)) }
+            return Ending(outcome: .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)))
+        }
+
+        private func outcome(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ZygoteError> {
+            if message.kind != .reply { message.discardDescriptors() }
             switch message.kind {
-            case .reply where message.bytes.count > longest:
-                return .failure(CallMessage.tooLong(UInt64(message.bytes.count), longest))
-            case .reply:
-                return .success(
-                    Reply(message.bytes, descriptors: message.descriptors.map { FileDescriptor(rawValue: $0) }))
+            case .reply: return reply(of: &message, &state)
             case .threw:
                 let texts = message.texts(2)
                 return .failure(.threw(type: texts[0], description: texts[1]))
@@ -145,65 +173,35 @@ extension Zygote {
                 let status = ExitStatus(message.head.end)
                 guard case .killed(.kill, _) = status else { return .failure(.ended(status)) }
                 return .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : .ended(status)))
-            case .request, nil:
-                return .failure(.invalid("the child sent what is no answer"))
+            case .request, .part, nil: return .failure(CallMessage.noAnswer)
             }
         }
-    }
-}
 
-extension ExitStatus {
-    init(_ end: CallMessage.End) {
-        self =
-            if end.isUnknown != 0 {
-                .unknown
-            } else if end.signal != 0 {
-                .killed(Signal(rawValue: end.signal), dumpedCore: end.dumpedCore != 0)
-            } else {
-                .exited(code: end.code)
+        private func reply(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ZygoteError> {
+            let descriptors = message.descriptors
+            message.descriptors = []
+            do throws(ZygoteError) {
+                let given = max(descriptors.count, Int(message.head.descriptors))
+                guard descriptors.count == channel.expecting, given == descriptors.count else {
+                    throw .invalid(
+                        "the child sent \(counted(given)), and \(channel.expecting) "
+                            + "\(channel.expecting == 1 ? "was" : "were") expected")
+                }
+                guard !state.parts.isEmpty else {
+                    guard message.bytes.count <= longest else {
+                        throw CallMessage.tooLong(UInt64(message.bytes.count), longest)
+                    }
+                    return .success(Reply(message.bytes, received: descriptors))
+                }
+                try append(message, &state)
+                defer { state.parts = [] }
+                return .success(Reply(state.parts, received: descriptors))
+            } catch {
+                discard(descriptors)
+                return .failure(error)
             }
-    }
-}
-
-extension CallMessage.End {
-    init(_ status: ExitStatus) {
-        switch status {
-        case .exited(let code): self.code = code
-        case .killed(let signal, let dumpedCore):
-            self.signal = signal.rawValue
-            self.dumpedCore = dumpedCore ? 1 : 0
-        case .unknown: isUnknown = 1
         }
-    }
-}
 
-extension ResourceUsage {
-    init(_ usage: CallMessage.Usage) {
-        userTime = .microseconds(usage.userMicroseconds)
-        systemTime = .microseconds(usage.systemMicroseconds)
-        maxResidentKiB = usage.maxResidentKiB
-        minorFaults = usage.minorFaults
-        majorFaults = usage.majorFaults
-    }
-}
-
-extension CallMessage.Usage {
-    init(_ usage: ResourceUsage) {
-        userMicroseconds = usage.userTime.inNanoseconds / 1000
-        systemMicroseconds = usage.systemTime.inNanoseconds / 1000
-        maxResidentKiB = usage.maxResidentKiB
-        minorFaults = usage.minorFaults
-        majorFaults = usage.majorFaults
-    }
-
-    /// Of this process. getrusage(2).
-    static var own: Self {
-        var usage = rusage()
-        guard getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 else { return Self() }
-        func microseconds(_ time: timeval) -> Int64 { Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_usec) }
-        return Self(
-            userMicroseconds: microseconds(usage.ru_utime), systemMicroseconds: microseconds(usage.ru_stime),
-            maxResidentKiB: Int64(usage.ru_maxrss), minorFaults: Int64(usage.ru_minflt),
-            majorFaults: Int64(usage.ru_majflt))
+        private func counted(_ count: Int) -> String { count == 1 ? "1 descriptor" : "\(count) descriptors" }
     }
 }

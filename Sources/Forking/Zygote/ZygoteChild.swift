@@ -16,10 +16,8 @@ struct ZygoteChild {
         let forking = (Instant.now - ordered).inNanoseconds
         var answer: CallMessage
         do {
-            guard let message = try CallMessage.receive(over: channel, atMost: .max) else { return 1 }
-            let request = Zygote.Request(
-                bytes: message.bytes, descriptors: message.descriptors.map { FileDescriptor(rawValue: $0) })
-            answer = try refusal() ?? reply(to: request, handler)
+            guard let message = try awaitRequest() else { return 1 }
+            answer = try refusal() ?? reply(to: message, handler)
         } catch {
             answer = CallMessage(threw: error)
         }
@@ -28,12 +26,22 @@ struct ZygoteChild {
         answer.head.tally = tally
         fflush(nil)  // what is printed is out before the host has the answer, and may kill who gave it
         do {
-            try answer.send(over: channel)
+            try answer.post(over: channel)
         } catch {
             // Too many descriptors, or no memory for the file: that can still be said.
-            try? CallMessage(threw: error).send(over: channel)
+            try? CallMessage(threw: error).post(over: channel)
         }
         return answer.kind == .reply ? 0 : 1
+    }
+
+    /// The host sends it after the order, unless it was sent before.
+    private func awaitRequest() throws -> CallMessage? {
+        while true {
+            if let message = try CallMessage.receiveRequest(over: channel) { return message }
+            var descriptor = channel
+            var ready: UInt32 = 0
+            try check(forkcore_wait_readable(&descriptor, 1, -1, &ready), "ppoll")
+        }
     }
 
     private func refusal() -> CallMessage? {
@@ -46,22 +54,36 @@ struct ZygoteChild {
         return message
     }
 
-    private func reply(to request: Zygote.Request, _ handler: Zygote.Handlers.Handler) throws -> CallMessage {
+    private func reply(to message: CallMessage, _ handler: Zygote.Handlers.Handler) throws -> CallMessage {
+        let descriptors = message.descriptors.map(FileDescriptor.init(rawValue:))
+        var request = Zygote.Request(message.bytes, descriptors: descriptors)
+        var peer: SocketAddress?
+        if message.head.peer > 0 {
+            peer = SocketAddress(bytes: request.bytes.prefix(Int(message.head.peer)))
+            request.bytes.removeFirst(Int(message.head.peer))
+        }
         switch handler {
         case .answer(let answer):
-            let reply = try answer(request)
-            return CallMessage(.reply, reply.bytes, descriptors: reply.descriptors.map(\.rawValue))
+            return answered(try answer(request), expecting: message.head.descriptors)
         case .serve(let serve):
-            var request = request
             guard !request.descriptors.isEmpty else { throw ForkingError.invalid("no connection was handed off") }
             let descriptor = request.descriptors.removeFirst()
-            var connection = Connection(descriptor, peer: try SocketAddress(peerOf: descriptor.rawValue))
+            // That of a client which has gone only the host knows; what it had sent is there all the same.
+            var connection = Connection(descriptor, peer: try peer ?? SocketAddress(peerOf: descriptor.rawValue))
             do { try serve(&connection, request) } catch {
                 connection.finish()
                 throw error
             }
             connection.finish()
-            return CallMessage(.reply)
+            return answered(Zygote.Reply(), expecting: message.head.descriptors)
         }
+    }
+
+    /// Descriptors that nobody expects are not sent, but how many there are is.
+    private func answered(_ reply: Zygote.Reply, expecting count: UInt32) -> CallMessage {
+        let descriptors = reply.takeDescriptors().map(\.rawValue)
+        var message = CallMessage(.reply, reply.bytes, descriptors: descriptors.count == count ? descriptors : [])
+        message.head.descriptors = UInt32(descriptors.count)
+        return message
     }
 }

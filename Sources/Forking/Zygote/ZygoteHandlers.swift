@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
+import Synchronization
 import SystemPackage
 
 extension Zygote {
@@ -13,12 +15,24 @@ extension Zygote {
             case serve((inout Connection, Request) throws -> Void)
         }
 
-        private(set) var all: [(name: String, handler: Handler)] = []
+        struct Entry {
+            let name: String
+            let handler: Handler
+            /// Whether it runs Tasks: those take threads, and these memory and descriptors.
+            let isAsynchronous: Bool
+        }
+
+        private(set) var all: [Entry] = []
         private(set) var prewarming: [() throws -> Void] = []
 
         /// Child: answers a call.
         public mutating func answer(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
             add(name, .answer(handler))
+        }
+
+        /// The same, for one that is known to run Tasks.
+        package mutating func answerAsynchronously(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
+            add(name, .answer(handler), isAsynchronous: true)
         }
 
         /// Child: serves a connection that the host handed off. It is closed when this returns or throws.
@@ -32,10 +46,10 @@ extension Zygote {
         /// all that is thread-local. If it throws, there is no zygote.
         public mutating func prewarm(_ body: @escaping () throws -> Void) { prewarming.append(body) }
 
-        private mutating func add(_ name: String, _ handler: Handler) {
+        private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
             precondition(!name.isEmpty && name.utf8.count <= Order.longestName, "a handler's name has 1 to 64 bytes")
             precondition(self[Array(name.utf8)] == nil, "two handlers have the name '\(name)'")
-            all.append((name, handler))
+            all.append(Entry(name: name, handler: handler, isAsynchronous: isAsynchronous))
         }
 
         subscript(name: [UInt8]) -> Handler? { all.first { $0.name.utf8.elementsEqual(name) }?.handler }
@@ -47,20 +61,41 @@ extension Zygote {
         public var bytes: [UInt8]
         /// Its descriptors, under the child's own numbers.
         public var descriptors: [FileDescriptor]
-    }
 
-    /// What a handler gives back.
-    public struct Reply: Sendable {
-        /// The answer itself.
-        public var bytes: [UInt8]
-        /// In the child: they are passed on, and may be closed when it ends. In the host: whoever has the reply closes them.
-        public var descriptors: [FileDescriptor]
-
-        /// An answer; of nothing, if nothing is said.
+        /// One to call a handler with as the function that it is, in a test.
         public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
             self.bytes = bytes
             self.descriptors = descriptors
         }
+    }
+
+    /// What a handler gives back. It owns its descriptors, which close with it: copies of it share them.
+    public struct Reply: Sendable {
+        /// The answer itself.
+        public var bytes: [UInt8]
+        private let owned: OwnedDescriptors?
+
+        /// An answer; of nothing, if nothing is said.
+        ///
+        /// - Parameter descriptors: these are passed on, and are the reply's from now on. The call has to expect so many:
+        ///   `expecting` of `begin`.
+        public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
+            self.bytes = bytes
+            owned = descriptors.isEmpty ? nil : OwnedDescriptors(descriptors, areStrangers: false)
+        }
+
+        /// Host: what a child sent.
+        init(_ bytes: [UInt8], received descriptors: [Int32]) {
+            self.bytes = bytes
+            owned =
+                descriptors.isEmpty
+                ? nil : OwnedDescriptors(descriptors.map(FileDescriptor.init(rawValue:)), areStrangers: true)
+        }
+
+        /// The descriptors, as many as the call expected: they are the caller's now, who closes them. Once; then there are none.
+        ///
+        /// A child may have sent what can make read(2), write(2) or close(2) wait for it: a pipe, a socket that lingers.
+        public func takeDescriptors() -> [FileDescriptor] { owned?.take() ?? [] }
     }
 
     /// What a child may use. Nil or false: what the zygote may. setrlimit(2), prctl(2), seccomp(2).
@@ -68,19 +103,48 @@ extension Zygote {
         /// CPU time in seconds, of all its threads; then it gets SIGXCPU, and a second later SIGKILL. RLIMIT_CPU
         public var cpuSeconds: Int?
         /// Bytes of address space besides what the zygote has and the request takes. An allocation that goes beyond traps.
-        /// Threads take some: 8 MiB of stack each, and 64 for the allocator where they allocate. Told as an end by SIGABRT or SIGILL.
-        /// RLIMIT_AS
+        /// Threads take 8 MiB of stack each: a handler that is `async` has no fewer than `leastAsyncMemory`. Told as an end by
+        /// SIGABRT or SIGILL. RLIMIT_AS
         public var memory: Int?
-        /// Descriptors' numbers lie below this. RLIMIT_NOFILE
+        /// Descriptors' numbers lie below this. One that is `async` has no fewer than `leastAsyncOpenFiles`, besides those that
+        /// it is given. RLIMIT_NOFILE
         public var openFiles: Int?
         /// No program that it executes gets it more rights than it has. PR_SET_NO_NEW_PRIVS
         public var noNewPrivileges = false
-        /// It can make no sockets but Unix ones (EACCES); those that it was given work. Implies `noNewPrivileges`.
+        /// It can make no sockets but Unix ones (EACCES), nor listen on any. Those that it was given work, and TCP ones can be
+        /// connected to nobody else; UDP ones can, so give it none. Implies `noNewPrivileges`.
         ///
-        /// By seccomp, as that asks for no rights, which a network namespace does, and costs microseconds.
+        /// By seccomp and Landlock, as these ask for no rights, which a network namespace does, and cost microseconds. Where
+        /// there is no Landlock for TCP (before Linux 6.7) connect(2) fails for Unix sockets too.
         public var noNetwork = false
+
+        /// The least memory that Swift's concurrency works with: stacks of its threads.
+        public static let leastAsyncMemory = 32 << 20
+        /// The least open files that it works with: standard ones, the call's channel, and those of Dispatch.
+        public static let leastAsyncOpenFiles = 8
 
         /// No limits.
         public init() {}
+    }
+}
+
+/// Descriptors that close when nobody has them any more, unless they were taken.
+private final class OwnedDescriptors: Sendable {
+    private let descriptors: [FileDescriptor]
+    private let areStrangers: Bool
+    private let isTaken = Atomic(false)
+
+    init(_ descriptors: [FileDescriptor], areStrangers: Bool) {
+        self.descriptors = descriptors
+        self.areStrangers = areStrangers
+    }
+
+    deinit {
+        let left = take().map(\.rawValue)
+        if areStrangers { discard(left) } else { left.forEach(forkcore_close) }
+    }
+
+    func take() -> [FileDescriptor] {
+        isTaken.exchange(true, ordering: .relaxed) ? [] : descriptors
     }
 }

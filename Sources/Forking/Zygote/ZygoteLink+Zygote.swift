@@ -8,8 +8,8 @@ import SystemPackage
 extension ZygoteLink {
     func requireZygote(_ state: inout State) throws(ZygoteError) {
         listen(&state)
-        guard !state.isOver else { throw .shutDown }
         guard state.control == nil else { return }
+        guard !state.isOver, !state.isDraining else { throw .shutDown }
         let now = Instant.now
         state.backoff.keepTime(now)
         if let until = state.backoff.until { throw .lost(nextStart: until - now) }
@@ -24,8 +24,7 @@ extension ZygoteLink {
     func listen(_ state: inout State) {
         while let control = state.control {
             do {
-                guard let message = try CallMessage.receive(over: control.rawValue, atMost: 0) else { return }
-                message.closeDescriptors()
+                guard let message = try CallMessage.receive(over: control.rawValue) else { return }
                 state.isReady = state.isReady || message.kind == .reply
                 if message.kind == .threw { state.events.append(.startFailed(Self.notReady(message))) }
             } catch {
@@ -34,25 +33,27 @@ extension ZygoteLink {
         }
     }
 
+    /// One that hears of its end is dead, and can be reaped, in less than a millisecond: so long the news of it waits, for
+    /// how it ended. All others are reaped later, by whoever comes by.
+    private static let briefly = Duration.milliseconds(20)
+
     /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
-    func lose(_ state: inout State, isStuck: Bool = false) {
-        let pid = state.table.children.first?.pid
-        var status = ExitStatus.unknown
+    func lose(_ state: inout State, isStuck: Bool = false, isUnasked: Bool = true) {
+        guard let table = state.table, let pid = table.children.first?.pid else { return }
         // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
+        state.table = nil
         state.places = 0  // whenever somebody takes what became of those who had one
-        state.table.onExit = { status = $0.status }
-        if isStuck { state.table.killAll() }
-        if (try? state.table.wait(atMost: .seconds(2))) != true {
-            state.table.killAll()
-            _ = try? state.table.wait(atMost: .seconds(1))
-        }
+        var status = ExitStatus.unknown
+        table.onExit = { status = $0.status }
+        if isStuck { table.killAll() }
+        if !isUnasked { table.signal(.continue, to: pid) }  // stopped, it would not hear of it
+        if isUnasked { _ = try? table.wait(atMost: Self.briefly) }
+        state.ending.append(EndingZygote(pid: pid, table: table, killAt: .now + .seconds(2)))
         if state.isDraining {
-            state.isOver = true
             giveUp(&state)
-            pid.map { state.events.append(.ended($0)) }
-            return
+            return tend(&state)
         }
         // One that was ready has earned a successor at once; but not one that ended early after another that had.
         let endedEarly = Instant.now - state.counts.startedAt < .seconds(1)
@@ -63,7 +64,21 @@ extension ZygoteLink {
         }
         state.hasFailed = endedEarly
         let pause = state.backoff.until.map { $0 - .now } ?? .zero
-        pid.map { state.events.append(.lost($0, status, failures: state.backoff.failures, pause: pause)) }
+        state.events.append(.lost(pid, status, failures: state.backoff.failures, pause: pause))
+    }
+
+    /// Reaps those that have ended, and kills those that take too long. Never waits.
+    func tend(_ state: inout State) {
+        for zygote in state.ending {
+            zygote.table.collect()
+            if zygote.killAt <= .now { zygote.table.killAll() }
+        }
+        state.ending.removeAll { zygote in
+            guard zygote.table.count == 0 else { return false }
+            if state.isDraining, state.control == nil { state.events.append(.ended(zygote.pid)) }
+            return true
+        }
+        if state.isDraining, state.control == nil, state.ending.isEmpty { state.isOver = true }
     }
 
     private func noteFailure(_ state: inout State) {
@@ -114,17 +129,27 @@ extension ZygoteLink {
 
     /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
     func startAgain(_ state: inout State) throws(ForkingError) {
-        state.table.collect()  // the old one may have taken longer to end than anybody waited
+        let table = try ChildTable(limit: 1, reaping: .pidfd)
         let (mine, theirs) = try Self.openControl()
         defer { forkcore_close(theirs) }
-        let pid = try state.table.spawn(
+        let pid = try table.spawn(
             state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, unblocking: state.unblocked,
             options: Self.options)
         // Until it runs, the zygote's end is open here too, and its death would not show.
-        state.table.awaitPrograms()
+        table.awaitPrograms()
+        state.table = table
         state.control = mine
         state.isReady = false
         state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
         state.events.append(.started(pid))
     }
+}
+
+/// Host: a zygote that is ending, or has ended, and is to be reaped.
+struct EndingZygote {
+    let pid: ProcessID
+    /// With it alone.
+    let table: ChildTable
+    /// When it has had time enough.
+    let killAt: Instant
 }

@@ -11,8 +11,7 @@ struct Ticket {
     private static let next = Atomic<ID>(0)
 
     let id = next.add(1, ordering: .relaxed).newValue
-    /// The child's end of the call's channel. Closed here once the zygote has it, or is not to have it.
-    let channel: Int32
+    let channel: CallChannel
     let order: Order
     let name: String
 }
@@ -30,8 +29,10 @@ final class ZygoteLink: Sendable {
         var control: ParentDescriptor?
         /// Whether it has said that it is ready.
         var isReady = false
-        /// With the zygote as its one child.
-        let table: ChildTable
+        /// With the zygote as its one child; nil if there is none.
+        var table: ChildTable?
+        /// Those that have been told to end, or have said that they do, and have not been reaped.
+        var ending: [EndingZygote] = []
         let successor: Program
         /// What the first one had unblocked: any thread may start another, and Dispatch's block nearly all signals.
         let unblocked: SignalSet
@@ -44,6 +45,8 @@ final class ZygoteLink: Sendable {
         /// How many of them have it still: of a zygote that has ended, none.
         var places = 0
         var waiting: [Ticket] = []
+        /// Those that have got a place just now: what they have to send is sent without the lock.
+        var placed: [Ticket] = []
         var isDraining = false
         var isOver = false
         /// By `end`, whatever it had.
@@ -76,7 +79,10 @@ final class ZygoteLink: Sendable {
         if let pid { configuration.observe(.started(pid)) }
     }
 
-    deinit { end() }
+    deinit {
+        end()
+        _ = awaitEnd(.seconds(3))  // nobody else would reap it
+    }
 
     static var options: ChildOptions {
         var options = ChildOptions()
@@ -100,7 +106,7 @@ final class ZygoteLink: Sendable {
         var descriptor = control.rawValue
         var ready: UInt32 = 0
         repeat { try check(forkcore_wait_readable(&descriptor, 1, -1, &ready), "ppoll") } while ready == 0
-        let message = try? CallMessage.receive(over: control.rawValue, atMost: 0)
+        let message = try? CallMessage.receive(over: control.rawValue)
         if message?.kind == .reply { return }
         var status: ExitStatus?
         table.onExit = { status = $0.status }
@@ -130,18 +136,35 @@ final class ZygoteLink: Sendable {
         }
     }
 
-    /// Gives a call a place, or lets it wait for one. The ticket's channel is closed if this throws.
+    /// Gives a call a place, or lets it wait for one.
     func admit(_ ticket: Ticket) throws(ZygoteError) {
-        do {
-            try change { state throws(ZygoteError) in
-                try requireRoom(&state, ticket.name)
-                try requireZygote(&state)
-                state.waiting.append(ticket)
-                advance(&state)
+        try change { state throws(ZygoteError) in
+            try requireRoom(&state, ticket.name)
+            try requireZygote(&state)
+            state.waiting.append(ticket)
+            let shortage = advance(&state)
+            guard let last = state.waiting.last, last.id == ticket.id else { return }
+            do throws(ZygoteError) {
+                if shortage != 0, state.waiting.count == 1 {  // nobody is before it, and it has none
+                    throw ZygoteError.system(call: "socketpair", Errno(rawValue: shortage))
+                }
+                try hold(ticket, state)
+            } catch {
+                state.waiting.removeLast()
+                throw error
             }
-        } catch {
-            forkcore_close(ticket.channel)
-            throw error
+        }
+    }
+
+    /// Of descriptors that are passed on it takes others, as the caller may close his.
+    private func hold(_ ticket: Ticket, _ state: State) throws(ZygoteError) {
+        try ticket.channel.holdDescriptors()
+        guard ticket.channel.heldDescriptors > 0 else { return }
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        let held = state.waiting.reduce(0) { $0 + $1.channel.heldDescriptors }
+        guard UInt64(held) <= limit.rlim_cur / 4 else {
+            throw .full(children: configuration.maxChildren, waiting: state.waiting.count - 1)
         }
     }
 
@@ -170,48 +193,62 @@ final class ZygoteLink: Sendable {
 
     /// Whether the call still waited; it does no more.
     func withdraw(_ id: Ticket.ID) -> Bool {
-        change { drop(&$0, id) }
+        state.withLock { drop(&$0, id) }
     }
 
     private func drop(_ state: inout State, _ id: Ticket.ID) -> Bool {
         guard let place = state.waiting.firstIndex(where: { $0.id == id }) else { return false }
-        forkcore_close(state.waiting.remove(at: place).channel)
+        state.waiting.remove(at: place)
         return true
     }
 
-    /// Orders children for those who wait, as far as there are places.
-    func advance(_ state: inout State) {
+    /// Orders children again, where there was a shortage of something.
+    func retry() { change { _ = advance(&$0) } }
+
+    /// Orders children for those who wait, as far as there are places. Returns the errno if there was a shortage.
+    @discardableResult
+    func advance(_ state: inout State) -> Int32 {
         while state.places < configuration.maxChildren, let next = state.waiting.first {
-            switch send(next, state) {
+            switch order(next, state) {
             case 0:
-                forkcore_close(next.channel)
                 state.waiting.removeFirst()
+                state.placed.append(next)
                 state.counts.ordered += 1
                 state.places += 1
                 state.running[next.id] = (zygote: state.counts.zygote, since: .now)
                 state.events.append(.began(handler: next.name))
-            case EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS:
-                // The zygote has so many orders to take that there is no room; whoever ends looks again.
-                guard state.places == 0 else { return }
-                giveUp(&state)
+            case let code where Self.shortages.contains(code):
+                // No descriptors, or the zygote has so many orders to take that there is no room. Whoever ends looks again,
+                // and so does who waits.
+                return code
+            case ECANCELED: state.waiting.removeFirst()
             default:
                 if state.control != nil { lose(&state) }
-                guard (try? requireZygote(&state)) != nil else { return giveUp(&state) }
+                guard (try? requireZygote(&state)) != nil else {
+                    giveUp(&state)
+                    return 0
+                }
             }
         }
         if state.isDraining, state.waiting.isEmpty { sendDrain(&state) }
+        return 0
     }
 
-    private func send(_ ticket: Ticket, _ state: State) -> Int32 {
+    private static let shortages = [EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS, EMFILE, ENFILE]
+
+    private func order(_ ticket: Ticket, _ state: State) -> Int32 {
         guard let control = state.control else { return EPIPE }
-        return withMutableMessage(ticket.order, Array(ticket.name.utf8), [ticket.channel]) {
+        var theirs: Int32 = -1
+        let code = ticket.channel.theirEnd(&theirs)
+        guard code == 0 else { return code }
+        return withMutableMessage(ticket.order, Array(ticket.name.utf8), [theirs]) {
             forkcore_message_send(control.rawValue, &$0)
         }
     }
 
-    /// Nobody would order for those who wait: their channels end.
+    /// Nobody would order for those who wait.
     func giveUp(_ state: inout State) {
-        for ticket in state.waiting { forkcore_close(ticket.channel) }
+        for ticket in state.waiting { ticket.channel.fail(.lost(nextStart: nil)) }
         state.waiting = []
     }
 
@@ -222,14 +259,12 @@ final class ZygoteLink: Sendable {
             guard !state.isDraining else { return }
             state.isDraining = true
             advance(&state)
+            tend(&state)
         }
     }
 
     private func sendDrain(_ state: inout State) {
-        guard let control = state.control else {
-            state.isOver = true
-            return
-        }
+        guard let control = state.control else { return }
         var order = Order()
         order.kind = .drain
         _ = withMutableMessage(order, [], []) { forkcore_message_send(control.rawValue, &$0) }
@@ -239,18 +274,36 @@ final class ZygoteLink: Sendable {
         change { state in
             state.isDraining = true
             state.wasKilled = state.wasKilled || !state.isOver
-            if state.control != nil { lose(&state) }
-            state.isOver = true
+            if state.control != nil { lose(&state, isUnasked: false) }
         }
     }
 
-    var wasKilled: Bool { change { $0.wasKilled } }
+    var wasKilled: Bool { state.withLock { $0.wasKilled } }
 
     var hasEnded: Bool {
         change { state in
             listen(&state)
+            tend(&state)
             return state.isOver
         }
+    }
+
+    /// Waits for it to have ended. Whether it has.
+    func awaitEnd(_ duration: Duration) -> Bool {
+        let end = Instant.now + duration
+        while !hasEnded {
+            let rest = (end - .now).inNanoseconds
+            guard rest > 0 else { return false }
+            let watched = duplicate()
+            var descriptor = watched?.rawValue ?? -1
+            var ready: UInt32 = 0
+            // Without a descriptor to spare, it is looked every 10 ms; with one, whether it is to be killed.
+            let pause: Int64 = watched == nil ? 10_000_000 : 500_000_000
+            let code = forkcore_wait_readable(&descriptor, 1, min(rest, pause), &ready)
+            try? watched?.close()
+            guard code == 0 else { return false }
+        }
+        return true
     }
 
     func look() -> Duration? {
@@ -263,14 +316,16 @@ final class ZygoteLink: Sendable {
         }
     }
 
-    var processID: ProcessID? { change { $0.control == nil ? nil : $0.table.children.first?.pid } }
+    var processID: ProcessID? { change { $0.control == nil ? nil : $0.table?.children.first?.pid } }
     var descriptor: Int32 { change { $0.control?.rawValue ?? -1 } }
 
     /// As `descriptor`, for the caller to close: any thread may find the zygote ended meanwhile and close the other, whose
-    /// number is then another file's. Nil if there is no zygote now, or no descriptor to be had.
+    /// number is then another file's. Of one that is ending, what tells that it has. Nil if there is no zygote now, or no
+    /// descriptor to be had.
     func duplicate() -> FileDescriptor? {
         change { state in
-            let copy = state.control.map { fcntl($0.rawValue, F_DUPFD_CLOEXEC, 0) } ?? -1
+            let watched = state.control?.rawValue ?? state.ending.first?.table.descriptor.rawValue
+            let copy = watched.map { fcntl($0, F_DUPFD_CLOEXEC, 0) } ?? -1
             return copy < 0 ? nil : FileDescriptor(rawValue: copy)
         }
     }
@@ -284,15 +339,22 @@ final class ZygoteLink: Sendable {
         }
     }
 
-    /// Changes the state, and tells of what happened when it is unlocked again.
+    /// Changes the state; sends, and tells of what happened, when it is unlocked again.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [ZygoteEvent] = []
-        defer { events.forEach(configuration.observe) }
+        var placed: [Ticket] = []
+        defer {
+            placed.forEach { $0.channel.send() }
+            events.forEach(configuration.observe)
+        }
         return try state.withLock { (state) throws(E) -> R in
             defer {
                 events = state.events
                 state.events = []
+                placed = state.placed
+                state.placed = []
             }
+            tend(&state)
             return try body(&state)
         }
     }

@@ -31,7 +31,8 @@ struct ZygoteTally: BitwiseCopyable {
 
 /// What goes over a call's channel.
 struct CallMessage {
-    /// What is longer goes through a file in memory, and not through the socket's buffer.
+    /// So much goes at once. A longer request goes through a file in memory, as the host does not wait for anybody to take
+    /// it; a longer answer in parts: what a child has sent is then what it has written, and no descriptor need be taken.
     static let longestInline = 32_768
 
     enum Kind: UInt8 {
@@ -43,22 +44,29 @@ struct CallMessage {
         case notForked
         /// Zygote to host: how the child ended.
         case ended
+        /// Child to host: part of an answer, whose end is a `reply`.
+        case part
     }
 
     /// Nothing but numbers: whatever a child sends, these are some.
     struct Head: BitwiseCopyable {
         /// A `Kind`.
         var kind: UInt8
-        /// Not 0: the payload is in a file in memory, the first of the descriptors.
+        /// Of a request, not 0: the payload is in a file in memory, the first of the descriptors.
         var isInFile: UInt8 = 0
         /// Of a refusal, the errno.
         var code: Int32 = 0
+        /// How many bytes the whole request or answer has.
         var count: UInt64 = 0
         var end = End()
         var usage = Usage()
         /// From the order's arrival in the zygote to the child's first step, in nanoseconds.
         var forking: Int64 = 0
         var tally = ZygoteTally()
+        /// Of a request, how many descriptors the answer is to have; of an answer, how many the handler gave.
+        var descriptors: UInt32 = 0
+        /// Of a request, how many of its first bytes are the address of a connection's peer.
+        var peer: UInt32 = 0
 
         init(_ kind: Kind) { self.kind = kind.rawValue }
     }
@@ -91,16 +99,26 @@ struct CallMessage {
     }
 
     init(threw error: any Error) {
-        self.init(.threw, Self.bytes("\(type(of: error))", "\(error)"))
+        self.init(.threw, text: Self.bytes("\(type(of: error))", "\(error)"))
+    }
+
+    /// A text that is too long is cut: it is for people.
+    init(_ kind: Kind, text: [UInt8]) { self.init(kind, Array(text.prefix(Self.longestInline))) }
+
+    /// A request takes one less: there may be a file.
+    static let mostDescriptors = Int(FORKCORE_DESCRIPTORS) - 1
+
+    func checkDescriptors() throws(ZygoteError) {
+        guard descriptors.count <= Self.mostDescriptors else {
+            throw .invalid("\(descriptors.count) descriptors are too many: a call takes \(Self.mostDescriptors)")
+        }
     }
 
     // MARK: Sending
 
-    /// Any process. Does not wait.
+    /// Host, zygote. Does not wait.
     func send(over channel: Int32) throws(ZygoteError) {
-        guard descriptors.count < Int(FORKCORE_DESCRIPTORS) else {
-            throw .invalid("\(descriptors.count) descriptors are too many: a call takes \(FORKCORE_DESCRIPTORS - 1)")
-        }
+        try checkDescriptors()
         var head = head
         head.count = UInt64(bytes.count)
         if bytes.count <= Self.longestInline {
@@ -122,11 +140,45 @@ struct CallMessage {
         withMutableMessage(head, bytes, descriptors) { forkcore_message_send(channel, &$0) }
     }
 
+    /// Zygote: says what became of a child, which may have left no room for that.
+    func sendWord(over channel: Int32) {
+        guard send(head, bytes, [], channel) == EAGAIN else { return }
+        _ = forkcore_message_make_room(channel)
+        _ = send(head, bytes, [], channel)
+    }
+
+    /// Child. Waits for the host to take what there is no room for.
+    func post(over channel: Int32) throws(ZygoteError) {
+        try checkDescriptors()
+        var head = head
+        head.count = UInt64(bytes.count)
+        var piece = Self.longestInline
+        let code = bytes.withUnsafeBytes { all in
+            var rest = all[...]
+            while true {
+                let isLast = rest.count <= piece
+                var part = head
+                if !isLast { part.kind = Kind.part.rawValue }
+                let code = withMutableMessage(
+                    part, UnsafeRawBufferPointer(rebasing: rest.prefix(piece)), isLast ? descriptors : []
+                ) { forkcore_message_post(channel, &$0) }
+                if code == EMSGSIZE, piece > 512 {  // a buffer smaller than Linux's default
+                    piece /= 2
+                } else if code != 0 || isLast {
+                    return code
+                } else {
+                    rest = rest.dropFirst(piece)
+                }
+            }
+        }
+        try checked(code, "sendmsg")
+    }
+
     // MARK: Receiving
 
     /// Any process. Nil when there is none yet; `.lost` when there will be none. What other processes send is trusted in
-    /// nothing: a payload is only as long as it is, and reading it waits for nobody.
-    static func receive(over channel: Int32, atMost longest: Int) throws(ZygoteError) -> CallMessage? {
+    /// nothing. Whoever asks closes the descriptors that came.
+    static func receive(over channel: Int32) throws(ZygoteError) -> CallMessage? {
         var size = 0
         switch forkcore_message_size(channel, &size) {
         case 0: break
@@ -134,16 +186,13 @@ struct CallMessage {
         case ESHUTDOWN: throw .lost(nextStart: nil)
         case let code: throw .system(call: "recv", Errno(rawValue: code))
         }
-        // A child may have given its socket a larger buffer.
-        guard size - MemoryLayout<Head>.size <= max(longest, longestInline) else {
-            throw tooLong(UInt64(size), longest)
-        }
         var message = CallMessage(.ended)
-        let code = message.take(channel, size)
+        // A child may have given its socket a larger buffer. What it sends then does not fit.
+        let code = message.take(channel, min(size, MemoryLayout<Head>.size + longestInline))
+        if code != 0 { message.discardDescriptors() }
         if code == EAGAIN { return nil }
-        guard code != EMSGSIZE else { throw .invalid("the child sent what is no answer") }
+        guard code != EMSGSIZE else { throw noAnswer }
         try checked(code, "recvmsg")
-        if message.head.isInFile != 0 { try message.readFile(atMost: longest) }
         return message
     }
 
@@ -164,21 +213,20 @@ struct CallMessage {
                 }
                 filled = code == 0 ? message.count : 0
             }
-            if code == 0 { descriptors = Array(numbers.prefix(message.descriptor_count)) }
+            descriptors = Array(numbers.prefix(message.descriptor_count))
             return code
         }
     }
 
-    private mutating func readFile(atMost longest: Int) throws(ZygoteError) {
-        guard head.count <= UInt64(longest) else {
-            closeDescriptors()
-            throw Self.tooLong(head.count, longest)
-        }
-        guard let file = descriptors.first, forkcore_is_memory_file(file, head.count) else {
-            closeDescriptors()
-            throw .invalid("the child sent what is no answer")
-        }
-        descriptors.removeFirst()
+    /// Child: takes the request, wherever it is. The host is trusted.
+    static func receiveRequest(over channel: Int32) throws(ZygoteError) -> CallMessage? {
+        guard var message = try receive(over: channel) else { return nil }
+        if message.head.isInFile != 0 { try message.readFile() }
+        return message
+    }
+
+    private mutating func readFile() throws(ZygoteError) {
+        let file = descriptors.removeFirst()
         defer { forkcore_close(file) }
         let count = Int(head.count)
         bytes = [UInt8](unsafeUninitializedCapacity: count) { free, filled in
@@ -189,17 +237,20 @@ struct CallMessage {
                 filled += got
             }
         }
-        guard bytes.count == count else {
-            closeDescriptors()
-            throw .invalid("the payload was cut short while it was read")
-        }
+        guard bytes.count == count else { throw .invalid("the request was cut short while it was read") }
     }
+
+    static let noAnswer = ZygoteError.invalid("the child sent what is no answer")
 
     static func tooLong(_ count: UInt64, _ longest: Int) -> ZygoteError {
         .invalid("the answer has \(count) bytes, and may have \(longest): see maxReplyBytes")
     }
 
-    func closeDescriptors() { descriptors.forEach(forkcore_close) }
+    /// Host: closes what a stranger sent, which it does not wait for.
+    mutating func discardDescriptors() {
+        discard(descriptors)
+        descriptors = []
+    }
 
     // MARK: Texts
 
@@ -217,19 +268,30 @@ struct CallMessage {
 func withMutableMessage<Head: BitwiseCopyable, R>(
     _ head: Head, _ bytes: [UInt8], _ descriptors: [Int32], _ body: (inout forkcore_message) -> R
 ) -> R {
+    bytes.withUnsafeBytes { withMutableMessage(head, $0, descriptors, body) }
+}
+
+private func withMutableMessage<Head: BitwiseCopyable, R>(
+    _ head: Head, _ bytes: UnsafeRawBufferPointer, _ descriptors: [Int32], _ body: (inout forkcore_message) -> R
+) -> R {
     var head = head
     return withUnsafeMutableBytes(of: &head) { head in
-        bytes.withUnsafeBytes { bytes in
-            descriptors.withUnsafeBufferPointer { descriptors in
-                var message = forkcore_message(
-                    head: head.baseAddress, head_size: head.count,
-                    bytes: UnsafeMutableRawPointer(mutating: bytes.baseAddress), count: bytes.count,
-                    descriptors: UnsafeMutablePointer(mutating: descriptors.baseAddress),
-                    descriptor_count: descriptors.count)
-                return body(&message)
-            }
+        descriptors.withUnsafeBufferPointer { descriptors in
+            var message = forkcore_message(
+                head: head.baseAddress, head_size: head.count,
+                bytes: UnsafeMutableRawPointer(mutating: bytes.baseAddress), count: bytes.count,
+                descriptors: UnsafeMutablePointer(mutating: descriptors.baseAddress),
+                descriptor_count: descriptors.count)
+            return body(&message)
         }
     }
+}
+
+/// Host: closes descriptors that a stranger sent, without waiting, whatever it takes. Where there is no memory for that,
+/// they stay open.
+func discard(_ descriptors: [Int32]) {
+    guard !descriptors.isEmpty else { return }
+    _ = forkcore_discard(descriptors, descriptors.count)
 }
 
 /// Makes an error of what a C function returned, unless that is 0.

@@ -68,7 +68,7 @@ final class ZygoteProcess {
             try rehearse()
         } catch {
             let text = error is ForkingError ? "\(error)" : "it threw \(type(of: error)): \(error)"
-            try? CallMessage(.threw, CallMessage.bytes(text)).send(over: control.rawValue)
+            CallMessage(.threw, text: CallMessage.bytes(text)).sendWord(over: control.rawValue)
             return false
         }
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
@@ -166,7 +166,7 @@ final class ZygoteProcess {
             } else {
                 message.bytes = CallMessage.bytes("fork: \(error)")
             }
-            try? message.send(over: channel.rawValue)
+            message.sendWord(over: channel.rawValue)
         }
     }
 
@@ -202,7 +202,7 @@ final class ZygoteProcess {
         message.head.usage = exit.usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
         message.head.tally = tally
         message.head.tally.alive = Int64(table.count)
-        try? message.send(over: channel.rawValue)
+        message.sendWord(over: channel.rawValue)
     }
 }
 
