@@ -95,18 +95,6 @@ int forkcore_keep_zombies(void)
     return sigaction(SIGCHLD, &(struct sigaction){.sa_handler = SIG_DFL}, NULL) != 0 ? errno : 0;
 }
 
-bool forkcore_ignore_sigpipe(void)
-{
-    struct sigaction before;
-    return sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL
-        && sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) == 0;
-}
-
-void forkcore_default_sigpipe(void)
-{
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-}
-
 int forkcore_event_open(int *descriptor)
 {
     *descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -245,16 +245,6 @@ uint64_t forkcore_signals_handled(uint64_t signals);
 /// Parent. Signal-safe.
 int forkcore_keep_zombies(void);
 
-/// Ignores SIGPIPE where it had its default; whether that was so. A handler of the host's stays.
-///
-/// Any process. Signal-safe.
-bool forkcore_ignore_sigpipe(void);
-
-/// Gives SIGPIPE its default back.
-///
-/// Any process. Signal-safe.
-void forkcore_default_sigpipe(void);
-
 // ------------------------------------------------------------------------------------- descriptors that can be polled
 // Any process. All signal-safe.
 

@@ -52,7 +52,26 @@ extension ForkingError: CustomStringConvertible {
     }
 }
 
+extension ForkingError {
+    /// Whether the peer of a connection brought this about: it has gone, was silent for too long, or sent what cannot be. That
+    /// is no trouble of the server's, and anybody can bring it about, as often as they like.
+    public var isPeersDoing: Bool {
+        switch self {
+        case .timedOut, .lineTooLong, .endOfStream: true
+        case .system(_, let code): Errno.departures.contains(code)
+        case .invalid, .full, .threads, .crashLoop: false
+        }
+    }
+}
+
 extension Errno {
+    /// What a connection says whose peer has gone: closed, reset, or found to be out of reach.
+    static let departures: [Errno] = [
+        .brokenPipe, .connectionReset, .socketNotConnected, .connectionAbort, .timedOut, .noRouteToHost,
+        .networkUnreachable,
+        .connectionRefused,
+    ]
+
     /// What another process, or this one, may give back in a moment.
     static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 }

@@ -28,13 +28,9 @@ struct Instant: Comparable {
 }
 
 extension Duration {
-    /// Whole nanoseconds, as far as 64 bits go (292 years).
-    package var inNanoseconds: Int64 {
-        let (seconds, attoseconds) = components
-        let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-        let (sum, carried) = product.addingReportingOverflow(attoseconds / 1_000_000_000)
-        return overflow || carried ? (seconds < 0 ? .min : .max) : sum
-    }
+    /// Whole nanoseconds, as far as 64 bits go (292 years). Not by `components`, which trap where a duration has more seconds
+    /// than 64 bits can count.
+    package var inNanoseconds: Int64 { Int64(clamping: attoseconds / 1_000_000_000) }
 
     /// At least one, as 0 would be none where C takes it.
     var inMicroseconds: Int64 { max(1, inNanoseconds / 1000) }

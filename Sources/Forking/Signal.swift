@@ -36,6 +36,8 @@ public struct Signal: RawRepresentable, Hashable, Sendable {
     public static let user2 = Signal(rawValue: SIGUSR2)
     /// SIGPIPE
     public static let brokenPipe = Signal(rawValue: SIGPIPE)
+    /// SIGXFSZ
+    public static let fileSizeLimit = Signal(rawValue: SIGXFSZ)
     /// SIGALRM
     public static let alarm = Signal(rawValue: SIGALRM)
     /// SIGTERM

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Events as lines of swift-log. Nothing is made of an event whose level is not logged, and nothing starts a thread.
+//
+// Logging waits as long as the handler does that the program chose, and holds a parent's one thread up for that time: most, such
+// as swift-log's StreamLogHandler, write to stderr, and wait where that is a pipe that nobody empties, or a stopped terminal.
+// One that is to stand in a parent writes by `Lines.tell`, or without waiting in a way of its own.
 
 import Forking
 import Logging
@@ -8,6 +12,8 @@ import SystemPackage
 
 extension Logger {
     /// Logs what happens in a `ForkingServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
+    ///
+    /// It waits as long as the log handler does, and the server with it: see `Lines`.
     ///
     /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The details are
     /// metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`, `max_rss_kib`, `error` …
@@ -142,6 +148,7 @@ extension ZygoteEvent {
         case .began, .refused: .debug
         case .finished(let report):
             switch report.failure {
+            case .ended(.killed(.brokenPipe, _)): .debug  // its client left first, as clients do
             case .ended, .deadline, .limitRefused, .system, .invalid: .warning
             default: .debug
             }
@@ -234,6 +241,6 @@ extension Logger.MetadataValue {
         return .string("\(microseconds / 1000)." + zeros + fraction)
     }
 
-    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line.
-    fileprivate static func text(_ text: String) -> Self { .string(SocketAddress.printable(text)) }
+    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line, nor fill the log.
+    fileprivate static func text(_ text: String) -> Self { .string(SocketAddress.printable(text, atMost: 1000)) }
 }

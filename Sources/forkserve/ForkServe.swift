@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
+import CForkCore
 import Forking
 import Glibc
 
@@ -23,6 +24,8 @@ struct ForkServe: ParsableCommand {
 
             ADDRESS is one of
               127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
+              localhost:7777              127.0.0.1:7777
+              7777  :7777  *:7777         0.0.0.0:7777, all of IPv4; [::]:7777: of both
               unix:/run/x.sock            a Unix socket; unix:@name: abstract
               systemd                     all sockets of LISTEN_FDS; systemd:NAME:
                                           those of that name in LISTEN_FDNAMES
@@ -38,21 +41,26 @@ struct ForkServe: ParsableCommand {
     )
 
     static func main() {
-        occupyStandardDescriptors()
+        forkcore_occupy_standard_descriptors()
         if let job = Job.left() {
             Job.takeOwnName()
             Glibc.exit(reportingErrors(job.serve))
-        } else {
-            main(nil)
+        }
+        do {
+            var command = try parseAsRoot(Arguments.texts)
+            try command.run()
+        } catch {
+            end(with: error)
         }
     }
-}
 
-/// Whoever started us may have closed some of descriptors 0, 1 and 2. A socket or an eventfd of ours that took the place
-/// of one would be written to in place of stdout or stderr, and would be missing in the program that we execute.
-private func occupyStandardDescriptors() {
-    for number in Int32(0)...2 where fcntl(number, F_GETFD) < 0 {
-        _ = open("/dev/null", O_RDWR)
+    /// What is wrong is said in one line; how it would be right, the line says, or --help.
+    private static func end(with error: any Error) -> Never {
+        let status = exitCode(for: error)
+        let text = message(for: error)
+        guard !status.isSuccess, !text.isEmpty else { exit(withError: error) }
+        tell("forkserve: " + text)
+        Glibc.exit(status.rawValue)
     }
 }
 
@@ -73,7 +81,7 @@ struct Echo: ParsableCommand {
     var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {
-        try common.validate(addresses)
+        try common.validate(addresses, datagrams: udp)
         try options.check()
         try patience.check()
         let most = min(options.maxChildren, 1024)
@@ -121,7 +129,7 @@ struct Exec: ParsableCommand {
 
     /// How many of the words are the program and its own: those behind the first --.
     private var commandCount: Int {
-        let all = CommandLine.arguments
+        let all = Arguments.texts
         return all.firstIndex(of: "--").map { all.count - 1 - $0 } ?? 0
     }
     private var addresses: [String] { words.dropLast(commandCount) }

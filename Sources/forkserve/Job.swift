@@ -29,7 +29,7 @@ struct Job: Equatable {
     /// Begins anew with this job, and does not return; where that cannot be (no /proc), the job is done in this image.
     func start() throws(ForkingError) {
         setenv(Self.variable, "\(getpid()) \(encoded)", 1)
-        execv("/proc/self/exe", CommandLine.unsafeArgv)
+        execv("/proc/self/exe", Arguments.vector.baseAddress!)
         unsetenv(Self.variable)
         try serve()
     }
@@ -46,7 +46,7 @@ struct Job: Equatable {
 
     /// The kernel names a process after what was executed, "exe" here: neither pgrep(1) nor ps(1) would find it.
     static func takeOwnName() {
-        guard let path = CommandLine.unsafeArgv[0] else { return }
+        guard let path = Arguments.vector.first ?? nil else { return }
         let name = strrchr(path, Int32(UInt8(ascii: "/"))).map { $0 + 1 } ?? path
         guard name.pointee != 0, let file = try? FileDescriptor.open("/proc/self/comm", .writeOnly) else { return }
         // The kernel cuts off what is more than 15 bytes.

@@ -25,9 +25,9 @@ extension Job {
         let verbose = common.verbose
         server.hooks.observe = { event in
             if case .serving(let addresses) = event { addresses.forEach(announce) }
-            if verbose || event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
+            if verbose || event.isTrouble { tell("forkserve: \(event)") }
         }
-        server.hooks.handleError = tellOfError
+        server.hooks.handleError = verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
         server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
         try server.serve()
     }

@@ -13,8 +13,9 @@ enum ProgramLine {
     /// - Throws: `ForkingError.invalid` if there is no such program, or it cannot be executed.
     static func program(ofLast count: Int) throws(ForkingError) -> Program {
         // Byte for byte as they were given to us: not all that is an argument is UTF-8.
-        let arguments = CStrings(copying: CommandLine.unsafeArgv + (Int(CommandLine.argc) - count))
-        let name = String(cString: CommandLine.unsafeArgv[Int(CommandLine.argc) - count]!)
+        let all = Arguments.vector
+        let arguments = CStrings(copying: all.baseAddress! + (all.count - count))
+        let name = String(cString: all[all.count - count]!)
         var program = Program(path: try find(name), arguments: arguments)
         program.environment.removeAll { variable in
             names.contains(String(String(cString: variable).prefix { $0 != "=" }))
@@ -54,7 +55,7 @@ enum ProgramLine {
     ]
 
     /// What programs written for tcpserver(1), for ucspi-unix, and for systemd's Accept=yes (systemd.exec(5)) read.
-    static func variables(for connection: borrowing Connection) throws(ForkingError) -> [String] {
+    static func variables(for connection: borrowing Connection) throws(ForkingError) -> CStrings {
         let local = try connection.local
         let peer = connection.peer
         if let ip = peer.ip, let port = peer.port {
@@ -63,14 +64,31 @@ enum ProgramLine {
                 "TCPREMOTEIP=\(ip)", "TCPREMOTEPORT=\(port)", "REMOTE_ADDR=\(ip)", "REMOTE_PORT=\(port)",
             ]
         }
-        var variables = ["PROTO=UNIX", "UNIXLOCALPATH=\(local.path ?? "")"]
-        if let path = peer.path { variables += ["UNIXREMOTEPATH=\(path)", "REMOTE_ADDR=\(path)"] }
+        var variables: CStrings = ["PROTO=UNIX"]
+        variables.append("UNIXLOCALPATH", local.pathBytes ?? [])
+        if let path = peer.pathBytes {
+            variables.append("UNIXREMOTEPATH", path)
+            // A peer names its socket as it likes; a relative path could be taken for somebody's address.
+            if peer.isAbstract || path.first == UInt8(ascii: "/") { variables.append("REMOTE_ADDR", path) }
+        }
         var pid: pid_t = 0
         var user: uid_t = 0
         var group: gid_t = 0
         if forkcore_peer_credentials(connection.descriptor.rawValue, &pid, &user, &group) == 0 {
-            variables += ["UNIXREMOTEPID=\(pid)", "UNIXREMOTEEUID=\(user)", "UNIXREMOTEEGID=\(group)"]
+            variables.append("UNIXREMOTEPID=\(pid)")
+            variables.append("UNIXREMOTEEUID=\(user)")
+            variables.append("UNIXREMOTEEGID=\(group)")
         }
         return variables
+    }
+}
+
+extension CStrings {
+    /// `NAME=value`, byte for byte. One with a NUL byte in it, as abstract names can have, is left out: it would be another.
+    fileprivate mutating func append(_ name: String, _ value: [UInt8]) {
+        guard !value.contains(0) else { return }
+        (Array("\(name)=".utf8) + value + [0]).withUnsafeBytes {
+            append($0.baseAddress!.assumingMemoryBound(to: CChar.self))
+        }
     }
 }

@@ -65,14 +65,14 @@ struct CommonOptions: ParsableArguments {
     }
 
     /// What can be wrong with the command line alone.
-    func validate(_ addresses: [String]) throws {
+    func validate(_ addresses: [String], datagrams: Bool = false) throws {
         try Bound.seconds("--drain", drain)
         try Bound.seconds("--kill-after", killAfter)
         try Bound.count("--backlog", backlog, upTo: Int(Int32.max))
         try Bound.limit("--keepalive", keepalive == 0 ? nil : keepalive, from: 1, upTo: 32_767, ", or 0 for never")
         try Bound.limit("--user-timeout", userTimeout, from: 0.001, upTo: 2_000_000)
         do throws(ForkingError) {
-            for address in addresses { _ = try Place(address) }
+            for address in addresses { try Place(address).check(datagrams: datagrams) }
             _ = try control.map(ControlPath.address)
         } catch {
             throw ValidationError(error.description)

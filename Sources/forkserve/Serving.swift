@@ -17,7 +17,7 @@ extension Job {
         let server = try forkingServer()
         // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
         server.hooks.observe = common.verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
-        server.hooks.handleError = tellOfError
+        server.hooks.handleError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
         server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
         if service == .echo { server.hooks.prewarm = EchoService.rehearse }
         try server.serve()
@@ -43,7 +43,7 @@ extension Job {
             return try ForkingServer(programs: listener, configuration: configuration) {
                 (connection) throws(ForkingError) in
                 var program = program
-                for variable in try ProgramLine.variables(for: connection) { program.environment.append(variable) }
+                program.environment.append(contentsOf: try ProgramLine.variables(for: connection))
                 return program
             }
         case .echoOnce:
@@ -128,36 +128,51 @@ enum Place {
             }
             self = .descriptor(number)
         } else {
-            self = .address(try SocketAddress(parsing: text))
+            self = .address(try SocketAddress(argument: text))
+        }
+    }
+
+    /// Whether a descriptor is a socket of the kind that is served. What else can be wrong with it, the listener says.
+    func check(datagrams: Bool) throws(ForkingError) {
+        var type: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        guard case .descriptor(let number) = self, getsockopt(number, SOL_SOCKET, SO_TYPE, &type, &length) == 0 else {
+            return
+        }
+        if datagrams, type == Int32(SOCK_STREAM.rawValue) {
+            throw .invalid("fd:\(number) is a socket for connections, and --udp is for datagrams")
+        }
+        if !datagrams, type == Int32(SOCK_DGRAM.rawValue) {
+            throw .invalid("fd:\(number) is a socket for datagrams, which only forkserve echo --udp serves")
         }
     }
 }
 
 /// In a child or a worker: what a handler threw.
 func tellOfError(_ error: any Error, _ peer: SocketAddress) {
-    printLine("forkserve: child \(getpid()), peer \(peer): \(error)", to: .standardError)
+    tell("forkserve: child \(getpid()), peer \(peer): \(error)")
+}
+
+/// The same, but for what clients bring about, each as often as it likes.
+func tellOfTrouble(_ error: any Error, _ peer: SocketAddress) {
+    if (error as? ForkingError)?.isPeersDoing != true { tellOfError(error, peer) }
 }
 
 private func tellOfAllEnds(_ event: ServerEvent) {
     switch event {
-    case .ended, .stopping: printLine(event.description, to: .standardError)
+    case .ended, .stopping: tell(event.description)
     default: tellOfTrouble(event)
     }
 }
 
 private func tellOfTrouble(_ event: ServerEvent) {
     if case .serving(let addresses) = event { addresses.forEach(announce) }
-    if event.isTrouble { printLine("forkserve: \(event)", to: .standardError) }
+    if event.isTrouble { tell("forkserve: \(event)") }
 }
 
 /// A line on stdout for each address, and nothing else.
 func announce(_ address: SocketAddress) {
-    printLine("listening on \(address)", to: .standardOutput)
-}
-
-/// In one write, so that lines of several processes do not mix.
-func printLine(_ line: String, to descriptor: FileDescriptor) {
-    _ = try? descriptor.writeAll(Array((line + "\n").utf8))
+    tell("listening on \(address)", on: .standardOutput)
 }
 
 /// Turns what `Forking` throws into a line on stderr and an exit status as in sysexits.h.
@@ -166,7 +181,7 @@ func reportingErrors(_ body: () throws(ForkingError) -> Void) -> Int32 {
         try body()
         return 0
     } catch {
-        printLine("forkserve: \(error.namingOptions)", to: .standardError)
+        tell("forkserve: \(error.namingOptions)")
         return EX_OSERR
     }
 }

@@ -32,14 +32,18 @@ struct Status: ParsableCommand {
         let status = try ControlPath.read(try ControlPath.address(path))
         let memory = status.processes.map { WorkerMemory.proportionalSize(of: $0.pid) }
         let text = json ? StatusJSON.text(status, memory: memory) : StatusTable.text(status, memory: memory)
-        printLine(text, to: .standardOutput)
+        // What was asked for, and so waits for whoever reads it.
+        do { try FileDescriptor.standardOutput.writeAll(Array((text + "\n").utf8)) } catch {
+            throw .system(call: "write", error as? Errno ?? .ioError)
+        }
     }
 }
 
 /// Where a server tells of itself: a path, as such or as the address of a Unix socket.
 enum ControlPath {
     static func address(_ text: String) throws(ForkingError) -> SocketAddress {
-        text.hasPrefix("unix:") ? try SocketAddress(parsing: text) : try SocketAddress(unix: text)
+        text.hasPrefix("unix:")
+            ? try SocketAddress(argument: text) : try SocketAddress(unix: Arguments.bytes(of: text))
     }
 
     static func read(_ address: SocketAddress) throws(ForkingError) -> ServerStatus {
@@ -57,5 +61,5 @@ enum ControlPath {
 
 /// SIGUSR1.
 func printTable(_ status: ServerStatus) {
-    printLine(StatusTable.text(status), to: .standardError)
+    for line in StatusTable.text(status).split(separator: "\n") { tell(String(line)) }
 }

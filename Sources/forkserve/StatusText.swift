@@ -57,9 +57,9 @@ enum StatusTable {
     }
 
     private static func time(_ time: Duration) -> String {
-        let seconds = time.components.seconds
+        let seconds = time.inNanoseconds / 1_000_000_000
         return switch seconds {
-        case ..<100: tenths(seconds * 10 + time.components.attoseconds / 100_000_000_000_000_000) + "s"
+        case ..<100: tenths(time.inNanoseconds / 100_000_000) + "s"
         case ..<6000: "\(seconds / 60)min"
         case ..<360_000: "\(seconds / 3600)h"
         default: "\(seconds / 86_400)d"
@@ -109,7 +109,7 @@ enum StatusJSON {
     private static func array(_ elements: [String]) -> String { "[" + elements.joined(separator: ",") + "]" }
 
     private static func seconds(_ time: Duration) -> String {
-        let milliseconds = time.components.seconds * 1000 + time.components.attoseconds / 1_000_000_000_000_000
+        let milliseconds = time.inNanoseconds / 1_000_000
         let fraction = "\(milliseconds % 1000)"
         return "\(milliseconds / 1000)." + String(repeating: "0", count: 3 - fraction.utf8.count) + fraction
     }
@@ -124,9 +124,11 @@ enum StatusJSON {
         for character in text.unicodeScalars {
             switch character {
             case "\"", "\\": quoted += "\\\(character)"
-            case "\0"..."\u{1f}", "\u{7f}":
-                let digits = String(character.value, radix: 16)
-                quoted += "\\u" + String(repeating: "0", count: 4 - digits.utf8.count) + digits
+            case _ where SocketAddress.isSpelledOut(character):
+                for unit in UTF16.encode(character)! {
+                    let digits = String(unit, radix: 16)
+                    quoted += "\\u" + String(repeating: "0", count: 4 - digits.utf8.count) + digits
+                }
             default: quoted.unicodeScalars.append(character)
             }
         }

@@ -101,21 +101,6 @@ static void zombies_are_kept(void)
     close(gate.ends[0]);
 }
 
-static void sigpipe_is_ignored_and_given_back(void)
-{
-    struct sigaction action;
-    CHECK(forkcore_ignore_sigpipe());
-    raise(SIGPIPE);
-    CHECK(!forkcore_ignore_sigpipe());
-    forkcore_default_sigpipe();
-    sigaction(SIGPIPE, NULL, &action);
-    CHECK(action.sa_handler == SIG_DFL);
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = do_nothing}, NULL);
-    CHECK(!forkcore_ignore_sigpipe());
-    sigaction(SIGPIPE, NULL, &action);
-    CHECK(action.sa_handler == do_nothing);
-}
-
 static void events_add_up(void)
 {
     int descriptor;
@@ -222,7 +207,6 @@ const struct test event_tests[] = {
     {"a refused signalfd leaves the mask", a_refused_signalfd_leaves_the_mask},
     {"handlers are seen", handlers_are_seen},
     {"zombies are kept", zombies_are_kept},
-    {"SIGPIPE is ignored and given back", sigpipe_is_ignored_and_given_back},
     {"events add up", events_add_up},
     {"timers fire and are taken back", timers_fire_and_are_taken_back},
     {"readable descriptors are told by token", readable_descriptors_are_told_by_token},

@@ -52,9 +52,12 @@ struct SocketAddressTests {
     @Test(
         "says what is wrong",
         arguments: [
-            ("", "'' is not an address"), ("7777", "'7777' is not an address"),
-            ("localhost:80", "'localhost' is not a"),
-            (":80", "'' is not a numeric IP"), ("127.0.0.1:", "'' in '127.0.0.1:' is not a port"),
+            ("", "'' is not an address"), ("localhost", "'localhost' is not an address"),
+            ("localhost.:80", "'localhost.' is not a numeric IP"),
+            ("a.host:80", "names are not looked up; expected something like"), ("70000", "'70000' is not a port"),
+            ("tcp://", "'tcp://' is not an address"), ("http://[::1]:80", "'http://' in 'http://[::1]:80' is neither"),
+            ("vsock:2:80", "vsock(7), which is not served"), ("tcp://a:b:80", "needs brackets"),
+            ("127.0.0.1:", "'' in '127.0.0.1:' is not a port"),
             ("127.0.0.1:x", "is not a port"), ("127.0.0.1:-1", "is not a port"), ("127.0.0.1:+1", "is not a port"),
             ("127.0.0.1: 1", "is not a port"), ("127.0.0.1:65536", "is not a port: a number from 0 to 65535"),
             ("127.0.0.1:99999999999999999999", "is not a port"), ("127.0.0.1:٣", "is not a port"),
@@ -78,6 +81,45 @@ struct SocketAddressTests {
         #expect(refusal { try SocketAddress(ip: "127.0.0.1\0.evil", port: 1) }?.contains("NUL byte") == true)
         #expect(refusal { try SocketAddress(ip: "::1\0", port: 1) }?.contains("NUL byte") == true)
         #expect(refusal { try SocketAddress(ip: "::1%lo\0x", port: 1) } != nil)
+    }
+
+    @Test(
+        "takes what people type",
+        arguments: [
+            ("localhost:80", "127.0.0.1:80"), ("80", "0.0.0.0:80"), (":80", "0.0.0.0:80"), ("*:80", "0.0.0.0:80"),
+            ("0", "0.0.0.0:0"), ("tcp://127.0.0.1:80", "127.0.0.1:80"), ("tcp://[::1]:80", "[::1]:80"),
+            ("tcp://:80", "0.0.0.0:80"), ("unix:///run/x", "unix:/run/x"), ("unix://@name", "unix:@name"),
+        ])
+    func typed(_ text: String, _ meant: String) throws {
+        #expect(try SocketAddress(parsing: text).description == meant)
+    }
+
+    @Test("a path is kept byte for byte, text or not")
+    func bytes() throws {
+        let path = Array("/run/".utf8) + [0xff, 0x41, 0xc3]
+        let address = try SocketAddress(unix: path)
+        #expect(address.pathBytes == path && address.path == "/run/\u{fffd}A\u{fffd}" && !address.isAbstract)
+        #expect(address.description == #"unix:/run/\xffA\xc3"#)
+        #expect(try SocketAddress(unix: [UInt8(ascii: "@"), 0xfe]).pathBytes == [UInt8(ascii: "@"), 0xfe])
+        #expect(address.withFilePath { strlen($0) } == path.count)
+        #expect(try SocketAddress(unix: "@name").withFilePath { strlen($0) } == nil)
+        #expect(refusal { try SocketAddress(unix: path + path.dropFirst(5) + [0]) }?.contains("NUL byte") == true)
+    }
+
+    @Test("a file whose name begins as an abstract one is not taken for one")
+    func atSign() throws {
+        let file = SocketAddress { storage, length in
+            var unix = sockaddr_un()
+            unix.sun_family = sa_family_t(AF_UNIX)
+            unix.sun_path.0 = 0x40
+            unix.sun_path.1 = 0x78
+            withUnsafeBytes(of: unix) {
+                UnsafeMutableRawPointer(storage).copyMemory(from: $0.baseAddress!, byteCount: $0.count)
+            }
+            length.pointee = socklen_t(MemoryLayout<sa_family_t>.size + 3)
+        }
+        #expect(file.path == "./@x" && !file.isAbstract)
+        #expect(try SocketAddress(unix: "@x").isAbstract)
     }
 
     @Test("a scope can be given by number")
@@ -128,13 +170,32 @@ struct SocketAddressTests {
         #expect(address.description == #"unix:@x\x0aforkserve: all is well\x1b[2J\x7f"#)
     }
 
+    @Test(
+        "nor can it look other than it is",
+        arguments: [
+            ("\u{202e}", #"\u202e"#), ("\u{2028}", #"\u2028"#), ("\u{2029}", #"\u2029"#), ("\u{200b}", #"\u200b"#),
+            ("\u{feff}", #"\ufeff"#), ("\u{85}", #"\u0085"#), ("\u{e000}", #"\ue000"#), ("\u{378}", #"\u0378"#),
+            ("\u{e0041}", #"\U000e0041"#), ("\u{3164}", #"\u3164"#), ("é", "é"), ("漢", "漢"), ("\\", "\\"),
+        ])
+    func formatCharacters(_ character: String, _ shown: String) throws {
+        #expect(try SocketAddress(unix: "/a\(character)b").description == "unix:/a\(shown)b")
+        #expect(SocketAddress.printable("a\(character)b") == "a\(shown)b")
+    }
+
+    @Test("what others say is cut off where it is too much")
+    func bounded() {
+        #expect(SocketAddress.printable("abcdef", atMost: 6) == "abcdef")
+        #expect(SocketAddress.printable("abcdef", atMost: 5) == "abcde...")
+        #expect(SocketAddress.printable("\u{1b}\u{1b}\u{1b}", atMost: 2) == #"\x1b\x1b..."#)
+    }
+
     @Test("an unnamed peer and no address at all have a description")
     func unnamed() throws {
         let unnamed = SocketAddress { storage, length in
             storage.pointee.ss_family = sa_family_t(AF_UNIX)
             length.pointee = socklen_t(MemoryLayout<sa_family_t>.size)
         }
-        #expect(unnamed.description == "unix:" && unnamed.isUnix && unnamed.path == nil)
+        #expect(unnamed.description == "unix: (unnamed)" && unnamed.isUnix && unnamed.path == nil)
         let none = SocketAddress { (_, _) in }
         #expect(none.description == "unknown" && !none.isUnix && none.ip == nil && none.port == nil)
         #expect(none != unnamed)

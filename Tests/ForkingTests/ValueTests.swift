@@ -45,6 +45,10 @@ struct TimeTests {
         #expect(Duration.seconds(-9_223_372_037).inNanoseconds == .min)
         #expect(Duration.nanoseconds(Int64.max).inNanoseconds == .max)
         #expect(Duration.nanoseconds(Int64.min).inNanoseconds == .min)
+        // More seconds than 64 bits can count.
+        #expect(Duration.seconds(1e19).inNanoseconds == .max && Duration.seconds(-1e19).inNanoseconds == .min)
+        #expect(Duration.seconds(1e19).inMicroseconds > 0 && Duration.seconds(1e20).inSeconds.hasSuffix(" s"))
+        #expect(Instant(nanoseconds: 1) + .seconds(1e19) == Instant(nanoseconds: .max))
     }
 
     @Test("points in time saturate instead of overflowing")
@@ -132,6 +136,7 @@ struct DescriptionTests {
         let peer = try SocketAddress(parsing: "[::1]:5")
         let refusal = ForkingError.system(call: "fork", .resourceTemporarilyUnavailable)
         let crash = Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false)
+        let pipe = Forking.ExitStatus.killed(.brokenPipe, dumpedCore: false)
         let events: [(ServerEvent, text: String, isTrouble: Bool)] = [
             (.serving([peer, peer]), "serving on [::1]:5, [::1]:5", false),
             (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
@@ -150,6 +155,8 @@ struct DescriptionTests {
             (.ended(exit(crash)), exit(crash).description, true),
             (.ended(exit(crash, .timeLimit)), exit(crash, .timeLimit).description, true),
             (.ended(exit(crash, .stopped)), exit(crash, .stopped).description, false),
+            // Its client left first.
+            (.ended(exit(pipe)), exit(pipe).description, false),
         ]
         for (event, text, isTrouble) in events {
             #expect(event.description == text)
@@ -168,6 +175,34 @@ struct DescriptionTests {
         ]
         for (error, text) in errors { #expect(error.description == text) }
         #expect(ForkingError.threads(count: 5).description.hasPrefix("this process has 5 threads, "))
+    }
+
+    @Test("what a peer brings about is known as such")
+    func peersDoing() {
+        let peers: [ForkingError] = [
+            .timedOut, .lineTooLong(limit: 1), .endOfStream(received: 1, expected: 2),
+            .system(call: "recv", .connectionReset), .system(call: "send", .brokenPipe),
+            .system(call: "recv", .timedOut),
+        ]
+        for error in peers { #expect(error.isPeersDoing, "\(error)") }
+        for error in [ForkingError.system(call: "recv", .badFileDescriptor), .invalid("x"), .full(limit: 1)] {
+            #expect(!error.isPeersDoing, "\(error)")
+        }
+    }
+
+    @Test("what a child says can neither end a line nor be of any length")
+    func zygoteErrors() {
+        let text = "a\nb\u{1b}[31m\u{202e}" + String(repeating: "x", count: 100_000)
+        let errors: [ZygoteError] = [
+            .threw(type: text, description: text), .limitRefused(call: text, .noMemory), .system(call: text, .noMemory),
+            .invalid(text), .noHandler(text, known: [text]),
+        ]
+        for error in errors {
+            let told = error.description
+            #expect(
+                told.contains(#"a\x0ab\x1b[31m\u202e"#) && !told.contains("\n") && told.utf8.count < 2500,
+                "\(told.prefix(200))")
+        }
     }
 
     @Test("the steps of stopping are ordered")

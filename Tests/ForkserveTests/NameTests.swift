@@ -91,4 +91,22 @@ struct NameTests {
             ["-c", "\(job) exec '\(forkserveProgram)' echo nonsense"], program: "sh")
         #expect(status == 64 && output == "" && errors.contains("'nonsense' is not an address"), "\(errors)")
     }
+
+    @Test(
+        "without /proc it does what it was asked for", .needs("unshare", package: "util-linux"),
+        .enabled(if: getuid() == 0, "needs root, for a mount namespace"))
+    func withoutProc() throws {
+        let directory = try TemporaryDirectory()
+        let script = "umount -l /proc && exec \"$0\" \"$@\""
+        func forkserve(_ arguments: String...) throws -> Running {
+            try Running("unshare", ["-m", "sh", "-c", script, forkserveProgram] + arguments)
+        }
+        let address = "unix:\(directory.path)/socket"
+        let server = try forkserve("exec", address, "--", "sh", "-c", "echo $1", "sh", "an argument")
+        #expect(try listeningAddress(of: server) == address)
+        #expect(try Client(address).receiveAll() == "an argument\n")
+        try stop(server)
+        let wrong = try forkserve("echo", "nonsense")
+        #expect(try wrong.wait() == 64 && wrong.errors.contains("'nonsense' is not an address"), "\(wrong.errors)")
+    }
 }

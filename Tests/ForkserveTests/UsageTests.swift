@@ -43,7 +43,9 @@ struct UsageTests {
         (["echo", "127.0.0.1:65536"], ["'65536'", "not a port", "0 to 65535"]),
         (["echo", "127.0.0.1:-1"], ["'-1'", "not a port"]),
         (["echo", "1.2.3:80"], ["'1.2.3' is not a numeric IP address"]),
-        (["echo", "localhost:80"], ["'localhost' is not a numeric IP address"]),
+        (["echo", "example.com:80"], ["'example.com' is not a numeric IP address", "names are not looked up"]),
+        (["echo", "http://127.0.0.1:80"], ["'http://'", "neither tcp:// nor unix://"]),
+        (["echo", "vsock:2:80"], ["vsock(7)", "not served"]),
         (["echo", "::1:80"], ["needs brackets", "[::1]:7777"]),
         (["echo", "unix:"], ["needs a path", "unix:/run/x.sock"]),
         (["echo", "unix:/" + String(repeating: "x", count: 107)], ["108 bytes", "107"]),
@@ -81,8 +83,32 @@ struct UsageTests {
         let (status, output, errors) = try outcome(arguments)
         #expect(status == 64)
         #expect(output == "")
-        let line = errors.prefix { $0 != "\n" }
+        let line = errors.dropLast()
+        #expect(!line.contains("\n") && line.hasPrefix("forkserve: "), "\(line)")
         for text in texts { #expect(line.contains(text), "\(line)") }
+    }
+
+    @Test("a descriptor of the wrong kind is wrong usage", arguments: [true, false])
+    func wrongKind(datagram: Bool) throws {
+        let socket = try boundSocket("127.0.0.1:0", datagram: datagram)
+        defer { close(socket) }
+        for command in datagram ? [["echo"], ["prefork"], ["exec"]] : [["echo", "--udp"]] {
+            let program = command == ["exec"] ? ["--", "cat"] : []
+            let running = try Running(forkserveProgram, command + ["fd:5"] + program, inherited: [5: socket])
+            #expect(try running.wait() == 64)
+            #expect(running.errors.contains("fd:5 is a socket for \(datagram ? "datagrams" : "connections"),"))
+            #expect(running.errors.filter { $0 == "\n" }.count == 1, "\(running.errors)")
+        }
+    }
+
+    @Test(
+        "what people type for an address",
+        arguments: [("localhost:0", "127.0.0.1:"), ("0", "0.0.0.0:"), ("*:0", "0.0.0.0:")])
+    func typed(address: String, served: String) throws {
+        let (server, place) = try forkserve(["echo", address])
+        #expect(place.hasPrefix(served))
+        try Client("127.0.0.1:" + place.split(separator: ":").last!).echo("hello")
+        try stop(server)
     }
 
     @Test("what the system refuses: one line; status 71")

@@ -317,7 +317,7 @@ private func heldClientAtStop() throws {
     try expect(short.tries == 3 && short.sentAway == 0, "\(short.tries) tries, \(short.sentAway) sent away")
 }
 
-/// Signal mask and SIGPIPE are after serving what they were before.
+/// Signal mask, SIGPIPE and SIGXFSZ are after serving what they were before; SIGXFSZ is so in a child too.
 private func allGivenBack() throws {
     let before = blockedSignals()
     do {
@@ -325,12 +325,26 @@ private func allGivenBack() throws {
         var during = before
         var ignored = false
         server.hooks.signals[.hangup] = {}
-        server.hooks.observe = { _ in (during, ignored) = (blockedSignals(), ignoresSIGPIPE()) }
-        server.stop()
+        server.hooks.observe = { _ in (during, ignored) = (blockedSignals(), ignores(SIGPIPE) && ignores(SIGXFSZ)) }
+        var childIgnores: [Int32] = []
+        server.hooks.serviceActions = { [unowned server] in
+            guard childIgnores.isEmpty else { return }
+            childIgnores = [0]
+            _ = try? server.children.fork { ignores(SIGXFSZ) ? 1 : ignores(SIGPIPE) ? 2 : 3 }
+            server.stop()
+        }
+        let observe = server.hooks.observe
+        server.hooks.observe = {
+            observe($0)
+            if case .ended(let exit) = $0, case .exited(let code) = exit.status { childIgnores = [code] }
+        }
         try server.serve()
+        try expect(childIgnores == [2], "in a child: \(childIgnores)")
         try expect(Set([SIGTERM, SIGINT, SIGHUP, SIGCHLD]).isSubset(of: during) && ignored, "blocked: \(during)")
     }
-    try expect(blockedSignals() == before && !ignoresSIGPIPE(), "before \(before), after \(blockedSignals())")
+    try expect(
+        blockedSignals() == before && !ignores(SIGPIPE) && !ignores(SIGXFSZ),
+        "before \(before), after \(blockedSignals())")
 }
 
 private func blockedSignals() -> [Int32] {
@@ -339,9 +353,9 @@ private func blockedSignals() -> [Int32] {
     return (1...31).filter { sigismember(&mask, $0) == 1 }
 }
 
-private func ignoresSIGPIPE() -> Bool {
+private func ignores(_ signal: Int32) -> Bool {
     var action = sigaction()
-    sigaction(SIGPIPE, nil, &action)
+    sigaction(signal, nil, &action)
     return unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1
 }
 

@@ -53,6 +53,7 @@ public final class ChildTable {
         limit: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
     ) throws(ForkingError) {
         guard limit >= 1 else { throw .invalid("a limit of \(limit) children cannot be: at least 1 is needed") }
+        forkcore_occupy_standard_descriptors()
         self.limit = limit
         self.onExit = onExit
         source = try ReapSource.source(for: reaping)
@@ -141,8 +142,8 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = leaving { closing, ours in
-            var plan = plan(options, slot, closing: closing, unblocking: ours)
+        let code = leaving { closing, ours, ignored in
+            var plan = plan(options, slot, closing: closing, unblocking: ours, ignored)
             let code = kept.withUnsafeBufferPointer {
                 plan.keeping = $0.baseAddress
                 plan.keeping_count = $0.count
@@ -199,8 +200,8 @@ public final class ChildTable {
         let startedAt = Instant.now
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
-        let code = leaving { closing, ours in
-            var plan = plan(options, slot, closing: closing, unblocking: ours)
+        let code = leaving { closing, ours, ignored in
+            var plan = plan(options, slot, closing: closing, unblocking: ours, ignored)
             plan.place = place
             plan.unblock |= signals.rawValue
             return program.arguments.withVector { arguments in
@@ -258,23 +259,29 @@ public final class ChildTable {
 
     private var left = ParentOnly.Copy()
 
-    /// Calls `fork` with what a child leaves behind: descriptors to close, signals to unblock. Nothing is allocated in it.
-    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet) -> Int32) -> Int32 {
+    /// Calls `fork` with what a child leaves behind: descriptors to close, signals to unblock, and signals to be ignored no
+    /// longer. Nothing is allocated in it.
+    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet, SignalSet) -> Int32) -> Int32 {
         guard marks == nil else {
             left.refresh()
-            return fork(UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals))
+            return fork(
+                UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals),
+                SignalSet(rawValue: left.ignoredSignals))
         }
         // Where each child has a descriptor here, a copy would have to be made for each fork.
         let all = ParentOnly.current
-        return all.descriptors.withUnsafeBufferPointer { fork($0, SignalSet(rawValue: all.blockedSignals)) }
+        return all.descriptors.withUnsafeBufferPointer {
+            fork($0, SignalSet(rawValue: all.blockedSignals), SignalSet(rawValue: all.ignoredSignals))
+        }
     }
 
     private func plan(
-        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, unblocking ours: SignalSet
+        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, unblocking ours: SignalSet,
+        _ ignored: SignalSet
     ) -> forkcore_child_plan {
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
-            unblock: ours.rawValue, defaults: reset.rawValue,
+            unblock: ours.rawValue, defaults: reset.union(ignored).rawValue,
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import Glibc
 
 /// A program that a child is to be, with its arguments and environment. execve(2).
@@ -39,6 +40,12 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         }
     }
 
+    /// The arguments of this process, its own name first. They are there without /proc too, unlike `CommandLine`'s.
+    public static var ofThisProcess: CStrings {
+        var count: Int32 = 0
+        return CStrings(copying: forkcore_arguments(&count))
+    }
+
     /// How many there are.
     public var count: Int { starts.count }
 
@@ -49,6 +56,12 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     public mutating func append(_ string: UnsafePointer<CChar>) {
         starts.append(bytes.count)
         bytes.append(contentsOf: UnsafeBufferPointer(start: string, count: strlen(string) + 1))
+    }
+
+    /// Appends all of `strings`.
+    public mutating func append(contentsOf strings: CStrings) {
+        starts += strings.starts.map { $0 + bytes.count }
+        bytes += strings.bytes
     }
 
     /// Removes those for which `isUnwanted` says so.

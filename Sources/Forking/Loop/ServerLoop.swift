@@ -11,7 +11,8 @@ final class ServerLoop {
     var phase = Phase.serving
     private(set) var isRunning = false
     private var signals: SignalDescriptor?
-    private var ignoresSIGPIPE = false
+    /// Signals that a write can raise, and that this server ignores meanwhile.
+    private var ignored = SignalSet()
     private var startedAt = Instant.now
     private var control: ControlSocket?
     /// The control socket's, while it is waited for, or -1: a number, as in each turn it is looked at.
@@ -39,7 +40,7 @@ final class ServerLoop {
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
         self.control = opened
         watchControl()
-        ignoresSIGPIPE = forkcore_ignore_sigpipe()
+        ignoreWriteSignals()
         startedAt = .now
         isRunning = true
     }
@@ -48,7 +49,16 @@ final class ServerLoop {
         isRunning = false
         signals = nil
         endControl()
-        if ignoresSIGPIPE { forkcore_default_sigpipe() }
+        ParentOnly.stopIgnoring(ignored)
+        forkcore_default_signals(ignored.rawValue)
+        ignored = []
+    }
+
+    /// A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the server's. In
+    /// children SIGPIPE stays ignored, as a connection's writes throw; a file is their own affair.
+    private func ignoreWriteSignals() {
+        ignored = SignalSet(rawValue: forkcore_ignore_write_signals())
+        ParentOnly.ignore(ignored.subtracting([.brokenPipe]))
     }
 
     /// The loop cannot be run from within itself.

@@ -9,14 +9,13 @@ public struct PreforkHooks {
     /// worker, and in memory but once. It may start no thread. When it throws, at first the server does not start, and on
     /// SIGHUP the workers stay.
     public var prepare: () throws -> Void = {}
-    /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer.
-    public var handleError: (any Error, SocketAddress) throws -> Void = { error, peer in
-        printError("error while serving \(peer): \(error)")
-    }
-    /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What is printed on
-    /// stdout is late where that is a file or a pipe, unless it is flushed.
+    /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless it was the
+    /// peer's doing (`isPeersDoing`).
+    public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
+    /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print` says is
+    /// late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell` does neither.
     public var observe: (PreforkEvent) -> Void = { event in
-        if event.isTrouble { printError(event.description) }
+        if event.isTrouble { Lines.tell(event.description) }
     }
     /// Parent: further signals to take as readable events while serving, and what to do then.
     public var signals: [Signal: () -> Void] = [:]

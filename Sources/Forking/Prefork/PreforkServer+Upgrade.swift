@@ -171,7 +171,7 @@ struct Handover {
     }
 
     private func complain(_ text: String) -> Int32 {
-        printError("upgrade: \(text)")
+        Lines.tell("upgrade: \(text)")
         return 127
     }
 
@@ -225,10 +225,11 @@ struct Executable {
     /// The path by which it was called, with whatever links are in it: where those lead by the time of SIGUSR2, another
     /// program may stand.
     static var own: Executable {
-        let name = CommandLine.unsafeArgv[0].map { String(cString: $0) } ?? ""
+        var count: Int32 = 0
+        let name = forkcore_arguments(&count)[0].map { String(cString: $0) } ?? ""
         let file = resolved("/proc/self/exe")
         let found = places(of: name).first { resolved($0) == file }
-        return Executable(path: found ?? installed, arguments: CStrings(copying: CommandLine.unsafeArgv))
+        return Executable(path: found ?? installed, arguments: .ofThisProcess)
     }
 
     /// Where a shell looks for what is called so.

@@ -48,7 +48,7 @@ extension PreforkServer {
             }
             return 0
         } catch {
-            printError("worker \(getpid()): \(error)")
+            Lines.tell("worker \(getpid()): \(error)")
             return 1
         }
     }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
-import SystemPackage
-
 /// What a user of `ForkingServer` can put in its way. Each says in which process it runs.
 ///
-/// Those in the parent hold the loop up as long as they run: they should not wait for anything, such as a full pipe. One
+/// Those in the parent hold the loop up as long as they run: they should not wait for anything, such as a full pipe (as
+/// `print` does; `Lines.tell` does not). One
 /// that needs its server captures it `unowned` (or it would never go away), and may only ask it to `stop()`.
 public struct ServerHooks {
     /// Parent, before fork: whether to serve this connection. Refused, or when this throws, it is closed, once.
@@ -23,13 +21,12 @@ public struct ServerHooks {
     /// Parent: no client has come for `Configuration.idleTimeout`.
     public var handleTimeout: () -> Void = {}
     /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if this
-    /// throws too. By default one line on stderr, with the peer.
-    public var handleError: (any Error, SocketAddress) throws -> Void = { error, peer in
-        printError("error while serving \(peer): \(error)")
-    }
+    /// throws too. By default one line on stderr, with the peer, unless it was the peer's doing (`isPeersDoing`): it has gone, or
+    /// was too slow, as clients do; anybody could fill a disk with those lines.
+    public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
     /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
     public var observe: (ServerEvent) -> Void = { event in
-        if event.isTrouble { printError(event.description) }
+        if event.isTrouble { Lines.tell(event.description) }
     }
     /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
     /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply.
@@ -64,11 +61,10 @@ public enum ServerEvent {
     public var isTrouble: Bool {
         switch self {
         case .ended(let exit):
-            // An exit status of 1 was explained by the child; what a stop ended is no news.
-            if case .exited(let code) = exit.status {
-                code > 1 || exit.reason == .timeLimit
-            } else {
-                exit.reason != .stopped
+            switch exit.status {
+            case .exited(let code): code > 1 || exit.reason == .timeLimit  // 1 was explained by the child
+            case .killed(.brokenPipe, _): false  // its client left first, as clients do
+            case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
             }
         case .serving, .forked, .refused, .stopping: false
         case .verifyFailed, .forkFailed, .shortage, .abandoned: true
@@ -95,7 +91,7 @@ extension ServerEvent: CustomStringConvertible {
     }
 }
 
-/// One line on stderr in one write, so that lines of several processes do not mix.
-func printError(_ line: String) {
-    _ = try? FileDescriptor.standardError.writeAll(Array((line + "\n").utf8))
+/// Child or worker: what a handler threw, on stderr, unless the peer brought it about.
+func tellOfError(_ error: any Error, _ peer: SocketAddress) {
+    if (error as? ForkingError)?.isPeersDoing != true { Lines.tell("error while serving \(peer): \(error)") }
 }

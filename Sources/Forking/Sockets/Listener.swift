@@ -158,6 +158,7 @@ public struct Listener: ~Copyable {
             backlog: Int32(options.backlog), datagram: datagram, reuse_address: options.reusesAddress && !datagram,
             reuse_port: options.reusesPort, v6_only: options.isIPv6Only,
             mode: options.permissions.map { Int32($0.rawValue) } ?? -1)
+        forkcore_occupy_standard_descriptors()
         var descriptor: Int32 = -1
         var call: UnsafePointer<CChar>?
         let code = address.withSockaddr { forkcore_listen($0, $1, &wanted, &descriptor, &call) }

@@ -6,7 +6,8 @@ import Glibc
 /// Where a socket is bound, or who is at its other end: IPv4, IPv6 or Unix. See ip(7), ipv6(7), unix(7).
 ///
 /// In text: `127.0.0.1:7777`, `[::1]:7777`, `[fe80::1%eth0]:7777`, `unix:/run/x.sock`, and `unix:@name` for Linux's
-/// abstract names. Names of hosts are not looked up: a resolver's threads have no place in a forking parent.
+/// abstract names. Names of hosts are not looked up, but for localhost: a resolver's threads have no place in a forking
+/// parent.
 public struct SocketAddress: Sendable, BitwiseCopyable {
     /// Only the first `length` bytes mean something.
     private(set) var storage = sockaddr_storage()
@@ -97,55 +98,29 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
     /// A path in the file system, or after an `@` a name in Linux's abstract namespace.
     ///
     /// - Throws: `ForkingError.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel takes.
-    public init(unix path: String) throws(ForkingError) {
+    public init(unix path: String) throws(ForkingError) { try self.init(unix: Array(path.utf8)) }
+
+    /// The same, of bytes: not every path is UTF-8.
+    public init(unix path: [UInt8]) throws(ForkingError) {
         var unix = sockaddr_un()
         unix.sun_family = sa_family_t(AF_UNIX)
-        let isAbstract = path.hasPrefix("@")
-        let name = Array(isAbstract ? path.dropFirst().utf8 : path[...].utf8)
+        let isAbstract = path.first == Self.at
+        let name = isAbstract ? path.dropFirst() : path[...]
         let room = MemoryLayout.size(ofValue: unix.sun_path) - 1
         guard !name.isEmpty else { throw .invalid("a Unix socket needs a path, such as unix:/run/x.sock") }
         guard !name.contains(0) else { throw .invalid("the path of a Unix socket cannot have a NUL byte in it") }
         guard name.count <= room else {
-            throw .invalid("'\(path)' has \(name.count) bytes, and the path of a Unix socket can have \(room)")
+            let shown = Self.printable(bytes: path)
+            throw .invalid("'\(shown)' has \(name.count) bytes, and the path of a Unix socket can have \(room)")
         }
         withUnsafeMutableBytes(of: &unix.sun_path) { $0[(isAbstract ? 1 : 0)...].copyBytes(from: name) }
         store(unix)
         // A path ends with a NUL, an abstract name begins with one.
-        length = socklen_t(MemoryLayout.offset(of: \sockaddr_un.sun_path)! + name.count + 1)
+        length = socklen_t(Self.pathOffset + name.count + 1)
     }
 
-    /// Reads an address as a person writes it: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`.
-    ///
-    /// - Throws: `ForkingError.invalid`, which says what would be right.
-    public init(parsing text: String) throws(ForkingError) {
-        if text.hasPrefix("unix:") {
-            try self.init(unix: String(text.dropFirst("unix:".count)))
-            return
-        }
-        guard let colon = text.lastIndex(of: ":"), !text.hasSuffix("]") else {
-            throw .invalid("'\(text)' is not an address: \(Self.forms)")
-        }
-        var host = text[..<colon]
-        let digits = text[text.index(after: colon)...]
-        guard !digits.isEmpty, digits.utf8.allSatisfy({ (48...57).contains($0) }), let port = UInt16(digits) else {
-            throw .invalid("'\(digits)' in '\(text)' is not a port: a number from 0 to 65535 is needed")
-        }
-        if host.hasPrefix("["), host.hasSuffix("]") {
-            host = host.dropFirst().dropLast()
-            guard host.contains(":") else {
-                throw .invalid("'\(host)' is not a numeric IPv6 address such as ::1; \(Self.forms)")
-            }
-        } else if host.contains(":") {
-            throw .invalid("the IPv6 address in '\(text)' needs brackets, as in [::1]:7777")
-        }
-        do {
-            try self.init(ip: String(host), port: port)
-        } catch .invalid(let reason) {
-            throw .invalid("\(reason); \(Self.forms)")
-        }
-    }
-
-    static let forms = "expected something like 127.0.0.1:7777, [::1]:7777 or unix:/run/x.sock"
+    private static let at = UInt8(ascii: "@")
+    private static var pathOffset: Int { MemoryLayout.offset(of: \sockaddr_un.sun_path)! }
 
     private mutating func store<Address>(_ address: Address) {
         withUnsafeMutableBytes(of: &storage) { to in
@@ -201,31 +176,36 @@ extension SocketAddress {
         }
     }
 
-    /// A Unix socket's path, or `@` and its abstract name. Nil for an unnamed one (most clients') and for IP.
-    public var path: String? {
-        let offset = MemoryLayout.offset(of: \sockaddr_un.sun_path)!
-        guard isUnix, Int(length) > offset else { return nil }
-        return withUnsafeBytes(of: storage) { bytes in
-            let name = bytes[offset..<min(Int(length), bytes.count)]
-            return name.first == 0
-                ? "@" + String(decoding: name.dropFirst(), as: UTF8.self)
-                : String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
-        }
+    /// Whether this is a Unix socket's name that is no file: in Linux's abstract namespace.
+    public var isAbstract: Bool { rawName?.first == 0 }
+
+    /// A Unix socket's path, or `@` and its abstract name, as text: what is no UTF-8 in it is replaced. `pathBytes` has it as
+    /// it is. Nil for an unnamed one (most clients') and for IP.
+    public var path: String? { pathBytes.map { String(decoding: $0, as: UTF8.self) } }
+
+    /// A Unix socket's path, or `@` and its abstract name, byte for byte. Nil for an unnamed one and for IP.
+    ///
+    /// A path that begins with an `@` itself has `./` in front, so that it cannot be taken for a name.
+    public var pathBytes: [UInt8]? {
+        guard let name = rawName else { return nil }
+        if name.first == 0 { return [Self.at] + name.dropFirst() }
+        let path = Array(name.prefix { $0 != 0 })
+        return path.first == Self.at ? Array("./".utf8) + path : path
+    }
+
+    /// Calls `body` with the path of a Unix socket that has a file, for C. Nil for all others.
+    func withFilePath<R>(_ body: (UnsafePointer<CChar>) -> R) -> R? {
+        guard let path = pathBytes, !isAbstract else { return nil }
+        return (path + [0]).withUnsafeBytes { body($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
+    }
+
+    private var rawName: [UInt8]? {
+        guard isUnix, Int(length) > Self.pathOffset else { return nil }
+        return withUnsafeBytes(of: storage) { Array($0[Self.pathOffset..<min(Int(length), $0.count)]) }
     }
 
     private static func string(_ text: [CChar]) -> String {
         String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-    }
-
-    /// With what could end a line, or steer a terminal, spelled out.
-    package static func printable(_ text: String) -> String {
-        text.unicodeScalars.reduce(into: "") { printable, character in
-            guard character.properties.generalCategory == .control else {
-                printable.unicodeScalars.append(character)
-                return
-            }
-            printable += (character.value < 16 ? "\\x0" : "\\x") + String(character.value, radix: 16)
-        }
     }
 
     private static func interface(_ index: UInt32) -> String {
@@ -249,16 +229,6 @@ extension SocketAddress {
             return !isLinkLocal || a.sin6_scope_id == b.sin6_scope_id
         default: return self == asked
         }
-    }
-}
-
-extension SocketAddress: CustomStringConvertible {
-    /// As `init(parsing:)` reads it; `unix:` alone for an unnamed Unix socket.
-    ///
-    /// A peer names its Unix socket as it likes, and this stands in logs: control characters in it are given as `\x0a`.
-    public var description: String {
-        guard let ip, let port else { return isUnix ? "unix:" + Self.printable(path ?? "") : "unknown" }
-        return ip.contains(":") ? "[\(ip)]:\(port)" : "\(ip):\(port)"
     }
 }
 

@@ -75,7 +75,7 @@ final class ControlSocket {
 
     /// A path has its permissions, an abstract name has none: there this user and root are welcome.
     private func isWelcome(_ client: borrowing Connection) -> Bool {
-        guard listener.address.path?.hasPrefix("@") == true else { return true }
+        guard listener.address.isAbstract else { return true }
         var pid: ProcessID = 0
         var user: uid_t = 0
         var group: gid_t = 0
@@ -86,7 +86,7 @@ final class ControlSocket {
     private func answer(
         _ client: borrowing Connection, with file: borrowing MemoryFile, from source: some StatusSource
     ) throws {
-        var text = PiecewiseText(FileDescriptor(rawValue: file.rawValue))
+        var text = PiecewiseText(file.rawValue)
         source.outline.writeBeginning(to: &text.bytes)
         source.forEachProcess {
             $0.write(to: &text.bytes)
@@ -121,10 +121,10 @@ private struct PiecewiseText {
     private static let piece = 4096
 
     var bytes: [UInt8] = []
-    private let file: FileDescriptor
-    private var failure: (any Error)?
+    private let file: Int32
+    private var failure: Int32 = 0
 
-    init(_ file: FileDescriptor) {
+    init(_ file: Int32) {
         self.file = file
         bytes.reserveCapacity(2 * Self.piece)
     }
@@ -134,16 +134,12 @@ private struct PiecewiseText {
     }
 
     private mutating func write() {
-        do {
-            if failure == nil { try file.writeAll(bytes) }
-        } catch {
-            failure = error
-        }
+        if failure == 0 { failure = forkcore_write_all(file, bytes, bytes.count) }
         bytes.removeAll(keepingCapacity: true)
     }
 
-    mutating func finish() throws {
+    mutating func finish() throws(ForkingError) {
         write()
-        if let failure { throw failure }
+        try check(failure, "write")
     }
 }

@@ -93,6 +93,7 @@ extension ServerStatus {
     ) throws(ForkingError) -> ServerStatus {
         guard address.isUnix else { throw .invalid("\(address) is not a Unix socket, as control sockets are") }
         guard timeout > .zero else { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
+        forkcore_occupy_standard_descriptors()
         var socket: Int32 = -1
         let code = address.withSockaddr { forkcore_connect($0, $1, max(1, timeout.inNanoseconds / 1000), &socket) }
         if code == EAGAIN { throw .timedOut }

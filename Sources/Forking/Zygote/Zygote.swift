@@ -37,7 +37,7 @@ public final class Zygote: Sendable {
         /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
         /// for what is not as it should be; how calls end is left to who called.
         public var observe: @Sendable (ZygoteEvent) -> Void = { event in
-            if event.isTrouble { printError(event.description) }
+            if event.isTrouble { Lines.tell(event.description) }
         }
 
         /// The defaults, as said at each property.
@@ -62,6 +62,7 @@ public final class Zygote: Sendable {
     public static func start(
         configuration: Configuration = Configuration(), _ register: (inout Handlers) throws -> Void
     ) throws(ForkingError) -> Zygote {
+        forkcore_occupy_standard_descriptors()
         var handlers = Handlers()
         do { try register(&handlers) } catch { throw .invalid("the zygote's handlers: \(error)") }
         guard configuration.maxChildren >= 1, configuration.maxWaiting >= 0, configuration.maxReplyBytes >= 0 else {

@@ -34,8 +34,7 @@ extension ZygoteError: CustomStringConvertible {
     public var description: String {
         switch self {
         case .threw(let type, let text):
-            // The child's own words, which are not to end the line.
-            "the handler threw " + SocketAddress.printable("\(type): \(text)")
+            "the handler threw " + Self.told(type) + ": " + Self.told(text)
         case .ended(let status): "the child ended before it had answered: \(status)"
         case .deadline(let time): "no answer within \(time.inSeconds), waiting for a place included"
         case .cancelled: "the call was cancelled"
@@ -44,10 +43,14 @@ extension ZygoteError: CustomStringConvertible {
         case .lost(let pause?): "the zygote ended before it was ready; the next start is in \(pause.inSeconds)"
         case .shutDown: "the zygote was shut down"
         case .noHandler(let name, let known):
-            "there is no handler '\(name)'; there is \(known.isEmpty ? "none" : known.joined(separator: ", "))"
-        case .limitRefused(let call, let code): "a limit cannot be had here: \(call): \(code)"
-        case .system(let call, let code): "\(call): \(code)"
-        case .invalid(let text): text
+            "there is no handler '\(Self.told(name))'; there is "
+                + (known.isEmpty ? "none" : Self.told(known.joined(separator: ", ")))
+        case .limitRefused(let call, let code): "a limit cannot be had here: \(Self.told(call)): \(code)"
+        case .system(let call, let code): "\(Self.told(call)): \(code)"
+        case .invalid(let text): Self.told(text)
         }
     }
+
+    /// A child's own words, which may be its attacker's: they can neither end the line nor be of any length.
+    private static func told(_ text: String) -> String { SocketAddress.printable(text, atMost: 1000) }
 }

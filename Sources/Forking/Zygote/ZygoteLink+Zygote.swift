@@ -106,8 +106,7 @@ extension ZygoteLink {
         var environment = CStrings(copying: environ)
         environment.append("\(variable)=\(forkcore_process())")
         return Program(
-            path: "/proc/self/exe", arguments: CStrings(copying: UnsafePointer(CommandLine.unsafeArgv)),
-            environment: environment)
+            path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
 
     /// In a process that was started to be the zygote of its parent: the socket to it. What anybody else put into the variable

@@ -131,7 +131,7 @@ struct CallMessage {
         var file: Int32 = -1
         try checked(forkcore_memory_file("forking", &file), "memfd_create")
         defer { forkcore_close(file) }
-        do { try FileDescriptor(rawValue: file).writeAll(bytes) } catch { throw .failed("write", error) }
+        try checked(forkcore_write_all(file, bytes, bytes.count), "write")
         head.isInFile = 1
         try checked(send(head, [], [file] + descriptors, channel), "sendmsg")
     }
@@ -297,10 +297,4 @@ func discard(_ descriptors: [Int32]) {
 /// Makes an error of what a C function returned, unless that is 0.
 func checked(_ code: Int32, _ call: String) throws(ZygoteError) {
     if code != 0 { throw .system(call: call, Errno(rawValue: code)) }
-}
-
-extension ZygoteError {
-    static func failed(_ call: String, _ error: any Error) -> ZygoteError {
-        .system(call: call, error as? Errno ?? .ioError)
-    }
 }

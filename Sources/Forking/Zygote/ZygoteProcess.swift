@@ -214,7 +214,7 @@ extension ZygoteProcess {
         do {
             return try ZygoteProcess(control, of: host, maxChildren: configuration.maxChildren, handlers).run()
         } catch {
-            printError("zygote: \(error)")
+            Lines.tell("zygote: \(error)")
             return 1
         }
     }

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Forking
+import Glibc
+import SystemPackage
+
+/// What forkserve was started with. It is taken in C, as Swift looks for its arguments in /proc, which may not be there.
+///
+/// Not all that is an argument is UTF-8, but all that reads a command line wants text. So a byte that is no part of a character
+/// becomes a character of the last 256 of all, which mean nothing to anybody, and is itself again where it is used.
+enum Arguments {
+    /// With its own name first.
+    static var vector: UnsafeBufferPointer<UnsafeMutablePointer<CChar>?> {
+        var count: Int32 = 0
+        let start = forkcore_arguments(&count)
+        return UnsafeBufferPointer(start: start, count: Int(count))
+    }
+
+    static var texts: [String] {
+        vector.dropFirst().compactMap {
+            $0.map { text(of: Array(UnsafeRawBufferPointer(start: $0, count: strlen($0)))) }
+        }
+    }
+
+    private static let first: UInt32 = 0x10ff00
+
+    static func text(of bytes: [UInt8]) -> String {
+        if let text = String(validating: bytes, as: UTF8.self),
+            !text.unicodeScalars.contains(where: { $0.value >= first })
+        {
+            return text
+        }
+        var text = String.UnicodeScalarView()
+        var rest = bytes[...]
+        while let byte = rest.first {
+            if let (character, length) = SocketAddress.character(at: rest), character.value < first {
+                text.append(character)
+                rest = rest.dropFirst(length)
+            } else {
+                text.append(Unicode.Scalar(first + UInt32(byte))!)
+                rest = rest.dropFirst()
+            }
+        }
+        return String(text)
+    }
+
+    static func bytes(of text: String) -> [UInt8] {
+        text.unicodeScalars.reduce(into: []) { bytes, character in
+            if character.value >= first {
+                bytes.append(UInt8(character.value - first))
+            } else {
+                bytes += UTF8.encode(character)!
+            }
+        }
+    }
+}
+
+/// One line on stderr, or stdout, which waits for nobody.
+func tell(_ line: String, on descriptor: FileDescriptor = .standardError) {
+    Lines.tell(SocketAddress.printable(bytes: Arguments.bytes(of: line)), on: descriptor)
+}
+
+extension SocketAddress {
+    /// As the command line has it, with paths that may be no text.
+    init(argument text: String) throws(ForkingError) {
+        guard text.hasPrefix("unix:") else {
+            try self.init(parsing: text)
+            return
+        }
+        try self.init(unix: Arguments.bytes(of: Self.unixPath(in: text)))
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+import Glibc
+import SystemPackage
+import TestSupport
+
+// What a program was started with, and what it asks for: closed descriptors, limits, times without an end.
+
+let startScenarios: [String: @Sendable () throws -> Void] = [
+    "standard-descriptors": standardDescriptors,
+    "endless-durations": endlessDurations,
+    "endless-durations-of-a-pool": endlessDurationsOfAPool,
+    "zygote-file-size-limit": zygoteFileSizeLimit,
+]
+
+/// What is opened first in a process without descriptors 0, 1 and 2 takes the place of none.
+private func standardDescriptors() throws {
+    let openers: [() throws -> Void] = [
+        { try expectHigh(Listener(SocketAddress(parsing: "127.0.0.1:0")).descriptor.rawValue) },
+        { try expectHigh(ChildTable(limit: 1).descriptor.rawValue) },
+        {
+            let zygote = try startZygote()
+            try expectHigh(3)
+            try expect(zygote.shutDownAndWait(), "the zygote lives on")
+        },
+    ]
+    for (index, open) in openers.enumerated() {
+        let child = foreignChild {
+            for number in Int32(0)...2 { close(number) }
+            return (try? open()) == nil ? 1 : 0
+        }
+        var status: Int32 = 0
+        try expect(waitpid(child, &status, 0) == child && status == 0, "opener \(index): status \(status)")
+    }
+}
+
+/// `descriptor` is above 2, and 0 to 2 are open.
+private func expectHigh(_ descriptor: Int32) throws {
+    try expect(descriptor > 2 && (0...2).allSatisfy { fcntl($0, F_GETFD) >= 0 }, "\(descriptor), \(openDescriptors())")
+}
+
+/// More seconds than 64 bits can count.
+private let endless = Duration.seconds(1e19)
+
+private func endlessDurations() throws {
+    let server = try echoServer {
+        $0.timeLimit = endless
+        $0.idleTimeout = endless
+        $0.ioTimeout = endless
+        $0.drain = endless
+        $0.killAfter = endless
+        $0.spares = 1
+    }
+    let client = try server.client()
+    var ended = 0
+    server.hooks.observe = { [unowned server] event in
+        switch event {
+        case .forked(_, let peer) where "\(peer)".hasSuffix(":\(client.port)"):
+            try! client.echo("hello")
+            client.finishSending()
+        case .ended:
+            ended += 1
+            server.stop()
+        default: break
+        }
+    }
+    try server.serve()
+    try expect(ended >= 1, "nobody was served")
+    let table = try ChildTable(limit: 1)
+    var options = ChildOptions()
+    options.timeLimit = endless
+    try table.fork(options: options) { 0 }
+    try expect(try table.wait(atMost: endless), "it does not wait for ever")
+}
+
+private func endlessDurationsOfAPool() throws {
+    var configuration = PreforkServer.Configuration()
+    configuration.workers = 1
+    configuration.requestLimit = endless
+    configuration.heartbeatLimit = endless
+    configuration.ioTimeout = endless
+    configuration.maxAge = endless
+    configuration.spawnLimit = endless
+    configuration.drain = endless
+    configuration.killAfter = endless
+    let server = try PreforkServer(
+        Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration
+    ) { connection, _ in
+        while let line = try connection.readLine() { try connection.write(line) }
+    }
+    var ended = 0
+    server.hooks.observe = { [unowned server] event in
+        if case .serving(let addresses) = event {
+            let client = try! Client("\(addresses[0])")
+            try! client.echo("hello")
+            client.finishSending()
+            server.stop()
+        }
+        if case .ended = event { ended += 1 }
+    }
+    try server.serve()
+    try expect(ended == 1, "\(ended) workers")
+}
+
+/// In somebody's process no signal is ignored: a payload that is larger than a file may be is an error all the same.
+private func zygoteFileSizeLimit() throws {
+    let zygote = try startZygote()
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    limit.rlim_cur = 4096
+    setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    do {
+        _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 100_000))
+        throw Failure("it was sent")
+    } catch ZygoteError.system(let call, .fileTooLarge) {
+        try expect(call == "write", call)
+    }
+    try expect(disposition(of: SIGXFSZ) == 0 && !isBlocked(SIGXFSZ), "SIGXFSZ is not as it was")
+    try expect(try zygote.runAndWait("echo", [1, 2, 3]).bytes == [1, 2, 3], "no answer after that")
+    try expect(zygote.shutDownAndWait(), "the zygote lives on")
+}
