@@ -109,7 +109,9 @@ struct parent {
 
 static void tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
-    if (plan->own_group)
+    if (plan->own_session)
+        setsid();
+    else if (plan->own_group)
         setpgid(0, 0);
     if (plan->dies_with_parent) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -226,7 +228,8 @@ int forkcore_kill(pid_t pid, bool group, int number)
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
-    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it.
+    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it; and in the child
+    // setsid fails then: it stays in our session, but leads the group, and the signal is on its way.
     if (group && !done && errno == ESRCH && setpgid(pid, pid) == 0)
         done = kill(-pid, number) == 0;
     if (!done || getpgid(pid) != pid) // a child can leave its group, but not escape so

@@ -26,7 +26,7 @@ struct berth {
     int place;
     pid_t parent;
     uint64_t mask, defaults;
-    bool own_group, dies_with_parent;
+    bool own_group, own_session, dies_with_parent;
     int *refusal;
     const char *path;
     char **argv, **envp; // with what they point to in `strings`
@@ -90,7 +90,9 @@ static void reset_signals(const struct berth *berth)
 static int become_program(void *context)
 {
     const struct berth *berth = context;
-    if (berth->own_group)
+    if (berth->own_session)
+        forkcore_raw(SYS_setsid, 0, 0, 0, 0);
+    else if (berth->own_group)
         forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
     if (berth->dies_with_parent) {
         forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
@@ -241,6 +243,7 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
     berth->parent = forkcore_process();
     berth->defaults = plan->defaults | forkcore_bit(SIGPIPE);
     berth->own_group = plan->own_group;
+    berth->own_session = plan->own_session;
     berth->dies_with_parent = plan->dies_with_parent;
     berth->refusal = refusal;
     *refusal = 0;

@@ -39,6 +39,7 @@ struct forkcore_child_plan {
     size_t keeping_count;
     void *mark;          ///< the child's death mark, from forkcore_marks_occupy, or NULL
     bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
+    bool own_session;      ///< and a session of its own, without a terminal
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
     int place;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
 };

@@ -120,6 +120,12 @@ struct Exec: ParsableCommand {
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
+    @Flag(
+        help: """
+            Leave alone what a program puts into a session of its own. By default that counts among --max-children \
+            once nobody else is its parent, and ends at --timeout, at a stop, and with forkserve itself.
+            """)
+    var leaveDaemons = false
     @Argument(
         help: ArgumentHelp(
             "Where to listen, be it at several; then --, and what to run, found in PATH unless it has a slash, with its "
@@ -147,9 +153,11 @@ struct Exec: ParsableCommand {
     }
 
     func run() throws {
+        var forking = options.values()
+        forking.leavesDaemons = leaveDaemons
         try Job(
             service: .program, addresses: addresses, programArguments: commandCount, common: common.values,
-            forking: options.values()
+            forking: forking
         ).run()
     }
 }

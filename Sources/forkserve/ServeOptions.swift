@@ -87,11 +87,13 @@ struct ServeOptions: ParsableArguments {
         var maxChildren = 40
         var timeout: Double?
         var spares = 0
+        var leavesDaemons = false
 
         mutating func code(_ coder: inout FieldCoder) {
             coder.field(&maxChildren)
             coder.field(&timeout)
             coder.field(&spares)
+            coder.field(&leavesDaemons)
         }
     }
 

@@ -59,6 +59,7 @@ extension Job {
         configuration.spares = forking.spares
         configuration.timeLimit = forking.timeout.map(Duration.seconds)
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
+        if service == .program, !forking.leavesDaemons { configuration.containment = .descendants }
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
@@ -190,7 +191,10 @@ extension ForkingError {
     /// The library names properties of its configuration; who typed a command line knows them as options.
     fileprivate var namingOptions: ForkingError {
         guard case .invalid(let text) = self else { return self }
-        for (property, option) in [("maxChildren ", "--max-children "), ("spares ", "--spares ")]
+        for (property, option) in [
+            ("maxChildren ", "--max-children "), ("spares ", "--spares "),
+            ("containment is .descendants", "to keep what programs start together (else say --leave-daemons)"),
+        ]
         where text.hasPrefix(property) {
             return .invalid(option + text.dropFirst(property.count))
         }

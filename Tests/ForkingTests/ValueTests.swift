@@ -111,17 +111,20 @@ struct DescriptionTests {
 
     private func exit(
         _ status: Forking.ExitStatus, _ reason: ChildExit.Reason = .own, peer: String? = "127.0.0.1:50000",
-        refusal: Errno? = nil
+        refusal: Errno? = nil, isLeftover: Bool = false
     ) -> ChildExit {
         ChildExit(
             pid: 4711, peer: peer.map { try! SocketAddress(parsing: $0) }, status: status, reason: reason,
-            duration: .milliseconds(12), usage: nil, refusal: refusal)
+            duration: .milliseconds(12), isLeftover: isLeftover, usage: nil, refusal: refusal)
     }
 
     @Test("an end says who, whom it served, how and after how long")
     func exits() {
         let crash = Forking.ExitStatus.killed(.illegalInstruction, dumpedCore: false)
         #expect(exit(crash).description == "child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s")
+        #expect(
+            exit(crash, .timeLimit, peer: nil, isLeftover: true).description
+                == "what a child left, 4711: killed by SIGILL at its time limit after 0.012 s")
         #expect(exit(.exited(code: 3), peer: nil).description == "child 4711: exited with status 3 after 0.012 s")
         #expect(exit(crash, .timeLimit, peer: nil).description.contains("killed by SIGILL at its time limit after"))
         #expect(exit(crash, .stopped, peer: nil).description.contains("killed by SIGILL as the server stops after"))

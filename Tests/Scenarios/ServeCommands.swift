@@ -114,7 +114,7 @@ private func isOn(_ option: Int32, _ descriptor: Int32) -> Int32 {
 /// Starts a process that lives until it is killed, in this one's group, and returns when it is what it should be.
 private func startHelper(ignoringSIGTERM: Bool) -> pid_t {
     var options = ChildOptions()
-    options.ownGroup = false
+    options.containment = Containment.none
     options.diesWithParent = false
     guard let table = try? ChildTable(limit: 1), let ready = try? pipe() else { return 0 }
     let helper = try? table.fork(options: options) {

@@ -2,8 +2,8 @@
 
 import Glibc
 
-/// A program under test, in a session of its own. When its deadline passes, or it goes away, every process of that
-/// session is killed: nothing a test started outlives it.
+/// A program under test, in a session of its own. When its deadline passes, or it goes away, all that it has started is
+/// killed, whatever session that is in: nothing a test started outlives it.
 public final class Running {
     public let pid: pid_t
     /// All of stdout and stderr read so far.
@@ -14,6 +14,8 @@ public final class Running {
     private var pipes: [Int32?]
     private var unreadLines: Substring = ""
     private var status: Int32?
+    /// In the environment of what it starts.
+    private let mark: String
 
     /// Starts `program` with a deadline, in seconds, for all that is done with it.
     ///
@@ -49,6 +51,9 @@ public final class Running {
 
         var variables = Self.inheritedEnvironment.merging(["SWIFT_BACKTRACE": "enable=no"]) { $1 }
         variables.merge(environment) { $1 }
+        variables[Guard.variable] = Guard.name
+        mark = "\(getpid())-\(UInt64.random(in: .min ... .max))"
+        variables[Self.markVariable] = mark
         let arguments = ([program] + arguments).map { strdup($0) } + [nil]
         let strings = variables.map { strdup("\($0)=\($1)") } + [nil]
         defer { for string in arguments + strings { free(string) } }
@@ -64,7 +69,7 @@ public final class Running {
     }
 
     deinit {
-        killSession()
+        killAll()
         for case let descriptor? in pipes { close(descriptor) }
         if status == nil { waitpid(pid, nil, 0) }
     }
@@ -106,23 +111,23 @@ public final class Running {
                 try pump(atMost: 0.02)
             }
         }
-        while pipes.contains(where: { $0 != nil }), Self.session(pid).isEmpty { try pump() }
+        while pipes.contains(where: { $0 != nil }), family.isEmpty { try pump() }
         while try pump(atMost: 0) {}  // what stands in the pipes, should somebody live on who keeps them open
         return status!
     }
 
     /// Throws unless every process that this one started ends within `seconds`.
     public func expectNothingAlive(within seconds: Double = 5) throws {
-        try eventually(within: seconds, "processes left alive: \(Self.session(pid).map(describe))\n\(errors)") {
-            Self.session(pid).filter { $0 != pid || status == nil }.isEmpty
+        try eventually(within: seconds, "processes left alive: \(family.map(describe))\n\(errors)") {
+            family.filter { $0 != pid || status == nil }.isEmpty
         }
     }
 
-    /// The processes of the session, zombies included, its leader excepted.
-    public var descendants: [pid_t] { Self.session(pid).filter { $0 != pid } }
+    /// What it has started, zombies included.
+    public var descendants: [pid_t] { family.filter { $0 != pid } }
 
-    private func killSession() {
-        while case let alive = Self.session(pid).filter({ $0 != pid || status == nil }), !alive.isEmpty {
+    private func killAll() {
+        while case let alive = family.filter({ $0 != pid || status == nil }), !alive.isEmpty {
             for process in alive { kill(process, SIGKILL) }
             if status == nil, waitpid(pid, nil, WNOHANG) == pid { status = -SIGKILL }
             usleep(1000)
@@ -134,7 +139,7 @@ public final class Running {
     private func pump(atMost seconds: Double = .infinity) throws -> Bool {
         let rest = deadline - now()
         guard rest > 0 else {
-            killSession()
+            killAll()
             throw Failure("the deadline has passed\nstdout: \(output)\nstderr: \(errors)")
         }
         var polled = pipes.map { pollfd(fd: $0 ?? -1, events: Int16(POLLIN), revents: 0) }
@@ -167,9 +172,23 @@ public final class Running {
         return variables
     }
 
-    /// The processes whose session is `leader`'s.
-    static func session(_ leader: pid_t) -> [pid_t] {
-        processes().filter { Process($0)?.session == leader }
+    private static let markVariable = "FORKING_TEST_RUN"
+
+    /// It and what it has started: by its session, by its mark in the environment, and what descends from those.
+    private var family: [pid_t] {
+        var others = processes().compactMap { pid in Process(pid).map { (pid: pid, process: $0) } }
+        var members: Set<pid_t> = []
+        func move(_ belongs: ((pid: pid_t, process: Process)) -> Bool) -> Bool {
+            let found = others.filter(belongs)
+            members.formUnion(found.map(\.pid))
+            others.removeAll { members.contains($0.pid) }
+            return !found.isEmpty
+        }
+        _ = move { $0.process.session == pid }
+        let variable = "\(Self.markVariable)=\(mark)"
+        _ = move { contents(of: "/proc/\($0.pid)/environ")?.split(separator: "\0").contains { $0 == variable } ?? false }
+        while move({ members.contains($0.process.parent) || members.contains($0.process.session) }) {}
+        return members.sorted()
     }
 }
 

@@ -2,11 +2,12 @@
 
 /// How a child is set up and bounded. The defaults are those of a server's child.
 public struct ChildOptions: Sendable {
-    /// The child leads a process group of its own, so that it can be stopped with all that it started. setpgid(2).
-    public var ownGroup = true
+    /// How what the child starts is kept together. Nil: `.session` for programs, `.group` for others.
+    public var containment: Containment?
     /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
     ///
-    /// A program that changes its credentials as it is executed (set-user-ID) loses this.
+    /// A child that changes its user or group, also by a set-user-ID program, loses this, unless its `containment` is
+    /// `.descendants`.
     public var diesWithParent = true
     /// How long the child may live; then it gets SIGTERM, and `killAfter` later SIGKILL. Nil: as long as it likes.
     public var timeLimit: Duration?
@@ -48,6 +49,8 @@ struct Child: BitwiseCopyable {
     /// When its next stage comes: the time limit, then the kill.
     var deadline: Instant?
     let killAfter: Duration
+    /// Nobody forked it here: a child left it behind.
+    var isLeftover = false
 
     init(
         _ pid: ProcessID, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions, pidfd: Int32
@@ -56,7 +59,7 @@ struct Child: BitwiseCopyable {
         self.peer = peer
         self.startedAt = startedAt
         self.pidfd = pidfd
-        hasGroup = options.ownGroup
+        hasGroup = options.containment != Containment.none
         deadline = options.timeLimit.map { startedAt + $0 }
         killAfter = options.killAfter
     }
@@ -74,4 +77,20 @@ public struct ChildInfo: Sendable {
     public let age: Duration
     /// Whether it was told to end, by a time limit or because its table stops.
     public let isEnding: Bool
+    /// Whether it is not the child itself, but what one has left behind. See `Containment.descendants`.
+    public let isLeftover: Bool
+}
+
+extension ChildTable {
+    /// The live children, oldest first.
+    public var children: [ChildInfo] {
+        requireParent()
+        let now = Instant.now
+        var all: [Child] = []
+        forEachChild { all.append($1) }
+        return all.sorted { ($0.startedAt, $0.pid) < ($1.startedAt, $1.pid) }.map {
+            ChildInfo(pid: $0.pid, peer: $0.peer, age: now - $0.startedAt, isEnding: $0.stage != .running,
+                isLeftover: $0.isLeftover)
+        }
+    }
 }

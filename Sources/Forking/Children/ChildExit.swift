@@ -66,6 +66,8 @@ public struct ChildExit: Sendable {
     public let reason: Reason
     /// From fork to reaping.
     public let duration: Duration
+    /// Whether it was not the child itself, but what one had left behind. See `Containment.descendants`.
+    public let isLeftover: Bool
     /// Nil when the status is unknown.
     public let usage: ResourceUsage?
     /// Why the program that it was to be could not be executed. execve(2).
@@ -87,6 +89,7 @@ extension ChildExit: CustomStringConvertible {
             case .timeLimit: " at its time limit"
             case .stopped: " as the server stops"
             }
+        let kind = isLeftover ? "what a \(kind) left," : kind
         if let refusal { return "\(kind) \(pid)\(whom): its program cannot be executed: \(refusal)" }
         return "\(kind) \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
     }
@@ -103,7 +106,8 @@ extension ChildExit {
             }
         self.init(
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
-            duration: ended.at - child.startedAt, usage: status == .unknown ? nil : ResourceUsage(ending),
+            duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
+            usage: status == .unknown ? nil : ResourceUsage(ending),
             refusal: ended.refusal == 0 ? nil : Errno(rawValue: ended.refusal))
     }
 }

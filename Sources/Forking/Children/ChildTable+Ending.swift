@@ -2,6 +2,21 @@
 
 /// How children are brought to an end: running → terminating → killed, each with its deadline.
 extension ChildTable {
+    /// Sends `signal` to a child, or with `group` to its process group. kill(2).
+    ///
+    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
+    @discardableResult
+    public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
+        requireParent()
+        return slots.slot(of: pid).map { self.signal(signal, at: $0, group: group) } ?? false
+    }
+
+    /// Sends `signal` to every child, or with `group` to their process groups. kill(2).
+    public func signalAll(_ signal: Signal, group: Bool = false) {
+        requireParent()
+        forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
+    }
+
     /// Sends SIGTERM to a child and its group; `killAfter` later, 3 seconds unless its options say otherwise, SIGKILL.
     ///
     /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
@@ -16,6 +31,8 @@ extension ChildTable {
     /// Sends SIGTERM to every child and its group; `killAfter` later SIGKILL.
     public func terminateAll() {
         requireParent()
+        orphans?.fate = .terminating
+        adopt()
         forEachChild { slot, _ in terminate(at: slot) }
     }
 
@@ -26,6 +43,8 @@ extension ChildTable {
     /// Sends SIGKILL to every child and its group.
     public func killAll() {
         requireParent()
+        orphans?.fate = .killed
+        adopt()
         forEachChild { slot, child in
             guard child.stage != .killed else { return }
             slots[slot].stage = .terminating
@@ -34,7 +53,7 @@ extension ChildTable {
     }
 
     /// Takes a child to its next stage: SIGTERM, then SIGKILL.
-    private func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant) {
+    func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant) {
         var child = slots[slot]
         if child.reason == .own { child.reason = reason }
         let signals: [Signal]
@@ -53,7 +72,10 @@ extension ChildTable {
         slots[slot] = child
         child.deadline.map(noteDeadline)
         // Lost, it was released as it was to be signalled, and another is not in its place yet.
-        for signal in signals where slots[slot].pid == child.pid { self.signal(signal, at: slot, group: true) }
+        for signal in signals where slots[slot].pid == child.pid {
+            orphans?.signal(signal, toDescendantsOf: child.pid)
+            self.signal(signal, at: slot, group: true)
+        }
         checkInvariants()
     }
 

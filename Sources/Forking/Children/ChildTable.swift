@@ -44,6 +44,8 @@ public final class ChildTable {
     private var spawner: OpaquePointer?
     /// When to look whether the children in there have left.
     var settleAt: Instant?
+    /// In a table whose children's descendants are contained.
+    var orphans: Orphans?
 
     /// - Parameters:
     ///   - limit: how many children there can be at once, at least 1.
@@ -58,17 +60,20 @@ public final class ChildTable {
         self.onExit = onExit
         source = try ReapSource.source(for: reaping)
         // Linux has numbers for no more processes than this, whatever the limit.
-        let capacity = min(limit, 1 << 22)
+        let most = 1 << 22
+        let capacity = min(min(limit, most) + max(min(limit, most), 1024), most)  // some for what was left behind
         slots = try ChildSlots(capacity: capacity)
         ended = try EndedChildren()
         var marks: OpaquePointer?
         if source.needsMarks { try check(forkcore_marks_open(capacity, &marks), "mmap") }
         self.marks = marks
         source.attach(self)
+        Self.all.append(Unmanaged.passUnretained(self))
     }
 
     deinit {
         source.detach(self)
+        Self.all.removeAll { $0.toOpaque() == Unmanaged.passUnretained(self).toOpaque() }
         guard source.isOurs else { return }
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
@@ -82,22 +87,14 @@ public final class ChildTable {
     }
 
     /// Whether another child would be one too many.
-    public var isFull: Bool { count >= limit }
+    public var isFull: Bool {
+        if let orphans, count < limit, count + orphans.unseenEnds.value >= limit { adopt() }
+        return count >= limit
+    }
 
     /// Readable when there is something to `collect()`: an end, a deadline. It stays the table's. Tables that reap by
     /// signal share one, and one `collect()` serves them all.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: source.descriptor) }
-
-    /// The live children, oldest first.
-    public var children: [ChildInfo] {
-        requireParent()
-        let now = Instant.now
-        var all: [Child] = []
-        forEachChild { all.append($1) }
-        return all.sorted { ($0.startedAt, $0.pid) < ($1.startedAt, $1.pid) }.map {
-            ChildInfo(pid: $0.pid, peer: $0.peer, age: now - $0.startedAt, isEnding: $0.stage != .running)
-        }
-    }
 
     /// Children may go, but none come, while `body` runs.
     func forEachChild(_ body: (Int, Child) -> Void) {
@@ -139,6 +136,7 @@ public final class ChildTable {
         requireParent()
         let options = try options.checked()
         if !options.allowsThreads { try Threads.requireOne() }
+        try contain(options)
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
@@ -194,7 +192,9 @@ public final class ChildTable {
     ) throws(ForkingError) -> ProcessID {
         requireParent()
         precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
-        let options = try options.checked()
+        var options = try options.checked()
+        if options.containment == nil { options.containment = .session }
+        try contain(options)
         if spawner == nil { try check(forkcore_spawner_open(&spawner), "mmap") }
         let slot = try reserve()
         let startedAt = Instant.now
@@ -279,13 +279,14 @@ public final class ChildTable {
         _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, unblocking ours: SignalSet,
         _ ignored: SignalSet
     ) -> forkcore_child_plan {
+        let containment = options.containment ?? .group
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
             unblock: ours.rawValue, defaults: reset.union(ignored).rawValue,
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
-            own_group: options.ownGroup, dies_with_parent: options.diesWithParent, place: 0)
+            own_group: containment >= .group, own_session: containment >= .session, dies_with_parent: options.diesWithParent, place: 0)
     }
 
     /// A child that was forked, but that nobody could tell us the end of.
@@ -299,14 +300,19 @@ public final class ChildTable {
 
     private func reserve() throws(ForkingError) -> Int {
         guard !isFull else { throw .full(limit: limit) }
+        orphans?.fate = .running
         defer { checkInvariants() }
         return slots.take()
     }
 
-    private func commit(_ slot: Int, _ child: Child) {
+    func commit(_ slot: Int, _ child: Child) {
         // Had an earlier child of this number been ours still, the kernel would not have given it out again.
         if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
         slots.fill(slot, with: child)
+        if let orphans {
+            orphans.note(child.pid, in: slot)
+            source.scheduleSweep()  // most daemons leave at once
+        }
         child.deadline.map(noteDeadline)
         checkInvariants()
     }
@@ -318,10 +324,12 @@ public final class ChildTable {
         vacate(slot)
         settle()
         ended.append(EndedChild(child: child, ending: ending, refusal: refusal, at: .now))
+        noteEnd(of: child)
     }
 
     private func vacate(_ slot: Int) {
         if let marks { forkcore_marks_vacate(marks, slot) }
+        orphans?.note(0, in: slot)
         slots.release(slot)
         checkInvariants()
     }
@@ -347,7 +355,7 @@ public final class ChildTable {
         let end = deadline.map { Instant.now + $0 }
         sweep()
         collect()
-        while count > 0 {
+        while !isDeserted {
             let rest = end.map { ($0 - Instant.now).inNanoseconds }
             if let rest, rest <= 0 { return false }
             var descriptor = source.descriptor
@@ -367,7 +375,8 @@ public final class ChildTable {
     func reap(_ slot: Int) -> Bool {
         let child = slots[slot]
         var ending = forkcore_ending()
-        let endsGroup = child.hasGroup && (endsGroups || child.stage != .running)
+        // What is left behind of one that is contained is not lost sight of.
+        let endsGroup = child.hasGroup && (endsGroups && orphans == nil || child.stage != .running)
         // An errno other than ECHILD would be a kernel that has no wait4; the child stays in the table.
         guard forkcore_reap(child.pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
         release(slot, ending)
@@ -383,21 +392,6 @@ public final class ChildTable {
     }
 
     // MARK: Signalling
-
-    /// Sends `signal` to a child, or with `group` to its process group. kill(2).
-    ///
-    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
-    @discardableResult
-    public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
-        requireParent()
-        return slots.slot(of: pid).map { self.signal(signal, at: $0, group: group) } ?? false
-    }
-
-    /// Sends `signal` to every child, or with `group` to their process groups. kill(2).
-    public func signalAll(_ signal: Signal, group: Bool = false) {
-        requireParent()
-        forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
-    }
 
     /// The one place that signals.
     @discardableResult

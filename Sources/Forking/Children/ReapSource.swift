@@ -22,6 +22,8 @@ final class ReapSource {
     private let poll: ParentDescriptor
     private let timer: ParentDescriptor
     private let signals: SignalDescriptor?
+    /// Where pidfds tell of children: SIGCHLD, as what was left behind ends as well, and has none yet.
+    private var orphanSignals: SignalDescriptor?
     private let owner = forkcore_process()
     private var tables: [Entry] = []
     private var alarm: Instant?
@@ -120,6 +122,15 @@ final class ReapSource {
         ParentOnly.add(pidfd)
     }
 
+    /// Begins to look for children that nobody forked here, and that were left behind.
+    func hearOrphans() throws(ForkingError) {
+        guard signals == nil, orphanSignals == nil else { return }
+        let heard = try SignalDescriptor([.child])
+        // One is left pending for a second, and hides those that come meanwhile: else each child's would wake us.
+        try check(forkcore_poll_add_edge(poll.rawValue, heard.rawValue, Self.signalToken), "epoll_ctl")
+        orphanSignals = heard
+    }
+
     func unwatch(_ pidfd: Int32) {
         guard isOurs else { return }
         forkcore_poll_remove(poll.rawValue, pidfd)
@@ -167,11 +178,14 @@ final class ReapSource {
             for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
         }
         for index in tables.indices { tables[index].with { $0.reapMarked() } }
-        if hasNews, sweepDue == nil {
-            let due = Instant.now + Self.sweepInterval
-            sweepDue = due
-            wake(at: due)
-        }
+        if hasNews { scheduleSweep() }
+    }
+
+    func scheduleSweep() {
+        guard sweepDue == nil else { return }
+        let due = Instant.now + Self.sweepInterval
+        sweepDue = due
+        wake(at: due)
     }
 
     private func collectByPidfd() {
@@ -180,6 +194,10 @@ final class ReapSource {
             repeat {
                 guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
                 for token in tokens.prefix(count) where token != Self.timerToken {
+                    guard token != Self.signalToken else {
+                        scheduleSweep()
+                        continue
+                    }
                     for index in tables.indices { _ = tables[index].with { $0.reap(Int(token)) } }  // it has but one
                 }
             } while count == tokens.count
@@ -193,10 +211,19 @@ final class ReapSource {
     /// asked for by name. (It may also be a foreign one; as long as it waits, so it goes on.) If none does, those whose
     /// mark says that they live do live.
     private func sweep() {
+        if let orphanSignals {
+            orphanSignals.take { _, _ in }
+            if let shared = Self.shared, shared.isOurs { shared.scheduleSweep() }  // some were meant for that one
+            for index in tables.indices { tables[index].with { $0.adopt() } }
+            return
+        }
         var waitable: ProcessID = 0
         let allAccountedFor = forkcore_peek(&waitable) == 0 && waitable == 0
         for index in tables.indices {
-            tables[index].with { if allAccountedFor { $0.reapDoubtful() } else { $0.reapAll() } }
+            tables[index].with {
+                if allAccountedFor { $0.reapDoubtful() } else { $0.reapAll() }
+                $0.adopt()
+            }
         }
     }
 

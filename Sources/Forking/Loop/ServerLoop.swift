@@ -48,6 +48,7 @@ final class ServerLoop {
     func end() {
         isRunning = false
         signals = nil
+        if children.count == 0 { children.endContainment() }
         endControl()
         ParentOnly.stopIgnoring(ignored)
         forkcore_default_signals(ignored.rawValue)
@@ -187,7 +188,7 @@ final class ServerLoop {
             controlDescriptor,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && children.count == 0
+        let isOver = phase != .serving && children.isDeserted
         let next = earlier(earlier(phase.deadline, until), controlPausedUntil)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
@@ -230,7 +231,7 @@ final class ServerLoop {
     /// - Parameter abandon: is told of those whom the kernel does not end.
     func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
-        if children.count == 0 {
+        if children.isDeserted {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }

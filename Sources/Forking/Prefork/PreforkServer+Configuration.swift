@@ -45,6 +45,8 @@ extension PreforkServer {
         public var drain: Duration = .seconds(10)
         /// From SIGTERM, or SIGABRT, to SIGKILL.
         public var killAfter: Duration = .seconds(3)
+        /// How what a worker starts is kept together.
+        public var containment = Containment.session
         /// Whether a worker that is ended because it is stuck says on stderr where it stands, in some lines. backtrace(3).
         public var stuckBacktraces = false
         /// See `ChildOptions.crashBacktraces`.
@@ -100,6 +102,7 @@ extension PreforkServer {
 
         var childOptions: ChildOptions {
             var options = ChildOptions()
+            options.containment = containment
             options.killAfter = killAfter
             options.crashBacktraces = crashBacktraces
             return options

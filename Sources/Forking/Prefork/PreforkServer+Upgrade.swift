@@ -48,7 +48,7 @@ extension PreforkServer {
         defer { forkcore_close(its) }
         var options = ChildOptions()
         options.diesWithParent = false
-        options.ownGroup = false
+        options.containment = Containment.none
         let control = loop.handedOver
         let sockets = listeners.map { ($0.descriptor, $0.listener.origin) }
         let pid = try table.fork(options: options, keeping: sockets.map(\.0) + (control.map { [$0] } ?? [])) {

@@ -134,6 +134,7 @@ public final class PreforkServer {
         try loop.begin(
             taking: ServerLoop.signals(stopping: own, hooks: hooks.signals.keys), control: configuration.control)
         defer { loop.end() }
+        try children.contain(configuration.childOptions)
         do {
             try hooks.prepare()
         } catch {

@@ -32,6 +32,8 @@ extension ForkingServer {
         /// Whether stopping and closing end the children, as said above. If not they are sent nothing, and stay unreaped
         /// unless `collectChildren()` is called. They still die with this process, but for `childrenDieWithParent`.
         public var blockOnClose = true
+        /// How what a client's process starts is kept together. Nil: `.session` for programs, `.group` for handlers.
+        public var containment: Containment?
         /// See `ChildOptions.diesWithParent`.
         public var childrenDieWithParent = true
         /// See `ChildOptions.crashBacktraces`.
@@ -90,6 +92,7 @@ extension ForkingServer {
 
         var childOptions: ChildOptions {
             var options = ChildOptions()
+            options.containment = containment
             options.diesWithParent = childrenDieWithParent
             options.timeLimit = timeLimit
             options.killAfter = killAfter

@@ -13,6 +13,7 @@ extension ForkingServer: StatusSource {
     }
 
     func forEachProcess(_ body: (ServerStatus.Process) -> Void) {
+        children.adopt()
         let now = Instant.now
         children.forEachChild { _, child in
             let age = now - child.startedAt
@@ -22,6 +23,8 @@ extension ForkingServer: StatusSource {
                 process.state = .ending
                 let since = child.deadline.map { $0 + (.zero - child.killAfter) }
                 process.inState = since.map { max(.zero, now - $0) }
+            } else if child.isLeftover {
+                process.state = .left
             } else if spares.hasNoClient(child.pid) {
                 process.state = .spare
             }

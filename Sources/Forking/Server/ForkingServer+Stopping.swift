@@ -3,6 +3,7 @@
 extension ForkingServer {
     func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
         try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
+        try children.contain(configuration.childOptions)
         idleSince.value = .now
     }
 

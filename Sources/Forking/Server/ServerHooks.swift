@@ -60,6 +60,7 @@ public enum ServerEvent {
     /// Whether a person should see it.
     public var isTrouble: Bool {
         switch self {
+        case .ended(let exit) where exit.isLeftover: exit.reason == .timeLimit
         case .ended(let exit):
             switch exit.status {
             case .exited(let code): code > 1 || exit.reason == .timeLimit  // 1 was explained by the child

@@ -57,6 +57,8 @@ public struct ServerStatus: Hashable, Sendable {
             case spare
             /// It was sent a signal to end it.
             case ending
+            /// Not a child itself, but what one that has ended, or one's descendant, has left running.
+            case left
         }
 
         /// Its number.

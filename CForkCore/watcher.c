@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A process that outlives its parent.
+//
+// PR_SET_PDEATHSIG ends a child with its parent, unless it has changed its user or group since: then the kernel forgets the
+// wish. And it reaches the child alone. So where nothing is to be left, a small process waits for the parent's end, with a
+// pidfd and nothing else open, and then ends those whom the parent has listed in memory that both share, their sessions,
+// and what descends from them. It waits in poll(2), and makes no system call before that.
+
+#include "internal.h"
+#include "forkcore_containment.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct forkcore_watcher {
+    int pidfd; // the watcher's
+    pid_t pid;
+    size_t size, capacity;
+    pid_t roster[];
+};
+
+static bool is_listed(const struct forkcore_watcher *watcher, pid_t pid)
+{
+    for (size_t i = 0; i < watcher->capacity; i++)
+        if (watcher->roster[i] == pid)
+            return true;
+    return false;
+}
+
+static void end_with_descendants(pid_t pid)
+{
+    pid_t descendants[FORKCORE_DESCENDANTS];
+    size_t count;
+    kill(pid, SIGSTOP);
+    forkcore_descendants(pid, SIGKILL, descendants, FORKCORE_DESCENDANTS, &count);
+    kill(pid, SIGKILL);
+}
+
+// Our parent's children have the same parent now as we have: what has one of the numbers, but another parent, is none.
+static bool was_child(pid_t pid, pid_t heir)
+{
+    struct forkcore_process_info info;
+    return forkcore_process_look(pid, &info) == 0 && info.parent == heir;
+}
+
+// A session keeps its number after its leader's end, and who is in it cannot have come from elsewhere.
+static void end_sessions(const struct forkcore_watcher *watcher)
+{
+    char entries[2048] __attribute__((aligned(8)));
+    int directory = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    long got;
+    while (directory >= 0 && (got = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0)
+        for (long next = 0; next < got;) {
+            const struct dirent64 *entry = (const void *)(entries + next);
+            pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10), session = pid > 0 ? getsid(pid) : -1;
+            if (session > 0 && session != getsid(0) && is_listed(watcher, session))
+                end_with_descendants(pid);
+            next += entry->d_reclen;
+        }
+    if (directory >= 0)
+        forkcore_close(directory);
+}
+
+static _Noreturn void watch(const struct forkcore_watcher *watcher, pid_t parent)
+{
+    int ends;
+    prctl(PR_SET_NAME, "forking-watch");
+    setpgid(0, 0); // ^C is not for us
+    // Whoever waits for the end of what the parent has open, or unmounts where it stands, is not to wait for us.
+    if (chdir("/") != 0 || forkcore_pidfd(parent, &ends) != 0 || dup2(ends, 0) != 0)
+        _exit(1);
+    syscall(SYS_close_range, 1U, ~0U, 0U);
+    struct pollfd polled = {.fd = 0, .events = POLLIN};
+    while (getppid() == parent && poll(&polled, 1, -1) < 1) {}
+    pid_t heir = getppid();
+    for (size_t i = 0; i < watcher->capacity; i++)
+        if (watcher->roster[i] != 0 && was_child(watcher->roster[i], heir))
+            end_with_descendants(watcher->roster[i]);
+    end_sessions(watcher);
+    _exit(0);
+}
+
+int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
+{
+    struct forkcore_watcher *watcher;
+    size_t size = sizeof *watcher + capacity * sizeof(pid_t);
+    pid_t parent = forkcore_process();
+    sigset_t all, mask;
+
+    watcher = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (watcher == MAP_FAILED)
+        return errno;
+    *watcher = (struct forkcore_watcher){.pidfd = -1, .size = size, .capacity = capacity};
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    pid_t pid = fork();
+    int error = pid < 0 ? errno : 0;
+    if (pid == 0)
+        watch(watcher, parent);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    madvise(watcher, size, MADV_DONTFORK); // no other child is to change it
+    watcher->pid = pid;
+    if (error == 0 && (error = forkcore_pidfd(pid, &watcher->pidfd)) != 0) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+    if (error != 0)
+        forkcore_watcher_close(watcher);
+    *opened = watcher;
+    return error;
+}
+
+pid_t *forkcore_watcher_roster(struct forkcore_watcher *watcher)
+{
+    return watcher->roster;
+}
+
+int forkcore_watcher_pidfd(const struct forkcore_watcher *watcher)
+{
+    return watcher->pidfd;
+}
+
+void forkcore_watcher_close(struct forkcore_watcher *watcher)
+{
+    if (watcher->pidfd >= 0) {
+        bool is_there = syscall(SYS_pidfd_send_signal, watcher->pidfd, SIGKILL, NULL, 0) == 0; // nobody has reaped it
+        while (is_there && waitpid(watcher->pid, NULL, 0) < 0 && errno == EINTR) {}
+        forkcore_close(watcher->pidfd);
+    }
+    munmap(watcher, watcher->size);
+}
