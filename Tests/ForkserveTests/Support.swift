@@ -56,8 +56,8 @@ func outcome(_ arguments: [String], program: String = forkserveProgram) throws -
     return (status, running.output, running.errors)
 }
 
-/// The children of a process, zombies included.
-func children(of pid: pid_t) -> [pid_t] { processes().filter { Process($0)?.parent == pid } }
+/// The children of a process, zombies included, but for the one that only waits for its end.
+func children(of pid: pid_t) -> [pid_t] { processes().filter { Process($0)?.parent == pid && !isWatcher($0) } }
 
 /// Runs a program to its end, which must be a success; returns what it wrote on stdout.
 @discardableResult

@@ -123,8 +123,8 @@ public final class Running {
         }
     }
 
-    /// What it has started, zombies included.
-    public var descendants: [pid_t] { family.filter { $0 != pid } }
+    /// What it has started, zombies included, but for the process that only waits for its end.
+    public var descendants: [pid_t] { family.filter { $0 != pid && !isWatcher($0) } }
 
     private func killAll() {
         while case let alive = family.filter({ $0 != pid || status == nil }), !alive.isEmpty {
@@ -210,6 +210,9 @@ public struct Process {
 
     public var isZombie: Bool { state == "Z" }
 }
+
+/// Whether it is what a server starts to end its children, should it be killed.
+public func isWatcher(_ pid: pid_t) -> Bool { contents(of: "/proc/\(pid)/comm") == "forking-watch\n" }
 
 /// All processes there are.
 public func processes() -> [pid_t] { entries(of: "/proc").compactMap { pid_t($0) } }

@@ -6,7 +6,7 @@ import CForkCore
 /// table, and are children from then on: counted, timed, signalled and reaped as any.
 ///
 /// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a child has
-/// ended and another might be one too many, at a time limit, a stop and a status, and a second after any SIGCHLD.
+/// ended and another might be one too many, at a stop and a status, and a moment after children began or ended.
 extension ChildTable {
     /// Every table of this process, so that none takes in another's child. Only the first thread looks at it.
     nonisolated(unsafe) static var all: [Unmanaged<ChildTable>] = []

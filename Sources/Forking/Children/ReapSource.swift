@@ -16,6 +16,8 @@ final class ReapSource {
     /// forged or missing. So after any SIGCHLD, this much later, it is looked for what they did not tell of. With no
     /// exits there are no sweeps.
     private static let sweepInterval = Duration.seconds(1)
+    /// And this much later for what was left behind, which nobody else knows of. Many ends make one look.
+    private static let orphanInterval = Duration.milliseconds(50)
     private static let timerToken: UInt64 = .max - 1
     private static let signalToken: UInt64 = .max
 
@@ -126,7 +128,7 @@ final class ReapSource {
     func hearOrphans() throws(ForkingError) {
         guard signals == nil, orphanSignals == nil else { return }
         let heard = try SignalDescriptor([.child])
-        // One is left pending for a second, and hides those that come meanwhile: else each child's would wake us.
+        // One is left pending until then, and hides those that come meanwhile: else each child's would wake us.
         try check(forkcore_poll_add_edge(poll.rawValue, heard.rawValue, Self.signalToken), "epoll_ctl")
         orphanSignals = heard
     }
@@ -183,7 +185,7 @@ final class ReapSource {
 
     func scheduleSweep() {
         guard sweepDue == nil else { return }
-        let due = Instant.now + Self.sweepInterval
+        let due = Instant.now + (orphanSignals == nil ? Self.sweepInterval : Self.orphanInterval)
         sweepDue = due
         wake(at: due)
     }
