@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
+import CForkCore
 import Forking
 import SystemPackage
 
@@ -9,7 +10,8 @@ struct Status: ParsableCommand {
         abstract: "Shows what the processes of a server do that was given --control.",
         discussion: """
             A line for each worker or child: what it does (STATE), for how long, how many requests it has begun, its age, \
-            its memory (its share of it, PSS; - where that is not for you to see), and whom it serves, or served last.
+            its memory (its share of it, PSS; - where that is not for you to see), and whom it serves, or served last; and, \
+            where any has started others, how many there are of those (STARTED).
             """)
 
     @Flag(help: "Print one JSON object instead of a table.") var json = false
@@ -31,10 +33,23 @@ struct Status: ParsableCommand {
     private func show() throws(ForkingError) {
         let status = try ControlPath.read(try ControlPath.address(path))
         let memory = status.processes.map { WorkerMemory.proportionalSize(of: $0.pid) }
-        let text = json ? StatusJSON.text(status, memory: memory) : StatusTable.text(status, memory: memory)
+        let started = status.processes.map { Self.descendants(of: $0.pid) }
+        let text =
+            json
+            ? StatusJSON.text(status, memory: memory, started: started)
+            : StatusTable.text(status, memory: memory, started: started)
         // What was asked for, and so waits for whoever reads it.
         do { try FileDescriptor.standardOutput.writeAll(Array((text + "\n").utf8)) } catch {
             throw .system(call: "write", error as? Errno ?? .ioError)
+        }
+    }
+
+    /// What a process has started, and that in turn. The asker looks: the server has other things to do.
+    private static func descendants(of pid: ProcessID) -> [ProcessID] {
+        withUnsafeTemporaryAllocation(of: ProcessID.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
+            var count = 0
+            _ = forkcore_descendants(pid, 0, pids.baseAddress, pids.count, &count)
+            return Array(pids.prefix(count))
         }
     }
 }

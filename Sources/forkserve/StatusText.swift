@@ -10,8 +10,10 @@ enum StatusTable {
         let cells: [String?]
     }
 
-    /// - Parameter memory: of each process, in KiB; nil if nobody has looked.
-    static func text(_ status: ServerStatus, memory: [Int?]? = nil) -> String {
+    /// - Parameters:
+    ///   - memory: of each process, in KiB; nil if nobody has looked.
+    ///   - started: what descends from each.
+    static func text(_ status: ServerStatus, memory: [Int?]? = nil, started: [[ProcessID]] = []) -> String {
         let processes = status.processes
         guard !processes.isEmpty else { return heading(status) }
         var columns = [
@@ -22,6 +24,9 @@ enum StatusTable {
             Column(name: "PEER", isText: true, cells: processes.map { $0.peer.map { "\($0)" } }),
         ]
         if let memory { columns.insert(Column(name: "MEMORY", cells: memory.map { $0.map(size) }), at: 4) }
+        if started.contains(where: { !$0.isEmpty }) {
+            columns.insert(Column(name: "STARTED", cells: started.map { "\($0.count)" }), at: columns.count - 1)
+        }
         if status.shape == .prefork {
             columns.insert(Column(name: "REQUESTS", cells: processes.map { $0.requests.map { "\($0)" } }), at: 2)
             columns.insert(Column(name: "NUMBER", cells: processes.map { $0.number.map { "\($0)" } }), at: 1)
@@ -75,8 +80,10 @@ enum StatusTable {
 
 /// A status for programs: one object, on one line. RFC 8259.
 enum StatusJSON {
-    /// - Parameter memory: of each process, in KiB.
-    static func text(_ status: ServerStatus, memory: [Int?]) -> String {
+    /// - Parameters:
+    ///   - memory: of each process, in KiB.
+    ///   - started: what descends from each.
+    static func text(_ status: ServerStatus, memory: [Int?], started: [[ProcessID]]) -> String {
         object([
             ("shape", string(status.shape.rawValue)),
             ("pid", "\(status.pid)"),
@@ -85,11 +92,11 @@ enum StatusJSON {
             ("age_seconds", seconds(status.age)),
             ("limit", "\(status.limit)"),
             ("wanted", status.wanted.map { "\($0)" }),
-            ("processes", array(zip(status.processes, memory).map(text))),
+            ("processes", array(status.processes.indices.map { text(status.processes[$0], memory[$0], started[$0]) })),
         ])
     }
 
-    private static func text(_ process: ServerStatus.Process, memory: Int?) -> String {
+    private static func text(_ process: ServerStatus.Process, _ memory: Int?, _ started: [ProcessID]) -> String {
         object([
             ("pid", "\(process.pid)"),
             ("number", process.number.map { "\($0)" }),
@@ -99,6 +106,7 @@ enum StatusJSON {
             ("age_seconds", seconds(process.age)),
             ("memory_kib", memory.map { "\($0)" }),
             ("peer", process.peer.map(string)),
+            ("started", array(started.map { "\($0)" })),
         ])
     }
 

@@ -230,3 +230,12 @@ struct ChildTableProgramTests {
     @Test("a table that reaps by signal traps when it is to spawn, and says why")
     func bySignal() throws { try pass("spawn-by-signal-traps") }
 }
+
+@Suite("ChildTable: what children leave behind")
+struct ChildTableContainmentTests {
+    @Test("it has a place, is ended with the table, and is not mistaken for children of others")
+    func leftBehind() throws { try pass("left-behind") }
+
+    @Test("it is found by itself, and has a time limit")
+    func inTime() throws { try pass("left-behind-in-time") }
+}
