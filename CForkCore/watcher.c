@@ -25,6 +25,7 @@
 struct forkcore_watcher {
     int pidfd; // the watcher's
     pid_t pid;
+    int is_ready; // it watches
     size_t size, capacity;
     pid_t roster[];
 };
@@ -71,7 +72,7 @@ static void end_sessions(const struct forkcore_watcher *watcher)
         forkcore_close(directory);
 }
 
-static _Noreturn void watch(const struct forkcore_watcher *watcher, pid_t parent)
+static _Noreturn void watch(struct forkcore_watcher *watcher, pid_t parent)
 {
     int ends;
     prctl(PR_SET_NAME, "forking-watch");
@@ -80,6 +81,7 @@ static _Noreturn void watch(const struct forkcore_watcher *watcher, pid_t parent
     if (chdir("/") != 0 || forkcore_pidfd(parent, &ends) != 0 || dup2(ends, 0) != 0)
         _exit(1);
     syscall(SYS_close_range, 1U, ~0U, 0U);
+    __atomic_store_n(&watcher->is_ready, 1, __ATOMIC_RELEASE);
     struct pollfd polled = {.fd = 0, .events = POLLIN};
     while (getppid() == parent && poll(&polled, 1, -1) < 1) {}
     pid_t heir = getppid();
@@ -88,6 +90,16 @@ static _Noreturn void watch(const struct forkcore_watcher *watcher, pid_t parent
             end_with_descendants(watcher->roster[i]);
     end_sessions(watcher);
     _exit(0);
+}
+
+// Nobody is to be watched before it watches. It may also have failed, for want of a descriptor.
+static int await_ready(const struct forkcore_watcher *watcher)
+{
+    struct pollfd polled = {.fd = watcher->pidfd, .events = POLLIN};
+    while (!__atomic_load_n(&watcher->is_ready, __ATOMIC_ACQUIRE))
+        if (poll(&polled, 1, 1) > 0)
+            return EMFILE;
+    return 0;
 }
 
 int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
@@ -114,6 +126,8 @@ int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
     }
+    if (error == 0)
+        error = await_ready(watcher);
     if (error != 0)
         forkcore_watcher_close(watcher);
     *opened = watcher;

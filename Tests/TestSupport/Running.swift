@@ -186,7 +186,7 @@ public final class Running {
         }
         _ = move { $0.process.session == pid }
         let variable = "\(Self.markVariable)=\(mark)"
-        _ = move { contents(of: "/proc/\($0.pid)/environ")?.split(separator: "\0").contains { $0 == variable } ?? false }
+        _ = move { (contents(of: "/proc/\($0.pid)/environ") ?? "").split(separator: "\0").contains { $0 == variable } }
         while move({ members.contains($0.process.parent) || members.contains($0.process.session) }) {}
         return members.sorted()
     }

@@ -89,7 +89,8 @@ extension ChildTable {
         var all: [Child] = []
         forEachChild { all.append($1) }
         return all.sorted { ($0.startedAt, $0.pid) < ($1.startedAt, $1.pid) }.map {
-            ChildInfo(pid: $0.pid, peer: $0.peer, age: now - $0.startedAt, isEnding: $0.stage != .running,
+            ChildInfo(
+                pid: $0.pid, peer: $0.peer, age: now - $0.startedAt, isEnding: $0.stage != .running,
                 isLeftover: $0.isLeftover)
         }
     }

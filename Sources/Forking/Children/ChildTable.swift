@@ -286,7 +286,8 @@ public final class ChildTable {
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
-            own_group: containment >= .group, own_session: containment >= .session, dies_with_parent: options.diesWithParent, place: 0)
+            own_group: containment >= .group, own_session: containment >= .session,
+            dies_with_parent: options.diesWithParent, place: 0)
     }
 
     /// A child that was forked, but that nobody could tell us the end of.
