@@ -24,18 +24,22 @@ extension Zygote {
     /// - Throws: `ZygoteError`; an `EncodingError`, or a `DecodingError` if the answer is no `Output`.
     public func run<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,
-        limits: Limits = Limits()
+        limits: Limits = Limits(), maxReplyBytes: Int? = nil
     ) async throws -> Output {
-        try value(output, of: try await run(name, bytes(of: input), deadline: deadline, limits: limits).bytes)
+        let reply = try await run(
+            name, bytes(of: input), deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)
+        return try value(output, of: reply.bytes)
     }
 
     /// The same, on a thread that may wait.
     @available(*, noasync, message: "await run(_:_:returning:)")
     public func runAndWait<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,
-        limits: Limits = Limits()
+        limits: Limits = Limits(), maxReplyBytes: Int? = nil
     ) throws -> Output {
-        try value(output, of: try runAndWait(name, bytes(of: input), deadline: deadline, limits: limits).bytes)
+        let reply = try runAndWait(
+            name, bytes(of: input), deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)
+        return try value(output, of: reply.bytes)
     }
 }
 

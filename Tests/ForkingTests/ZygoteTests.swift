@@ -53,6 +53,8 @@ struct ZygoteChildTests {
     @Test("to close what a child sends holds nobody up") func lingering() throws {
         try pass("zygote-lingering-descriptors")
     }
+    @Test("a child that has left its group ends with its call", arguments: ["zygote-hostile-group"])
+    func group(_ scenario: String) throws { try pass(scenario) }
     @Test("so are the numbers that it sends") func numbers() throws { try pass("zygote-hostile-numbers") }
 }
 

@@ -13,6 +13,8 @@ let zygoteHostileScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-hostile-numbers": hostileNumbers,
     "zygote-unexpected-descriptors": unexpectedDescriptors,
     "zygote-lingering-descriptors": lingeringDescriptors,
+    "zygote-hostile-group": { try hostileGroup("leave") },
+    "zygote-hostile-group-traced": { try hostileGroup("leave-traced") },
 ]
 
 /// What goes over a call's channel, as CallMessage.Head has it.
@@ -204,6 +206,41 @@ private func lingeringDescriptors() throws {
     _ = try sent([])  // the answer stays in its channel
     try zygote.finish()
     try expect(now() - begun < 600, "the host waited")
+}
+
+/// A child in the zygote's group, also one that has the zygote trace it and stops: its call's end is its own.
+private func hostileGroup(_ name: String) throws {
+    let zygote = try startZygote { handlers in
+        for name in ["leave", "leave-traced"] {
+            handlers.answer(name) { request in
+                setpgid(0, getpgid(getppid()))
+                guard name == "leave-traced" else {
+                    begin(request)
+                    while true { pause() }
+                }
+                typealias Trace = @convention(c) (Int, Int32, Int, Int) -> Int
+                // It takes any number of arguments, which Swift does not import.
+                let trace = unsafeBitCast(dlsym(nil, "ptrace"), to: Trace.self)
+                _ = trace(0, 0, 0, 0)  // PTRACE_TRACEME
+                begin(request)
+                raise(SIGSTOP)
+                while true { pause() }
+            }
+        }
+    }
+    let pid = zygote.processID!
+    let (late, first) = try zygote.begun(name, deadline: .milliseconds(500))
+    let error = try failure(of: late)
+    let killed = [ZygoteError.deadline(.milliseconds(500)), .ended(.killed(.kill, dumpedCore: false))]
+    try expect(killed.contains(error), "\(error)")
+    try expectGone([first])
+    let (unwanted, second) = try zygote.begun(name)
+    unwanted.cancel()
+    _ = try failure(of: unwanted)
+    try expectGone([second])
+    try expect(zygote.processID == pid, "it is another zygote")
+    try zygote.expectEcho()
+    try zygote.finish()
 }
 
 /// Numbers and texts that nobody counted or wrote: they are what they are, and nothing is computed from them that cannot be.

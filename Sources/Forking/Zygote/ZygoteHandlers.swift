@@ -118,7 +118,8 @@ extension Zygote {
         /// there is no Landlock for TCP (before Linux 6.7) connect(2) fails for Unix sockets too.
         public var noNetwork = false
 
-        /// The least memory that Swift's concurrency works with: stacks of its threads.
+        /// The least memory that Swift's concurrency works with: stacks of its threads. Where more tasks run at once, it takes 8 MiB
+        /// more for each; a child that has them not may hang until its deadline.
         public static let leastAsyncMemory = 32 << 20
         /// The least open files that it works with: standard ones, the call's channel, and those of Dispatch.
         public static let leastAsyncOpenFiles = 8
