@@ -83,6 +83,17 @@ uint64_t forkcore_signals_handled(uint64_t signals)
     return handled;
 }
 
+uint64_t forkcore_signals_ignored(uint64_t signals)
+{
+    uint64_t ignored = 0;
+    for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
+        struct sigaction action;
+        if ((signals & forkcore_bit(number)) && sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+            ignored |= forkcore_bit(number);
+    }
+    return ignored;
+}
+
 int forkcore_keep_zombies(void)
 {
     struct sigaction action;

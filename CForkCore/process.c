@@ -120,10 +120,26 @@ static void tie(const struct forkcore_child_plan *plan, pid_t parent)
     }
 }
 
+static void heed_nothing(int number)
+{
+    (void)number;
+}
+
+// Where a program that it executes gets the default back by itself; but a handler for these would have a process of a
+// terminal's background try to write, or to read, again and again.
+static void ignore(int number)
+{
+    bool of_terminals = number == SIGTTIN || number == SIGTTOU;
+    struct sigaction action = {.sa_handler = of_terminals ? SIG_IGN : heed_nothing, .sa_flags = SA_RESTART};
+    sigaction(number, &action, NULL);
+}
+
 static void restore_signals(const struct forkcore_child_plan *plan, sigset_t mask)
 {
     for (uint64_t left = plan->defaults; left != 0; left &= left - 1)
         sigaction(forkcore_lowest(left), &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    for (uint64_t left = plan->heedless; left != 0; left &= left - 1)
+        ignore(forkcore_lowest(left));
     for (uint64_t left = plan->unblock; left != 0; left &= left - 1)
         sigdelset(&mask, forkcore_lowest(left));
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
@@ -278,6 +294,19 @@ int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending)
         return error;
     ending->state = FORKCORE_LOST;
     return 0;
+}
+
+int forkcore_pidfd_signal(int pidfd, int number)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0U) != 0 ? errno : 0;
+}
+
+bool forkcore_set_subreaper(bool on)
+{
+    int before = 0;
+    if (prctl(PR_GET_CHILD_SUBREAPER, &before) == 0 && (before != 0) != on)
+        prctl(PR_SET_CHILD_SUBREAPER, on ? 1UL : 0UL);
+    return before != 0;
 }
 
 int forkcore_pidfd(pid_t pid, int *descriptor)

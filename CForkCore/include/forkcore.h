@@ -33,6 +33,8 @@ extern "C" {
 struct forkcore_child_plan {
     uint64_t unblock;    ///< signals that the parent blocked for itself, and that the child gets unblocked
     uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
+    uint64_t heedless;   ///< by forkcore_fork: signals that do nothing to the child, but have their default in programs that it
+                         ///< executes; SIGTTIN and SIGTTOU are ignored there too
     const int *closing;  ///< descriptors that belong to the parent alone, ascending; closed in the child
     size_t closing_count;
     const int *keeping;  ///< those of them that the child keeps all the same
@@ -162,6 +164,17 @@ int forkcore_peek(pid_t *pid);
 /// Parent. Signal-safe.
 int forkcore_pidfd(pid_t pid, int *descriptor);
 
+/// Sends a signal to the process that a pidfd stands for, be it a child or not. pidfd_send_signal(2). ESRCH if it has ended
+/// and was reaped.
+///
+/// Any process. Signal-safe.
+int forkcore_pidfd_signal(int pidfd, int number);
+
+/// Whether orphans below this process become its children, from now on; returns whether they did. PR_SET_CHILD_SUBREAPER.
+///
+/// Any process. Signal-safe.
+bool forkcore_set_subreaper(bool on);
+
 // ------------------------------------------------------------------------------------------------------- death marks
 // Which children may have ended, at the price of reading a word of memory for each: see marks.c. Slots are numbered from
 // 0. All but forkcore_mark_take run in the parent that opened them, one thread at a time, and are signal-safe.
@@ -239,6 +252,11 @@ void forkcore_signals_close(int descriptor, uint64_t blocked);
 ///
 /// Any process. Signal-safe.
 uint64_t forkcore_signals_handled(uint64_t signals);
+
+/// Which of `signals` are ignored: SIG_IGN.
+///
+/// Any process. Signal-safe.
+uint64_t forkcore_signals_ignored(uint64_t signals);
 
 /// Makes sure that ended children stay until they are reaped: a SIGCHLD ignored by whoever started us, or SA_NOCLDWAIT,
 /// is reset to SIG_DFL. EBUSY when a handler for SIGCHLD is installed, which is left in place.

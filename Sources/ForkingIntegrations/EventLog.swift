@@ -42,11 +42,11 @@ extension Logger {
 extension ServerEvent {
     var level: Logger.Level {
         switch self {
-        case .serving, .stopping: .info
+        case .serving, .upgrading, .upgraded, .stopping: .info
         case .forked, .refused: .debug
         case .ended: isTrouble ? .warning : .debug
         case .verifyFailed, .shortage: .warning
-        case .forkFailed, .abandoned: .error
+        case .forkFailed, .upgradeFailed, .abandoned: .error
         }
     }
 
@@ -59,6 +59,9 @@ extension ServerEvent {
         case .verifyFailed: "client refused, as the verify hook failed"
         case .forkFailed: "client sent away, as there was no child for it"
         case .shortage: "clients wait, as there is a shortage"
+        case .upgrading: "upgrading: started a new program"
+        case .upgraded: "upgraded: the new program serves"
+        case .upgradeFailed: "not upgraded"
         case .stopping: "stopping"
         case .abandoned: "the kernel does not end killed children"
         }
@@ -73,6 +76,8 @@ extension ServerEvent {
         case .verifyFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .forkFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .shortage(let error): ["error": .text("\(error)")]
+        case .upgrading(let pid), .upgraded(let pid): ["pid": .number(pid)]
+        case .upgradeFailed(let why): ["error": .text(why)]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
         }

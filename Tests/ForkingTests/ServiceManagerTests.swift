@@ -32,7 +32,7 @@ struct ServiceManagerTests {
         let long = "/" + String(repeating: "x", count: 200)
         for socket in [nil, "", "vsock:2:9999", "vsock-stream:2:1", "relative", "unix:/run/x", "@", long] {
             let manager = manager(socket, "3000000")
-            #expect(!manager.notify("READY=1") && manager.watchdogInterval == nil && manager.environment == [])
+            #expect(manager.notify("READY=1") == .never && manager.watchdogInterval == nil && manager.environment == [])
         }
     }
 

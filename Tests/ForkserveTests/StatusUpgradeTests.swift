@@ -79,9 +79,8 @@ struct StatusUpgradeTests {
         server.send(SIGUSR2)
         try server.waitForError("no worker could be forked")
         for _ in 0..<30 { #expect(try shown().pid == server.pid, "the new one answers already") }
-        let new = processes().first {
-            Process($0)?.parent == server.pid && commandLine(of: $0).hasPrefix(forkserveProgram)
-        }
+        // Its parent is a go-between, which has the old one's command line.
+        let new = server.descendants.first { commandLine(of: $0).hasPrefix(forkserveProgram) }
         kill(try #require(new), SIGTERM)
         try server.waitForError("not upgraded: ")
         try expectServing(server)

@@ -45,22 +45,26 @@ private func serviceManager() throws {
         try expect(names.allSatisfy { getenv($0) == nil }, "the variables are left")
         try expect(manager.watchdogInterval == .seconds(1), "\(manager.watchdogInterval as Any)")
         let again = ServiceManager.take()
-        try expect(again.watchdogInterval == nil && !again.notify("READY=1"), "taken twice")
+        try expect(again.watchdogInterval == nil && again.notify("READY=1") == .never, "taken twice")
 
         let ready = "READY=1\nMAINPID=\(getpid())"
-        try expect(manager.notify(ready) && manager.notify("STATUS=4 wörkers"), "not sent to \(name)")
+        try expect(manager.notify(ready) == .sent && manager.notify("STATUS=4 wörkers") == .sent, "not sent to \(name)")
         try expect(socket.next() == ready && socket.next() == "STATUS=4 wörkers", "other messages came")
         try expect(socket.next() == nil, "more came than was sent")
 
         var sent = 0
-        while manager.notify("WATCHDOG=1") {  // until the queue is full; were it waited for, the deadline would pass
+        // Until the queue is full; were it waited for, the deadline would pass.
+        while manager.notify("WATCHDOG=1") == .sent {
             sent += 1
             try expect(sent < 1_000_000, "the queue does not fill")
         }
+        try expect(manager.notify("WATCHDOG=1") == .later, "a full queue is not tried again")
         for _ in 0..<sent { try expect(socket.next() == "WATCHDOG=1", "a message is lost of \(sent)") }
-        try expect(socket.next() == nil && manager.notify("STOPPING=1"), "it is not sent after the queue was full")
+        try expect(socket.next() == nil, "more came than was sent")
+        try expect(manager.notify("STOPPING=1") == .sent, "it is not sent after the queue was full")
     }
     setenv("NOTIFY_SOCKET", directory.path + "/nobody", 1)
     let nobody = ServiceManager.take()
-    for _ in 0..<100 { try expect(!nobody.notify("READY=1"), "sent to nobody") }  // 100: a leak would run out of them
+    // 100: a leak would run out of them.
+    for _ in 0..<100 { try expect(nobody.notify("READY=1") == .never, "sent to nobody") }
 }

@@ -20,6 +20,9 @@ public struct ChildOptions: Sendable {
     /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
 
+    /// Signals that do nothing to it until its body takes them, as they are meant for its parent.
+    var heedless: SignalSet = []
+
     /// The defaults, as said at each property.
     public init() {}
 

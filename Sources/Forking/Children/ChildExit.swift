@@ -81,7 +81,9 @@ extension ChildExit: CustomStringConvertible {
     /// `child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s`
     public var description: String { told(of: "child") }
 
-    func told(of kind: String) -> String {
+    /// - Parameter number: of whom it is told; nil: the child's own.
+    func told(of kind: String, as number: ProcessID? = nil) -> String {
+        let pid = number ?? pid
         let whom = peer.map { ", peer \($0)" } ?? ""
         let why =
             switch reason {

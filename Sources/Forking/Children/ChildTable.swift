@@ -282,7 +282,7 @@ public final class ChildTable {
         let containment = options.containment ?? .group
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
-            unblock: ours.rawValue, defaults: reset.union(ignored).rawValue,
+            unblock: ours.rawValue, defaults: reset.union(ignored).rawValue, heedless: options.heedless.rawValue,
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },

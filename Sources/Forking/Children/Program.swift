@@ -12,8 +12,9 @@ public struct Program: Sendable {
     /// Variables, each as `NAME=value`.
     public var environment: CStrings
 
-    /// - Parameter environment: by default that of this process, as it is now.
-    public init(path: String, arguments: CStrings, environment: CStrings = CStrings(copying: environ)) {
+    /// - Parameter environment: by default that of this process, as it is now, without what a service manager said to this
+    ///   process alone.
+    public init(path: String, arguments: CStrings, environment: CStrings = .environment) {
         self.path = path
         self.arguments = arguments
         self.environment = environment
@@ -44,6 +45,16 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     public static var ofThisProcess: CStrings {
         var count: Int32 = 0
         return CStrings(copying: forkcore_arguments(&count))
+    }
+
+    /// The variables of this process, as they are now, without NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID: with those a
+    /// program could speak in this process's name. environ(7).
+    public static var environment: CStrings {
+        var variables = CStrings(copying: environ)
+        variables.removeAll { variable in
+            ServiceManager.names.contains { strncmp(variable, $0 + "=", $0.utf8.count + 1) == 0 }
+        }
+        return variables
     }
 
     /// How many there are.

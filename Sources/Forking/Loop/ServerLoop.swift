@@ -19,6 +19,17 @@ final class ServerLoop {
     private var controlDescriptor: Int32 = -1
     /// Nobody could be accepted there; it is tried again then.
     private var controlPausedUntil: Instant?
+    /// Nil where no service manager wants to be told.
+    var reports: ManagerReports?
+    private(set) var isManaged = false
+    /// What SIGUSR2 starts, from where this program was started.
+    let executable = Executable.own
+    var successor: Successor?
+    /// It serves on this one's sockets.
+    var isHandedOver = false
+    /// Whether a predecessor may still say that this program is the main one now.
+    var awaitsWord = false
+    var hasServed = false
 
     init(_ children: ChildTable) throws(ForkingError) {
         self.children = children
@@ -28,7 +39,7 @@ final class ServerLoop {
     // MARK: From begin to end
 
     /// - Parameters:
-    ///   - taken: signals to take as events; nil leaves all of them alone.
+    ///   - taken: signals to take as events; nil leaves all of them alone, and the service manager to somebody else.
     ///   - control: where to tell of the server; nil: nowhere.
     func begin(
         taking taken: Set<Signal>?, allowsThreads: Bool = false, control: SocketAddress? = nil
@@ -36,6 +47,8 @@ final class ServerLoop {
         try requireNotRunning()
         guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
         if !allowsThreads { try Threads.requireOne() }
+        if taken != nil { reports = ManagerReports(.take(), isSuccessor: Predecessor.isThere) }
+        isManaged = reports != nil
         let opened = try ControlSocket.open(on: control)
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
         self.control = opened
@@ -50,6 +63,8 @@ final class ServerLoop {
         signals = nil
         if children.count == 0 { children.endContainment() }
         endControl()
+        successor?.abandon()
+        successor = nil
         ParentOnly.stopIgnoring(ignored)
         forkcore_default_signals(ignored.rawValue)
         ignored = []
@@ -124,6 +139,15 @@ final class ServerLoop {
 
     // MARK: Signals
 
+    /// SIGHUP and SIGQUIT would end a server at once, with all its clients, and leave its files: where they have no other
+    /// meaning they drain, as SIGTERM does. One that is ignored stays so: nohup(1).
+    static func lastResort(_ signals: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys) -> Set<Signal> {
+        let ignored = SignalSet(rawValue: forkcore_signals_ignored(SignalSet(signals).rawValue))
+        return signals.filter {
+            !hooks.contains($0) && !ignored.contains([$0]) && ThreadMasks.firstThatTakes($0) == nil
+        }
+    }
+
     /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.
     static func checkTakeable(_ signals: Set<Signal>) throws(ForkingError) {
         let untakeable: Set<Signal> = [.kill, .stop, .child]
@@ -132,14 +156,18 @@ final class ServerLoop {
         }
     }
 
-    /// The signals that a server stops by, and those of its hooks: each can mean one thing only.
-    static func signals(stopping: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys) throws(ForkingError)
-        -> Set<Signal>
-    {
+    /// The signals that a server stops by, those that it has another use for, and those of its hooks: each can mean one
+    /// thing only.
+    static func signals(
+        stopping: Set<Signal>, own: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys
+    ) throws(ForkingError) -> Set<Signal> {
+        if let signal = own.first(where: hooks.contains) {
+            throw .invalid("\(signal) has a meaning of its own for this server, and cannot be one of hooks.signals")
+        }
         if let signal = stopping.first(where: hooks.contains) {
             throw .invalid("\(signal) is among both stopSignals and hooks.signals")
         }
-        return stopping.union(hooks)
+        return stopping.union(own).union(hooks)
     }
 
     private static func takeable(_ signals: Set<Signal>) throws(ForkingError) -> Set<Signal> {
@@ -169,27 +197,28 @@ final class ServerLoop {
         static let children = Ready(rawValue: 4)
         /// What the server itself waits for.
         static let work = Ready(rawValue: 8)
-        /// What else it waits for.
-        static let other = Ready(rawValue: 16)
         /// Somebody asks for the server's status.
-        static let control = Ready(rawValue: 32)
+        static let control = Ready(rawValue: 16)
+        /// A predecessor or a successor has said something, or has ended.
+        static let upgrade = Ready(rawValue: 32 | 64)
     }
 
     /// Waits for something to do, but no longer than `until`.
     ///
     /// - Parameters:
     ///   - work: the descriptor of what the server is there for, or -1.
-    ///   - other: that of something else, or -1.
     ///   - isBusy: there is something to do already: only looks.
-    func wait(for work: Int32, or other: Int32 = -1, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
+    func wait(for work: Int32, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
         if let end = controlPausedUntil, end <= .now { watchControl() }
-        let polled: InlineArray<6, Int32> = [
-            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work, other,
-            controlDescriptor,
+        let (word, end) = upgradeDescriptors
+        let polled: InlineArray<7, Int32> = [
+            signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
+            controlDescriptor, word, end,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && children.isDeserted
-        let next = earlier(earlier(phase.deadline, until), controlPausedUntil)
+        let isOver = phase != .serving && isDone
+        let mine = earlier(earlier(controlPausedUntil, reports?.next), successor?.deadline)
+        let next = earlier(earlier(phase.deadline, until), mine)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {
@@ -212,6 +241,7 @@ final class ServerLoop {
 
     /// Goes to a step of stopping that is still ahead. `drain` is how long the first may take.
     func enter(_ step: StopStep, drain: Duration, killAfter: Duration) {
+        tellManager(of: step, drain: drain, killAfter: killAfter)
         children.endsGroups = true
         children.sweep()
         switch step {
@@ -226,12 +256,16 @@ final class ServerLoop {
         }
     }
 
+    /// Whether nothing is left to wait for. That another process is the main one now the manager must have heard before this
+    /// one ends.
+    private var isDone: Bool { children.isDeserted && (!isHandedOver || reports?.isDone ?? true) }
+
     /// What time brings to a server that stops: its end, or the next step, which is returned.
     ///
     /// - Parameter abandon: is told of those whom the kernel does not end.
     func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
-        if children.isDeserted {
+        if isDone {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }
@@ -242,7 +276,7 @@ final class ServerLoop {
     }
 
     /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
-    private static let patienceWithTheKernel = Duration.seconds(5)
+    static let patienceWithTheKernel = Duration.seconds(5)
 
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {

@@ -17,7 +17,8 @@ public struct PreforkHooks {
     public var observe: (PreforkEvent) -> Void = { event in
         if event.isTrouble { Lines.tell(event.description) }
     }
-    /// Parent: further signals to take as readable events while serving, and what to do then.
+    /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool has a
+    /// use for itself, SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2, cannot be among them.
     public var signals: [Signal: () -> Void] = [:]
 
     /// The defaults: what goes wrong is said on stderr.
@@ -56,7 +57,7 @@ public enum PreforkEvent {
     case upgrading(ProcessID)
     /// It serves, and this one drains.
     case upgraded(ProcessID)
-    /// It does not, and this one goes on.
+    /// It does not, and this one goes on; or it has ended while this one drains.
     case upgradeFailed(String)
     /// A step of stopping has begun.
     case stopping(StopStep)
@@ -124,9 +125,9 @@ extension PreforkEvent: CustomStringConvertible {
         case .replacing: "replacing all workers"
         case .replaced: "all workers were replaced"
         case .replacingFailed(let why): "the workers stay: \(why)"
-        case .upgrading(let pid): "upgrading: started \(pid)"
-        case .upgraded(let pid): "upgraded: \(pid) serves now"
-        case .upgradeFailed(let why): "not upgraded: \(why)"
+        case .upgrading(let pid): ServerEvent.upgrading(pid).description
+        case .upgraded(let pid): ServerEvent.upgraded(pid).description
+        case .upgradeFailed(let why): ServerEvent.upgradeFailed(why).description
         case .stopping(let step): ServerEvent.stopping(step).description
         case .abandoned(let pids): ServerEvent.abandoned(pids).description
         }

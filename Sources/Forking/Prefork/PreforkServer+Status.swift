@@ -12,6 +12,19 @@ extension PreforkServer: StatusSource {
             phase: loop.phase == .serving ? .serving : .stopping, limit: size.maximum, wanted: size.wanted)
     }
 
+    /// For the service manager: how it does, in words, and what is another whenever those are.
+    var reportState: Int? {
+        guard loop.phase == .serving else { return ~workers.count }
+        return (readyCount << 11 | size.wanted) << 1 | (isReplacingAll ? 1 : 0)
+    }
+
+    var reportLine: String {
+        guard loop.phase == .serving else { return "stopping: \(workers.count) workers left" }
+        return "\(readyCount) of \(size.wanted) workers" + (isReplacingAll ? ", replacing all of them" : "")
+    }
+
+    private var readyCount: Int { workers.count(where: \.isReady) }
+
     func forEachProcess(_ body: (ServerStatus.Process) -> Void) {
         let now = Instant.now
         for var worker in workers {

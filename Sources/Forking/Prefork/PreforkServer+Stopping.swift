@@ -9,10 +9,9 @@ extension PreforkServer {
         // Each is asked before the sockets stop: it shall not take that for an error.
         for index in workers.indices { workers[index].askToDrain() }
         if step > .drain { for worker in workers { worker.seat.askToDrain(atOnce: true) } }
-        if !isHandedOver {
-            manager?.notify("STOPPING=1")
+        if !loop.isHandedOver {
             for shared in listeners { shared.listener.stopListening() }
-            abandonSuccessor()
+            loop.abandonSuccessor()
         }
         listeners = []
         loop.enter(step, drain: configuration.drain, killAfter: configuration.killAfter)

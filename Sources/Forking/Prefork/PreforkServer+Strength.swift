@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CForkCore
-
 /// How many workers there are: one is forked where one lacks, or is to be replaced; one drains where there is one too many.
 extension PreforkServer {
     /// Parent: brings the pool to what it should be, and says when to look again.
@@ -12,7 +10,6 @@ extension PreforkServer {
         fill(now)
         thin(now)
         announce()
-        keepWatchdog(now)
         noteNextLook(now)
     }
 
@@ -52,18 +49,15 @@ extension PreforkServer {
 
     /// Tells, once all are there; and when all were replaced.
     private func announce() {
-        if !hasServed, workers.count(where: \.isReady) >= size.wanted {
-            hasServed = true
+        if !loop.hasServed, workers.count(where: \.isReady) >= size.wanted {
             hooks.observe(.serving(addresses))
-            manager?.notify("READY=1")
-            Predecessor.tellReady()
             for shared in listeners { shared.listener.takeOver() }
-            loop.takeControlOver()
+            loop.noteServing()
         }
         if isReplacingAll, !workers.contains(where: { $0.leaving == .replaced }) {
             isReplacingAll = false
             hooks.observe(.replaced)
-            manager?.notify("READY=1")
+            loop.tellManager("READY=1")
         }
     }
 
@@ -72,13 +66,13 @@ extension PreforkServer {
     /// SIGHUP: all workers are replaced, each drains only once its successor is ready.
     func replaceAll() {
         // Before anything can fail: with Type=notify-reload the manager waits for this, and for what ends it.
-        manager?.notify("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
+        loop.tellManager("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
         do {
             try hooks.prepare()
         } catch {
             hooks.observe(.replacingFailed("\(error)"))
             // One that is going on already will say so itself.
-            if !isReplacingAll { manager?.notify("READY=1") }
+            if !isReplacingAll { loop.tellManager("READY=1") }
             return
         }
         hooks.observe(.replacing)
@@ -93,7 +87,7 @@ extension PreforkServer {
             workers[index].leaving = nil
         }
         hooks.observe(.replacingFailed(reason))
-        manager?.notify("READY=1")
+        loop.tellManager("READY=1")
     }
 
     // MARK: More and fewer
@@ -109,16 +103,9 @@ extension PreforkServer {
         guard !size.isFixed, size.nextLook.map({ $0 <= now }) ?? true else { return }
         let before = size.wanted
         let wanted = size.look(
-            idle: workers.count(where: \.isIdle), live: workers.count(where: \.isReady), queued: queued, at: now)
+            idle: workers.count(where: \.isIdle), live: workers.count(where: \.isReady), queued: listeners.queued,
+            at: now)
         if wanted != before { hooks.observe(.resized(wanted)) }
-    }
-
-    /// Clients that wait in the kernel to be accepted.
-    var queued: Int {
-        listeners.reduce(0) { sum, shared in
-            var count: UInt32 = 0
-            return forkcore_queued(shared.descriptor, &count) == 0 ? sum + Int(count) : sum
-        }
     }
 
     /// Has those replaced that have grown too large.
@@ -134,27 +121,14 @@ extension PreforkServer {
 
     // MARK: Time
 
-    private func keepWatchdog(_ now: Instant) {
-        guard let interval = manager?.watchdogInterval, nextWatchdog.map({ $0 <= now }) ?? true else { return }
-        manager?.notify("WATCHDOG=1")
-        nextWatchdog = now + interval
-    }
-
-    /// A drain may take longer than the manager lets this process be silent.
-    func keepWatchdogWhileStopping(_ now: Instant) {
-        guard !isHandedOver else { return }
-        keepWatchdog(now)
-        nextLook = nextWatchdog
-    }
-
     private static let memoryInterval = Duration.seconds(5)
 
     private func noteNextLook(_ now: Instant) {
         if configuration.maxMemoryKiB != nil, nextMemoryLook == nil { nextMemoryLook = now + Self.memoryInterval }
-        var next = earlier(nextMemoryLook, nextWatchdog)
+        var next = nextMemoryLook
         if !size.isFixed { next = earlier(next, size.nextLook) }
         if missing > 0 { next = earlier(next, backoff.until) }
         for worker in workers { next = earlier(next, nextLook(at: worker, now)) }
-        nextLook = earlier(next, successor?.deadline)
+        nextLook = next
     }
 }

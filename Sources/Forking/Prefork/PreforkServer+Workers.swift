@@ -24,7 +24,9 @@ extension PreforkServer {
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
             lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced(),
             heartbeatLimit: configuration.heartbeatLimit)
-        let pid = try children.fork(options: configuration.childOptions, keeping: setup.listeners + [setup.news]) {
+        var options = configuration.childOptions
+        options.heedless = heedless
+        let pid = try children.fork(options: options, keeping: setup.listeners + [setup.news]) {
             run(setup)
         }
         seat.withhold()

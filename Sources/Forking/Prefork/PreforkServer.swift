@@ -37,7 +37,6 @@ public final class PreforkServer {
     // many there are, +Stopping ends, +Upgrade begins anew, +Status tells.
     let loop: ServerLoop
     let service: Service
-    let executable = Executable.own
     /// Workers wake the parent by it.
     let news: ParentDescriptor
     var listeners: [SharedListener] = []
@@ -47,15 +46,11 @@ public final class PreforkServer {
     /// When the newest of the failures came that `backoff` counts.
     var lastFailure = Instant(nanoseconds: .min)
     var isReplacingAll = false
-    var hasServed = false
     var nextLook: Instant?
     var nextMemoryLook: Instant?
-    var nextWatchdog: Instant?
-    var manager: ServiceManager?
-    var successor: Successor?
-    var successors: ChildTable?
-    /// A successor serves on the sockets.
-    var isHandedOver = false
+    private var stopSignals: Set<Signal> = []
+    /// What workers do not heed, as it is meant for the parent.
+    private(set) var heedless: SignalSet = []
     /// Why it stops, if not because it was asked to.
     var failure: ForkingError?
 
@@ -130,9 +125,7 @@ public final class PreforkServer {
     ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
     ///   workers were killed.
     public func serve() throws(ForkingError) {
-        let own = Self.ownSignals.union(configuration.stopSignals)
-        try loop.begin(
-            taking: ServerLoop.signals(stopping: own, hooks: hooks.signals.keys), control: configuration.control)
+        try loop.begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
         try children.contain(configuration.childOptions)
         do {
@@ -140,7 +133,6 @@ public final class PreforkServer {
         } catch {
             throw .invalid("the server could not be prepared: \(error)")
         }
-        manager = ServiceManager.take()
         try InheritedSockets.settle()
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
@@ -158,22 +150,30 @@ public final class PreforkServer {
 
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
-        if loop.phase == .serving { tend(.now) } else { keepWatchdogWhileStopping(.now) }
-        let ready = try loop.wait(
-            for: news.rawValue, or: successor?.word?.rawValue ?? -1, until: nextLook, isBusy: false)
+        if loop.phase == .serving { tend(.now) }
+        loop.report(reportState, { reportLine })
+        let ready = try loop.wait(for: news.rawValue, until: nextLook, isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
         if ready.contains(.work) { _ = forkcore_event_take(news.rawValue) }
-        if ready.contains(.other) { hearSuccessor() }
-        keepSuccessorsTime(.now)
+        if let event = loop.lookAfterUpgrade(ready) { note(event) }
         if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
         if ready.contains(.control) { loop.answer(from: self) }
     }
 
+    private func signalsToTake() throws(ForkingError) -> Set<Signal> {
+        stopSignals = configuration.stopSignals
+        if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.quit], hooks: hooks.signals.keys)) }
+        let taken = try ServerLoop.signals(
+            stopping: stopSignals, own: Self.ownSignals, hooks: hooks.signals.keys)
+        heedless = SignalSet(taken.union([.user1]).subtracting([.terminate]))
+        return taken
+    }
+
     private func takeSignals() {
         for signal in loop.takeSignals() {
-            if configuration.stopSignals.contains(signal) {
+            if stopSignals.contains(signal) {
                 advance(to: loop.phase.nextStep)
             } else if let hook = hooks.signals[signal] {
                 hook()

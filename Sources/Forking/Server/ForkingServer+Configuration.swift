@@ -23,8 +23,12 @@ extension ForkingServer {
         public var noDelay = false
         /// The longest datagram in bytes; of a longer one the rest is lost, and it is marked as truncated.
         public var datagramLimit = 8192
-        /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills.
+        /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills. So do
+        /// SIGHUP and SIGQUIT, which would end it with all its clients, unless a hook takes them, they are ignored, as by
+        /// nohup(1), or this is empty.
         public var stopSignals: Set<Signal> = [.terminate, .interrupt]
+        /// How long a new program may take to be ready that SIGUSR2 has started; then it is ended, and this one goes on.
+        public var spawnLimit: Duration = .seconds(30)
         /// How long children may go on with what they do once the server stops; then they get SIGTERM.
         public var drain: Duration = .seconds(10)
         /// From SIGTERM to SIGKILL, at a time limit and when the server stops.
@@ -60,6 +64,7 @@ extension ForkingServer {
                 throw .invalid("datagramLimit is \(datagramLimit), and must be from 1 to 65535 bytes")
             }
             guard drain >= .zero else { throw .invalid("drain is \(drain), and cannot be negative") }
+            guard spawnLimit > .zero else { throw .invalid("spawnLimit is \(spawnLimit), and must be positive") }
             for (name, limit) in [("idleTimeout", idleTimeout), ("ioTimeout", ioTimeout)] {
                 if let limit, limit <= .zero {
                     throw .invalid("\(name) is \(limit), and must be positive, or nil for none")

@@ -12,6 +12,20 @@ extension ForkingServer: StatusSource {
             phase: loop.phase == .serving ? .serving : .stopping, limit: configuration.maxChildren)
     }
 
+    /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait, of
+    /// whom nothing else tells.
+    var reportState: Int? {
+        loop.phase != .serving ? ~children.count : children.isFull || isShort ? nil : clients
+    }
+
+    var reportLine: String {
+        guard loop.phase == .serving else { return "stopping: \(children.count) clients left" }
+        let waiting = reportState == nil ? listeners.queued + (held == nil ? 0 : 1) : 0
+        return "\(clients) of \(configuration.maxChildren) clients" + (waiting > 0 ? ", \(waiting) wait" : "")
+    }
+
+    private var clients: Int { children.count - spares.waiting.count }
+
     func forEachProcess(_ body: (ServerStatus.Process) -> Void) {
         children.adopt()
         let now = Instant.now

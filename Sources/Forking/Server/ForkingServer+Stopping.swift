@@ -11,10 +11,12 @@ extension ForkingServer {
     func advance(to step: StopStep) {
         guard loop.isAhead(step) else { return }
         hooks.observe(.stopping(step))
+        loop.abandonSuccessor()
         turnAway()
         if configuration.blockOnClose {
             loop.enter(step, drain: configuration.drain, killAfter: configuration.killAfter)
         } else {
+            loop.tellManager("STOPPING=1")
             loop.phase = .over
         }
     }

@@ -42,6 +42,8 @@ public final class ForkingServer {
     var isShort = false
     let idleSince: ParentCell<Instant>
     var spares: Spares
+    /// Those that stop it while it serves.
+    private var stopSignals: Set<Signal> = []
 
     /// A server of connections.
     ///
@@ -132,19 +134,20 @@ public final class ForkingServer {
 
     /// Serves until the server was stopped; then nothing of it is left alive.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals` and the signals of
-    /// `hooks` are taken as events, and who asks on `Configuration.control` is told the status.
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals`, SIGHUP, SIGQUIT, SIGUSR2
+    /// and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on `Configuration.control` is told the status.
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
     ///   socket cannot be made.
     public func serve() throws(ForkingError) {
-        let signals = try ServerLoop.signals(stopping: configuration.stopSignals, hooks: hooks.signals.keys)
-        try begin(taking: signals, control: configuration.control)
+        try begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
         try InheritedSockets.settle()
         hooks.prewarm()
         hooks.observe(.serving(addresses))
+        listeners.takeOver()
+        loop.noteServing()
         do throws(ForkingError) {
             while loop.phase != .over { try turn() }
         } catch {
@@ -191,10 +194,12 @@ public final class ForkingServer {
     /// One turn: wait, then signals, exits, time, who asks for the status, and last a new client.
     private func turn() throws(ForkingError) {
         hooks.serviceActions()
+        loop.report(reportState, { reportLine })
         let ready = try wait()
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { collect() }
+        if let event = loop.lookAfterUpgrade(ready) { note(event) }
         keepTime()
         if ready.contains(.control) { loop.answer(from: self) }
         if ready.contains(.work) || held != nil, canAdmit {
@@ -224,12 +229,24 @@ public final class ForkingServer {
         loop.phase == .serving && admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
     }
 
+    /// SIGUSR2 too, unless a hook takes it, or a thread would.
+    private func signalsToTake() throws(ForkingError) -> Set<Signal> {
+        let hooked = hooks.signals.keys
+        stopSignals = configuration.stopSignals
+        if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.hangup, .quit], hooks: hooked)) }
+        let isFree = !hooked.contains(.user2) && !stopSignals.contains(.user2)
+        let own: Set<Signal> = isFree && ThreadMasks.firstThatTakes(.user2) == nil ? [.user2] : []
+        return try ServerLoop.signals(stopping: stopSignals, own: own, hooks: hooked)
+    }
+
     private func takeSignals() {
         for signal in loop.takeSignals() {
-            if configuration.stopSignals.contains(signal) {
+            if stopSignals.contains(signal) {
                 advance(to: loop.phase.nextStep)
+            } else if let hook = hooks.signals[signal] {
+                hook()
             } else {
-                hooks.signals[signal]?()
+                upgrade()
             }
         }
     }

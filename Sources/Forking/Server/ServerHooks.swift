@@ -29,7 +29,8 @@ public struct ServerHooks {
         if event.isTrouble { Lines.tell(event.description) }
     }
     /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
-    /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply.
+    /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply. SIGHUP, SIGQUIT and SIGUSR2
+    /// do then what it says, and nothing else.
     public var signals: [Signal: () -> Void] = [:]
 
     /// The defaults: everybody is served, and what goes wrong is said on stderr.
@@ -52,6 +53,12 @@ public enum ServerEvent {
     case forkFailed(SocketAddress, ForkingError)
     /// There was no descriptor or no memory for the next client, which waits.
     case shortage(ForkingError)
+    /// A new program was started on the same sockets.
+    case upgrading(ProcessID)
+    /// It serves, and this one drains.
+    case upgraded(ProcessID)
+    /// It does not, and this one goes on; or it has ended while this one drains.
+    case upgradeFailed(String)
     /// A step of stopping has begun.
     case stopping(StopStep)
     /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them.
@@ -67,8 +74,8 @@ public enum ServerEvent {
             case .killed(.brokenPipe, _): false  // its client left first, as clients do
             case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
             }
-        case .serving, .forked, .refused, .stopping: false
-        case .verifyFailed, .forkFailed, .shortage, .abandoned: true
+        case .serving, .forked, .refused, .upgrading, .upgraded, .stopping: false
+        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .abandoned: true
         }
     }
 }
@@ -84,6 +91,9 @@ extension ServerEvent: CustomStringConvertible {
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
         case .forkFailed(let peer, let error): "sent \(peer) away: \(error)"
         case .shortage(let error): "clients wait: \(error)"
+        case .upgrading(let pid): "upgrading: started \(pid)"
+        case .upgraded(let pid): "upgraded: \(pid) serves now"
+        case .upgradeFailed(let why): "not upgraded: \(why)"
         case .stopping(.drain): "stopping: draining"
         case .stopping(.terminate): "stopping: terminating the children that are left"
         case .stopping(.kill): "stopping: killing the children that are left"

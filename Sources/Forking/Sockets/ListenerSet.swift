@@ -50,11 +50,29 @@ struct ListenerSet: ~Copyable {
         return count == 1 ? Int32(token) : -1
     }
 
+    /// Clients that wait in the kernel to be accepted.
+    var queued: Int { all.queued }
+
+    /// The program before this one serves on them no more.
+    func takeOver() {
+        for shared in all { shared.listener.takeOver() }
+    }
+
     /// Takes no more clients. The listeners close, unless somebody else has them too.
     mutating func close() {
         polled = -1
         isOfSeveral = false
         poll = nil
         all = []
+    }
+}
+
+extension [SharedListener] {
+    /// Clients that wait in the kernel to be accepted.
+    var queued: Int {
+        reduce(0) { sum, shared in
+            var count: UInt32 = 0
+            return forkcore_queued(shared.descriptor, &count) == 0 ? sum + Int(count) : sum
+        }
     }
 }

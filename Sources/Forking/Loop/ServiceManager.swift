@@ -19,11 +19,16 @@ package struct ServiceManager: Sendable {
     /// Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment, so that no program started from here
     /// takes them for its own. Call it once, before the first thread. What makes no sense is no manager.
     package static func take() -> ServiceManager {
-        let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
         let values = names.map { name in getenv(name).map { String(cString: $0) } }
         for name in names { unsetenv(name) }
         return ServiceManager(socket: values[0], silence: values[1], watched: values[2], pid: forkcore_process())
     }
+
+    /// What it says to this process alone.
+    static let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
+
+    /// Whether there is one.
+    var isThere: Bool { address != nil }
 
     init(socket: String?, silence: String?, watched: String?, pid: ProcessID) {
         // A path or an abstract name; other managers are reached by `vsock:`, from virtual machines, which we are not for.
@@ -44,18 +49,31 @@ package struct ServiceManager: Sendable {
         environment = ["NOTIFY_SOCKET=\(socket)", "WATCHDOG_USEC=\(microseconds)"]
     }
 
-    /// Sends one message, such as `READY=1` or several such lines, without waiting, and returns whether it was sent: it is
-    /// not if there is no manager, if its queue is full, or if there is no descriptor left.
+    /// What has become of a message.
+    package enum Outcome {
+        case sent
+        /// Its queue is full, or something is short here.
+        case later
+        /// There is no manager, or nobody where it was.
+        case never
+    }
+
+    /// Sends one message, such as `READY=1` or several such lines, without waiting.
     @discardableResult
-    package func notify(_ text: String) -> Bool {
-        guard let address else { return false }
+    package func notify(_ text: String) -> Outcome {
+        guard let address else { return .never }
         let type = SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue
         let socket = socket(AF_UNIX, Int32(type), 0)
-        guard socket >= 0 else { return false }
+        guard socket >= 0 else { return .later }
         defer { forkcore_close(socket) }
         var text = text
-        return text.withUTF8 { bytes in
-            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1) == 0 }
+        let code = text.withUTF8 { bytes in
+            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1) }
+        }
+        switch code {
+        case 0: return .sent
+        case EAGAIN, ENOBUFS, ENOMEM: return .later
+        default: return .never
         }
     }
 }

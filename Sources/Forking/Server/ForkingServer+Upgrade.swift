@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension ForkingServer {
+    /// SIGUSR2: starts the program anew on the same sockets; once that one serves, this one drains.
+    func upgrade() {
+        guard loop.phase == .serving else { return }
+        if let event = loop.upgrade(with: listeners.all, limit: configuration.spawnLimit) { note(event) }
+    }
+
+    /// Something has become of it.
+    func note(_ event: UpgradeEvent) {
+        switch event {
+        case .started(let pid): hooks.observe(.upgrading(pid))
+        case .failed(let why): hooks.observe(.upgradeFailed(why))
+        case .serves(let pid):
+            loop.handOver(endingReload: false, listeners.all)
+            hooks.observe(.upgraded(pid))
+            advance(to: .drain)
+        case .lost(let pid):
+            hooks.observe(.upgradeFailed(UpgradeEvent.told(ofLost: pid)))
+            // The manager starts the service anew once this process has ended.
+            if loop.isManaged { advance(to: .terminate) }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and a
+/// socket on which that one says that it serves.
+struct Handover {
+    static let variable = "FORKING_UPGRADE"
+    private static let first: Int32 = 3
+
+    struct Socket {
+        let descriptor: Int32
+        let origin: Listener.Origin
+    }
+
+    let sockets: [Socket]
+    let word: Int32
+    let control: Int32?
+    let variables: [String]
+
+    /// Go-between's child: becomes the new program. Returns an exit status if it cannot.
+    func execute(_ executable: Executable) -> Int32 {
+        let all = sockets.map(\.descriptor) + [word] + (control.map { [$0] } ?? [])
+        // First out of the way of each other, then to where they are looked for.
+        let above = Self.first + Int32(all.count)
+        let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
+        for (index, descriptor) in moved.enumerated() where dup2(descriptor, Self.first + Int32(index)) < 0 {
+            return complain("a socket cannot be handed over: \(Errno(rawValue: errno))")
+        }
+        setenv("LISTEN_PID", "\(getpid())", 1)
+        setenv("LISTEN_FDS", "\(sockets.count)", 1)
+        setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
+        let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
+        let flags = sockets.map { Self.flag(of: $0.origin) }.joined()
+        setenv(
+            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(flags)", 1)
+        for text in variables {
+            let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+            setenv(parts[0], parts[1], 1)
+        }
+        executable.arguments.withVector { _ = execv(executable.path, $0) }
+        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: errno))")
+    }
+
+    /// A letter for each socket says where it comes from, and its name says the rest.
+    private static func flag(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "1"
+        case .manager: "0"
+        case .descriptor: "d"
+        }
+    }
+
+    private static func name(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "made"
+        case .manager(let name): name
+        case .descriptor(let number): String(number)
+        }
+    }
+
+    static func origin(flag: Character, name: String) -> Listener.Origin {
+        switch flag {
+        case "1": .made
+        case "d": Int32(name).map { .descriptor($0) } ?? .manager(name: name)
+        default: .manager(name: name)
+        }
+    }
+
+    private func complain(_ text: String) -> Int32 {
+        Lines.tell("upgrade: \(text)")
+        return 127
+    }
+
+    /// Says on one end of a word what it is there to say.
+    static func say(on descriptor: Int32) { _ = send(descriptor, [1], 1, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
+
+    /// Whether the other program has said something, and not merely closed its end.
+    static func isSaid(on descriptor: Int32) -> Bool {
+        var byte: UInt8 = 0
+        return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
+    }
+}

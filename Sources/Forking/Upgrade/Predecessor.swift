@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Synchronization
+
+/// The program whose place this one takes, if there is one.
+enum Predecessor {
+    private static let handedOver: (word: ParentDescriptor, flags: [Character], control: Int32?)? = {
+        guard let value = getenv(Handover.variable) else { return nil }
+        defer { unsetenv(Handover.variable) }
+        let parts = String(cString: value).split(separator: " ")
+        guard parts.count == 4, pid_t(parts[0]) == getpid(), let word = Int32(parts[1]), let control = Int32(parts[2]),
+            fcntl(word, F_SETFD, FD_CLOEXEC) == 0
+        else { return nil }
+        let isThere = control >= 0 && fcntl(control, F_SETFD, FD_CLOEXEC) == 0
+        return (ParentDescriptor(word), Array(parts[3]), isThere ? control : nil)
+    }()
+    private static let isControlTaken = Atomic(false)
+
+    /// The predecessor's control socket, once; it is the caller's then.
+    static func takeControl() -> Int32? {
+        guard let control = handedOver?.control, !isControlTaken.exchange(true, ordering: .relaxed) else { return nil }
+        return control
+    }
+
+    /// Before the first worker is forked, which is not to have the word.
+    static var isThere: Bool { handedOver != nil }
+
+    /// Where the predecessor's socket at `index` came from; nil without a predecessor.
+    static func origin(_ index: Int, named name: String) -> Listener.Origin? {
+        handedOver.map { Handover.origin(flag: $0.flags.indices.contains(index) ? $0.flags[index] : "0", name: name) }
+    }
+
+    /// Says that this program serves; the other then drains.
+    static func tellReady() {
+        if let word = handedOver?.word { Handover.say(on: word.rawValue) }
+    }
+
+    /// On this it says that the service manager takes this program for the main one from now on, or closes its end.
+    static var word: Int32? { handedOver?.word.rawValue }
+}
