@@ -181,14 +181,17 @@ final class ServerLoop {
     ///   - work: the descriptor of what the server is there for, or -1.
     ///   - other: that of something else, or -1.
     ///   - isBusy: there is something to do already: only looks.
-    func wait(for work: Int32, or other: Int32 = -1, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
+    ///   - isHolding: somebody is still to be served.
+    func wait(
+        for work: Int32, or other: Int32 = -1, until: Instant?, isBusy: Bool, isHolding: Bool = false
+    ) throws(ForkingError) -> Ready {
         if let end = controlPausedUntil, end <= .now { watchControl() }
         let polled: InlineArray<6, Int32> = [
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work, other,
             controlDescriptor,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && children.isDeserted
+        let isOver = phase != .serving && children.isDeserted && !isHolding
         let next = earlier(earlier(phase.deadline, until), controlPausedUntil)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
@@ -228,10 +231,12 @@ final class ServerLoop {
 
     /// What time brings to a server that stops: its end, or the next step, which is returned.
     ///
-    /// - Parameter abandon: is told of those whom the kernel does not end.
-    func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
+    /// - Parameters:
+    ///   - isHolding: somebody is still to be served.
+    ///   - abandon: is told of those whom the kernel does not end.
+    func keepTime(_ now: Instant, isHolding: Bool = false, abandon: ([ProcessID]) -> Void) -> StopStep? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
-        if children.isDeserted {
+        if children.isDeserted, !isHolding {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }

@@ -22,9 +22,10 @@ extension PreforkServer {
         defer { forkcore_close(workersEnd) }
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
-            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced(),
-            heartbeatLimit: configuration.heartbeatLimit)
-        let pid = try children.fork(options: configuration.childOptions, keeping: setup.listeners + [setup.news]) {
+            lifeline: workersEnd, lastClients: lastClients.descriptor, news: news.rawValue,
+            maxRequests: requestsUntilReplaced(), heartbeatLimit: configuration.heartbeatLimit)
+        let kept = setup.listeners + [setup.lastClients, setup.news]
+        let pid = try children.fork(options: configuration.childOptions, keeping: kept) {
             run(setup)
         }
         seat.withhold()
