@@ -408,6 +408,7 @@ int forkcore_poll_wait(int descriptor, int timeout_ms);
 enum {
     FORKCORE_DRAIN_ASKED = 1,     ///< its parent says so
     FORKCORE_DRAIN_SIGNALLED = 2, ///< SIGTERM has come; the next one ends it
+    FORKCORE_DRAIN_LAST = 4,      ///< all stop: who waited at the listeners then is still to be taken
 };
 
 /// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair, readable, and

@@ -76,6 +76,15 @@ extension Errno {
     static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 }
 
+extension ForkingError {
+    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and clone
+    /// call so.
+    var isShortage: Bool {
+        guard case .system(_, let code) = self else { return false }
+        return code == .resourceTemporarilyUnavailable || Errno.shortages.contains(code)
+    }
+}
+
 /// Makes an error of what a C function returned, unless that is 0.
 func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError) {
     if code != 0 {

@@ -16,9 +16,11 @@ final class Pool {
     private var active: Set<pid_t> = []
     private var hasServed = false
 
-    init(_ settings: String..., environment: [String: String] = [:], deadline: Double = 60) throws {
+    init(
+        _ settings: String..., scenario: String = "prefork", environment: [String: String] = [:], deadline: Double = 60
+    ) throws {
         running = try Running(
-            builtProgram("scenarios"), ["prefork"] + settings, environment: environment, deadline: deadline)
+            builtProgram("scenarios"), [scenario] + settings, environment: environment, deadline: deadline)
     }
 
     /// Reads on until all workers serve.

@@ -23,6 +23,41 @@ struct StoppingTests {
         try server.expectNothingAlive()
     }
 
+    @Test(
+        "clients that wait for their turn at a stop get it while the server drains, and nobody else does",
+        arguments: [["echo"], ["exec"], ["prefork", "--workers", "1"]])
+    func waiting(_ command: [String]) throws {
+        let limit = command == ["echo"] || command == ["exec"] ? ["--max-children", "1"] : []
+        let program = command == ["exec"] ? ["--", "sh", "-c", "read line; echo $line"] : []
+        let (server, address) = try forkserve(
+            command + limit + ["--verbose", "--drain", "50", "127.0.0.1:0"] + program)
+        let clients = try (0..<4).map { _ in try Client(address) }
+        // All but the first wait in the kernel's queue.
+        try eventually("nobody is served") { acceptQueue(of: address) == 3 }
+        server.send(SIGTERM)
+        try server.waitForError("stopping: draining")
+        for (number, client) in clients.enumerated() {
+            try client.send("client \(number)\n")
+            client.finishSending()
+            #expect(try client.receiveAll() == "client \(number)\n")
+        }
+        #expect((try? Client(address)) == nil)
+        #expect(try server.wait() == 0)
+        try server.expectNothingAlive()
+    }
+
+    /// How many clients wait to be accepted, as the kernel says.
+    private func acceptQueue(of address: String) -> Int? {
+        let port = String(UInt16(address.split(separator: ":").last!)!, radix: 16, uppercase: true)
+        let suffix = ":" + String(repeating: "0", count: 4 - port.count) + port
+        for line in (contents(of: "/proc/net/tcp") ?? "").split(separator: "\n") {
+            let fields = line.split(separator: " ")
+            guard fields.count > 4, fields[1].hasSuffix(suffix), fields[3] == "0A" else { continue }
+            return fields[4].split(separator: ":").last.flatMap { Int($0, radix: 16) }
+        }
+        return nil
+    }
+
     @Test("a second signal terminates at once")
     func secondSignal() throws {
         let (server, address) = try forkserve(["echo", "--drain", "1000", "127.0.0.1:0"])

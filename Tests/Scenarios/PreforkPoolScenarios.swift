@@ -8,6 +8,7 @@ import TestSupport
 /// stdout what happens, a line each.
 let preforkPoolScenarios: [String: @Sendable () throws -> Void] = [
     "prefork": preforkProgram,
+    "prefork-many-descriptors": preforkProgram,
     "prefork-refusals": preforkRefusals,
 ]
 

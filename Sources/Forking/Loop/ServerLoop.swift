@@ -208,7 +208,8 @@ final class ServerLoop {
     /// - Parameters:
     ///   - work: the descriptor of what the server is there for, or -1.
     ///   - isBusy: there is something to do already: only looks.
-    func wait(for work: Int32, until: Instant?, isBusy: Bool) throws(ForkingError) -> Ready {
+    ///   - isHolding: somebody is still to be served.
+    func wait(for work: Int32, until: Instant?, isBusy: Bool, isHolding: Bool = false) throws(ForkingError) -> Ready {
         if let end = controlPausedUntil, end <= .now { watchControl() }
         let (word, end) = upgradeDescriptors
         let polled: InlineArray<7, Int32> = [
@@ -216,7 +217,7 @@ final class ServerLoop {
             controlDescriptor, word, end,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && isDone
+        let isOver = phase != .serving && isDone && !isHolding
         let mine = earlier(earlier(controlPausedUntil, reports?.next), successor?.deadline)
         let next = earlier(earlier(phase.deadline, until), mine)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
@@ -262,10 +263,12 @@ final class ServerLoop {
 
     /// What time brings to a server that stops: its end, or the next step, which is returned.
     ///
-    /// - Parameter abandon: is told of those whom the kernel does not end.
-    func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
+    /// - Parameters:
+    ///   - isHolding: somebody is still to be served.
+    ///   - abandon: is told of those whom the kernel does not end.
+    func keepTime(_ now: Instant, isHolding: Bool = false, abandon: ([ProcessID]) -> Void) -> StopStep? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
-        if isDone {
+        if isDone, !isHolding {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }

@@ -12,6 +12,7 @@ package final class AcceptQueue: Sendable {
     private let listeners: [Int32]
     private let lifeline: Int32
     private let seat: Seat
+    private let lastClients: Int32
     private let poll: Int32
     /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
     /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
@@ -22,9 +23,10 @@ package final class AcceptQueue: Sendable {
     private let turns = Atomic(0)
 
     /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
-    init(_ listeners: [Int32], lifeline: Int32, seat: Seat) throws(ForkingError) {
+    init(_ listeners: [Int32], lifeline: Int32, lastClients: Int32, seat: Seat) throws(ForkingError) {
         self.listeners = listeners
         self.lifeline = lifeline
+        self.lastClients = lastClients
         self.seat = seat
         var poll: Int32 = -1
         try check(forkcore_poll_open(&poll), "epoll_create1")
@@ -44,14 +46,22 @@ package final class AcceptQueue: Sendable {
 
     /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
+        seat.lines.pointee.takesFromQueue.store(true, ordering: .relaxed)
         do throws(ForkingError) {
             while !seat.isDraining {
                 if let client = try wait(lingering) { return client }
             }
-            return owesLook.load(ordering: .relaxed) ? try? take() : nil
+            return takeLast()
         } catch .system(_, .invalidArgument) where seat.isDraining {
-            return nil  // the parent has stopped, and with it the socket
+            return takeLast()  // the parent has stopped, and with it the socket
         }
+    }
+
+    /// A client that is still to be taken: that which this worker alone was woken for, and when the whole server stops, of
+    /// those that waited then.
+    private func takeLast() -> Client? {
+        if owesLook.load(ordering: .relaxed), let client = try? take() { return client }
+        return seat.takesLastClients ? LastClients.next(from: lastClients) : nil
     }
 
     /// A client if there is one, or after something has happened.

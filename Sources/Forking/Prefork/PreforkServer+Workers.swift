@@ -22,11 +22,12 @@ extension PreforkServer {
         defer { forkcore_close(workersEnd) }
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
-            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced(),
-            heartbeatLimit: configuration.heartbeatLimit)
+            lifeline: workersEnd, lastClients: lastClients.descriptor, news: news.rawValue,
+            maxRequests: requestsUntilReplaced(), heartbeatLimit: configuration.heartbeatLimit)
         var options = configuration.childOptions
         options.heedless = heedless
-        let pid = try children.fork(options: options, keeping: setup.listeners + [setup.news]) {
+        let kept = setup.listeners + [setup.lastClients, setup.news]
+        let pid = try children.fork(options: options, keeping: kept) {
             run(setup)
         }
         seat.withhold()

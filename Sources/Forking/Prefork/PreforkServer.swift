@@ -5,13 +5,17 @@ import SystemPackage
 
 /// A pool of worker processes that serve on shared listeners, kept at full strength.
 ///
-/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent never accepts,
-/// runs no handler, and is single-threaded; in a worker everything is allowed: threads, tasks, event loops.
+/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent runs no
+/// handler, accepts nobody but those who wait as it stops, and is single-threaded; in a worker everything is allowed: threads,
+/// tasks, event loops.
 ///
 /// ```swift
 /// let address = try SocketAddress(parsing: "127.0.0.1:7777")
 /// let server = try PreforkServer(InheritedSockets.listener(on: address)) { connection, worker in
-///     while !worker.isDraining, let line = try connection.readLine() { try connection.write(line) }
+///     while let line = try connection.readLine() {
+///         try connection.write(line)
+///         if worker.isDraining { return }
+///     }
 /// }
 /// try server.serve()
 /// ```
@@ -40,6 +44,9 @@ public final class PreforkServer {
     /// Workers wake the parent by it.
     let news: ParentDescriptor
     var listeners: [SharedListener] = []
+    var lastClients: LastClients
+    /// When to try again to pass on those of them for whom there was no room.
+    var passOnAt: Instant?
     var workers: [PoolWorker] = []
     var size: PoolSize
     var backoff = Backoff()
@@ -89,6 +96,7 @@ public final class PreforkServer {
             minimum: configuration.workers, maximum: configuration.maxWorkers ?? configuration.workers,
             ceiling: Configuration.ceiling)
         news = try ParentDescriptor("eventfd", forkcore_event_open)
+        lastClients = try LastClients()
         // Each worker may be there twice: it drains, and its successor serves.
         loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
         try add(listener)
@@ -138,8 +146,10 @@ public final class PreforkServer {
             while loop.phase != .over { try turn() }
         } catch {
             loop.abandonShip()
+            lastClients.close()
             throw error
         }
+        lastClients.close()
         if let failure { throw failure }
     }
 
@@ -152,12 +162,13 @@ public final class PreforkServer {
     private func turn() throws(ForkingError) {
         if loop.phase == .serving { tend(.now) }
         loop.report(reportState, { reportLine })
-        let ready = try loop.wait(for: news.rawValue, until: nextLook, isBusy: false)
+        let ready = try loop.wait(for: news.rawValue, until: earlier(nextLook, passOnAt), isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
         if ready.contains(.work) { _ = forkcore_event_take(news.rawValue) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
+        if let passOnAt, passOnAt <= .now { passOnLastClients(.now) }
         if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
         if ready.contains(.control) { loop.answer(from: self) }
     }

@@ -24,6 +24,8 @@ final class Seat: @unchecked Sendable {
         let active = Atomic<Int32>(0)
         /// It serves one connection at a time, and has one, be there a request on it or not.
         let hasConnection = Atomic(false)
+        /// It takes its clients from an `AcceptQueue`.
+        let takesFromQueue = Atomic(false)
         let requests = Atomic<UInt64>(0)
         /// When a request began or ended last: nanoseconds of CLOCK_MONOTONIC.
         let since = Atomic<Int64>(0)
@@ -63,6 +65,11 @@ final class Seat: @unchecked Sendable {
         let word = atOnce ? FORKCORE_DRAIN_ASKED | FORKCORE_DRAIN_SIGNALLED : FORKCORE_DRAIN_ASKED
         _ = drain.pointee.bitwiseOr(UInt32(word), ordering: .relaxed)
     }
+
+    /// Parent, before it asks it to drain: to take of the last clients then.
+    func offerLastClients() { _ = drain.pointee.bitwiseOr(UInt32(FORKCORE_DRAIN_LAST), ordering: .relaxed) }
+
+    var takesLastClients: Bool { drain.pointee.load(ordering: .relaxed) & UInt32(FORKCORE_DRAIN_LAST) != 0 }
 
     private var drain: UnsafeMutablePointer<Atomic<UInt32>> { memory.assumingMemoryBound(to: Atomic<UInt32>.self) }
 

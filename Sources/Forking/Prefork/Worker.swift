@@ -34,7 +34,8 @@ public final class Worker: Sendable {
         seat = setup.seat
         news = setup.news
         maxRequests = setup.maxRequests
-        queue = try AcceptQueue(setup.listeners, lifeline: setup.lifeline, seat: setup.seat)
+        queue = try AcceptQueue(
+            setup.listeners, lifeline: setup.lifeline, lastClients: setup.lastClients, seat: setup.seat)
         try check(forkcore_drain_on_term(seat.drainWord, setup.lifeline, setup.news), "sigaction")
     }
 
@@ -90,7 +91,8 @@ public final class Worker: Sendable {
 
     // MARK: Blocking loops
 
-    /// Waits for the next client; nil once the worker should drain. accept4(2), epoll_wait(2).
+    /// Waits for the next client; nil once the worker should drain, and has served those who waited when the whole server
+    /// stopped. accept4(2), epoll_wait(2).
     ///
     /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
     ///
@@ -145,6 +147,7 @@ struct WorkerSetup {
     var addresses: [SocketAddress]
     var seat: Seat
     var lifeline: Int32
+    var lastClients: Int32
     var news: Int32
     var maxRequests: UInt64
     var heartbeatLimit: Duration?

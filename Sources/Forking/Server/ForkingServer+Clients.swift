@@ -10,32 +10,49 @@ extension ForkingServer {
         case programs((borrowing Connection) throws(ForkingError) -> Program)
     }
 
-    /// Takes one client from the kernel's queue and forks a child for it.
+    /// Takes one client, of those that are held or from the kernel's queue, and has a child made for it.
     func takeClient() throws(ForkingError) {
         do throws(ForkingError) {
             switch service {
             case .connections(let handler):
-                guard let connection = try accept() else { return }
-                noteClient()
-                serve(connection, handler)
+                guard let connection = try nextClient() else { return }
+                try serve(connection, handler)
             case .datagrams(let handler):
-                let socket = try listeners.next()
-                guard socket >= 0,
-                    let datagram = try Listener.receive(from: socket, limit: configuration.datagramLimit)
-                else { return }
-                noteClient()
-                serve(datagram, handler)
+                guard let datagram = try nextDatagram() else { return }
+                try serve(datagram, handler)
             case .programs(let program):
-                guard let connection = try takeForProgram() else { return }
+                guard let connection = try nextClient() else { return }
                 try serve(connection, by: program)
-                noteClient()
             }
-        } catch .system(let call, let code) where Errno.shortages.contains(code) {
+            noteClient()
+        } catch .system(let call, let code) where ForkingError.system(call: call, code).isShortage {
             // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
             admission.noteShortage(at: .now)
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
             isShort = true
         }
+    }
+
+    /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
+    private func nextClient() throws(ForkingError) -> Connection? {
+        if !held.isEmpty {
+            if let connection = held.next(isWelcome) { return connection }
+        } else {
+            guard let connection = try accept() else { return nil }
+            if isWelcome(connection) { return connection }
+        }
+        noteClient()
+        return nil
+    }
+
+    private func nextDatagram() throws(ForkingError) -> Datagram? {
+        if heldDatagram != nil { return heldDatagram.take() }
+        let socket = try listeners.next()
+        guard socket >= 0, let datagram = try Listener.receive(from: socket, limit: configuration.datagramLimit)
+        else { return nil }
+        if isWelcome(datagram) { return datagram }
+        noteClient()
+        return nil
     }
 
     /// The next client that waits at a listener, if there is one.
@@ -62,17 +79,30 @@ extension ForkingServer {
         hooks.prewarm()
     }
 
-    private func serve(_ connection: consuming Connection, _ handler: (inout Connection) throws -> Void) {
-        guard isWelcome(connection) else { return }
+    private func serve(
+        _ connection: consuming Connection, _ handler: (inout Connection) throws -> Void
+    ) throws(ForkingError) {
         let peer = connection.peer
         if let pid = passOn(connection) {
             hooks.observe(.forked(pid, peer: peer))
             return
         }
-        begin(peer) { () throws(ForkingError) in
-            try children.fork(peer: peer, options: configuration.childOptions) { attend(&connection, handler) }
+        do throws(ForkingError) {
+            let pid = try children.fork(peer: peer, options: configuration.childOptions) {
+                attend(&connection, handler)
+            }
+            hooks.observe(.forked(pid, peer: peer))
+        } catch {
+            try hold(connection, error)
         }
         // Here the parent's copy of the connection closes. The child's is the only one left.
+    }
+
+    /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
+    private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
+        guard error.isShortage else { return hooks.observe(.forkFailed(connection.peer, error)) }
+        held.putBack(connection)
+        throw error
     }
 
     /// Child: serves its client.
@@ -85,16 +115,6 @@ extension ForkingServer {
         return status
     }
 
-    /// The client that is held, else the next that is welcome.
-    private func takeForProgram() throws(ForkingError) -> Connection? {
-        if held != nil { return held.take() }
-        guard let connection = try accept() else { return nil }
-        if isWelcome(connection) { return connection }
-        noteClient()
-        return nil
-    }
-
-    /// A program takes more descriptors than its client, which is held while there are too few.
     private func serve(
         _ connection: consuming Connection, by program: (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
@@ -110,11 +130,8 @@ extension ForkingServer {
             let pid = try children.spawn(
                 child, on: connection.descriptor, peer: peer, options: configuration.childOptions)
             hooks.observe(.forked(pid, peer: peer))
-        } catch .system(let call, let code) where code == .tooManyOpenFiles || code == .tooManyOpenFilesInSystem {
-            held = consume connection
-            throw .system(call: call, code)
         } catch {
-            hooks.observe(.forkFailed(peer, error))
+            try hold(connection, error)
         }
     }
 
@@ -128,18 +145,28 @@ extension ForkingServer {
         return false
     }
 
-    private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) {
+    private func isWelcome(_ datagram: Datagram) -> Bool {
         do {
-            guard try hooks.verifyDatagram(datagram) else { return hooks.observe(.refused(datagram.peer)) }
+            if try hooks.verifyDatagram(datagram) { return true }
+            hooks.observe(.refused(datagram.peer))
         } catch {
-            return hooks.observe(.verifyFailed(datagram.peer, error))
+            hooks.observe(.verifyFailed(datagram.peer, error))
         }
-        begin(datagram.peer) { () throws(ForkingError) in
-            try children.fork(
+        return false
+    }
+
+    private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
+        do throws(ForkingError) {
+            let pid = try children.fork(
                 peer: datagram.peer, options: configuration.childOptions, keeping: [datagram.socket.rawValue]
             ) {
                 run(for: datagram.peer) { try handler(datagram) }
             }
+            hooks.observe(.forked(pid, peer: datagram.peer))
+        } catch {
+            guard error.isShortage else { return hooks.observe(.forkFailed(datagram.peer, error)) }
+            heldDatagram = datagram
+            throw error
         }
     }
 
@@ -151,15 +178,6 @@ extension ForkingServer {
         } catch {
             try? hooks.handleError(error, peer)
             return 1
-        }
-    }
-
-    /// Has a child made for a client, and tells of it.
-    private func begin(_ peer: SocketAddress, _ makeChild: () throws(ForkingError) -> ProcessID) {
-        do throws(ForkingError) {
-            hooks.observe(.forked(try makeChild(), peer: peer))
-        } catch {
-            hooks.observe(.forkFailed(peer, error))
         }
     }
 }

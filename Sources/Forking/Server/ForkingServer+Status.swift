@@ -20,7 +20,7 @@ extension ForkingServer: StatusSource {
 
     var reportLine: String {
         guard loop.phase == .serving else { return "stopping: \(children.count) clients left" }
-        let waiting = reportState == nil ? listeners.queued + (held == nil ? 0 : 1) : 0
+        let waiting = reportState == nil ? listeners.queued + held.count + (heldDatagram == nil ? 0 : 1) : 0
         return "\(clients) of \(configuration.maxChildren) clients" + (waiting > 0 ? ", \(waiting) wait" : "")
     }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
+
 extension ForkingServer {
     func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
         try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
@@ -10,9 +12,14 @@ extension ForkingServer {
     /// Goes to a step of stopping, unless it or a harder one was reached.
     func advance(to step: StopStep) {
         guard loop.isAhead(step) else { return }
-        hooks.observe(.stopping(step))
         loop.abandonSuccessor()
-        turnAway()
+        if step == .drain, takesWaiting, !loop.isHandedOver, configuration.blockOnClose, configuration.drain > .zero {
+            holdWaiting()
+            turnAway(alsoHeld: false)
+        } else {
+            turnAway(alsoHeld: true)
+        }
+        hooks.observe(.stopping(step))
         if configuration.blockOnClose {
             loop.enter(step, drain: configuration.drain, killAfter: configuration.killAfter)
         } else {
@@ -23,14 +30,27 @@ extension ForkingServer {
 
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
-        turnAway()
+        turnAway(alsoHeld: true)
         loop.abandonShip()
     }
 
     /// Takes no more clients.
-    private func turnAway() {
+    private func turnAway(alsoHeld: Bool) {
         listeners.close()
-        held = nil
         spares.dismiss()
+        guard alsoHeld else { return }
+        held.closeAll()
+        heldDatagram = nil
+    }
+
+    /// Accepts all that wait, and holds them.
+    private func holdWaiting() {
+        switch service {
+        case .datagrams: break
+        case .connections: held.takeWaiting(at: listeners.all, leaving: 8)
+        case .programs:
+            let forChildren = Int(FORKCORE_BERTHS) + children.limit - children.count
+            held.takeWaiting(at: listeners.all, leaving: 8 + forChildren)
+        }
     }
 }

@@ -34,8 +34,10 @@ public final class ForkingServer {
     let loop: ServerLoop
     let service: Service
     var listeners = ListenerSet()
-    /// Accepted for a program, for which there were too few descriptors then.
-    var held: Connection?
+    var held = HeldClients()
+    var heldDatagram: Datagram?
+    /// Whether who waits at a stop is still to be served: not before the server has begun to serve, nor in a loop of one's own.
+    var takesWaiting = false
     var admission = Admission()
     var hasTakenClient = false
     var clientsUntilSettled = 16
@@ -132,10 +134,12 @@ public final class ForkingServer {
 
     // MARK: Serving
 
-    /// Serves until the server was stopped; then nothing of it is left alive.
+    /// Serves until the server was stopped; then nothing of it is left alive. Clients that have connected before that are
+    /// served while it drains, in their order, unless the socket is one that somebody else goes on with.
     ///
     /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals`, SIGHUP, SIGQUIT, SIGUSR2
-    /// and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on `Configuration.control` is told the status.
+    /// and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on
+    /// `Configuration.control` is told the status.
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
@@ -149,6 +153,8 @@ public final class ForkingServer {
         listeners.takeOver()
         loop.noteServing()
         do throws(ForkingError) {
+            try turn()
+            takesWaiting = true
             while loop.phase != .over { try turn() }
         } catch {
             abandonShip()
@@ -202,7 +208,7 @@ public final class ForkingServer {
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         keepTime()
         if ready.contains(.control) { loop.answer(from: self) }
-        if ready.contains(.work) || held != nil, canAdmit {
+        if ready.contains(.work) || isHolding, canAdmit {
             try takeClient()
         } else if lacksSpare {
             forkSpare()
@@ -222,12 +228,21 @@ public final class ForkingServer {
         return try loop.wait(
             for: canAdmit ? listeners.polled : -1,
             until: earlier(earlier(idleDeadline, admission.shortageUntil), spares.pausedUntil),
-            isBusy: lacksSpare || (held != nil && canAdmit))
+            isBusy: lacksSpare || (isHolding && canAdmit), isHolding: isHolding)
     }
 
+    /// While it drains, the server still has children made for those whom it holds.
     private var canAdmit: Bool {
-        loop.phase == .serving && admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
+        switch loop.phase {
+        case .serving: break
+        case .stopping(.drain, _): guard isHolding else { return false }
+        default: return false
+        }
+        return admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
     }
+
+    /// Whether somebody has been accepted, or received from, who has no child yet.
+    var isHolding: Bool { !held.isEmpty || heldDatagram != nil }
 
     /// SIGUSR2 too, unless a hook takes it, or a thread would.
     private func signalsToTake() throws(ForkingError) -> Set<Signal> {
@@ -260,7 +275,8 @@ public final class ForkingServer {
             children.collect()
             hooks.handleTimeout()
         }
-        if let step = loop.keepTime(now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
+        let next = loop.keepTime(now, isHolding: isHolding, abandon: { hooks.observe(.abandoned($0)) })
+        if let next { advance(to: next) }
     }
 
     private var idleDeadline: Instant? {

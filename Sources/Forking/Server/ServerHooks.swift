@@ -49,9 +49,9 @@ public enum ServerEvent {
     case refused(SocketAddress)
     /// The verify hook threw.
     case verifyFailed(SocketAddress, any Error)
-    /// The kernel made no child for this client, which was sent away.
+    /// No child could be made for this client, nor will another try do; it was sent away.
     case forkFailed(SocketAddress, ForkingError)
-    /// There was no descriptor or no memory for the next client, which waits.
+    /// There was no descriptor, no process or no memory for the next client, which waits.
     case shortage(ForkingError)
     /// A new program was started on the same sockets.
     case upgrading(ProcessID)

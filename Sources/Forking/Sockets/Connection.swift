@@ -160,16 +160,20 @@ public struct Connection: ~Copyable {
 
     static let longestFinish = Duration.seconds(2)
 
-    /// Worker: the same without waiting. Returns the descriptor, now the caller's, if it is too early to close it.
-    consuming func release() -> FileDescriptor? {
-        if peer.isUnix {
+    /// Worker: the same without waiting. Whether it is too early to close.
+    func beginFinish() -> Bool {
+        guard !peer.isUnix, !hasEnded else {
             finish()
-        } else if !hasEnded {
-            finishWriting()
-            isReleased = true
-            return descriptor
+            return false
         }
-        return nil
+        finishWriting()
+        return true
+    }
+
+    /// The descriptor, which is the caller's from now on, and stays open.
+    consuming func release() -> FileDescriptor {
+        isReleased = true
+        return descriptor
     }
 
     private func checkTimed(_ code: Int32, _ call: String) throws(ForkingError) {

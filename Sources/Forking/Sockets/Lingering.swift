@@ -19,7 +19,8 @@ final class Lingering {
 
     /// Takes the connection over.
     func add(_ connection: consuming Connection) {
-        guard let descriptor = connection.release() else { return }
+        guard connection.beginFinish() else { return }
+        let descriptor = connection.release()
         let now = Instant.now
         if leavers.isEmpty { nextLook = now + Self.pause }
         if leavers.count == Self.most { close(leavers.removeFirst()) }

@@ -133,9 +133,19 @@ public struct Listener: ~Copyable {
     /// Leaves a Unix socket's file to whoever serves on it now.
     func leaveFile() { file?.isLeft = true }
 
+    /// Whether nobody goes on with it when this program ends.
+    var isOurs: Bool { !isAdopted && !isAnothers }
+
+    /// Whether somebody waits there.
+    var isAwaited: Bool {
+        var number = socket.rawValue
+        var ready: UInt32 = 0
+        return forkcore_wait_readable(&number, 1, 0, &ready) == 0 && ready != 0
+    }
+
     /// Takes no more connections in any process that has this socket, unless it is somebody else's too. shutdown(2).
     func stopListening() {
-        if !isAdopted, !isAnothers { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
+        if isOurs { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
     }
 
     private static func open(
