@@ -331,6 +331,14 @@ int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool d
 /// passed. The caller closes the descriptor. connect(2).
 int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t timeout_us, int *descriptor);
 
+/// Whether somebody who has a listening socket has called shutdown(2). Where that is a Unix socket it is readable for ever, and
+/// accept4 says that there is no connection. poll(2).
+bool forkcore_is_shut_down(int listener);
+
+/// Makes sure that a listening socket listens, at `address`: somebody who has it may have called shutdown(2). `*again` says that
+/// it had to be told so. ESHUTDOWN if it cannot be: a Unix socket stays shut down. poll(2), bind(2), listen(2).
+int forkcore_listen_again(int listener, const struct sockaddr *address, socklen_t length, int backlog, bool *again);
+
 /// The address that a socket is bound to. getsockname(2).
 int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length);
 
@@ -344,6 +352,9 @@ int forkcore_queued(int listener, unsigned *queued);
 
 /// recv(2): `*count` is 0 at the end of the stream. EAGAIN when SO_RCVTIMEO has passed.
 int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count);
+
+/// Waits until recv would not wait, but no longer than this, nor than SO_RCVTIMEO; then EAGAIN. poll(2).
+int forkcore_await_input(int descriptor, int64_t timeout_ns);
 
 /// send(2) until all is sent, without SIGPIPE. EAGAIN when SO_SNDTIMEO has passed.
 int forkcore_send_all(int descriptor, const void *bytes, size_t count);
@@ -400,9 +411,24 @@ void forkcore_shared_close(void *memory, size_t size);
 /// Whoever was woken is to look before it leaves: the others were not.
 int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
 
-/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for ever).
-/// epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is exclusive.
-int forkcore_poll_wait(int descriptor, int timeout_ms);
+/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for ever); its
+/// token, or UINT64_MAX. epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is exclusive.
+int forkcore_poll_wait(int descriptor, int timeout_ms, uint64_t *token);
+
+/// A pair of sockets: when the parent closes its end, the worker's is readable, at its end. The worker can send nothing that
+/// way. The caller closes both. socketpair(2), shutdown(2). Parent.
+int forkcore_lifeline_open(int *parents, int *workers);
+
+/// A pipe, for forkcore_tie. The caller closes both ends. pipe2(2). Parent.
+int forkcore_tie_open(int *parents, int *workers);
+
+/// From now on this process gets SIGKILL when the other end of `descriptor`, from forkcore_tie_open, is closed, as it is when
+/// the parent ends. Unlike PR_SET_PDEATHSIG that outlasts a change of rights, if they were root's or stay the same user's.
+/// F_SETSIG, F_SETOWN and O_ASYNC in fcntl(2).
+int forkcore_tie(int descriptor);
+
+/// This process gets SIGKILL after this time, whatever it does meanwhile. timer_create(2). Not signal-safe.
+int forkcore_end_after(int64_t time_ns);
 
 /// Why a worker is to drain.
 enum {
