@@ -46,7 +46,7 @@ extension ServerEvent {
         case .forked, .refused: .debug
         case .ended: isTrouble ? .warning : .debug
         case .verifyFailed, .shortage: .warning
-        case .forkFailed, .abandoned: .error
+        case .forkFailed, .abandoned, .trouble: .error
         }
     }
 
@@ -60,7 +60,8 @@ extension ServerEvent {
         case .forkFailed: "client sent away, as there was no child for it"
         case .shortage: "clients wait, as there is a shortage"
         case .stopping: "stopping"
-        case .abandoned: "the kernel does not end killed children"
+        case .abandoned: "children are left alive, as they could not be ended"
+        case .trouble(let trouble): trouble.message
         }
     }
 
@@ -75,6 +76,23 @@ extension ServerEvent {
         case .shortage(let error): ["error": .text("\(error)")]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        case .trouble(let trouble): trouble.metadata
+        }
+    }
+}
+
+extension ChildTrouble {
+    var message: Logger.Message {
+        switch self {
+        case .held: "ended, but cannot be reaped, as another process traces it"
+        case .notPermitted: "cannot be ended, as it has other credentials"
+        }
+    }
+
+    var metadata: Logger.Metadata {
+        switch self {
+        case .held(let pid, let peer), .notPermitted(let pid, let peer):
+            ["pid": .number(pid)].merging(peer.metadata) { $1 }
         }
     }
 }
@@ -87,7 +105,7 @@ extension PreforkEvent {
         case .ended(_, .crashed): .error
         case .ended: isTrouble ? .warning : .info
         case .notReady: .warning
-        case .forkFailed, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: .error
+        case .forkFailed, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned, .trouble: .error
         case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced: .info
         case .upgrading, .upgraded, .stopping: .info
         }
@@ -112,7 +130,8 @@ extension PreforkEvent {
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
         case .stopping: "stopping"
-        case .abandoned: "the kernel does not end killed workers"
+        case .abandoned: "workers are left alive, as they could not be ended"
+        case .trouble(let trouble): trouble.message
         }
     }
 
@@ -133,6 +152,7 @@ extension PreforkEvent {
         case .replacingFailed(let why), .upgradeFailed(let why): ["error": .text(why)]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        case .trouble(let trouble): trouble.metadata
         }
     }
 }

@@ -43,7 +43,7 @@ public final class ServerMetrics: Sendable {
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()
-        case .serving, .stopping, .abandoned: break
+        case .serving, .stopping, .abandoned, .trouble: break
         }
     }
 }
@@ -91,7 +91,7 @@ public final class PreforkMetrics: Sendable {
         case .stuck: stuck.increment()
         case .notReady: notReady.increment()
         case .serving, .ready, .crashLoop, .resized, .replacing, .replaced, .replacingFailed, .upgrading, .upgraded,
-            .upgradeFailed, .stopping, .abandoned:
+            .upgradeFailed, .stopping, .abandoned, .trouble:
             break
         }
     }

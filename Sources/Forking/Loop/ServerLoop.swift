@@ -9,6 +9,8 @@ final class ServerLoop {
     let children: ChildTable
     let stopSwitch: StopSwitch
     var phase = Phase.serving
+    /// Those that could not be ended.
+    private(set) var abandoned: [ProcessID] = []
     private(set) var isRunning = false
     private var signals: SignalDescriptor?
     /// Signals that a write can raise, and that this server ignores meanwhile.
@@ -75,6 +77,7 @@ final class ServerLoop {
         defer { isRunning = false }
         stopSwitch.stop()
         while phase != .over { try turn() }
+        try checkAbandoned()
     }
 
     /// Since it began.
@@ -188,7 +191,7 @@ final class ServerLoop {
             controlDescriptor,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && children.isDeserted
+        let isOver = phase != .serving && children.isLifeless
         let next = earlier(earlier(phase.deadline, until), controlPausedUntil)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
@@ -212,8 +215,7 @@ final class ServerLoop {
 
     /// Goes to a step of stopping that is still ahead. `drain` is how long the first may take.
     func enter(_ step: StopStep, drain: Duration, killAfter: Duration) {
-        children.endsGroups = true
-        children.sweep()
+        children.sweep()  // who has ended by himself was not told to: what he left behind is left alone
         switch step {
         case .drain:
             phase = .stopping(.drain, until: .now + drain)
@@ -231,11 +233,12 @@ final class ServerLoop {
     /// - Parameter abandon: is told of those whom the kernel does not end.
     func keepTime(_ now: Instant, abandon: ([ProcessID]) -> Void) -> StopStep? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
-        if children.isDeserted {
+        if children.isLifeless {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }
-            abandon(children.children.map(\.pid))
+            abandoned = children.children.map(\.pid)
+            abandon(abandoned)
             phase = .over
         }
         return nil
@@ -244,9 +247,13 @@ final class ServerLoop {
     /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
     private static let patienceWithTheKernel = Duration.seconds(5)
 
+    /// Throws if somebody is left, now that all is over.
+    func checkAbandoned() throws(ForkingError) {
+        if !abandoned.isEmpty { throw .notEnded(abandoned) }
+    }
+
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
-        children.endsGroups = true
         children.killAll()
         _ = try? children.wait(atMost: Self.patienceWithTheKernel)
         phase = .over

@@ -60,8 +60,11 @@ public enum PreforkEvent {
     case upgradeFailed(String)
     /// A step of stopping has begun.
     case stopping(StopStep)
-    /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them.
+    /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
+    /// signalled.
     case abandoned([ProcessID])
+    /// A worker cannot be ended, or reaped; one that has ended is replaced.
+    case trouble(ChildTrouble)
 }
 
 /// Why a worker is to drain.
@@ -99,7 +102,7 @@ extension PreforkEvent {
             case .expected: exit.reason != .stopped && !exit.status.isSuccess
             case .failedStart, .crashed: true
             }
-        case .forkFailed, .notReady, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: true
+        case .forkFailed, .notReady, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned, .trouble: true
         default: false
         }
     }
@@ -128,7 +131,8 @@ extension PreforkEvent: CustomStringConvertible {
         case .upgraded(let pid): "upgraded: \(pid) serves now"
         case .upgradeFailed(let why): "not upgraded: \(why)"
         case .stopping(let step): ServerEvent.stopping(step).description
-        case .abandoned(let pids): ServerEvent.abandoned(pids).description
+        case .abandoned(let pids): "these workers are left alive, as they could not be ended: \(pids)"
+        case .trouble(let trouble): trouble.told(of: "worker")
         }
     }
 }

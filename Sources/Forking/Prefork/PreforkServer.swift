@@ -42,6 +42,8 @@ public final class PreforkServer {
     let news: ParentDescriptor
     var listeners: [SharedListener] = []
     var workers: [PoolWorker] = []
+    /// Those that have ended, and cannot be reaped.
+    var held: Set<ProcessID> = []
     var size: PoolSize
     var backoff = Backoff()
     /// When the newest of the failures came that `backoff` counts.
@@ -98,6 +100,8 @@ public final class PreforkServer {
         loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
         try add(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.onTrouble = { [weak self] in self?.note($0) }
+        if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
     /// Has the workers serve on one more listener. Parent, before serving.
@@ -128,7 +132,7 @@ public final class PreforkServer {
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
-    ///   workers were killed.
+    ///   workers were killed; `.notEnded` if the server has stopped, but some workers could not be ended.
     public func serve() throws(ForkingError) {
         let own = Self.ownSignals.union(configuration.stopSignals)
         try loop.begin(
@@ -149,6 +153,7 @@ public final class PreforkServer {
             throw error
         }
         if let failure { throw failure }
+        try loop.checkAbandoned()
     }
 
     /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.

@@ -30,7 +30,7 @@ extension ForkingServer {
                 try serve(connection, by: program)
                 noteClient()
             }
-        } catch .system(let call, let code) where Errno.shortages.contains(code) {
+        } catch .system(let call, let code) where Errno.shortages.contains(code) || held != nil {
             // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
             admission.noteShortage(at: .now)
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
@@ -94,7 +94,8 @@ extension ForkingServer {
         return nil
     }
 
-    /// A program takes more descriptors than its client, which is held while there are too few.
+    /// A program takes more descriptors than its client, which is held while there are too few, and while too many programs are
+    /// still on their way to be executed.
     private func serve(
         _ connection: consuming Connection, by program: (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
@@ -110,12 +111,18 @@ extension ForkingServer {
             let pid = try children.spawn(
                 child, on: connection.descriptor, peer: peer, options: configuration.childOptions)
             hooks.observe(.forked(pid, peer: peer))
-        } catch .system(let call, let code) where code == .tooManyOpenFiles || code == .tooManyOpenFilesInSystem {
+        } catch .system(let call, let code) where Self.isPassing(call, code) {
             held = consume connection
             throw .system(call: call, code)
         } catch {
             hooks.observe(.forkFailed(peer, error))
         }
+    }
+
+    /// Whether there will be a descriptor, or a place among the programs that are on their way, by and by.
+    private static func isPassing(_ call: String, _ code: Errno) -> Bool {
+        code == .tooManyOpenFiles || code == .tooManyOpenFilesInSystem
+            || (call == "execve" && code == .resourceTemporarilyUnavailable)
     }
 
     private func isWelcome(_ connection: borrowing Connection) -> Bool {
