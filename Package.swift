@@ -102,12 +102,14 @@ let package = Package(
         .executableTarget(
             name: "scenarios",
             dependencies: [
-                "Forking", "CForkCore", "TestSupport",
+                "Forking", "CForkCore", "CTestSupport", "TestSupport",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/Scenarios"),
+        // What Swift cannot call: ptrace(2) and other functions of C with a variable number of arguments.
+        .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
-        .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve"]),
+        .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve", "scenarios"]),
         .testTarget(
             name: "ForkbenchTests",
             dependencies: ["TestSupport", "CForkbench", "forkbench", "forkbench-host", "forkbench-busy-host"]),

@@ -134,15 +134,16 @@ static void ignore(int number)
     sigaction(number, &action, NULL);
 }
 
-static void restore_signals(const struct forkcore_child_plan *plan, sigset_t mask)
+// Whoever started us may have blocked anything: a child that does not hear SIGTERM can only be killed.
+static void let_signals_through(const struct forkcore_child_plan *plan)
 {
+    sigset_t none;
     for (uint64_t left = plan->defaults; left != 0; left &= left - 1)
         sigaction(forkcore_lowest(left), &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
     for (uint64_t left = plan->heedless; left != 0; left &= left - 1)
         ignore(forkcore_lowest(left));
-    for (uint64_t left = plan->unblock; left != 0; left &= left - 1)
-        sigdelset(&mask, forkcore_lowest(left));
-    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    sigemptyset(&none);
+    pthread_sigmask(SIG_SETMASK, &none, NULL);
 }
 
 static void take_first_steps(const struct forkcore_child_plan *plan, const struct parent *parent)
@@ -157,7 +158,7 @@ static void take_first_steps(const struct forkcore_child_plan *plan, const struc
         __llvm_profile_reset_counters();
         __llvm_profile_initialize_file();
     }
-    restore_signals(plan, parent->mask);
+    let_signals_through(plan);
 }
 
 int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)
@@ -219,28 +220,47 @@ static int64_t microseconds(struct timeval time)
     return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
 
-// Which of the children that `type` and `id` name has ended, or 0; it is left as it is.
-static int look(idtype_t type, id_t id, pid_t *ended)
+// What there is to wait for among those that `type` and `id` name: `info->si_pid` is 0 if nothing. It is left as it is.
+static int look(idtype_t type, id_t id, siginfo_t *info)
 {
-    siginfo_t info = {.si_pid = 0};
-    *ended = 0;
-    while (waitid(type, id, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+    *info = (siginfo_t){.si_pid = 0};
+    while (waitid(type, id, info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
         if (errno != EINTR)
             return errno;
-    *ended = info.si_pid;
     return 0;
+}
+
+// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child. Nobody
+// will ever continue that child.
+static bool is_end(const siginfo_t *info)
+{
+    return info->si_pid != 0
+        && (info->si_code == CLD_EXITED || info->si_code == CLD_KILLED || info->si_code == CLD_DUMPED);
+}
+
+// Whether our child `pid` has ended; one that is stopped under our eyes is killed.
+static int look_at(pid_t pid, bool *ended)
+{
+    siginfo_t info;
+    int error = look(P_PID, (id_t)pid, &info);
+    *ended = is_end(&info);
+    if (error == 0 && info.si_pid != 0 && !*ended)
+        kill(pid, SIGKILL);
+    return error;
 }
 
 int forkcore_peek(pid_t *pid)
 {
-    int error = look(P_ALL, 0, pid);
+    siginfo_t info;
+    int error = look(P_ALL, 0, &info);
+    *pid = info.si_pid;
     return error == ECHILD ? 0 : error; // no children at all
 }
 
 int forkcore_kill(pid_t pid, bool group, int number)
 {
-    pid_t ended;
-    int error = look(P_PID, (id_t)pid, &ended);
+    bool ended;
+    int error = look_at(pid, &ended);
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
@@ -248,16 +268,22 @@ int forkcore_kill(pid_t pid, bool group, int number)
     // setsid fails then: it stays in our session, but leads the group, and the signal is on its way.
     if (group && !done && errno == ESRCH && setpgid(pid, pid) == 0)
         done = kill(-pid, number) == 0;
-    if (!done || getpgid(pid) != pid) // a child can leave its group, but not escape so
-        done = kill(pid, number) == 0;
-    return done ? 0 : errno;
+    // A child can leave its group, but not escape so. And for a group it is enough that one of it may be signalled: whether
+    // the child itself was is asked once more.
+    if (!done || getpgid(pid) != pid)
+        return kill(pid, number) == 0 ? 0 : errno;
+    return kill(pid, 0) == 0 ? 0 : errno;
 }
 
-static int reap_now(pid_t pid, int *status, struct rusage *usage, pid_t *ended)
+static int reap_now(pid_t pid, int *status, struct rusage *usage, bool *ended)
 {
-    while ((*ended = wait4(pid, status, WNOHANG, usage)) < 0)
+    pid_t found;
+    while ((found = wait4(pid, status, WNOHANG | __WALL, usage)) < 0)
         if (errno != EINTR)
             return errno;
+    *ended = found != 0 && (WIFEXITED(*status) || WIFSIGNALED(*status));
+    if (found != 0 && !*ended)
+        kill(pid, SIGKILL);
     return 0;
 }
 
@@ -281,14 +307,14 @@ int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending)
 {
     int status, error = 0;
     struct rusage usage;
-    pid_t ended = pid;
+    bool ended = true;
 
     *ending = (struct forkcore_ending){.state = FORKCORE_RUNNING};
-    if (end_group && (error = look(P_PID, (id_t)pid, &ended)) == 0 && ended != 0)
+    if (end_group && (error = look_at(pid, &ended)) == 0 && ended)
         kill(-pid, SIGKILL);
-    if (error == 0 && ended != 0)
+    if (error == 0 && ended)
         error = reap_now(pid, &status, &usage, &ended);
-    if (error == 0 && ended != 0)
+    if (error == 0 && ended)
         *ending = ending_of(status, &usage);
     if (error != ECHILD)
         return error;

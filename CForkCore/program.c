@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 // Where one child makes itself ready.
@@ -25,9 +26,9 @@ struct berth {
     int descriptor; // closed when it has left; -1: none
     int place;
     pid_t parent;
-    uint64_t mask, defaults;
+    uint64_t defaults;
     bool own_group, own_session, dies_with_parent;
-    int *refusal;
+    int *refusal, ignored;
     const char *path;
     char **argv, **envp; // with what they point to in `strings`
     char *strings;
@@ -83,7 +84,7 @@ static void reset_signals(const struct berth *berth)
         if (action[0] > (uintptr_t)SIG_IGN || (action[0] != 0 && (berth->defaults & forkcore_bit(number))))
             forkcore_raw(SYS_rt_sigaction, number, (long)(uint64_t[4]){0}, 0, sizeof(uint64_t));
     }
-    forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&berth->mask, 0, sizeof(uint64_t));
+    forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&(uint64_t){0}, 0, sizeof(uint64_t));
 }
 
 // Returned from, it ends the child: clone(2) sees to that, by a system call alone.
@@ -104,7 +105,7 @@ static int become_program(void *context)
         reset_signals(berth);
         result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
     }
-    *berth->refusal = (int)-result;
+    *__atomic_load_n(&berth->refusal, __ATOMIC_ACQUIRE) = (int)-result;
     return 127;
 }
 
@@ -138,14 +139,6 @@ static bool clear(struct berth *berth)
     return true;
 }
 
-static void await(struct berth *berth)
-{
-    pid_t aboard;
-    while ((aboard = __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE)) != 0)
-        forkcore_raw(SYS_futex, (long)&berth->aboard, FUTEX_WAIT, aboard, 0);
-    clear(berth);
-}
-
 const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner)
 {
     return spawner->call;
@@ -159,15 +152,57 @@ bool forkcore_spawner_settle(struct forkcore_spawner *spawner)
     return all;
 }
 
-void forkcore_spawner_close(struct forkcore_spawner *spawner)
+static int64_t now_ns(void)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+// Waits until nobody is in there; whether so before `end`.
+static bool await(struct berth *berth, int64_t end)
+{
+    while (!clear(berth)) {
+        int64_t rest = end - now_ns();
+        if (rest <= 0)
+            return false;
+        struct timespec timeout = {.tv_sec = rest / 1000000000, .tv_nsec = rest % 1000000000};
+        pid_t aboard = __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE);
+        if (aboard != 0)
+            forkcore_raw(SYS_futex, (long)&berth->aboard, FUTEX_WAIT, aboard, (long)&timeout);
+    }
+    return true;
+}
+
+bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns)
+{
+    int64_t end = now_ns() + timeout_ns;
+    bool all = true;
+    for (int i = 0; i < FORKCORE_BERTHS; i++)
+        all &= await(&spawner->berths[i], end);
+    return all;
+}
+
+// Whoever is still in there has a table of descriptors of its own by now, and reads its strings there, and its stack is there.
+static void leave(struct berth *berth)
+{
+    if (berth->descriptor >= 0)
+        forkcore_close(berth->descriptor);
+    __atomic_store_n(&berth->refusal, &berth->ignored, __ATOMIC_RELEASE);
+}
+
+void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns)
+{
+    bool all = forkcore_spawner_await(spawner, timeout_ns);
     for (int i = 0; i < FORKCORE_BERTHS; i++) {
         struct berth *berth = &spawner->berths[i];
-        await(berth);
-        if (berth->size > 0)
+        if (!clear(berth))
+            leave(berth);
+        else if (berth->size > 0)
             forkcore_parent_memory_close(berth->strings, berth->size);
     }
-    forkcore_parent_memory_close(spawner, sizeof *spawner);
+    if (all)
+        forkcore_parent_memory_close(spawner, sizeof *spawner);
 }
 
 static struct berth *free_berth(struct forkcore_spawner *spawner)
@@ -175,8 +210,7 @@ static struct berth *free_berth(struct forkcore_spawner *spawner)
     for (int i = 0; i < FORKCORE_BERTHS; i++)
         if (clear(&spawner->berths[i]))
             return &spawner->berths[i];
-    await(&spawner->berths[0]);
-    return &spawner->berths[0];
+    return NULL;
 }
 
 struct extent {
@@ -265,6 +299,9 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
 {
     struct berth *berth = free_berth(spawner);
+    spawner->call = "execve";
+    if (!berth)
+        return EAGAIN;
     spawner->call = "mmap";
     int error = copy_strings(berth, path, argv, envp);
     if (error != 0)
@@ -278,8 +315,6 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     sigset_t all, mask;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
-    memcpy(&berth->mask, &mask, sizeof berth->mask);
-    berth->mask &= ~plan->unblock;
     berth->aboard = 1;
     const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;

@@ -31,7 +31,6 @@ extern "C" {
 
 /// What a child does before its body runs. Owned by the caller; only read.
 struct forkcore_child_plan {
-    uint64_t unblock;    ///< signals that the parent blocked for itself, and that the child gets unblocked
     uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
     uint64_t heedless;   ///< by forkcore_fork: signals that do nothing to the child, but have their default in programs that it
                          ///< executes; SIGTTIN and SIGTTOU are ignored there too
@@ -51,7 +50,7 @@ struct forkcore_child_plan {
 /// Parent: any thread; returns 0 and stores the pid in `*child`, or returns fork's errno (EAGAIN, ENOMEM). All signals
 /// are blocked across the fork, so no handler of the parent's runs in the child, and stdio is flushed before it, so
 /// nothing the parent had buffered appears twice. The caller's mask is restored.
-/// Child: takes the steps of `plan`, and restores the mask. It must end by forkcore_exit, and never return into the
+/// Child: takes the steps of `plan`, and has an empty mask. It must end by forkcore_exit, and never return into the
 /// parent's code.
 /// Not signal-safe in the parent (fflush). In the child all of it is, with one exception: libdispatch is told of the fork
 /// where it is linked in; it stores a few words and waits for no lock.
@@ -71,8 +70,13 @@ enum { FORKCORE_BERTHS = 8 };
 /// Parent. mmap(2)'s errno.
 int forkcore_spawner_open(struct forkcore_spawner **spawner);
 
-/// Waits for the children that are still in there, which is a matter of microseconds. Parent.
-void forkcore_spawner_close(struct forkcore_spawner *spawner);
+/// Waits until nobody is in there any more, but no longer than `timeout_ns`: a matter of microseconds, or of however long a
+/// file system lets an execve(2) wait. Returns whether nobody is. Parent.
+bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns);
+
+/// The same, and gives the memory back; but if somebody is in there still, what that one uses stays for ever, and where its
+/// `refusal` was is written to no more. Parent.
+void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns);
 
 /// Makes a child that is another program on `descriptor`, which stands on its descriptors 0 and 1; 2 is inherited, all others
 /// are closed, SIGPIPE has its default. It costs the same however large the parent is, and however many descriptors above
@@ -80,15 +84,16 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner);
 ///
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
 /// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_refused names. The caller
-/// closes the pidfd, which polls readable when the child ends. If the program cannot be executed, the child ends with status
+/// closes the pidfd, which polls readable when the child ends. EAGAIN of execve: FORKCORE_BERTHS children are on their way
+/// already, and it is to be tried again when one has left. If the program cannot be executed, the child ends with status
 /// 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
-/// parent's is left, and that libc's fork handlers do not run.
+/// parent's is left, and that libc's fork handlers do not run. Its mask is empty.
 /// Not signal-safe.
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd);
 
-/// The system call that refused, after forkcore_spawn has: mmap, fcntl or clone. Parent.
+/// The system call that refused, after forkcore_spawn has: execve, mmap, fcntl or clone. Parent.
 const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner);
 
 /// Until a program runs, its connection is also open here. Closes those that need it no more; to be called within
@@ -141,6 +146,9 @@ struct forkcore_ending {
 
 /// Reaps `pid` if it has ended, without waiting. wait4(2).
 ///
+/// An end is by _exit or by a signal, and nothing else. A child that had us trace it (ptrace(2), PTRACE_TRACEME) and stands
+/// still gets SIGKILL, as nobody will ever continue it; it has not ended yet. One that has ended while another process
+/// traces it runs on, as it seems here, until that one lets go: see forkcore_has_ended.
 /// With `end_group` the process group that `pid` leads gets SIGKILL while `pid` is still a zombie, when its id cannot
 /// have been given to anyone else; only then is it reaped.
 /// Returns 0 with `*ending` filled in. ECHILD is no error but FORKCORE_LOST; any other errno is returned.
@@ -149,15 +157,27 @@ int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
 
 /// Sends a signal to `pid`, or with `group`, for a child that was given an own_group, to that and to the child itself should
 /// it have left it, if it is a child of ours that nobody has reaped yet; until then its number cannot be another's. ECHILD if
-/// it is not. kill(2).
+/// it is not; EPERM if the child has taken other credentials than ours, as a set-user-ID program can, even if others of its
+/// group were signalled. kill(2).
 ///
 /// Parent. Signal-safe.
 int forkcore_kill(pid_t pid, bool group, int number);
 
-/// Which child has ended and waits to be reaped, if any: `*pid`, or 0. It is left as it is. waitid(2) with WNOWAIT.
+/// Who waits to be waited for, if anybody: `*pid`, or 0. That one has ended, or it is traced by us and stopped, or it is
+/// a thread of such a child; whoever else waits is hidden behind it. It is left as it is. waitid(2) with WNOWAIT.
 ///
 /// Parent. Signal-safe.
 int forkcore_peek(pid_t *pid);
+
+/// Whether `pid`, an unreaped child, has ended, be it that a tracer holds it, so that it cannot be reaped. pidfd_open(2).
+///
+/// Parent. Signal-safe.
+int forkcore_has_ended(pid_t pid, bool *ended);
+
+/// Which process `thread` belongs to: itself if it is its first one; 0 if there is none such, or no /proc.
+///
+/// Any process. Not signal-safe.
+pid_t forkcore_process_of(pid_t thread);
 
 /// A descriptor that becomes readable when `pid`, an unreaped child, ends. pidfd_open(2). The caller closes it.
 ///
@@ -229,7 +249,7 @@ struct forkcore_signal {
 };
 
 /// Blocks `signals` in the calling thread and opens a signalfd(2) for them, non-blocking. `*blocked` says which of them
-/// were not blocked before; give it to forkcore_signals_close, and to children as `unblock`.
+/// were not blocked before; give it to forkcore_signals_close.
 ///
 /// Any process. Signal-safe.
 int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked);

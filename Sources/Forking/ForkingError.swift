@@ -18,6 +18,8 @@ public enum ForkingError: Error, Hashable, Sendable {
     case threads(count: Int)
     /// So many workers in a row failed at their start, and the server gave up.
     case crashLoop(failures: Int)
+    /// These processes live, though they were to end: they were sent SIGKILL, or may not be signalled.
+    case notEnded([ProcessID])
     /// The peer sent, or took, nothing for as long as the connection's time-out.
     case timedOut
     /// A line is longer than the reader allows, in bytes.
@@ -42,6 +44,8 @@ extension ForkingError: CustomStringConvertible {
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"
         case .crashLoop(let failures):
             return "\(failures) workers in a row failed at their start: gave up"
+        case .notEnded(let pids):
+            return "stopped, but these processes could not be ended: \(pids)"
         case .timedOut:
             return "timed out waiting for the peer"
         case .lineTooLong(let limit):
@@ -59,7 +63,7 @@ extension ForkingError {
         switch self {
         case .timedOut, .lineTooLong, .endOfStream: true
         case .system(_, let code): Errno.departures.contains(code)
-        case .invalid, .full, .threads, .crashLoop: false
+        case .invalid, .full, .threads, .crashLoop, .notEnded: false
         }
     }
 }

@@ -5,7 +5,7 @@ import Glibc
 import Synchronization
 
 /// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
-/// signals that it gets unblocked, or no longer ignored. Every table's children leave all of it behind, whichever server it belongs to.
+/// signals that it takes, or ignores for itself. Every table's children leave all of it behind, whichever server it belongs to.
 enum ParentOnly {
     struct State {
         /// Ascending.
@@ -118,7 +118,7 @@ final class ParentDescriptor: Sendable {
     }
 }
 
-/// Signals as a readable descriptor, blocked in this thread as long as it lives, and unblocked in children. signalfd(2).
+/// Signals as a readable descriptor, blocked in this thread as long as it lives. signalfd(2).
 final class SignalDescriptor {
     let rawValue: Int32
     private let blocked: UInt64
@@ -133,14 +133,13 @@ final class SignalDescriptor {
         ParentOnly.add(descriptor, blocking: blocked)
     }
 
-    /// Calls `body` with each signal that is pending, and for SIGCHLD with the child that sent it.
+    /// Calls `body` with signals that are pending, and for SIGCHLD with the child that sent it. Not with all, so that whoever
+    /// sends many cannot keep us here: the descriptor stays readable.
     func take(_ body: (Signal, ProcessID) -> Void) {
         withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: Int(FORKCORE_SIGNALS_AT_ONCE)) { batch in
             var count = 0
-            repeat {
-                guard forkcore_signals_read(rawValue, batch.baseAddress, batch.count, &count) == 0 else { return }
-                for signal in batch.prefix(count) { body(Signal(rawValue: signal.number), signal.sender) }
-            } while count == batch.count
+            guard forkcore_signals_read(rawValue, batch.baseAddress, batch.count, &count) == 0 else { return }
+            for signal in batch.prefix(count) { body(Signal(rawValue: signal.number), signal.sender) }
         }
     }
 

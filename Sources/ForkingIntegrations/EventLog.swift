@@ -46,7 +46,7 @@ extension ServerEvent {
         case .forked, .refused: .debug
         case .ended: isTrouble ? .warning : .debug
         case .verifyFailed, .shortage: .warning
-        case .forkFailed, .upgradeFailed, .abandoned: .error
+        case .forkFailed, .upgradeFailed, .abandoned, .trouble: .error
         }
     }
 
@@ -63,7 +63,8 @@ extension ServerEvent {
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
         case .stopping: "stopping"
-        case .abandoned: "the kernel does not end killed children"
+        case .abandoned: "children are left alive, as they could not be ended"
+        case .trouble(let trouble): trouble.message
         }
     }
 
@@ -80,6 +81,23 @@ extension ServerEvent {
         case .upgradeFailed(let why): ["error": .text(why)]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        case .trouble(let trouble): trouble.metadata
+        }
+    }
+}
+
+extension ChildTrouble {
+    var message: Logger.Message {
+        switch self {
+        case .held: "ended, but cannot be reaped, as another process traces it"
+        case .notPermitted: "cannot be ended, as it has other credentials"
+        }
+    }
+
+    var metadata: Logger.Metadata {
+        switch self {
+        case .held(let pid, let peer), .notPermitted(let pid, let peer):
+            ["pid": .number(pid)].merging(peer.metadata) { $1 }
         }
     }
 }
@@ -92,7 +110,8 @@ extension PreforkEvent {
         case .ended(_, .crashed): .error
         case .ended: isTrouble ? .warning : .info
         case .notReady: .warning
-        case .forkFailed, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned:
+        case .forkFailed, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned,
+            .trouble:
             .error
         case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced: .info
         case .upgrading, .upgraded, .stopping: .info
@@ -120,7 +139,8 @@ extension PreforkEvent {
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
         case .stopping: "stopping"
-        case .abandoned: "the kernel does not end killed workers"
+        case .abandoned: "workers are left alive, as they could not be ended"
+        case .trouble(let trouble): trouble.message
         }
     }
 
@@ -145,6 +165,7 @@ extension PreforkEvent {
         case .replacingFailed(let why), .upgradeFailed(let why): ["error": .text(why)]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
+        case .trouble(let trouble): trouble.metadata
         }
     }
 }

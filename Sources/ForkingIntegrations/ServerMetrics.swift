@@ -43,7 +43,7 @@ public final class ServerMetrics: Sendable {
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()
-        case .serving, .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned: break
+        case .serving, .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned, .trouble: break
         }
     }
 }
@@ -94,7 +94,7 @@ public final class PreforkMetrics: Sendable {
         case .overdue: overdue.increment()
         case .notReady: notReady.increment()
         case .serving, .ready, .listeningAgain, .crashLoop, .resized, .replacing, .replaced, .replacingFailed,
-            .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned:
+            .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned, .trouble:
             break
         }
     }

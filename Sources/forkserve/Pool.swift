@@ -57,6 +57,7 @@ extension Job {
             configuration.countsConnections = false
             if ioTimeout == nil { configuration.ioTimeout = .seconds(10) }
         }
+        configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
         return configuration
     }

@@ -63,6 +63,7 @@ extension Job {
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
+        configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
         return configuration
     }

@@ -150,7 +150,15 @@ struct DescriptionTests {
             (.stopping(.drain), "stopping: draining", false),
             (.stopping(.terminate), "stopping: terminating the children that are left", false),
             (.stopping(.kill), "stopping: killing the children that are left", false),
-            (.abandoned([3, 4]), "the kernel does not end these killed children: [3, 4]", true),
+            (.abandoned([3, 4]), "these children are left alive, as they could not be ended: [3, 4]", true),
+            (
+                .trouble(.held(12, peer: peer)),
+                "child 12, peer [::1]:5: has ended, but cannot be reaped, as another process traces it", true
+            ),
+            (
+                .trouble(.notPermitted(12, peer: nil)),
+                "child 12: cannot be ended, as it has other credentials: kill: Operation not permitted", true
+            ),
             (.ended(exit(.exited(code: 0))), exit(.exited(code: 0)).description, false),
             (.ended(exit(.exited(code: 1))), exit(.exited(code: 1)).description, false),
             (.ended(exit(.exited(code: 2))), exit(.exited(code: 2)).description, true),

@@ -83,15 +83,28 @@ struct StoppingTests {
         for step in ["draining", "terminating", "killing"] { #expect(server.errors.contains("stopping: \(step)")) }
     }
 
-    @Test("a child that ends while stopping takes what it started with it")
-    func orphans() throws {
+    @Test("what a program leaves in the background that ends by itself is left alone, in a drain as in service")
+    func background() throws {
         let (server, address) = try forkserve(
-            ["exec", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >&2 & echo ready; read line"])
+            ["exec", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line"])
         let client = try Client(address)
-        #expect(try client.receive() == "ready\n")
+        let background = pid_t(try client.receive().dropLast())!
+        defer { kill(background, SIGKILL) }
         server.send(SIGTERM)
         try eventually("still listening") { (try? Client(address)) == nil }
         client.finishSending()
+        #expect(try server.wait() == 0)
+        #expect(Process(background).map { !$0.isZombie } ?? false, "it was ended")
+        kill(background, SIGKILL)
+        try server.expectNothingAlive()
+    }
+
+    @Test("a child that is told to end while stopping takes what it started with it")
+    func orphans() throws {
+        let (server, address) = try forkserve(
+            ["exec", "--drain", "0", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >&2 & echo ready; read line"])
+        #expect(try Client(address).receive() == "ready\n")
+        server.send(SIGTERM)
         #expect(try server.wait() == 0)
         try server.expectNothingAlive()
     }

@@ -18,6 +18,8 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "own-children-beside-spares": ownChildrenBesideSpares,
     "programs-wait-for-descriptors": programsWaitForDescriptors,
     "held-client-at-stop": heldClientAtStop,
+    "slow-programs-many-descriptors": slowPrograms,
+    "ending-spares": endingSpares,
     "all-given-back": allGivenBack,
     "several-listeners": severalListeners,
 ]

@@ -59,12 +59,12 @@ private func childSignalHandled() throws {
     try expect(exit.status == .exited(code: 7), "\(exit)")
 }
 
-/// Blocked by whoever started us: it stays so for our children, and after us.
+/// Blocked by whoever started us: it stays so for this process after the table, but not for children.
 private func childSignalBlocked() throws {
     setBlocked(SIGCHLD, true)
     try {
         let recording = try RecordingTable()
-        try recording.table.fork { isBlocked(SIGCHLD) ? 7 : 8 }
+        try recording.table.fork { isBlocked(SIGCHLD) ? 8 : 7 }
         let exit = try recording.finishOne()
         try expect(exit.status == .exited(code: 7), "\(exit)")
     }()

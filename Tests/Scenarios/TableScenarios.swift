@@ -4,5 +4,5 @@
 let tableScenarios: [String: @Sendable () throws -> Void] = [
     tableReapingScenarios, tableForeignScenarios, tableLimitScenarios, tableHostScenarios, tableTimeScenarios,
     tableLoopScenarios, tableChildScenarios, tableDispatchScenarios, tableMarkScenarios, tableProgramScenarios,
-    tableContainmentScenarios,
+    tableContainmentScenarios, tableTraceScenarios,
 ].reduce(into: [:]) { $0.merge($1) { _, _ in fatalError("two scenarios of one name") } }

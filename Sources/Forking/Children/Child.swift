@@ -39,6 +39,8 @@ public struct ChildOptions: Sendable {
 struct Child: BitwiseCopyable {
     /// running → terminating (SIGTERM was sent) → killed (SIGKILL was sent)
     enum Stage { case running, terminating, killed }
+    /// Whether it has ended and cannot be reaped: not so far as is known → so it seems → so it was told.
+    enum Hold { case none, seen, told }
 
     /// 0 in a slot that is reserved only.
     let pid: ProcessID
@@ -48,6 +50,11 @@ struct Child: BitwiseCopyable {
     /// -1 but in a table that works with pidfds.
     let pidfd: Int32
     var stage = Stage.running
+    var hold = Hold.none
+    /// It was sent SIGKILL, be it by a stage or by anybody who asked for that.
+    var isKilled = false
+    /// It may not be signalled, and that was told.
+    var isBeyondUs = false
     var reason = ChildExit.Reason.own
     /// When its next stage comes: the time limit, then the kill.
     var deadline: Instant?

@@ -45,11 +45,13 @@ extension ChildTable {
         requireParent()
         orphans?.fate = .killed
         adopt()
-        forEachChild { slot, child in
-            guard child.stage != .killed else { return }
-            slots[slot].stage = .terminating
-            advance(slot, because: .stopped, at: .now)
-        }
+        forEachChild { slot, _ in kill(at: slot) }
+    }
+
+    func kill(at slot: Int) {
+        guard slots[slot].stage != .killed else { return }
+        slots[slot].stage = .terminating
+        advance(slot, because: .stopped, at: .now)
     }
 
     /// Takes a child to its next stage: SIGTERM, then SIGKILL.
@@ -94,7 +96,8 @@ extension ChildTable {
             settle()
         }
         if let next = nextDeadline, next <= now { endOverdue(now) }
-        return earlier(nextDeadline, settleAt)
+        if let due = askAt, due <= now { askForHeld(now) }
+        return earlier(earlier(nextDeadline, settleAt), askAt)
     }
 
     /// Ends the children whose time has come. All are looked at, but only when the earliest deadline that was known has

@@ -26,10 +26,15 @@ public final class ChildTable {
     /// How many children there can be at once.
     public let limit: Int
     /// While true, the end of a child is also the end of its process group: what it left running there gets SIGKILL.
-    /// A server that stops sets this. In service, what a child leaves behind after a normal end is left alone.
+    /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is left
+    /// alone.
     public var endsGroups = false
     /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table.
     public var onExit: (ChildExit) -> Void { didSet { isObserved = true } }
+    /// Called for each child that cannot be ended or reaped, as `onExit` is.
+    public var onTrouble: (ChildTrouble) -> Void = { _ in }
+    /// Whether ended processes are reaped that no table has forked: see `reapStrangers()`.
+    public internal(set) var reapsStrangers = false
     /// Whether `onExit` is somebody's; a server whose table's it is not is told of ends without it.
     var isObserved = false
 
@@ -37,15 +42,21 @@ public final class ChildTable {
     let slots: ChildSlots
     /// In a table that reaps by signal.
     let marks: OpaquePointer?
-    private var ended: EndedChildren
+    var ended: EndedChildren
+    var troubles: [ChildTrouble] = []
+    /// How many of the children were told to be held.
+    var heldCount = 0
+    /// When to ask for those whose end shows by no event.
+    var askAt: Instant?
     /// No child has a deadline before this.
     var nextDeadline: Instant?
     /// Where children become programs, in a table that has ever spawned one.
     private var spawner: OpaquePointer?
-    /// When to look whether the children in there have left.
+    /// When to look whether the children in there have left, and how long that was put off.
     var settleAt: Instant?
     /// In a table whose children's descendants are contained.
     var orphans: Orphans?
+    private var settlePause = Duration.zero
 
     /// - Parameters:
     ///   - limit: how many children there can be at once, at least 1.
@@ -77,8 +88,11 @@ public final class ChildTable {
         guard source.isOurs else { return }
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
-        if let spawner { forkcore_spawner_close(spawner) }
+        if let spawner { forkcore_spawner_close(spawner, Self.patienceWithPrograms) }
     }
+
+    /// How long programs may take to be executed where there is nothing to do but to wait for that.
+    private static let patienceWithPrograms: Int64 = 1_000_000_000
 
     /// How many children there are.
     public var count: Int {
@@ -113,8 +127,8 @@ public final class ChildTable {
 
     /// Forks a child that runs `body` and ends with its result as exit status. fork(2), _exit(2).
     ///
-    /// The child has the parent's mask without what this library blocked, and none of this library's descriptors
-    /// (listeners, tables). Crash signals, and those that this library blocked, get their default dispositions back if
+    /// The child has an empty signal mask, whatever is blocked here, and none of this library's descriptors (listeners,
+    /// tables). Crash signals, and those that this library blocked, get their default dispositions back if
     /// they had a handler when the table first forked. It never returns from `body` into the parent's code; stdio is
     /// flushed at its end. A trap in `body` ends the child alone.
     ///
@@ -141,7 +155,7 @@ public final class ChildTable {
         let startedAt = Instant.now
         var pid: ProcessID = 0
         let code = leaving { closing, ours, ignored in
-            var plan = plan(options, slot, closing: closing, unblocking: ours, ignored)
+            var plan = plan(options, slot, closing: closing, resetting: ours, ignored)
             let code = kept.withUnsafeBufferPointer {
                 plan.keeping = $0.baseAddress
                 plan.keeping_count = $0.count
@@ -158,8 +172,7 @@ public final class ChildTable {
             let pidfd = try source.watch(pid, slot)
             commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
         } catch {
-            end(unwatchable: pid)
-            vacate(slot)
+            endUnwatched(slot, Child(pid, nil, startedAt, options, pidfd: -1))
             throw error
         }
         return pid
@@ -168,13 +181,14 @@ public final class ChildTable {
     /// Makes a child that is `program` from the start, on `descriptor`: it stands on the program's descriptors 0 and 1,
     /// 2 is inherited, and all others are closed. clone(2), execve(2).
     ///
-    /// It costs the same however much memory the parent has. The child has the mask and the dispositions that one of
+    /// It costs the same however much memory the parent has. The child has an empty mask, and the dispositions that one of
     /// `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
     /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
     /// status 127, and execve's error in `ChildExit.refusal`. The table must reap by pidfd, as exec ends what marks
     /// a child's end otherwise.
-    /// - Throws: as `fork` does.
+    /// - Throws: as `fork` does; `.system` with EAGAIN of execve while eight programs are still on their way to be executed,
+    ///   as where a file system is slow: one that has come through, or has ended, makes room.
     @discardableResult
     public func spawn(
         _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
@@ -183,11 +197,10 @@ public final class ChildTable {
         try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
     }
 
-    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1; and that has
-    /// these signals unblocked, whatever this thread's mask.
+    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1.
     @discardableResult
     func spawn(
-        _ program: Program, on descriptor: FileDescriptor, at place: Int32, unblocking signals: SignalSet = [],
+        _ program: Program, on descriptor: FileDescriptor, at place: Int32,
         peer: SocketAddress? = nil, options: ChildOptions
     ) throws(ForkingError) -> ProcessID {
         requireParent()
@@ -201,9 +214,8 @@ public final class ChildTable {
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
         let code = leaving { closing, ours, ignored in
-            var plan = plan(options, slot, closing: closing, unblocking: ours, ignored)
+            var plan = plan(options, slot, closing: closing, resetting: ours, ignored)
             plan.place = place
-            plan.unblock |= signals.rawValue
             return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(
@@ -220,25 +232,29 @@ public final class ChildTable {
             try source.watch(pidfd: pidfd, slot)
             commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
         } catch {
-            end(unwatchable: pid)
-            vacate(slot)
+            endUnwatched(slot, Child(pid, nil, startedAt, options, pidfd: -1))
             throw error
         }
+        settlePause = .zero
         settle()
         return pid
     }
 
     /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its own.
+    /// One that takes long to be executed is looked for less and less often.
     func settle() {
         guard let spawner, !forkcore_spawner_settle(spawner), settleAt == nil else { return }
-        let soon = Instant.now + .milliseconds(1)
+        settlePause = min(max(.milliseconds(1), settlePause * 2), .milliseconds(64))
+        let soon = Instant.now + settlePause
         settleAt = soon
         source.wake(at: soon)
     }
 
-    /// Waits until the children that are to be programs are, which is a matter of microseconds.
-    func awaitPrograms() {
-        while let spawner, !forkcore_spawner_settle(spawner) { sched_yield() }
+    /// Waits until the children that are to be programs are, which is a matter of microseconds, or a second at most.
+    ///
+    /// - Returns: whether they are.
+    func awaitPrograms() -> Bool {
+        spawner.map { forkcore_spawner_await($0, Self.patienceWithPrograms) } ?? true
     }
 
     /// A child that waited has got its client: from now on it counts as forked for that one.
@@ -259,8 +275,8 @@ public final class ChildTable {
 
     private var left = ParentOnly.Copy()
 
-    /// Calls `fork` with what a child leaves behind: descriptors to close, signals to unblock, and signals to be ignored no
-    /// longer. Nothing is allocated in it.
+    /// Calls `fork` with what a child leaves behind: descriptors to close, signals that the library takes, and signals to be
+    /// ignored no longer. Nothing is allocated in it.
     private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet, SignalSet) -> Int32) -> Int32 {
         guard marks == nil else {
             left.refresh()
@@ -276,13 +292,13 @@ public final class ChildTable {
     }
 
     private func plan(
-        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, unblocking ours: SignalSet,
+        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, resetting ours: SignalSet,
         _ ignored: SignalSet
     ) -> forkcore_child_plan {
         let containment = options.containment ?? .group
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
-            unblock: ours.rawValue, defaults: reset.union(ignored).rawValue, heedless: options.heedless.rawValue,
+            defaults: reset.union(ignored).rawValue, heedless: options.heedless.rawValue,
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
@@ -290,49 +306,20 @@ public final class ChildTable {
             dies_with_parent: options.diesWithParent, place: 0)
     }
 
-    /// A child that was forked, but that nobody could tell us the end of.
-    private func end(unwatchable pid: ProcessID) {
-        _ = forkcore_kill(pid, false, SIGKILL)
+    /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a tracer
+    /// holds it, it keeps its place for now, and is asked for by and by.
+    private func endUnwatched(_ slot: Int, _ child: Child) {
+        _ = forkcore_kill(child.pid, false, SIGKILL)
+        let end = Instant.now + .milliseconds(100)
         var ending = forkcore_ending()
-        while forkcore_reap(pid, false, &ending) == 0, ending.state == FORKCORE_RUNNING { sched_yield() }
-    }
-
-    // MARK: Slots: reserve → commit → release, or vacate
-
-    private func reserve() throws(ForkingError) -> Int {
-        guard !isFull else { throw .full(limit: limit) }
-        orphans?.fate = .running
-        defer { checkInvariants() }
-        return slots.take()
-    }
-
-    func commit(_ slot: Int, _ child: Child) {
-        // Had an earlier child of this number been ours still, the kernel would not have given it out again.
-        if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
-        slots.fill(slot, with: child)
-        if let orphans {
-            orphans.note(child.pid, in: slot)
-            source.scheduleSweep()  // most daemons leave at once
+        while forkcore_reap(child.pid, false, &ending) == 0, ending.state == FORKCORE_RUNNING {
+            guard Instant.now < end else {
+                commit(slot, child)
+                return kill(at: slot)
+            }
+            sched_yield()
         }
-        child.deadline.map(noteDeadline)
-        checkInvariants()
-    }
-
-    private func release(_ slot: Int, _ ending: forkcore_ending) {
-        let child = slots[slot]
-        if child.pidfd >= 0 { source.unwatch(child.pidfd) }
-        let refusal = slots.refusal(slot).pointee
         vacate(slot)
-        settle()
-        ended.append(EndedChild(child: child, ending: ending, refusal: refusal, at: .now))
-        noteEnd(of: child)
-    }
-
-    private func vacate(_ slot: Int) {
-        if let marks { forkcore_marks_vacate(marks, slot) }
-        orphans?.note(0, in: slot)
-        slots.release(slot)
-        checkInvariants()
     }
 
     // MARK: Reaping
@@ -384,29 +371,31 @@ public final class ChildTable {
         return true
     }
 
-    /// Whether there are ends to tell of.
-    var hasNews: Bool { !ended.isEmpty }
-
-    /// Tells of what has ended. The observer may call this again: each end is told once.
-    func tell(_ observe: (ChildExit) -> Void) {
-        while let next = ended.next() { observe(ChildExit(next)) }
+    /// Reaps one that no table knows; false if it has not ended.
+    static func reap(stranger pid: ProcessID) -> Bool {
+        var ending = forkcore_ending()
+        return forkcore_reap(pid, false, &ending) == 0 && ending.state != FORKCORE_RUNNING
     }
 
-    // MARK: Signalling
+    /// Whether there is something to tell of.
+    var hasNews: Bool { !ended.isEmpty || !troubles.isEmpty }
+
+    /// Tells of what has ended, and of what does not. The observer may call this again: each is told once.
+    func tell(_ observe: (ChildExit) -> Void) {
+        while let next = ended.next() { observe(ChildExit(next)) }
+        while !troubles.isEmpty { onTrouble(troubles.removeFirst()) }
+    }
 
     /// The one place that signals.
     @discardableResult
     func signal(_ signal: Signal, at slot: Int, group: Bool) -> Bool {
         let child = slots[slot]
         let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
-        if code == ECHILD, reap(slot) { source.wake(at: .now) }  // somebody else has reaped it
+        if code == ECHILD {
+            if reap(slot) { source.wake(at: .now) }  // somebody else has reaped it
+        } else {
+            noteSignal(signal, to: slot, refused: code == EPERM)
+        }
         return code == 0
-    }
-}
-
-extension forkcore_ending {
-    fileprivate init(_ state: forkcore_state) {
-        self.init()
-        self.state = state
     }
 }

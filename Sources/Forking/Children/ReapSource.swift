@@ -27,12 +27,12 @@ final class ReapSource {
     /// Where pidfds tell of children: SIGCHLD, as what was left behind ends as well, and has none yet.
     private var orphanSignals: SignalDescriptor?
     private let owner = forkcore_process()
-    private var tables: [Entry] = []
+    private(set) var tables: [Entry] = []
     private var alarm: Instant?
     private var sweepDue: Instant?
 
     /// A table leaves the list in its deinit, when it can no longer be looked at.
-    private struct Entry {
+    struct Entry {
         private let table: Unmanaged<ChildTable>
 
         init(_ table: ChildTable) { self.table = Unmanaged.passUnretained(table) }
@@ -62,6 +62,11 @@ final class ReapSource {
         if let signals {
             try check(forkcore_poll_add(poll.rawValue, signals.rawValue, Self.signalToken), "epoll_ctl")
         }
+        enlist()
+    }
+
+    deinit {
+        if isOurs { delist() }
     }
 
     // MARK: The tables of a source
@@ -133,6 +138,9 @@ final class ReapSource {
         orphanSignals = heard
     }
 
+    /// As `unwatch`, but the descriptor stays.
+    func quitWatching(_ pidfd: Int32) { forkcore_poll_remove(poll.rawValue, pidfd) }
+
     func unwatch(_ pidfd: Int32) {
         guard isOurs else { return }
         forkcore_poll_remove(poll.rawValue, pidfd)
@@ -190,19 +198,24 @@ final class ReapSource {
         wake(at: due)
     }
 
+    /// One round of what is ready, and as many more as there can be children for: none comes twice.
     private func collectByPidfd() {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
-            var count = 0
-            repeat {
+            var rounds = 1 + tables.indices.reduce(0) { sum, index in sum + tables[index].with { $0.slots.count } } / 16
+            var count = tokens.count
+            while rounds > 0, count == tokens.count {
                 guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
-                for token in tokens.prefix(count) where token != Self.timerToken {
-                    guard token != Self.signalToken else {
-                        scheduleSweep()
-                        continue
-                    }
-                    for index in tables.indices { _ = tables[index].with { $0.reap(Int(token)) } }  // it has but one
-                }
-            } while count == tokens.count
+                for token in tokens.prefix(count) { take(token) }
+                rounds -= 1
+            }
+        }
+    }
+
+    private func take(_ token: UInt64) {
+        switch token {
+        case Self.timerToken: break
+        case Self.signalToken: scheduleSweep()
+        default: for index in tables.indices { tables[index].with { $0.reap(ready: Int(token)) } }  // it has but one
         }
     }
 
@@ -217,6 +230,7 @@ final class ReapSource {
             orphanSignals.take { _, _ in }
             if let shared = Self.shared, shared.isOurs { shared.scheduleSweep() }  // some were meant for that one
             for index in tables.indices { tables[index].with { $0.adopt() } }
+            if takesStrangers, reapStrangers() { sweepDue = .now + Self.sweepInterval }
             return
         }
         var waitable: ProcessID = 0
@@ -225,8 +239,10 @@ final class ReapSource {
             tables[index].with {
                 if allAccountedFor { $0.reapDoubtful() } else { $0.reapAll() }
                 $0.adopt()
+                $0.lookForHeld()
             }
         }
+        if !allAccountedFor, reapStrangers() { sweepDue = .now + Self.sweepInterval }
     }
 
     private func keepTime(_ now: Instant) {

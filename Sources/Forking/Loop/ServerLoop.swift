@@ -9,6 +9,8 @@ final class ServerLoop {
     let children: ChildTable
     let stopSwitch: StopSwitch
     var phase = Phase.serving
+    /// Those that could not be ended.
+    private(set) var abandoned: [ProcessID] = []
     private(set) var isRunning = false
     private var signals: SignalDescriptor?
     /// Signals that a write can raise, and that this server ignores meanwhile.
@@ -90,6 +92,7 @@ final class ServerLoop {
         defer { isRunning = false }
         stopSwitch.stop()
         while phase != .over { try turn() }
+        try checkAbandoned()
     }
 
     /// Since it began.
@@ -243,8 +246,7 @@ final class ServerLoop {
     /// Goes to a step of stopping that is still ahead. `drain` is how long the first may take.
     func enter(_ step: StopStep, drain: Duration, killAfter: Duration) {
         tellManager(of: step, drain: drain, killAfter: killAfter)
-        children.endsGroups = true
-        children.sweep()
+        children.sweep()  // who has ended by himself was not told to: what he left behind is left alone
         switch step {
         case .drain:
             phase = .stopping(.drain, until: .now + drain)
@@ -259,7 +261,7 @@ final class ServerLoop {
 
     /// Whether nothing is left to wait for. That another process is the main one now the manager must have heard before this
     /// one ends.
-    private var isDone: Bool { children.isDeserted && (!isHandedOver || reports?.isDone ?? true) }
+    private var isDone: Bool { children.isLifeless && (!isHandedOver || reports?.isDone ?? true) }
 
     /// What time brings to a server that stops: its end, or the next step, which is returned.
     ///
@@ -272,7 +274,8 @@ final class ServerLoop {
             phase = .over
         } else if deadline <= now {
             guard step == .kill else { return phase.nextStep }
-            abandon(children.children.map(\.pid))
+            abandoned = children.children.map(\.pid)
+            abandon(abandoned)
             phase = .over
         }
         return nil
@@ -281,9 +284,13 @@ final class ServerLoop {
     /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
     static let patienceWithTheKernel = Duration.seconds(5)
 
+    /// Throws if somebody is left, now that all is over.
+    func checkAbandoned() throws(ForkingError) {
+        if !abandoned.isEmpty { throw .notEnded(abandoned) }
+    }
+
     /// The loop cannot go on. No child is left behind.
     func abandonShip() {
-        children.endsGroups = true
         children.killAll()
         _ = try? children.wait(atMost: Self.patienceWithTheKernel)
         phase = .over

@@ -65,8 +65,11 @@ public enum PreforkEvent {
     case upgradeFailed(String)
     /// A step of stopping has begun.
     case stopping(StopStep)
-    /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them.
+    /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
+    /// signalled.
     case abandoned([ProcessID])
+    /// A worker cannot be ended, or reaped; one that has ended is replaced.
+    case trouble(ChildTrouble)
 }
 
 /// Why a worker is to drain.
@@ -105,7 +108,7 @@ extension PreforkEvent {
             case .failedStart, .crashed: true
             }
         case .forkFailed, .notReady, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed,
-            .abandoned:
+            .abandoned, .trouble:
             true
         default: false
         }
@@ -139,7 +142,8 @@ extension PreforkEvent: CustomStringConvertible {
         case .upgraded(let pid): ServerEvent.upgraded(pid).description
         case .upgradeFailed(let why): ServerEvent.upgradeFailed(why).description
         case .stopping(let step): ServerEvent.stopping(step).description
-        case .abandoned(let pids): ServerEvent.abandoned(pids).description
+        case .abandoned(let pids): "these workers are left alive, as they could not be ended: \(pids)"
+        case .trouble(let trouble): trouble.told(of: "worker")
         }
     }
 }

@@ -58,6 +58,9 @@ extension PreforkServer {
         /// See `ChildOptions.crashBacktraces`.
         public var crashBacktraces = false
 
+        /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
+        public var reapsStrangers = false
+
         /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is made
         /// as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
         public var control: SocketAddress?

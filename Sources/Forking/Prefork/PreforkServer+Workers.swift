@@ -176,7 +176,10 @@ extension PreforkServer {
 
     /// Parent: one was reaped.
     func noteEnd(of exit: ChildExit) {
-        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return }
+        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else {
+            if held.remove(exit.pid) != nil { hooks.observe(.ended(exit, .expected)) }
+            return
+        }
         let now = Instant.now
         let worker = workers.remove(at: index)
         let reading = worker.seat.read(startedAt: worker.startedAt, now: now)
@@ -186,6 +189,15 @@ extension PreforkServer {
         guard end == .failedStart else { return }
         noteFailure(now)
         if isReplacingAll, worker.isReplacement { stopReplacing(because: exit.told(of: "the new worker")) }
+    }
+
+    /// Parent: one cannot be ended, or has ended and cannot be reaped; that one serves no more, and is replaced.
+    func note(_ trouble: ChildTrouble) {
+        if case .held(let pid, _) = trouble, let index = workers.firstIndex(where: { $0.pid == pid }) {
+            workers.remove(at: index)
+            held.insert(pid)
+        }
+        hooks.observe(.trouble(trouble))
     }
 
     private func meaning(

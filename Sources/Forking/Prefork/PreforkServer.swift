@@ -48,6 +48,8 @@ public final class PreforkServer {
     /// When to try again to pass on those of them for whom there was no room.
     var passOnAt: Instant?
     var workers: [PoolWorker] = []
+    /// Those that have ended, and cannot be reaped.
+    var held: Set<ProcessID> = []
     var size: PoolSize
     var backoff = Backoff()
     /// When the newest of the failures came that `backoff` counts.
@@ -101,6 +103,8 @@ public final class PreforkServer {
         loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
         try add(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.onTrouble = { [weak self] in self?.note($0) }
+        if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
     /// Has the workers serve on one more listener. Parent, before serving.
@@ -131,7 +135,7 @@ public final class PreforkServer {
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
-    ///   workers were killed.
+    ///   workers were killed; `.notEnded` if the server has stopped, but some workers could not be ended.
     public func serve() throws(ForkingError) {
         try loop.begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
@@ -151,6 +155,7 @@ public final class PreforkServer {
         }
         lastClients.close()
         if let failure { throw failure }
+        try loop.checkAbandoned()
     }
 
     /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.

@@ -20,7 +20,9 @@ struct Spares {
     /// in fork, and hold a processor, at the very time when the child should begin.
     private var isRefilling = true
     /// After a shortage of memory or processes.
-    private(set) var pausedUntil: Instant?
+    private var shortUntil: Instant?
+    /// After some that ended before their client came, at the fault of what they were made ready with: others would, too.
+    private var backoff = Backoff()
     /// From the first failure to fork one until the next success: it is told once.
     private(set) var isShort = false
 
@@ -29,6 +31,9 @@ struct Spares {
         waiting.reserveCapacity(wanted)
         unserved.reserveCapacity(wanted)
     }
+
+    /// When the next one may be forked; nil if that is now.
+    var pausedUntil: Instant? { shortUntil ?? backoff.until }
 
     var lacks: Bool { isRefilling && waiting.count < wanted && pausedUntil == nil }
 
@@ -46,7 +51,10 @@ struct Spares {
     }
 
     /// One has its client.
-    mutating func noteClient(of pid: ProcessID) { unserved.remove(pid) }
+    mutating func noteClient(of pid: ProcessID) {
+        unserved.remove(pid)
+        if backoff.failures > 0 { backoff.noteSuccess() }
+    }
 
     /// Whether it is one that has no client.
     func hasNoClient(_ pid: ProcessID) -> Bool { unserved.contains(pid) }
@@ -58,6 +66,8 @@ struct Spares {
         guard unserved.remove(pid) != nil else { return false }
         waiting.removeAll { $0.pid == pid }
         isRefilling = true
+        var generator = SystemRandomNumberGenerator()
+        backoff.noteFailure(at: .now, using: &generator)
         return true
     }
 
@@ -69,12 +79,13 @@ struct Spares {
     }
 
     mutating func noteShortage(at now: Instant) {
-        pausedUntil = now + Admission.pause
+        shortUntil = now + Admission.pause
         isShort = true
     }
 
     mutating func keepTime(_ now: Instant) {
-        if let until = pausedUntil, until <= now { pausedUntil = nil }
+        if let until = shortUntil, until <= now { shortUntil = nil }
+        backoff.keepTime(now)
     }
 }
 

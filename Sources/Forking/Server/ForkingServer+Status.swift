@@ -33,7 +33,10 @@ extension ForkingServer: StatusSource {
             let age = now - child.startedAt
             var process = ServerStatus.Process(
                 pid: child.pid, state: .serving, inState: age, age: age, peer: child.peer)
-            if child.stage != .running {
+            if child.hold == .told {
+                process.state = .held
+                process.inState = nil
+            } else if child.stage != .running {
                 process.state = .ending
                 let since = child.deadline.map { $0 + (.zero - child.killAfter) }
                 process.inState = since.map { max(.zero, now - $0) }

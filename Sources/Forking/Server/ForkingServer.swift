@@ -114,7 +114,9 @@ public final class ForkingServer {
         loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
         try listeners.add(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
         children.isObserved = false
+        if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
     /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
@@ -143,7 +145,7 @@ public final class ForkingServer {
     ///
     /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
-    ///   socket cannot be made.
+    ///   socket cannot be made; `.notEnded` if the server has stopped, but some children could not be ended.
     public func serve() throws(ForkingError) {
         try begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
@@ -160,6 +162,7 @@ public final class ForkingServer {
             abandonShip()
             throw error
         }
+        try loop.checkAbandoned()
     }
 
     /// Waits for one client, at most for `Configuration.idleTimeout`, and forks a child for it; children that end

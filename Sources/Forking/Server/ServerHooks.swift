@@ -61,8 +61,11 @@ public enum ServerEvent {
     case upgradeFailed(String)
     /// A step of stopping has begun.
     case stopping(StopStep)
-    /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them.
+    /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
+    /// signalled.
     case abandoned([ProcessID])
+    /// A child cannot be ended, or reaped.
+    case trouble(ChildTrouble)
 
     /// Whether a person should see it.
     public var isTrouble: Bool {
@@ -75,7 +78,7 @@ public enum ServerEvent {
             case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
             }
         case .serving, .forked, .refused, .upgrading, .upgraded, .stopping: false
-        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .abandoned: true
+        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .abandoned, .trouble: true
         }
     }
 }
@@ -97,7 +100,8 @@ extension ServerEvent: CustomStringConvertible {
         case .stopping(.drain): "stopping: draining"
         case .stopping(.terminate): "stopping: terminating the children that are left"
         case .stopping(.kill): "stopping: killing the children that are left"
-        case .abandoned(let pids): "the kernel does not end these killed children: \(pids)"
+        case .abandoned(let pids): "these children are left alive, as they could not be ended: \(pids)"
+        case .trouble(let trouble): trouble.description
         }
     }
 }

@@ -59,6 +59,8 @@ public struct ServerStatus: Hashable, Sendable {
             case ending
             /// Not a child itself, but what one that has ended, or one's descendant, has left running.
             case left
+            /// It has ended, but another process traces it, so that it cannot be reaped.
+            case held
         }
 
         /// Its number.

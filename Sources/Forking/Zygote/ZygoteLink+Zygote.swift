@@ -132,10 +132,12 @@ extension ZygoteLink {
         let (mine, theirs) = try Self.openControl()
         defer { forkcore_close(theirs) }
         let pid = try table.spawn(
-            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, unblocking: state.unblocked,
-            options: Self.options)
+            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, options: Self.options)
         // Until it runs, the zygote's end is open here too, and its death would not show.
-        table.awaitPrograms()
+        guard table.awaitPrograms() else {
+            table.killAll()
+            throw .system(call: "execve", .timedOut)
+        }
         state.table = table
         state.control = mine
         state.isReady = false

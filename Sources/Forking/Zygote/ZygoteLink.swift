@@ -34,8 +34,6 @@ final class ZygoteLink: Sendable {
         /// Those that have been told to end, or have said that they do, and have not been reaped.
         var ending: [EndingZygote] = []
         let successor: Program
-        /// What the first one had unblocked: any thread may start another, and Dispatch's block nearly all signals.
-        let unblocked: SignalSet
         var backoff = Backoff()
         /// Whether the last one had ended early.
         var hasFailed = false
@@ -71,7 +69,7 @@ final class ZygoteLink: Sendable {
         }
         forkcore_close(theirs)
         try Self.awaitReady(mine, table)
-        var state = State(table: table, successor: Self.successor(), unblocked: Self.unblocked())
+        var state = State(table: table, successor: Self.successor())
         state.control = mine
         state.isReady = true
         let pid = table.children.first?.pid
@@ -88,12 +86,6 @@ final class ZygoteLink: Sendable {
         var options = ChildOptions()
         options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
         return options
-    }
-
-    private static func unblocked() -> SignalSet {
-        var mask = sigset_t()
-        pthread_sigmask(SIG_BLOCK, nil, &mask)
-        return withUnsafeBytes(of: mask) { SignalSet(rawValue: ~$0.load(as: UInt64.self)) }
     }
 
     static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {

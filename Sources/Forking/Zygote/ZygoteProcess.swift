@@ -40,6 +40,8 @@ final class ZygoteProcess {
         table = try ChildTable(limit: maxChildren)
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
+        table.onTrouble = { [unowned self] in tell($0) }
+        try table.reapStrangers()  // this process has no other children than its calls', and what those make its own
     }
 
     /// Serves until the host has gone or hung up, or until it is drained. Returns its exit status.
@@ -191,15 +193,25 @@ final class ZygoteProcess {
         tally.reaping += (Instant.now - begun).inNanoseconds
     }
 
-    /// To a host that has its answer already, this comes too late, and is lost.
     private func tell(_ exit: ChildExit) {
         tally.reaped += 1
         isShort = false
-        guard let channel = channels.removeValue(forKey: exit.pid) else { return }
+        tellEnd(of: exit.pid, exit.status, exit.usage)
+    }
+
+    /// A child that has ended, but is held by whoever traces it, has ended for its call.
+    private func tell(_ trouble: ChildTrouble) {
+        Lines.tell("zygote: \(trouble)")
+        if case .held(let pid, _) = trouble { tellEnd(of: pid, .unknown, nil) }
+    }
+
+    /// To a host that has its answer already, this comes too late, and is lost.
+    private func tellEnd(of pid: ProcessID, _ status: ExitStatus, _ usage: ResourceUsage?) {
+        guard let channel = channels.removeValue(forKey: pid) else { return }
         forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
         var message = CallMessage(.ended)
-        message.head.end = CallMessage.End(exit.status)
-        message.head.usage = exit.usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
+        message.head.end = CallMessage.End(status)
+        message.head.usage = usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
         message.head.tally = tally
         message.head.tally.alive = Int64(table.count)
         message.sendWord(over: channel.rawValue)

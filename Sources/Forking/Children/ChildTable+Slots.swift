@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+
+/// A slot's life: reserve → commit → release, or vacate.
+extension ChildTable {
+    func reserve() throws(ForkingError) -> Int {
+        guard !isFull else { throw .full(limit: limit) }
+        orphans?.fate = .running
+        defer { checkInvariants() }
+        return slots.take()
+    }
+
+    func commit(_ slot: Int, _ child: Child) {
+        // Had an earlier child of this number been ours still, the kernel would not have given it out again.
+        if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
+        slots.fill(slot, with: child)
+        if let orphans {
+            orphans.note(child.pid, in: slot)
+            source.scheduleSweep()  // most daemons leave at once
+        }
+        child.deadline.map(noteDeadline)
+        checkInvariants()
+    }
+
+    func release(_ slot: Int, _ ending: forkcore_ending) {
+        let child = slots[slot]
+        if child.pidfd >= 0 { source.unwatch(child.pidfd) }
+        if child.hold == .told { heldCount -= 1 }
+        let refusal = slots.refusal(slot).pointee
+        vacate(slot)
+        settle()
+        ended.append(EndedChild(child: child, ending: ending, refusal: refusal, at: .now))
+        noteEnd(of: child)
+    }
+
+    func vacate(_ slot: Int) {
+        if let marks { forkcore_marks_vacate(marks, slot) }
+        orphans?.note(0, in: slot)
+        slots.release(slot)
+        checkInvariants()
+    }
+}
+
+extension forkcore_ending {
+    fileprivate init(_ state: forkcore_state) {
+        self.init()
+        self.state = state
+    }
+}
