@@ -18,6 +18,7 @@ final class ReapSource {
     private static let sweepInterval = Duration.seconds(1)
     /// And this much later for what was left behind, which nobody else knows of. Many ends make one look.
     private static let orphanInterval = Duration.milliseconds(50)
+    private static let repliesToken: UInt64 = .max - 2
     private static let timerToken: UInt64 = .max - 1
     private static let signalToken: UInt64 = .max
 
@@ -105,6 +106,21 @@ final class ReapSource {
 
     func detach(_ table: ChildTable) { tables.removeAll { $0.stands(for: table) } }
 
+    // MARK: What children say
+
+    /// Of servers of datagrams: what their children answer is sent by whoever collects.
+    private var replies: [Unmanaged<Replies>] = []
+
+    func add(_ added: Replies, _ descriptor: Int32) throws(ForkingError) {
+        try check(forkcore_poll_add(poll.rawValue, descriptor, Self.repliesToken), "epoll_ctl")
+        replies.append(Unmanaged.passUnretained(added))
+    }
+
+    func remove(_ removed: Replies, _ descriptor: Int32) {
+        forkcore_poll_remove(poll.rawValue, descriptor)
+        replies.removeAll { $0.toOpaque() == Unmanaged.passUnretained(removed).toOpaque() }
+    }
+
     // MARK: Watching
 
     /// Begins to watch the new child in `slot` by a pidfd, and returns that; -1 when SIGCHLD does it.
@@ -151,6 +167,7 @@ final class ReapSource {
 
     /// Reaps every child of every table that has ended, and takes the deadlines that have come.
     func reap() {
+        for index in replies.indices { replies[index]._withUnsafeGuaranteedRef { $0.send() } }
         if signals == nil {
             collectByPidfd()
         } else {
@@ -195,7 +212,7 @@ final class ReapSource {
             var count = 0
             repeat {
                 guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
-                for token in tokens.prefix(count) where token != Self.timerToken {
+                for token in tokens.prefix(count) where token != Self.timerToken && token != Self.repliesToken {
                     guard token != Self.signalToken else {
                         scheduleSweep()
                         continue

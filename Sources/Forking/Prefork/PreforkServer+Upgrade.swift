@@ -44,7 +44,7 @@ extension PreforkServer {
         var ours: Int32 = -1
         var its: Int32 = -1
         try check(forkcore_channel_open(&ours, &its), "socketpair")
-        let word = ParentDescriptor(ours)
+        let word = ParentDescriptor(channel: ours)
         defer { forkcore_close(its) }
         var options = ChildOptions()
         options.diesWithParent = false

@@ -18,7 +18,7 @@ extension PreforkServer {
         var parentsEnd: Int32 = -1
         var workersEnd: Int32 = -1
         try check(forkcore_channel_open(&parentsEnd, &workersEnd), "socketpair")
-        let lifeline = ParentDescriptor(parentsEnd)
+        let lifeline = ParentDescriptor(channel: parentsEnd)
         defer { forkcore_close(workersEnd) }
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,

@@ -55,7 +55,7 @@ package struct ServiceManager: Sendable {
         defer { forkcore_close(socket) }
         var text = text
         return text.withUTF8 { bytes in
-            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1) == 0 }
+            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1, nil) == 0 }
         }
     }
 }

@@ -19,10 +19,8 @@ extension ForkingServer {
                 noteClient()
                 serve(connection, handler)
             case .datagrams(let handler):
-                let socket = try listeners.next()
-                guard socket >= 0,
-                    let datagram = try Listener.receive(from: socket, limit: configuration.datagramLimit)
-                else { return }
+                try replies?.prepare()
+                guard let datagram = try receive() else { return }
                 noteClient()
                 serve(datagram, handler)
             case .programs(let program):
@@ -42,7 +40,16 @@ extension ForkingServer {
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
         guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
-        return Connection(descriptor, peer: peer)
+        var connection = Connection(descriptor, peer: peer)
+        connection.mayHoldRights = listeners.mayHoldRights
+        return connection
+    }
+
+    /// The next datagram that waits, if there is one.
+    private func receive() throws(ForkingError) -> Datagram? {
+        let socket = try listeners.next()
+        guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
+        return try shared.listener.receive(limit: configuration.datagramLimit)
     }
 
     /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
@@ -128,18 +135,22 @@ extension ForkingServer {
         return false
     }
 
-    private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) {
+    private func serve(_ datagram: consuming Datagram, _ handler: (Datagram) throws -> Void) {
+        defer { datagram.wipe() }
         do {
             guard try hooks.verifyDatagram(datagram) else { return hooks.observe(.refused(datagram.peer)) }
         } catch {
             return hooks.observe(.verifyFailed(datagram.peer, error))
         }
         begin(datagram.peer) { () throws(ForkingError) in
-            try children.fork(
-                peer: datagram.peer, options: configuration.childOptions, keeping: [datagram.socket.rawValue]
-            ) {
-                run(for: datagram.peer) { try handler(datagram) }
+            let channel = replies!.childsEnd
+            let pid = try children.fork(peer: datagram.peer, options: configuration.childOptions) {
+                var request = copy datagram
+                request.way = .parent(channel)
+                return run(for: request.peer) { try handler(request) }
             }
+            replies!.begin(pid, for: datagram)
+            return pid
         }
     }
 
