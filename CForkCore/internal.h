@@ -15,6 +15,9 @@
 
 enum { FORKCORE_SIGNALS = 64 };
 
+// A bound socket says of each datagram from now on which of our addresses it was sent to.
+int forkcore_tell_destination(int descriptor);
+
 static inline uint64_t forkcore_bit(int number)
 {
     return (uint64_t)1 << (number - 1);

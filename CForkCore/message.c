@@ -18,10 +18,6 @@
 
 enum { FUTEX_WAIT = 0, FUTEX_WAKE = 1, FUTEX_PRIVATE = 128 }; // linux/futex.h, which not every libc comes with
 
-#ifndef SO_PASSRIGHTS
-#define SO_PASSRIGHTS 83
-#endif
-
 // Room for as many descriptors as the kernel passes at once, aligned as cmsg(3) wants it.
 union control {
     struct cmsghdr header;
@@ -157,9 +153,4 @@ void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns
 {
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE, value, &timeout, NULL, 0);
-}
-
-int forkcore_refuse_rights(int descriptor)
-{
-    return setsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int)) != 0 ? errno : 0;
 }

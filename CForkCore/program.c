@@ -27,7 +27,7 @@ struct berth {
     int place;
     pid_t parent;
     uint64_t defaults;
-    bool own_group, own_session, dies_with_parent;
+    bool own_group, own_session, dies_with_parent, closes_aside;
     int *refusal, ignored;
     const char *path;
     char **argv, **envp; // with what they point to in `strings`
@@ -133,7 +133,9 @@ static bool clear(struct berth *berth)
 {
     if (is_aboard(berth))
         return false;
-    if (berth->descriptor >= 0)
+    if (berth->descriptor >= 0 && berth->closes_aside)
+        forkcore_close_aside(berth->descriptor); // the program may have ended, and this be the last copy
+    else if (berth->descriptor >= 0)
         forkcore_close(berth->descriptor);
     berth->descriptor = -1;
     return true;
@@ -279,6 +281,7 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
     berth->own_group = plan->own_group;
     berth->own_session = plan->own_session;
     berth->dies_with_parent = plan->dies_with_parent;
+    berth->closes_aside = plan->closes_aside;
     berth->refusal = refusal;
     *refusal = 0;
     return 0;

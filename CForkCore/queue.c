@@ -60,7 +60,7 @@ static int ask(uint32_t inode, struct answer *answer, size_t *length)
     int netlink = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, SOCK_DIAG);
     if (netlink < 0)
         return errno;
-    int error = forkcore_send_datagram(netlink, &request, sizeof request, (const void *)&kernel, sizeof kernel);
+    int error = forkcore_send_datagram(netlink, &request, sizeof request, (const void *)&kernel, sizeof kernel, NULL);
     if (error == 0) // the kernel has answered before sendto returns; should it not have, nobody waits for it
         do {
             ssize_t got = recv(netlink, answer, sizeof *answer, MSG_DONTWAIT);

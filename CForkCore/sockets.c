@@ -34,6 +34,10 @@ static int prepare(int descriptor, const struct sockaddr *address, socklen_t len
     if (address->sa_family == AF_INET6
         && setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &(int){options->v6_only}, sizeof(int)) != 0)
         return errno;
+    if (!internet && !options->takes_rights)
+        forkcore_refuse_rights(descriptor); // where the kernel cannot, who closes it looks
+    if (internet && options->datagram && (error = forkcore_tell_destination(descriptor)) != 0)
+        return error;
     *call = "fchmod"; // on Linux this decides how bind makes the file, so that it is never wider open than asked
     if (!internet && options->mode >= 0 && fchmod(descriptor, (mode_t)options->mode) != 0)
         return errno;
@@ -74,6 +78,9 @@ int forkcore_adopt(int descriptor, bool *datagram)
         if (!listening)
             return EINVAL;
     }
+    int error = *datagram ? forkcore_tell_destination(descriptor) : 0;
+    if (error != 0)
+        return error;
     int flags = fcntl(descriptor, F_GETFL);
     if (flags < 0)
         return errno;
@@ -120,6 +127,12 @@ int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool d
     int error = connect(probe, address, length) != 0 ? errno : 0;
     forkcore_close(probe);
     return error;
+}
+
+int forkcore_open_path(const char *path, int *descriptor)
+{
+    *descriptor = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    return *descriptor < 0 ? errno : 0;
 }
 
 int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t timeout_us, int *descriptor)
@@ -195,34 +208,6 @@ int forkcore_send_all(int descriptor, const void *bytes, size_t count)
             count -= (size_t)sent;
         }
     }
-    return 0;
-}
-
-int forkcore_receive_datagram(int descriptor, void *buffer, size_t size, struct sockaddr_storage *peer,
-                              socklen_t *length, size_t *count, bool *truncated)
-{
-    ssize_t got;
-    do
-        *length = sizeof *peer;
-    while ((got = recvfrom(descriptor, buffer, size, MSG_DONTWAIT | MSG_TRUNC, (struct sockaddr *)peer, length)) < 0
-           && errno == EINTR);
-    if (got < 0)
-        return errno;
-    if (*length == 0) { // an unnamed Unix sender; accept4 gives such a one's family at least
-        peer->ss_family = AF_UNIX;
-        *length = sizeof peer->ss_family;
-    }
-    *truncated = (size_t)got > size; // MSG_TRUNC: the datagram's own length
-    *count = *truncated ? size : (size_t)got;
-    return 0;
-}
-
-int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, const struct sockaddr *peer,
-                           socklen_t length)
-{
-    while (sendto(descriptor, bytes, count, MSG_NOSIGNAL, peer, length) < 0)
-        if (errno != EINTR)
-            return errno;
     return 0;
 }
 

@@ -68,9 +68,6 @@ int forkcore_discard(const int *descriptors, size_t count);
 /// Closes a channel, likewise: what was not received from it is closed with it.
 void forkcore_channel_close(int channel);
 
-/// From now on whoever sends descriptors to this Unix socket gets EPERM. ENOPROTOOPT before Linux 6.16. SO_PASSRIGHTS
-int forkcore_refuse_rights(int descriptor);
-
 // ------------------------------------------------------------------------------------------------------------- waiting
 // A word that threads of a process wait for. Any process, any thread. Signal-safe. futex(2).
 

@@ -97,11 +97,19 @@ enum ParentOnly {
 /// already, and its number may be another's.
 final class ParentDescriptor: Sendable {
     let rawValue: Int32
+    private let mayHoldRights: Bool
     private let owner = forkcore_process()
 
-    init(_ rawValue: Int32) {
+    /// - Parameter mayHoldRights: whether descriptors may be in its queue that nobody takes: see `forkcore_close_aside`.
+    init(_ rawValue: Int32, mayHoldRights: Bool = false) {
         self.rawValue = rawValue
+        self.mayHoldRights = mayHoldRights
         ParentOnly.add(rawValue)
+    }
+
+    /// The parent's end of a channel to a child, which is to attach no descriptors to what it says.
+    convenience init(channel: Int32) {
+        self.init(channel, mayHoldRights: forkcore_refuse_rights(channel) != 0)
     }
 
     /// Opens one with a C function that stores it and returns an errno.
@@ -114,7 +122,7 @@ final class ParentDescriptor: Sendable {
     deinit {
         guard owner == forkcore_process() else { return }
         ParentOnly.remove(rawValue)
-        forkcore_close(rawValue)
+        if mayHoldRights { forkcore_close_aside(rawValue) } else { forkcore_close(rawValue) }
     }
 }
 

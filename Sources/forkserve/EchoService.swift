@@ -41,6 +41,15 @@ enum EchoService {
         }
     }
 
+    /// Sends a datagram back, if its sender has room for it.
+    static func serve(_ datagram: Datagram) throws(ForkingError) {
+        do throws(ForkingError) {
+            try datagram.reply(datagram.bytes)
+        } catch .system(_, .resourceTemporarilyUnavailable) {
+            return
+        }
+    }
+
     /// Parent: one client's worth of it, so that children find pages and tables ready.
     static func rehearse() {
         var ends: (Int32, Int32) = (-1, -1)

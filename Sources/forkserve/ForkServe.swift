@@ -92,6 +92,9 @@ struct Echo: ParsableCommand {
         guard !udp || spares == 0 else {
             throw ValidationError("--spares is for connections, and --udp has none: use one of them")
         }
+        guard !udp || !common.sockets.noDelay else {
+            throw ValidationError("--no-delay is for connections, and --udp has none: use one of them")
+        }
         guard !udp || patience.ioTimeout == nil else {
             throw ValidationError("--io-timeout is for connections, and --udp has none: use one of them")
         }

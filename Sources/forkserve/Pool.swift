@@ -53,6 +53,7 @@ extension Job {
         configuration.crashBacktraces = common.backtraces
         configuration.stuckBacktraces = common.backtraces
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
+        configuration.noDelay = common.sockets.noDelay
         if service == .httpPool {
             configuration.countsConnections = false
             if ioTimeout == nil { configuration.ioTimeout = .seconds(10) }

@@ -16,8 +16,10 @@ struct CommonOptions: ParsableArguments {
         /// Nil: as it is by default, or as whoever handed the socket over has set it. 0: never.
         var keepAlive: Double?
         var userTimeout: Double?
+        var sockets = SocketOptions.Values()
 
         mutating func code(_ coder: inout FieldCoder) {
+            sockets.code(&coder)
             coder.field(&backlog)
             coder.field(&drain)
             coder.field(&killAfter)
@@ -57,11 +59,13 @@ struct CommonOptions: ParsableArguments {
             "Give a client up that has not taken what was sent to it for so long; by default as long as it likes.",
             valueName: "seconds"))
     var userTimeout: Double?
+    @OptionGroup var sockets: SocketOptions
 
     var values: Values {
         Values(
             backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces,
-            control: control, keepAlive: keepalive, userTimeout: userTimeout)
+            control: control, keepAlive: keepalive, userTimeout: userTimeout,
+            sockets: sockets.values)
     }
 
     /// What can be wrong with the command line alone.
@@ -77,6 +81,7 @@ struct CommonOptions: ParsableArguments {
         } catch {
             throw ValidationError(error.description)
         }
+        try sockets.check(addresses)
     }
 }
 

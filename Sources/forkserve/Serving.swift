@@ -19,6 +19,10 @@ extension Job {
         server.hooks.observe = common.verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
         server.hooks.handleError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
         server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
+        if service == .echoDatagrams {
+            let echoGuard = EchoGuard(server.addresses)
+            server.hooks.verifyDatagram = { echoGuard.admits($0) }
+        }
         if service == .echo { server.hooks.prewarm = EchoService.rehearse }
         try server.serve()
     }
@@ -37,7 +41,7 @@ extension Job {
     ) throws(ForkingError) -> ForkingServer {
         switch service {
         case .echoDatagrams:
-            return try ForkingServer(datagrams: listener, configuration: configuration) { try $0.reply($0.bytes) }
+            return try ForkingServer(datagrams: listener, configuration: configuration) { try EchoService.serve($0) }
         case .program:
             let program = try ProgramLine.program(ofLast: programArguments)
             return try ForkingServer(programs: listener, configuration: configuration) {
@@ -60,6 +64,7 @@ extension Job {
         configuration.timeLimit = forking.timeout.map(Duration.seconds)
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         if service == .program, !forking.leavesDaemons { configuration.containment = .descendants }
+        configuration.noDelay = common.sockets.noDelay
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
@@ -74,6 +79,7 @@ extension Job {
     ) throws(ForkingError) {
         var options = Listener.Options()
         options.backlog = common.backlog
+        common.sockets.apply(to: &options)
         if let keepAlive = common.keepAlive { options.keepAlive = Self.keepAlive(keepAlive) }
         options.userTimeout = common.userTimeout.map(Duration.seconds)
         for address in addresses {

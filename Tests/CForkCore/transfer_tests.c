@@ -150,6 +150,7 @@ static void datagrams_come_with_their_sender(void)
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     struct sockaddr_storage address, peer;
     socklen_t length;
+    struct forkcore_destination to;
     const char *call;
     char bytes[8];
     size_t count;
@@ -157,53 +158,73 @@ static void datagrams_come_with_their_sender(void)
     int server, client;
     CHECK(forkcore_listen((struct sockaddr *)&any, sizeof any, &options, &server, &call) == 0);
     CHECK(forkcore_listen((struct sockaddr *)&any, sizeof any, &options, &client, &call) == 0);
-    CHECK(forkcore_receive_datagram(server, bytes, 8, &peer, &length, &count, &truncated) == EAGAIN);
+    CHECK(forkcore_receive_datagram(server, bytes, 8, &peer, &length, &to, &count, &truncated) == EAGAIN);
 
     const struct { const char *text; size_t kept; bool truncated; } sent[] = {
         {"", 0, false}, {"1234567", 7, false}, {"12345678", 8, false}, {"123456789", 8, true}};
     for (int i = 0; i < 4; i++) {
         CHECK(forkcore_local_address(server, &address, &length) == 0);
-        CHECK(forkcore_send_datagram(client, sent[i].text, strlen(sent[i].text), (void *)&address, length) == 0);
+        CHECK(forkcore_send_datagram(client, sent[i].text, strlen(sent[i].text), (void *)&address, length, NULL) == 0);
         CHECK(is_readable(server, 30000));
-        CHECK(forkcore_receive_datagram(server, bytes, 8, &peer, &length, &count, &truncated) == 0);
+        CHECK(forkcore_receive_datagram(server, bytes, 8, &peer, &length, &to, &count, &truncated) == 0);
         CHECK(count == sent[i].kept && memcmp(bytes, sent[i].text, count) == 0 && truncated == sent[i].truncated);
     }
     CHECK(forkcore_local_address(client, &address, &length) == 0);
     CHECK(memcmp(&peer, &address, sizeof any) == 0);
-    CHECK(forkcore_send_datagram(server, "back", 4, (void *)&peer, length) == 0);
+    CHECK(to.family == AF_INET && memcmp(to.address, &any.sin_addr, 4) == 0);
+    CHECK(forkcore_send_datagram(server, "back", 4, (void *)&peer, length, &to) == 0);
     CHECK(is_readable(client, 30000));
     close(client);
     close(server);
 }
 
-static int receive_late(void *context)
-{
-    int *descriptor = context;
-    char byte;
-    usleep(20000);
-    for (int i = 0; i < 2000; i++)
-        if (recv(*descriptor, &byte, 1, 0) != 1)
-            return 1;
-    return 0;
-}
-
-static void a_datagram_waits_for_room_in_a_storm_of_signals(void)
+static void a_datagram_waits_for_no_room(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX}; // abstract; the kernel chooses
     struct sockaddr_storage bound;
     socklen_t length;
-    int server = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), client = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    CHECK(bind(server, (struct sockaddr *)&address, sizeof(sa_family_t)) == 0);
-    CHECK(forkcore_local_address(server, &bound, &length) == 0);
-    pid_t reader = start(NULL, receive_late, &server);
-    start_storm();
-    for (int i = 0; i < 2000; i++)
-        CHECK(forkcore_send_datagram(client, "x", 1, (struct sockaddr *)&bound, length) == 0);
-    stop_storm();
-    CHECK(storm_count() > 0);
-    CHECK(await_end(reader).code == 0);
-    close(server);
-    close(client);
+    int error = 0, sent = 0;
+    int reader = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(reader, (struct sockaddr *)&address, sizeof(sa_family_t)) == 0);
+    CHECK(forkcore_local_address(reader, &bound, &length) == 0);
+    for (; error == 0 && sent < 100000; sent++)
+        error = forkcore_send_datagram(sender, "x", 1, (struct sockaddr *)&bound, length, NULL);
+    CHECK(error == EAGAIN && sent > 1);
+    close(reader);
+    close(sender);
+}
+
+static void an_answer_comes_from_where_was_asked(void)
+{
+    struct forkcore_listen_options options = {.datagram = true, .mode = -1};
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    struct sockaddr_in6 both = {.sin6_family = AF_INET6};
+    const struct { struct sockaddr *address; socklen_t size; } wildcards[] = {
+        {(struct sockaddr *)&any, sizeof any}, {(struct sockaddr *)&both, sizeof both}};
+    for (int i = 0; i < 2; i++) {
+        struct forkcore_destination to;
+        struct sockaddr_storage address, peer;
+        struct sockaddr_in asked = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK + 1)}};
+        socklen_t length;
+        const char *call;
+        char bytes[8];
+        size_t count;
+        bool truncated;
+        int server, client = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        CHECK(forkcore_listen(wildcards[i].address, wildcards[i].size, &options, &server, &call) == 0);
+        CHECK(forkcore_local_address(server, &address, &length) == 0);
+        memcpy(&asked.sin_port, (char *)&address + 2, 2); // at the same place for IPv4 and IPv6
+        CHECK(connect(client, (struct sockaddr *)&asked, sizeof asked) == 0 && send(client, "ask", 3, 0) == 3);
+        CHECK(is_readable(server, 30000));
+        CHECK(forkcore_receive_datagram(server, bytes, 8, &peer, &length, &to, &count, &truncated) == 0 && count == 3);
+        CHECK(forkcore_send_datagram(server, "told", 4, (void *)&peer, length, &to) == 0);
+        CHECK(is_readable(client, 30000) && recv(client, bytes, 8, 0) == 4); // connected, it hears nobody else
+        to.address[3] = to.address[15] = 255; // not ours: the kernel chooses
+        to.address[0] = to.address[12] = 9;
+        CHECK(forkcore_send_datagram(server, "told", 4, (void *)&peer, length, &to) == 0);
+        close(client);
+        close(server);
+    }
 }
 
 const struct test transfer_tests[] = {
@@ -214,6 +235,7 @@ const struct test transfer_tests[] = {
     {"a stream ends as it should though its peer goes on", a_stream_ends_as_it_should_though_its_peer_goes_on},
     {"the peer says who it is", the_peer_says_who_it_is},
     {"datagrams come with their sender", datagrams_come_with_their_sender},
-    {"a datagram waits for room in a storm of signals", a_datagram_waits_for_room_in_a_storm_of_signals},
+    {"a datagram waits for no room", a_datagram_waits_for_no_room},
+    {"an answer comes from where was asked", an_answer_comes_from_where_was_asked},
     {0},
 };

@@ -80,4 +80,16 @@ struct DatagramServerTests {
         #expect(try client.receive() == "hello")
         try server.stop()
     }
+
+    @Test("a child that breaks every socket it has breaks nobody else's service")
+    func breaker() throws { try pass("datagram-child-breaks-sockets") }
+
+    @Test("what one client sent is not in the memory of the next one's child")
+    func memory() throws { try pass("datagram-child-memory") }
+
+    @Test("answers go out while a loop of one's own collects")
+    func collecting() throws { try pass("datagram-replies-while-collecting") }
+
+    @Test("a child that is at work as the server stops gets its answer out")
+    func draining() throws { try pass("datagram-drain") }
 }

@@ -119,4 +119,33 @@ struct UnixListenerTests {
         #expect(lstat(path, &found) == 0 && found.st_mode & 0o7777 == mode)
         withExtendedLifetime(listener.descriptor) {}
     }
+
+    @Test("permissions that the umask would take away are given, and a group", .serialized, arguments: [0o666, 0o660])
+    func group(_ mode: CInterop.Mode) throws {
+        var options = Listener.Options()
+        options.permissions = FilePermissions(rawValue: mode)
+        options.group = 12_345
+        try #require(geteuid() == 0, "this test takes root")
+        let listener = try Listener(address, options: options)
+        var found = stat()
+        #expect(lstat(path, &found) == 0 && found.st_mode & 0o7777 == mode && found.st_gid == 12_345)
+        withExtendedLifetime(listener.descriptor) {}
+    }
+
+    @Test(
+        "what stands in its file's place is not given other permissions", arguments: ["link", "file", "linked socket"])
+    func swapped(_ kind: String) throws {
+        // As the directory's owner can have it between bind(2) and what comes next.
+        let other = directory.path + "/other"
+        let victim = try boundSocket("unix:\(other)")
+        defer { close(victim) }
+        if kind == "file" { close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0o600)) }
+        if kind == "link" { symlink(other, path) }
+        if kind == "linked socket" { link(other, path) }
+        chmod(other, 0o600)
+        let socket = ParentDescriptor(dup(victim))
+        #expect(refusal { try SocketFile(path, of: socket, permissions: .ownerReadWriteExecute, group: 12_345) } != nil)
+        var found = stat()
+        #expect(stat(other, &found) == 0 && found.st_mode & 0o777 == 0o600 && found.st_gid == getegid())
+    }
 }

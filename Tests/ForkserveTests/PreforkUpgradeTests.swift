@@ -121,6 +121,17 @@ struct PreforkUpgradeTests {
         #expect(!fileExists(copy.socket))
     }
 
+    @Test("a Unix socket's file that was removed is there again")
+    func removedFile() throws {
+        let copy = try Copy()
+        let lineage = try Lineage(copy, [], at: "unix:\(copy.socket)")
+        unlink(copy.socket)
+        try lineage.upgrade()
+        try Client(lineage.address).echo("hello")
+        try lineage.end()
+        #expect(!fileExists(copy.socket))
+    }
+
     @Test("where the new program does not serve any more, clients are refused")
     func leftAddress() throws {
         let copy = try Copy()

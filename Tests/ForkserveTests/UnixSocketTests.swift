@@ -105,4 +105,45 @@ struct UnixSocketTests {
             ["-c", "LISTEN_PID=1 LISTEN_FDS=1 exec '\(forkserveProgram)' echo systemd"], program: "sh")
         #expect(status == 71 && errors.contains("no socket was handed over"), "\(errors)")
     }
+
+    @Test("--mode and --group make a Unix socket's file as asked, whatever the umask")
+    func modeAndGroup() throws {
+        let directory = try TemporaryDirectory()
+        let (server, address) = try forkserve(
+            shell: "umask 077; exec \"$0\" \"$@\"",
+            [
+                "echo", "--mode", "662", "--group", geteuid() == 0 ? "nogroup" : "\(getegid())",
+                "unix:\(directory.path)/s",
+            ])
+        var found = stat()
+        #expect(stat(directory.path + "/s", &found) == 0 && found.st_mode & 0o7777 == 0o662)
+        if geteuid() == 0 { #expect(found.st_gid == 65_534) }
+        try Client(address).echo("hello")
+        try stop(server)
+    }
+
+    @Test("options of sockets that cannot be are refused in one line")
+    func wrongOptions() throws {
+        for (options, text) in [
+            (["--mode", "888", "unix:/x"], "--mode is '888', and must be an octal number from 0 to 777, such as 660"),
+            (["--mode", "1777", "unix:/x"], "--mode is '1777', and must be"),
+            (["--mode", "600", "127.0.0.1:0"], "--mode is for a Unix socket's file"),
+            (["--group", "root", "unix:@x"], "--group is for a Unix socket's file"),
+            (["--group", "no such", "unix:/x"], "--group is 'no such', and there is no group of that name"),
+            (["--ipv6-only", "127.0.0.1:0"], "--ipv6-only is for an IPv6 address"),
+            (["--udp", "--no-delay", "127.0.0.1:0"], "--no-delay is for connections"),
+        ] {
+            let (status, _, errors) = try outcome(["echo"] + options)
+            #expect(status == 64 && errors.contains(text), "\(errors)")
+        }
+    }
+
+    @Test("--ipv6-only keeps IPv4 clients off, and --no-delay is taken by all that serve connections")
+    func otherOptions() throws {
+        let (server, address) = try forkserve(["echo", "--ipv6-only", "--no-delay", "[::]:0"])
+        let port = address.split(separator: ":").last!
+        try Client("[::1]:\(port)").echo("hello")
+        #expect(throws: Failure.self) { try Client("127.0.0.1:\(port)") }
+        try stop(server)
+    }
 }

@@ -216,6 +216,7 @@ public final class ChildTable {
         let code = leaving { closing, ours, ignored in
             var plan = plan(options, slot, closing: closing, resetting: ours, ignored)
             plan.place = place
+            plan.closes_aside = peer?.isUnix ?? false
             return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(
@@ -303,7 +304,7 @@ public final class ChildTable {
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },
             own_group: containment >= .group, own_session: containment >= .session,
-            dies_with_parent: options.diesWithParent, place: 0)
+            dies_with_parent: options.diesWithParent, place: 0, closes_aside: false)
     }
 
     /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a tracer

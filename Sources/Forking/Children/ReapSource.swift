@@ -18,6 +18,7 @@ final class ReapSource {
     private static let sweepInterval = Duration.seconds(1)
     /// And this much later for what was left behind, which nobody else knows of. Many ends make one look.
     private static let orphanInterval = Duration.milliseconds(50)
+    private static let repliesToken: UInt64 = .max - 2
     private static let timerToken: UInt64 = .max - 1
     private static let signalToken: UInt64 = .max
 
@@ -110,6 +111,21 @@ final class ReapSource {
 
     func detach(_ table: ChildTable) { tables.removeAll { $0.stands(for: table) } }
 
+    // MARK: What children say
+
+    /// Of servers of datagrams: what their children answer is sent by whoever collects.
+    private var replies: [Unmanaged<Replies>] = []
+
+    func add(_ added: Replies, _ descriptor: Int32) throws(ForkingError) {
+        try check(forkcore_poll_add(poll.rawValue, descriptor, Self.repliesToken), "epoll_ctl")
+        replies.append(Unmanaged.passUnretained(added))
+    }
+
+    func remove(_ removed: Replies, _ descriptor: Int32) {
+        forkcore_poll_remove(poll.rawValue, descriptor)
+        replies.removeAll { $0.toOpaque() == Unmanaged.passUnretained(removed).toOpaque() }
+    }
+
     // MARK: Watching
 
     /// Begins to watch the new child in `slot` by a pidfd, and returns that; -1 when SIGCHLD does it.
@@ -159,6 +175,7 @@ final class ReapSource {
 
     /// Reaps every child of every table that has ended, and takes the deadlines that have come.
     func reap() {
+        for index in replies.indices { replies[index]._withUnsafeGuaranteedRef { $0.send() } }
         if signals == nil {
             collectByPidfd()
         } else {
@@ -213,7 +230,7 @@ final class ReapSource {
 
     private func take(_ token: UInt64) {
         switch token {
-        case Self.timerToken: break
+        case Self.timerToken, Self.repliesToken: break
         case Self.signalToken: scheduleSweep()
         default: for index in tables.indices { tables[index].with { $0.reap(ready: Int(token)) } }  // it has but one
         }

@@ -109,10 +109,12 @@ final class ServerLoop {
     func answer(from source: some StatusSource) {
         do throws(ForkingError) {
             try control?.answer(from: source)
+            // However many ask, and whoever may: an abstract name is open to all.
+            controlPausedUntil = .now + Self.pauseBetweenAnswers
         } catch {
             controlPausedUntil = .now + Admission.pause
-            controlDescriptor = -1
         }
+        controlDescriptor = -1
     }
 
     /// This server has taken another's place: it answers from now on.
@@ -129,6 +131,8 @@ final class ServerLoop {
         control?.leave()
         endControl()
     }
+
+    private static let pauseBetweenAnswers = Duration.milliseconds(20)
 
     private func watchControl() {
         controlPausedUntil = nil

@@ -68,7 +68,7 @@ package struct ServiceManager: Sendable {
         defer { forkcore_close(socket) }
         var text = text
         let code = text.withUTF8 { bytes in
-            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1) }
+            address.withSockaddr { forkcore_send_datagram(socket, bytes.baseAddress, bytes.count, $0, $1, nil) }
         }
         switch code {
         case 0: return .sent

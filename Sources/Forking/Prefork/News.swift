@@ -70,7 +70,7 @@ struct WorkersEnd: ~Copyable {
         var workers: Int32 = -1
         try check(open(&parents, &workers), call)
         descriptor = workers
-        self.parents = ParentDescriptor(parents)
+        self.parents = ParentDescriptor(channel: parents)
     }
 
     deinit { forkcore_close(descriptor) }

@@ -107,7 +107,9 @@ public final class Worker: Sendable {
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
         seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
         if heartbeatLimit != nil { heartbeat() }
-        return Connection(descriptor, peer: peer)
+        var connection = Connection(descriptor, peer: peer)
+        connection.mayHoldRights = peer.isUnix
+        return connection
     }
 
     /// Serves one client after the other until it should drain.

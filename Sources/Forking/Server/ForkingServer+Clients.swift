@@ -18,6 +18,7 @@ extension ForkingServer {
                 guard let connection = try nextClient() else { return }
                 try serve(connection, handler)
             case .datagrams(let handler):
+                try replies?.prepare()
                 guard let datagram = try nextDatagram() else { return }
                 try serve(datagram, handler)
             case .programs(let program):
@@ -47,10 +48,9 @@ extension ForkingServer {
 
     private func nextDatagram() throws(ForkingError) -> Datagram? {
         if heldDatagram != nil { return heldDatagram.take() }
-        let socket = try listeners.next()
-        guard socket >= 0, let datagram = try Listener.receive(from: socket, limit: configuration.datagramLimit)
-        else { return nil }
+        guard var datagram = try receive() else { return nil }
         if isWelcome(datagram) { return datagram }
+        datagram.wipe()
         noteClient()
         return nil
     }
@@ -59,7 +59,16 @@ extension ForkingServer {
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
         guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
-        return Connection(descriptor, peer: peer)
+        var connection = Connection(descriptor, peer: peer)
+        connection.mayHoldRights = listeners.mayHoldRights
+        return connection
+    }
+
+    /// The next datagram that waits, if there is one.
+    private func receive() throws(ForkingError) -> Datagram? {
+        let socket = try listeners.next()
+        guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
+        return try shared.listener.receive(limit: configuration.datagramLimit)
     }
 
     /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
@@ -145,7 +154,7 @@ extension ForkingServer {
         return false
     }
 
-    private func isWelcome(_ datagram: Datagram) -> Bool {
+    private func isWelcome(_ datagram: borrowing Datagram) -> Bool {
         do {
             if try hooks.verifyDatagram(datagram) { return true }
             hooks.observe(.refused(datagram.peer))
@@ -155,16 +164,22 @@ extension ForkingServer {
         return false
     }
 
-    private func serve(_ datagram: Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
+    private func serve(_ datagram: consuming Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
         do throws(ForkingError) {
-            let pid = try children.fork(
-                peer: datagram.peer, options: configuration.childOptions, keeping: [datagram.socket.rawValue]
-            ) {
-                run(for: datagram.peer) { try handler(datagram) }
+            let channel = replies!.childsEnd
+            let pid = try children.fork(peer: datagram.peer, options: configuration.childOptions) {
+                var request = copy datagram
+                request.way = .parent(channel)
+                return run(for: request.peer) { try handler(request) }
             }
+            replies!.begin(pid, for: datagram)
             hooks.observe(.forked(pid, peer: datagram.peer))
+            datagram.wipe()
         } catch {
-            guard error.isShortage else { return hooks.observe(.forkFailed(datagram.peer, error)) }
+            guard error.isShortage else {
+                hooks.observe(.forkFailed(datagram.peer, error))
+                return datagram.wipe()
+            }
             heldDatagram = datagram
             throw error
         }

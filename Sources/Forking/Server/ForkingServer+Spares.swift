@@ -116,7 +116,7 @@ extension ForkingServer {
         var parentsEnd: Int32 = -1
         var childsEnd: Int32 = -1
         try check(forkcore_channel_open(&parentsEnd, &childsEnd), "socketpair")
-        return (ParentDescriptor(parentsEnd), childsEnd)
+        return (ParentDescriptor(channel: parentsEnd), childsEnd)
     }
 
     /// Child: what it will need is made ready now; then it waits.
@@ -165,6 +165,7 @@ extension ForkingServer {
 
     /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
     func noteEnd(of exit: ChildExit) {
+        replies?.end(exit.pid)
         if spares.forget(exit.pid), exit.status.isSuccess { return }
         hooks.observe(.ended(exit))
     }

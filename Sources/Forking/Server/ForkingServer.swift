@@ -46,6 +46,8 @@ public final class ForkingServer {
     var spares: Spares
     /// Those that stop it while it serves.
     private var stopSignals: Set<Signal> = []
+    /// Of a server of datagrams, until it has served.
+    var replies: Replies?
 
     /// A server of connections.
     ///
@@ -62,7 +64,8 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
 
-    /// A server of datagrams. Children answer on the server's own socket, which they share.
+    /// A server of datagrams. Children have no part in the server's socket: what they answer, the parent sends while it serves,
+    /// or collects its children.
     ///
     /// - Parameter handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
@@ -112,7 +115,7 @@ public final class ForkingServer {
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
         loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
-        try listeners.add(listener)
+        try take(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
         children.isObserved = false
@@ -131,6 +134,14 @@ public final class ForkingServer {
                 "the listener on \(listener.address) is \(listener.isDatagram ? "" : "not ")for datagrams, and this server's "
                     + "others are\(takesDatagrams ? "" : " not"): make a server for each kind")
         }
+        try take(listener)
+    }
+
+    private func take(_ listener: consuming Listener) throws(ForkingError) {
+        if listener.isDatagram {
+            if replies == nil { replies = try Replies(for: children) }
+            try replies?.add(listener)
+        }
         try listeners.add(listener)
     }
 
@@ -148,7 +159,10 @@ public final class ForkingServer {
     ///   socket cannot be made; `.notEnded` if the server has stopped, but some children could not be ended.
     public func serve() throws(ForkingError) {
         try begin(taking: signalsToTake(), control: configuration.control)
-        defer { loop.end() }
+        defer {
+            loop.end()
+            replies = nil
+        }
         try InheritedSockets.settle()
         hooks.prewarm()
         hooks.observe(.serving(addresses))
@@ -196,7 +210,10 @@ public final class ForkingServer {
     /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
-    public func close() throws(ForkingError) { try loop.close(turn) }
+    public func close() throws(ForkingError) {
+        try loop.close(turn)
+        replies = nil
+    }
 
     // MARK: The loop
 

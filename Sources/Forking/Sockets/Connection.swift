@@ -14,6 +14,9 @@ public struct Connection: ~Copyable {
     /// Who is at the other end.
     public let peer: SocketAddress
 
+    /// Whether its client may have attached descriptors that nobody took, which this process is not to wait for as it closes
+    /// the last copy of the connection.
+    var mayHoldRights = false
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
     private var hasEnded = false
@@ -32,7 +35,8 @@ public struct Connection: ~Copyable {
     }
 
     deinit {
-        if !isReleased { forkcore_close(descriptor.rawValue) }
+        if isReleased { return }
+        if mayHoldRights { forkcore_close_aside(descriptor.rawValue) } else { forkcore_close(descriptor.rawValue) }
     }
 
     /// This end's address. getsockname(2).

@@ -1,27 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import Glibc
 import SystemPackage
 
 /// A request that came as one datagram, over UDP or a Unix datagram socket.
 public struct Datagram: Sendable {
     /// What came, at most the server's `datagramLimit`.
-    public let bytes: [UInt8]
+    public private(set) var bytes: [UInt8]
     /// Whether it was longer than the server's `datagramLimit`, so that `bytes` is only its beginning.
     public let isTruncated: Bool
     /// Who sent it. A Unix client that wants an answer must have bound an address of its own.
     public let peer: SocketAddress
-    /// The server's socket, which parent and children share; it stays the server's.
-    public let socket: FileDescriptor
 
-    /// Answers the sender, on the server's own socket. sendto(2).
+    /// Which of the server's addresses it was sent to.
+    let destination: forkcore_destination
+    /// How an answer goes.
+    var way: Way
+
+    enum Way {
+        /// On the server's own socket.
+        case socket(Int32)
+        /// By the parent of the child that serves it, which has the other end of this channel.
+        case parent(Int32)
+    }
+
+    init(
+        _ bytes: [UInt8], isTruncated: Bool, peer: SocketAddress, to destination: forkcore_destination, on socket: Int32
+    ) {
+        self.bytes = bytes
+        self.isTruncated = isTruncated
+        self.peer = peer
+        self.destination = destination
+        way = .socket(socket)
+    }
+
+    /// Answers the sender, from the address that it asked. In a child of `ForkingServer` the parent sends it, and says what
+    /// became of that; elsewhere it is sent at once. sendmsg(2).
     ///
-    /// - Throws: `ForkingError.invalid` if the sender has no address to answer to, or `.system`.
+    /// Nobody waits for the sender to read: where it has no room, this throws `.system` with
+    /// `Errno.resourceTemporarilyUnavailable`, and the answer is lost as a datagram may be.
+    ///
+    /// - Throws: `ForkingError.invalid` if the sender has no address to answer to, or `.system`; with `Errno.brokenPipe` if
+    ///   the server does not serve any more.
     public func reply(_ bytes: [UInt8]) throws(ForkingError) {
         if peer.isUnix, peer.path == nil {
             throw .invalid("the sender's socket has no address, so it cannot be answered")
         }
-        let code = peer.withSockaddr { forkcore_send_datagram(socket.rawValue, bytes, bytes.count, $0, $1) }
-        try check(code, "sendto \(peer)")
+        let code =
+            switch way {
+            case .socket(let socket): send(bytes, on: socket)
+            case .parent(let channel): Replies.ask(for: bytes, on: channel)
+            }
+        try check(code, "sendmsg \(peer)")
+    }
+
+    private func send(_ bytes: [UInt8], on socket: Int32) -> Int32 {
+        var destination = destination
+        return peer.withSockaddr { forkcore_send_datagram(socket, bytes, bytes.count, $0, $1, &destination) }
+    }
+
+    /// Parent: what one client sent, no other one's child is to find in its memory.
+    mutating func wipe() {
+        bytes.withUnsafeMutableBytes { if let start = $0.baseAddress { explicit_bzero(start, $0.count) } }
     }
 }

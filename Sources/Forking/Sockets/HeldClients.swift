@@ -63,7 +63,8 @@ struct HeldClients: ~Copyable {
     mutating func next(_ isWelcome: (borrowing Connection) -> Bool) -> Connection? {
         guard !isEmpty else { return nil }
         let client = removeFirst()
-        let connection = Connection(client.descriptor, peer: client.peer)
+        var connection = Connection(client.descriptor, peer: client.peer)
+        connection.mayHoldRights = client.peer.isUnix
         guard client.isWelcome || isWelcome(connection) else { return nil }
         return connection
     }
@@ -71,7 +72,7 @@ struct HeldClients: ~Copyable {
     /// Hands over one after the other, until `take` says no: then that one stays.
     mutating func handOver(_ take: (FileDescriptor, SocketAddress) -> Bool) {
         while !isEmpty, take(clients[first].descriptor, clients[first].peer) {
-            forkcore_close(removeFirst().descriptor.rawValue)
+            Self.close(removeFirst())
         }
     }
 
@@ -85,18 +86,20 @@ struct HeldClients: ~Copyable {
 
     /// Sends them away.
     mutating func closeAll() {
-        for client in clients[first...] {
-            ParentOnly.remove(client.descriptor.rawValue)
-            forkcore_close(client.descriptor.rawValue)
-        }
-        (clients, first) = ([], 0)
+        while !isEmpty { Self.close(removeFirst()) }
     }
 
     deinit {
         guard owner == forkcore_process() else { return }
         for client in clients[first...] {
             ParentOnly.remove(client.descriptor.rawValue)
-            forkcore_close(client.descriptor.rawValue)
+            Self.close(client)
         }
+    }
+
+    /// What a client has attached to a Unix socket is not closed here.
+    private static func close(_ client: Client) {
+        let number = client.descriptor.rawValue
+        if client.peer.isUnix { forkcore_close_aside(number) } else { forkcore_close(number) }
     }
 }

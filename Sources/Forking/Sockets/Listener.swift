@@ -20,6 +20,9 @@ public struct Listener: ~Copyable {
         public var reusesPort = false
         /// Keep IPv4 clients off an IPv6 socket bound to `[::]`. IPV6_V6ONLY.
         public var isIPv6Only = false
+        /// Let clients of a Unix socket attach descriptors to what they send (SCM_RIGHTS), for a handler or program that
+        /// takes them by recvmsg(2). If not, who tries gets EPERM, from Linux 6.16 on: SO_PASSRIGHTS.
+        public var acceptsDescriptors = false
         /// Permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
         public var permissions: FilePermissions?
         /// How clients that have vanished are found; nil: not at all. What a listener is set to, its connections are.
@@ -28,6 +31,8 @@ public struct Listener: ~Copyable {
         /// connection ends. Nil: as long as the kernel tries to reach its host, some 15 minutes, and as long as it likes if
         /// that answers. TCP_USER_TIMEOUT.
         public var userTimeout: Duration?
+        /// The group of a Unix socket's file; nil leaves it. One that this user is not in takes root. chown(2).
+        public var group: UInt32?
 
         /// The defaults, as said at each property.
         public init() {}
@@ -53,6 +58,8 @@ public struct Listener: ~Copyable {
     let origin: Origin
     /// Made by somebody else, who may go on with it.
     var isAdopted: Bool { origin != .made }
+    /// Whether what comes may have descriptors attached that nobody here takes.
+    let mayHoldRights: Bool
     /// While the program still serves on it whose place this one takes, it is that one's to end.
     private var isAnothers = false
 
@@ -71,19 +78,24 @@ public struct Listener: ~Copyable {
             throw .invalid("a backlog of \(options.backlog) cannot be: at least 1 is needed")
         }
         let (socket, file) = try Self.open(address, datagram, options)
-        try self.init(socket, file, isDatagram: datagram)
+        try self.init(
+            socket, file, isDatagram: datagram, mayHoldRights: forkcore_takes_rights(socket.rawValue))
     }
 
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
     /// it is this listener's, which closes it, but never removes its file.
     ///
+    /// - Parameter acceptsDescriptors: see `Options.acceptsDescriptors`.
     /// - Throws: `ForkingError.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
     ///   that is not bound; it then stays its owner's.
-    public init(adopting descriptor: FileDescriptor) throws(ForkingError) {
-        try self.init(adopting: descriptor, origin: .manager(name: "unknown"))
+    public init(adopting descriptor: FileDescriptor, acceptsDescriptors: Bool = false) throws(ForkingError) {
+        try self.init(
+            adopting: descriptor, origin: .manager(name: "unknown"), acceptsDescriptors: acceptsDescriptors)
     }
 
-    init(adopting descriptor: FileDescriptor, origin: Origin) throws(ForkingError) {
+    init(
+        adopting descriptor: FileDescriptor, origin: Origin, acceptsDescriptors: Bool = false
+    ) throws(ForkingError) {
         let number = descriptor.rawValue
         var datagram = false
         switch forkcore_adopt(number, &datagram) {
@@ -98,7 +110,11 @@ public struct Listener: ~Copyable {
         guard (address.port ?? 1) != 0, !address.isUnix || address.path != nil else {
             throw .invalid("descriptor \(number) is a socket that is not bound to an address")
         }
-        try self.init(ParentDescriptor(number), nil, isDatagram: datagram, origin: origin)
+        // Who has connected already could attach what he liked.
+        let mayHoldRights = forkcore_takes_rights(number)
+        if !acceptsDescriptors { _ = forkcore_refuse_rights(number) }
+        let socket = ParentDescriptor(number, mayHoldRights: mayHoldRights)
+        try self.init(socket, nil, isDatagram: datagram, origin: origin, mayHoldRights: mayHoldRights)
     }
 
     /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
@@ -106,8 +122,9 @@ public struct Listener: ~Copyable {
         let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
         let path = origin == .made ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
         let socket = adopted.socket
+        let file: SocketFile? = if let path { try SocketFile(path, of: socket) } else { nil }
         try self.init(
-            socket, path.map { SocketFile($0, of: socket) }, isDatagram: adopted.isDatagram, origin: origin)
+            socket, file, isDatagram: adopted.isDatagram, origin: origin, mayHoldRights: adopted.mayHoldRights)
         isAnothers = true
         leaveFile()
     }
@@ -120,7 +137,7 @@ public struct Listener: ~Copyable {
     }
 
     private init(
-        _ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool, origin: Origin = .made
+        _ socket: ParentDescriptor, _ file: SocketFile?, isDatagram: Bool, origin: Origin = .made, mayHoldRights: Bool
     ) throws(ForkingError) {
         let address = try SocketAddress(boundTo: socket.rawValue)
         self.address = address
@@ -128,6 +145,7 @@ public struct Listener: ~Copyable {
         self.socket = socket
         self.file = file
         self.origin = origin
+        self.mayHoldRights = mayHoldRights
     }
 
     /// Leaves a Unix socket's file to whoever serves on it now.
@@ -174,7 +192,10 @@ public struct Listener: ~Copyable {
         defer { withExtendedLifetime(lock) {} }
         try SocketFile.clearStale(path, address, datagram: datagram)
         let socket = try openSocket(address, datagram, options)
-        return (socket, try SocketFile(path, of: socket, permissions: options.permissions))
+        return (
+            socket,
+            try SocketFile(path, of: socket, permissions: options.permissions, group: options.group)
+        )
     }
 
     private static func openSocket(
@@ -183,13 +204,13 @@ public struct Listener: ~Copyable {
         var wanted = forkcore_listen_options(
             backlog: Int32(options.backlog), datagram: datagram, reuse_address: options.reusesAddress && !datagram,
             reuse_port: options.reusesPort, v6_only: options.isIPv6Only,
-            mode: options.permissions.map { Int32($0.rawValue) } ?? -1)
+            takes_rights: options.acceptsDescriptors, mode: options.permissions.map { Int32($0.rawValue) } ?? -1)
         forkcore_occupy_standard_descriptors()
         var descriptor: Int32 = -1
         var call: UnsafePointer<CChar>?
         let code = address.withSockaddr { forkcore_listen($0, $1, &wanted, &descriptor, &call) }
         try check(code, "\(call.map { String(cString: $0) } ?? "socket") \(address)")
-        let socket = ParentDescriptor(descriptor)
+        let socket = ParentDescriptor(descriptor, mayHoldRights: address.isUnix)
         if !datagram, !address.isUnix { try options.watchPeers(of: descriptor) }
         return socket
     }
@@ -199,7 +220,9 @@ public struct Listener: ~Copyable {
     /// - Throws: `ForkingError.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
     public func accept() throws(ForkingError) -> Connection? {
         guard let (descriptor, peer) = try Self.take(from: socket.rawValue) else { return nil }
-        return Connection(descriptor, peer: peer)
+        var connection = Connection(descriptor, peer: peer)
+        connection.mayHoldRights = mayHoldRights
+        return connection
     }
 
     /// The same, in a process that has the socket, but not the listener. The descriptor is the caller's to close.
@@ -218,111 +241,46 @@ public struct Listener: ~Copyable {
         }
     }
 
-    /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. For a loop of your own. recvfrom(2).
+    /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. For a loop of your own. recvmsg(2).
     ///
     /// - Throws: `ForkingError.system`, with ENOMEM or ENOBUFS when there is a shortage.
     public func receive(limit: Int) throws(ForkingError) -> Datagram? {
-        try Self.receive(from: socket.rawValue, limit: limit)
-    }
-
-    /// The same, where the listener is not at hand.
-    static func receive(from socket: Int32, limit: Int) throws(ForkingError) -> Datagram? {
+        if mayHoldRights, forkcore_drop_rights(socket.rawValue) { return nil }
         var count = 0
         var truncated = false
         var code: Int32 = 0
         var peer = SocketAddress { (_, _) in }
+        var destination = forkcore_destination()
         let bytes = [UInt8](unsafeUninitializedCapacity: limit) { buffer, filled in
             peer = SocketAddress {
-                code = forkcore_receive_datagram(
-                    socket, buffer.baseAddress, limit, $0, $1, &count, &truncated)
+                code = receive(buffer, $0, $1, &destination, &count, &truncated)
             }
             filled = code == 0 ? count : 0
         }
         switch code {
         case 0:
-            return Datagram(bytes: bytes, isTruncated: truncated, peer: peer, socket: FileDescriptor(rawValue: socket))
+            return Datagram(bytes, isTruncated: truncated, peer: peer, to: destination, on: socket.rawValue)
         case EAGAIN, ECONNREFUSED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, EPROTO, EACCES, EPERM:
             return nil  // there was none, or an answer sent earlier reached nobody; Linux reports that here
         default:
-            throw .system(call: "recvfrom", Errno(rawValue: code))
-        }
-    }
-}
-
-/// The file of a Unix socket that this process made.
-private final class SocketFile {
-    private let path: String
-    private let device: dev_t
-    private let inode: ino_t
-    private let owner = forkcore_process()
-    var isLeft = false
-    /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
-    /// successor's for ours.
-    private let socket: ParentDescriptor
-
-    convenience init(
-        _ path: String, of socket: ParentDescriptor, permissions: FilePermissions?
-    ) throws(ForkingError) {
-        if let permissions, chmod(path, permissions.rawValue) != 0 {
-            let code = errno
-            unlink(path)
-            throw .system(call: "chmod \(path)", Errno(rawValue: code))
-        }
-        self.init(path, of: socket)
-    }
-
-    init(_ path: String, of socket: ParentDescriptor) {
-        self.socket = socket
-        var made = stat()
-        lstat(path, &made)
-        self.path = path
-        self.device = made.st_dev
-        self.inode = made.st_ino
-    }
-
-    /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
-    /// parent still serves on it.
-    deinit {
-        guard owner == forkcore_process(), !isLeft else { return }
-        var now = stat()
-        if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
-    }
-
-    /// Removes a socket's file on which nobody serves any more.
-    static func clearStale(_ path: String, _ address: SocketAddress, datagram: Bool) throws(ForkingError) {
-        var found = stat()
-        guard lstat(path, &found) == 0 else { return }
-        guard found.st_mode & S_IFMT == S_IFSOCK else {
-            throw .invalid("\(path) exists and is not a socket; it was left as it is")
-        }
-        switch address.withSockaddr({ forkcore_probe_unix($0, $1, datagram) }) {
-        case ECONNREFUSED:
-            unlink(path)
-        case 0, EAGAIN, EPROTOTYPE:
-            throw .invalid("another server is listening on \(path); it was left as it is")
-        case let code:
-            throw .system(call: "connect \(address)", Errno(rawValue: code))
-        }
-    }
-}
-
-/// Keeps other servers of this kind from looking at, replacing or making a Unix socket in a directory while we do: two
-/// that start at once would otherwise each take the other's new socket for a stale one. flock(2), so it leaves no file.
-private final class DirectoryLock {
-    private let directory: Int32
-
-    /// Where the directory cannot be read, nothing is locked, and bind says what else is wrong with it.
-    init(around path: String) {
-        let parent = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-        directory = Glibc.open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard directory >= 0 else { return }
-        for _ in 0..<200 {
-            if flock(directory, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR) { return }
-            usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
+            throw .system(call: "recvmsg", Errno(rawValue: code))
         }
     }
 
-    deinit {
-        if directory >= 0 { forkcore_close(directory) }
+    private func receive(
+        _ buffer: UnsafeMutableBufferPointer<UInt8>, _ peer: UnsafeMutablePointer<sockaddr_storage>,
+        _ length: UnsafeMutablePointer<socklen_t>, _ destination: UnsafeMutablePointer<forkcore_destination>,
+        _ count: UnsafeMutablePointer<Int>, _ truncated: UnsafeMutablePointer<Bool>
+    ) -> Int32 {
+        forkcore_receive_datagram(
+            socket.rawValue, buffer.baseAddress, buffer.count, peer, length, address.isUnix ? nil : destination, count,
+            truncated)
+    }
+
+    /// The socket under another number, for who goes on to send on it.
+    func copyOfSocket() throws(ForkingError) -> ParentDescriptor {
+        let copy = fcntl(socket.rawValue, F_DUPFD_CLOEXEC, 3)
+        try check(copy < 0 ? errno : 0, "fcntl")
+        return ParentDescriptor(copy, mayHoldRights: mayHoldRights)
     }
 }

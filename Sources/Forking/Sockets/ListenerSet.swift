@@ -23,6 +23,8 @@ struct ListenerSet: ~Copyable {
     /// Of several listeners.
     private var poll: ParentDescriptor?
     private var isOfSeveral = false
+    /// Whether what comes to one of them may have descriptors attached that nobody here takes.
+    private(set) var mayHoldRights = false
 
     var addresses: [SocketAddress] { all.map(\.address) }
 
@@ -31,6 +33,7 @@ struct ListenerSet: ~Copyable {
         if all.count == 1 { try watch(all[0]) }
         if all.count >= 1 { try watch(shared) }
         all.append(shared)
+        if shared.listener.mayHoldRights { mayHoldRights = true }
         isOfSeveral = all.count > 1
         polled = poll?.rawValue ?? shared.descriptor
     }

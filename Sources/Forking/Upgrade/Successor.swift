@@ -62,8 +62,8 @@ final class Successor {
             forkcore_close(its)
             forkcore_close(end)
         }
-        self.word = ParentDescriptor(word)
-        self.lead = ParentDescriptor(lead)
+        self.word = ParentDescriptor(channel: word)
+        self.lead = ParentDescriptor(channel: lead)
         goBetweens.onExit = { [weak self] in self?.goBetween = $0 }
         var options = ChildOptions()
         options.diesWithParent = false

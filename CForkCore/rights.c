@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Descriptors that somebody attached to what he sent (SCM_RIGHTS), and that nobody here takes.
+//
+// They are closed with the last copy of the socket in whose queue they are, or as what they came with is received, by the
+// process that does so. To close a descriptor can take as long as its owner arranged: a socket with SO_LINGER, for one. So
+// nobody may attach any where none is expected (SO_PASSRIGHTS, Linux 6.16). Where the kernel cannot see to that, or where a
+// client came before it was told to, a closer does it: a process that shares our descriptors, as the child of program.c
+// does until it has some of its own, and that an alarm ends if it has to wait. Its end interrupts the wait.
+
+#include "internal.h"
+#include "raw.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+enum {
+    CLOSERS = 8,
+    FUTEX_WAIT = 0,
+    PATIENCE_US = 10000, // nobody's descriptor needs so long, unless it is meant to
+};
+
+struct closer {
+    pid_t aboard; // not 0: it is in here
+    pid_t pid;    // not 0: it was not reaped yet
+    int descriptor;
+    bool receives; // the next message from the descriptor, instead of closing it
+    _Alignas(64) char stack[4096];
+};
+
+static struct closer closers[CLOSERS];
+static pid_t holder; // the process of which a thread is at them; what a forked child has a copy of is not its own
+static pid_t owner;
+
+int forkcore_refuse_rights(int descriptor)
+{
+    return setsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int)) != 0 ? errno : 0;
+}
+
+bool forkcore_takes_rights(int descriptor)
+{
+    int takes = 1;
+    if (getsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &takes, &(socklen_t){sizeof takes}) == 0)
+        return takes != 0;
+    return errno == ENOPROTOOPT; // EOPNOTSUPP: it is no Unix socket
+}
+
+// ----------------------------------------------------------------------------------------------------------- the closer
+
+// It runs in our memory: system calls that touch nothing but registers, on a stack of its own, signals blocked.
+static int run(void *context)
+{
+    const struct closer *closer = context;
+    const struct itimerval alarm = {.it_value = {.tv_usec = PATIENCE_US}};
+    uint64_t mask = ~forkcore_bit(SIGALRM);
+    forkcore_raw(SYS_rt_sigaction, SIGALRM, (long)(uint64_t[4]){0}, 0, sizeof(uint64_t));
+    forkcore_raw(SYS_setitimer, ITIMER_REAL, (long)&alarm, 0, 0);
+    forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, sizeof mask);
+    if (closer->receives) {
+        char byte;
+        struct iovec data = {.iov_base = &byte, .iov_len = 1};
+        struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+        forkcore_raw(SYS_recvmsg, closer->descriptor, (long)&message, MSG_DONTWAIT, 0);
+    } else {
+        forkcore_raw(SYS_close, closer->descriptor, 0, 0, 0);
+    }
+    return 0;
+}
+
+// ----------------------------------------------------------------------------------------------------------- who sends it
+
+static bool is_aboard(const struct closer *closer)
+{
+    return __atomic_load_n(&closer->aboard, __ATOMIC_ACQUIRE) != 0;
+}
+
+// Waits for it to leave: it has an alarm, so that how long this takes is not for strangers to choose.
+static void await(struct closer *closer)
+{
+    const struct timespec patience = {.tv_nsec = PATIENCE_US * 1000L};
+    for (int i = 0; i < 10 && is_aboard(closer); i++)
+        forkcore_raw(SYS_futex, (long)&closer->aboard, FUTEX_WAIT, closer->aboard, (long)&patience);
+}
+
+// Whether nobody is in there any more, nor a zombie. Such a child sends no signal at its end, and others do not see it.
+static bool clear(struct closer *closer)
+{
+    if (is_aboard(closer) || (closer->pid > 0 && forkcore_raw(SYS_wait4, closer->pid, 0, WNOHANG | __WALL, 0) == 0))
+        return false;
+    closer->pid = 0;
+    return true;
+}
+
+static struct closer *free_closer(void)
+{
+    struct closer *free = NULL;
+    for (int i = 0; i < CLOSERS; i++) // all of them, so that few zombies are left
+        if (clear(&closers[i]) && !free)
+            free = &closers[i];
+    if (free)
+        return free;
+    await(&closers[0]);
+    return clear(&closers[0]) ? &closers[0] : NULL;
+}
+
+static void enter(void)
+{
+    const pid_t me = forkcore_process();
+    pid_t found;
+    do {
+        found = __atomic_load_n(&holder, __ATOMIC_RELAXED);
+    } while (found == me || !__atomic_compare_exchange_n(&holder, &found, me, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED));
+    if (owner == me)
+        return;
+    owner = me;
+    for (int i = 0; i < CLOSERS; i++)
+        closers[i].aboard = closers[i].pid = 0;
+}
+
+static void leave(void)
+{
+    __atomic_store_n(&holder, 0, __ATOMIC_RELEASE);
+}
+
+// Whether one is on its way; else there are no more processes.
+static struct closer *dispatch(int descriptor, bool receives)
+{
+    struct closer *closer = free_closer();
+    if (!closer)
+        return NULL;
+    sigset_t all, mask;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    closer->descriptor = descriptor;
+    closer->receives = receives;
+    closer->aboard = 1;
+    const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
+    const int flags = CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID | stand_still;
+    closer->pid = clone(run, closer->stack + sizeof closer->stack, flags, closer, NULL, NULL, &closer->aboard);
+    if (closer->pid < 0)
+        closer->aboard = closer->pid = 0;
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    return closer->pid > 0 ? closer : NULL;
+}
+
+void forkcore_close_aside(int descriptor)
+{
+    if (!forkcore_takes_rights(descriptor)) {
+        forkcore_close(descriptor);
+        return;
+    }
+    enter();
+    if (!dispatch(descriptor, false))
+        forkcore_close(descriptor); // no more processes, too: here, whatever it takes
+    leave();
+}
+
+bool forkcore_drop_rights(int descriptor)
+{
+    char byte;
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    // On others there can be too little room for other things.
+    if (!forkcore_takes_rights(descriptor) || recvmsg(descriptor, &message, MSG_PEEK | MSG_DONTWAIT) < 0 || !(message.msg_flags & MSG_CTRUNC))
+        return false;
+    enter();
+    struct closer *closer = dispatch(descriptor, true);
+    if (closer)
+        await(closer);
+    leave();
+    return true;
+}

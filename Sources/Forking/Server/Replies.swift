@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// What the children of a server of datagrams answer. The parent sends it, on a socket that no child has: none can read
+/// what others' clients sent, shut the socket down, connect it to one of them, or answer in another's name.
+///
+/// Parent, but for `ask`. Each child has a channel of its own: it sends an answer, and is told the errno of sending it. So it
+/// sends no faster than the parent can, and whoever collects children takes one answer of each.
+final class Replies {
+    /// A child's. What stands here changes with each client, so it is in memory that children get no copy of.
+    private struct Place {
+        let channel: Int32
+        /// On which it came: ours.
+        let socket: Int32
+        let peer: SocketAddress
+        let destination: forkcore_destination
+    }
+
+    /// The server's sockets, under its numbers, and copies of them, which stay open while it drains.
+    private var sockets: [(servers: Int32, copy: ParentDescriptor)] = []
+    private let poll: ParentDescriptor
+    private let source: ReapSource
+    private let owner = forkcore_process()
+    private let memory: ParentMemory
+    private let count: Int
+    private let places: UnsafeMutablePointer<Place>
+    private let pids: UnsafeMutablePointer<ProcessID>
+    private let buffer: UnsafeMutableRawPointer
+    /// The kernel lets none be longer, as it is set up by default: net.core.wmem_max.
+    private static let longest = 1 << 18
+    /// For the next child: the parent's end, and the child's.
+    private var next: (ours: Int32, childs: Int32)?
+    /// All places that were ever taken are below this.
+    private var end = 0
+    /// Whether the kernel lets children attach descriptors to what they say.
+    private var mayHoldRights = false
+
+    init(for children: ChildTable) throws(ForkingError) {
+        poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+        source = children.source
+        count = children.slots.capacity
+        let placesSize = count * MemoryLayout<Place>.stride, pidsSize = count * MemoryLayout<ProcessID>.stride
+        memory = try ParentMemory(size: placesSize + pidsSize + Self.longest)
+        places = memory.start.bindMemory(to: Place.self, capacity: count)
+        pids = (memory.start + placesSize).bindMemory(to: ProcessID.self, capacity: count)
+        buffer = memory.start + placesSize + pidsSize
+        try source.add(self, poll.rawValue)
+    }
+
+    deinit {
+        guard owner == forkcore_process() else { return }
+        source.remove(self, poll.rawValue)
+        for index in 0..<end where pids[index] != 0 { hangUp(index) }
+        dropNext()
+    }
+
+    /// One more of the server's.
+    func add(_ listener: borrowing Listener) throws(ForkingError) {
+        sockets.append((listener.descriptor.rawValue, try listener.copyOfSocket()))
+    }
+
+    // MARK: A child's way
+
+    /// Makes what the next child needs, before its datagram is taken from the socket.
+    func prepare() throws(ForkingError) {
+        guard next == nil else { return }
+        var ours: Int32 = -1
+        var childs: Int32 = -1
+        try check(forkcore_channel_open(&ours, &childs), "socketpair")
+        if forkcore_refuse_rights(ours) != 0, !mayHoldRights { mayHoldRights = true }
+        ParentOnly.add(ours)
+        next = (ours, childs)
+    }
+
+    /// The next child's end.
+    var childsEnd: Int32 { next!.childs }
+
+    /// The child was forked.
+    func begin(_ pid: ProcessID, for datagram: borrowing Datagram) {
+        // What children have left running can hold places for longer than there are children.
+        guard let (ours, childs) = next, case .socket(let servers) = datagram.way,
+            let socket = sockets.first(where: { $0.servers == servers })?.copy.rawValue,
+            let index = (0..<count).first(where: { pids[$0] == 0 }),
+            forkcore_poll_add(poll.rawValue, ours, UInt64(index)) == 0
+        else { return dropNext() }
+        next = nil
+        forkcore_close(childs)
+        pids[index] = pid
+        if index >= end { end = index + 1 }
+        (places + index).initialize(
+            to: Place(channel: ours, socket: socket, peer: datagram.peer, destination: datagram.destination))
+    }
+
+    private func dropNext() {
+        guard let (ours, childs) = next else { return }
+        next = nil
+        close(ours)
+        forkcore_close(childs)
+    }
+
+    /// It has ended.
+    func end(_ pid: ProcessID) {
+        if let index = (0..<end).first(where: { pids[$0] == pid }) { hangUp(index) }
+    }
+
+    private func hangUp(_ index: Int) {
+        pids[index] = 0
+        forkcore_poll_remove(poll.rawValue, places[index].channel)
+        close(places[index].channel)
+    }
+
+    private func close(_ channel: Int32) {
+        ParentOnly.remove(channel)
+        forkcore_close_aside(channel)
+    }
+
+    // MARK: Answers
+
+    /// Sends one answer of each child that has one.
+    func send() {
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 64) { tokens in
+            var ready = 0
+            guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &ready) == 0 else { return }
+            for token in tokens.prefix(ready) { send(ofChildAt: Int(token)) }
+        }
+    }
+
+    private func send(ofChildAt index: Int) {
+        guard pids[index] != 0 else { return }
+        let place = places[index]
+        if mayHoldRights, forkcore_drop_rights(place.channel) { return hangUp(index) }
+        var (size, isTruncated) = (0, false)
+        var code: Int32 = 0
+        _ = SocketAddress {
+            code = forkcore_receive_datagram(place.channel, buffer, Self.longest, $0, $1, nil, &size, &isTruncated)
+        }
+        // The first byte is there so that an empty answer is none of nothing.
+        guard code == 0, size > 0 else { return code == EAGAIN ? () : hangUp(index) }
+        var answer = isTruncated ? EMSGSIZE : send(size - 1, to: place)
+        _ = forkcore_send_datagram(place.channel, &answer, MemoryLayout<Int32>.size, nil, 0, nil)
+    }
+
+    private func send(_ size: Int, to place: Place) -> Int32 {
+        var destination = place.destination
+        return place.peer.withSockaddr {
+            forkcore_send_datagram(place.socket, buffer + 1, size, $0, $1, &destination)
+        }
+    }
+
+    /// Child: has the parent send `bytes`. Returns 0 or an errno.
+    static func ask(for bytes: [UInt8], on channel: Int32) -> Int32 {
+        var answer: Int32 = 0
+        var size = 0
+        var code = forkcore_send_all(channel, [0] + bytes, bytes.count + 1)
+        if code == 0 { code = forkcore_receive(channel, &answer, MemoryLayout<Int32>.size, &size) }
+        return code != 0 ? code : size == MemoryLayout<Int32>.size ? answer : EPIPE
+    }
+}

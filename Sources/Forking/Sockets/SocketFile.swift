@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// The file of a Unix socket that this process made.
+final class SocketFile {
+    private let path: String
+    private let device: dev_t
+    private let inode: ino_t
+    private let owner = forkcore_process()
+    var isLeft = false
+    /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
+    /// successor's for ours.
+    private let socket: ParentDescriptor
+
+    /// - Parameters:
+    ///   - permissions: which bind(2) has given it already, but for what the umask took away; nil: leave them.
+    ///   - group: nil leaves it.
+    /// - Throws: `ForkingError.invalid` if it is not what bind(2) has just made: who owns the directory can have put something
+    ///   else there. That is left as it is.
+    init(
+        _ path: String, of socket: ParentDescriptor, permissions: FilePermissions? = nil, group: gid_t? = nil
+    ) throws(ForkingError) {
+        self.socket = socket
+        self.path = path
+        var made = stat()
+        lstat(path, &made)
+        if permissions != nil || group != nil {
+            made = try Self.change(path, to: permissions, group)
+        }
+        device = made.st_dev
+        inode = made.st_ino
+    }
+
+    /// By a descriptor, not by its name, which can stand for another file a moment later.
+    private static func change(
+        _ path: String, to permissions: FilePermissions?, _ group: gid_t?
+    ) throws(ForkingError) -> stat {
+        var file: Int32 = -1
+        try check(forkcore_open_path(path, &file), "open \(path)")
+        defer { forkcore_close(file) }
+        var found = stat()
+        try check(fstat(file, &found) < 0 ? errno : 0, "fstat \(path)")
+        guard found.st_mode & S_IFMT == S_IFSOCK, found.st_nlink == 1, found.st_uid == geteuid() else {
+            throw .invalid("\(path) was replaced while it was made; what is there now was left as it is")
+        }
+        if let group, group != found.st_gid {
+            try checkMade(chown("/proc/self/fd/\(file)", .max, group), "chown", path, file)
+        }
+        if let permissions, permissions.rawValue != found.st_mode & 0o7777 {
+            try checkMade(chmod("/proc/self/fd/\(file)", permissions.rawValue), "chmod", path, file)
+        }
+        return found
+    }
+
+    /// What could not be made as it was asked for is not left there.
+    private static func checkMade(_ result: Int32, _ call: String, _ path: String, _ file: Int32) throws(ForkingError) {
+        guard result < 0 else { return }
+        let code = errno
+        var (made, now) = (stat(), stat())
+        if fstat(file, &made) == 0, lstat(path, &now) == 0, made.st_ino == now.st_ino { unlink(path) }
+        throw .system(call: "\(call) \(path)", Errno(rawValue: code))
+    }
+
+    /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
+    /// parent still serves on it.
+    deinit {
+        guard owner == forkcore_process(), !isLeft else { return }
+        var now = stat()
+        if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
+    }
+
+    /// Removes a socket's file on which nobody serves any more.
+    static func clearStale(_ path: String, _ address: SocketAddress, datagram: Bool) throws(ForkingError) {
+        var found = stat()
+        guard lstat(path, &found) == 0 else { return }
+        guard found.st_mode & S_IFMT == S_IFSOCK else {
+            throw .invalid("\(path) exists and is not a socket; it was left as it is")
+        }
+        switch address.withSockaddr({ forkcore_probe_unix($0, $1, datagram) }) {
+        case ECONNREFUSED:
+            unlink(path)
+        case 0, EAGAIN, EPROTOTYPE:
+            throw .invalid("another server is listening on \(path); it was left as it is")
+        case let code:
+            throw .system(call: "connect \(address)", Errno(rawValue: code))
+        }
+    }
+}
+
+/// Keeps other servers of this kind from looking at, replacing or making a Unix socket in a directory while we do: two
+/// that start at once would otherwise each take the other's new socket for a stale one. flock(2), so it leaves no file.
+final class DirectoryLock {
+    private let directory: Int32
+
+    /// Where the directory cannot be read, nothing is locked, and bind says what else is wrong with it.
+    init(around path: String) {
+        let parent = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        directory = Glibc.open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard directory >= 0 else { return }
+        for _ in 0..<200 {
+            if flock(directory, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR) { return }
+            usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
+        }
+    }
+
+    deinit {
+        if directory >= 0 { forkcore_close(directory) }
+    }
+}

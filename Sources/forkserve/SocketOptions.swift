@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Forking
+import SystemPackage
+
+/// The options of the sockets that a server makes.
+struct SocketOptions: ParsableArguments {
+    /// As plain values, for a job.
+    struct Values: Equatable {
+        var mode: Int?
+        var group: UInt32?
+        var isIPv6Only = false
+        var noDelay = false
+
+        mutating func code(_ coder: inout FieldCoder) {
+            coder.field(&mode)
+            coder.field(&group)
+            coder.field(&isIPv6Only)
+            coder.field(&noDelay)
+        }
+
+        func apply(to options: inout Listener.Options) {
+            options.permissions = mode.map { FilePermissions(rawValue: CInterop.Mode($0)) }
+            options.group = group
+            options.isIPv6Only = isIPv6Only
+        }
+    }
+
+    @Option(
+        help: ArgumentHelp(
+            "Permissions of a Unix socket's file, in octal: who may write there may connect. By default as the umask has it.",
+            valueName: "mode"))
+    var mode: String?
+    @Option(
+        help: ArgumentHelp("The group of a Unix socket's file, by name or number.", valueName: "group"))
+    var group: String?
+    @Flag(name: .customLong("ipv6-only"), help: "Keep IPv4 clients off a server on [::].") var ipv6Only = false
+    @Flag(help: "Send small writes at once instead of gathering them. For TCP.") var noDelay = false
+
+    /// What was found right by `check`.
+    var values: Values {
+        Values(
+            mode: mode.flatMap(Self.permissions), group: group.flatMap { try? Self.id(ofGroup: $0) },
+            isIPv6Only: ipv6Only,
+            noDelay: noDelay)
+    }
+
+    func check(_ addresses: [String]) throws {
+        for (name, value) in [("--mode", mode), ("--group", group)] where value != nil {
+            guard addresses.contains(where: { $0.hasPrefix("unix:") && !$0.hasPrefix("unix:@") }) else {
+                throw ValidationError("\(name) is for a Unix socket's file, such as that of unix:/run/x.sock")
+            }
+        }
+        if let mode, Self.permissions(mode) == nil {
+            throw ValidationError("--mode is '\(mode)', and must be an octal number from 0 to 777, such as 660")
+        }
+        if ipv6Only, !addresses.contains(where: { $0.hasPrefix("[") }) {
+            throw ValidationError("--ipv6-only is for an IPv6 address, such as [::]:7777")
+        }
+        do throws(ForkingError) {
+            if let group { _ = try Self.id(ofGroup: group) }
+        } catch {
+            throw ValidationError(error.description)
+        }
+    }
+
+    private static func permissions(_ text: String) -> Int? {
+        guard text.utf8.allSatisfy({ (48...55).contains($0) }), let mode = Int(text, radix: 8), mode <= 0o777 else {
+            return nil
+        }
+        return mode
+    }
+
+    /// Looked up in the file alone: libc would ask services elsewhere, and a static build has none of that.
+    private static func id(ofGroup name: String) throws(ForkingError) -> UInt32 {
+        if let number = UInt32(name), number != .max { return number }
+        let lines = (try? contents(of: "/etc/group")) ?? []
+        for line in lines.split(separator: UInt8(ascii: "\n")) {
+            let fields = line.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
+            guard fields.count >= 3, fields[0].elementsEqual(name.utf8) else { continue }
+            if let number = UInt32(String(decoding: fields[2], as: UTF8.self)) { return number }
+        }
+        throw .invalid("--group is '\(name)', and there is no group of that name in /etc/group")
+    }
+
+    private static func contents(of path: String) throws -> [UInt8] {
+        let file = try FileDescriptor.open(path, .readOnly)
+        return try file.closeAfter {
+            var all: [UInt8] = []
+            var piece = [UInt8](repeating: 0, count: 16_384)
+            while case let count = try piece.withUnsafeMutableBytes({ try file.read(into: $0) }), count > 0 {
+                all += piece.prefix(count)
+            }
+            return all
+        }
+    }
+}
