@@ -28,7 +28,7 @@ enum Guard {
         let script = """
             trap '' INT TERM HUP
             read -r line
-            while marked=$(grep -lszxF "$1" /proc/[0-9]*/environ); do
+            while marked=$(grep -lszxF "$1" /proc/[0-9]*/environ); [ -n "$marked" ]; do
                 for file in $marked; do file=${file%/environ}; kill -9 "${file#/proc/}" 2>&-; done
             done
             """
