@@ -44,6 +44,23 @@ struct PeerNameTests {
         }
     }
 
+    @Test("a path that is no text is the one that was given: to serve on, to be told of, to ask at, to be removed")
+    func bytes() throws {
+        let odd = "\(directory.path)/\u{e9}".utf8 + [0xff, 0x20, 0xc3]
+        let arguments = "\"$1/é$(printf '\\377 \\303')\" "
+        let (server, address) = try forkserve(
+            shell: "exec \"$0\" exec --control \(arguments.dropLast(2))c\" unix:\(arguments) -- cat /proc/self/environ",
+            [directory.path])
+        #expect(address == "unix:\(directory.path)/é\\xff \\xc3")
+        let told = variables(try hear(Array(odd)))
+        #expect(told["UNIXLOCALPATH"] == Array(odd) && told["REMOTE_ADDR"] == nil)
+        let status = try Running(
+            "sh", ["-c", "exec \"$0\" status \(arguments.dropLast(2))c\"", forkserveProgram, directory.path])
+        #expect(try status.wait() == 0 && status.output.contains("/é\\xff \\xc3"), "\(status.errors)")
+        try stop(server)
+        #expect(entries(of: directory.path).isEmpty)
+    }
+
     @Test("an error tells of it in characters that can be read")
     func oddError() throws {
         let (status, _, errors) = try outcome(

@@ -59,7 +59,7 @@ public enum InheritedSockets {
         guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else {
             return try Listener(address, datagram: datagram, options: options)
         }
-        if Predecessor.isThere, found.origin == .made, let path = address.path, !path.hasPrefix("@"), isMissing(path) {
+        if Predecessor.isThere, found.origin == .made, let path = address.file, isMissing(path) {
             // Who removed the file left clients no way to the socket. The predecessor takes those who are queued there.
             forkcore_close(found.descriptor)
             return try Listener(address, datagram: datagram, options: options)
@@ -134,9 +134,9 @@ public enum InheritedSockets {
         return unclaimed.withLock { sockets in sockets.firstIndex(where: isWanted).map { sockets.remove(at: $0) } }
     }
 
-    private static func isMissing(_ path: String) -> Bool {
+    private static func isMissing(_ path: SocketPath) -> Bool {
         var found = stat()
-        return lstat(path, &found) < 0 && errno == ENOENT
+        return lstat(path.c, &found) < 0 && errno == ENOENT
     }
 
     private static func claim(_ isWanted: (InheritedSocket) -> Bool) throws(ForkingError) -> [InheritedSocket] {

@@ -120,7 +120,7 @@ public struct Listener: ~Copyable {
     /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
     init(succeedingOn descriptor: Int32, origin: Origin) throws(ForkingError) {
         let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
-        let path = origin == .made ? adopted.address.path.flatMap { $0.hasPrefix("@") ? nil : $0 } : nil
+        let path = origin == .made ? adopted.address.file : nil
         let socket = adopted.socket
         let file: SocketFile? = if let path { try SocketFile(path, of: socket) } else { nil }
         try self.init(
@@ -185,7 +185,7 @@ public struct Listener: ~Copyable {
     private static func open(
         _ address: SocketAddress, _ datagram: Bool, _ options: Options
     ) throws(ForkingError) -> (ParentDescriptor, SocketFile?) {
-        guard let path = address.path, !path.hasPrefix("@") else {
+        guard let path = address.file else {
             return (try openSocket(address, datagram, options), nil)
         }
         let lock = DirectoryLock(around: path)

@@ -193,10 +193,10 @@ extension SocketAddress {
         return path.first == Self.at ? Array("./".utf8) + path : path
     }
 
-    /// Calls `body` with the path of a Unix socket that has a file, for C. Nil for all others.
-    func withFilePath<R>(_ body: (UnsafePointer<CChar>) -> R) -> R? {
+    /// Of a Unix socket that has a file. Nil for all others.
+    var file: SocketPath? {
         guard let path = pathBytes, !isAbstract else { return nil }
-        return (path + [0]).withUnsafeBytes { body($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
+        return SocketPath(path)
     }
 
     private var rawName: [UInt8]? {

@@ -4,9 +4,29 @@ import CForkCore
 import Glibc
 import SystemPackage
 
+/// Where a socket's file is, byte for byte: not every path is text.
+struct SocketPath: CustomStringConvertible {
+    /// With its NUL.
+    let c: [CChar]
+    private let bytes: [UInt8]
+
+    init(_ bytes: [UInt8]) {
+        self.bytes = bytes
+        c = (bytes + [0]).map(CChar.init(bitPattern:))
+    }
+
+    var description: String { SocketAddress.printable(bytes: bytes) }
+
+    /// Its directory's.
+    var parent: SocketPath {
+        guard let slash = bytes.lastIndex(of: UInt8(ascii: "/")) else { return SocketPath(Array(".".utf8)) }
+        return SocketPath(Array(bytes[..<max(slash, 1)]))
+    }
+}
+
 /// The file of a Unix socket that this process made.
 final class SocketFile {
-    private let path: String
+    private let path: SocketPath
     private let device: dev_t
     private let inode: ino_t
     private let owner = forkcore_process()
@@ -21,12 +41,12 @@ final class SocketFile {
     /// - Throws: `ForkingError.invalid` if it is not what bind(2) has just made: who owns the directory can have put something
     ///   else there. That is left as it is.
     init(
-        _ path: String, of socket: ParentDescriptor, permissions: FilePermissions? = nil, group: gid_t? = nil
+        _ path: SocketPath, of socket: ParentDescriptor, permissions: FilePermissions? = nil, group: gid_t? = nil
     ) throws(ForkingError) {
         self.socket = socket
         self.path = path
         var made = stat()
-        lstat(path, &made)
+        lstat(path.c, &made)
         if permissions != nil || group != nil {
             made = try Self.change(path, to: permissions, group)
         }
@@ -36,10 +56,10 @@ final class SocketFile {
 
     /// By a descriptor, not by its name, which can stand for another file a moment later.
     private static func change(
-        _ path: String, to permissions: FilePermissions?, _ group: gid_t?
+        _ path: SocketPath, to permissions: FilePermissions?, _ group: gid_t?
     ) throws(ForkingError) -> stat {
         var file: Int32 = -1
-        try check(forkcore_open_path(path, &file), "open \(path)")
+        try check(forkcore_open_path(path.c, &file), "open \(path)")
         defer { forkcore_close(file) }
         var found = stat()
         try check(fstat(file, &found) < 0 ? errno : 0, "fstat \(path)")
@@ -56,11 +76,11 @@ final class SocketFile {
     }
 
     /// What could not be made as it was asked for is not left there.
-    private static func checkMade(_ result: Int32, _ call: String, _ path: String, _ file: Int32) throws(ForkingError) {
+    private static func checkMade(_ result: Int32, _ call: String, _ path: SocketPath, _ file: Int32) throws(ForkingError) {
         guard result < 0 else { return }
         let code = errno
         var (made, now) = (stat(), stat())
-        if fstat(file, &made) == 0, lstat(path, &now) == 0, made.st_ino == now.st_ino { unlink(path) }
+        if fstat(file, &made) == 0, lstat(path.c, &now) == 0, made.st_ino == now.st_ino { unlink(path.c) }
         throw .system(call: "\(call) \(path)", Errno(rawValue: code))
     }
 
@@ -69,19 +89,19 @@ final class SocketFile {
     deinit {
         guard owner == forkcore_process(), !isLeft else { return }
         var now = stat()
-        if lstat(path, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path) }
+        if lstat(path.c, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path.c) }
     }
 
     /// Removes a socket's file on which nobody serves any more.
-    static func clearStale(_ path: String, _ address: SocketAddress, datagram: Bool) throws(ForkingError) {
+    static func clearStale(_ path: SocketPath, _ address: SocketAddress, datagram: Bool) throws(ForkingError) {
         var found = stat()
-        guard lstat(path, &found) == 0 else { return }
+        guard lstat(path.c, &found) == 0 else { return }
         guard found.st_mode & S_IFMT == S_IFSOCK else {
             throw .invalid("\(path) exists and is not a socket; it was left as it is")
         }
         switch address.withSockaddr({ forkcore_probe_unix($0, $1, datagram) }) {
         case ECONNREFUSED:
-            unlink(path)
+            unlink(path.c)
         case 0, EAGAIN, EPROTOTYPE:
             throw .invalid("another server is listening on \(path); it was left as it is")
         case let code:
@@ -96,9 +116,8 @@ final class DirectoryLock {
     private let directory: Int32
 
     /// Where the directory cannot be read, nothing is locked, and bind says what else is wrong with it.
-    init(around path: String) {
-        let parent = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
-        directory = Glibc.open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    init(around path: SocketPath) {
+        directory = Glibc.open(path.parent.c, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else { return }
         for _ in 0..<200 {
             if flock(directory, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR) { return }
