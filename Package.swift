@@ -114,7 +114,7 @@ let package = Package(
         .executableTarget(
             name: "nioserver",
             dependencies: [
-                "Forking", "ForkingNIO",
+                "Forking", "ForkingNIO", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

@@ -10,8 +10,10 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 static int switch_on(int descriptor, int level, int option, bool wanted)
@@ -81,6 +83,28 @@ int forkcore_adopt(int descriptor, bool *datagram)
     return 0;
 }
 
+bool forkcore_is_shut_down(int listener)
+{
+    struct pollfd polled = {.fd = listener, .events = POLLRDHUP};
+    while (poll(&polled, 1, 0) < 0)
+        if (errno != EINTR)
+            return false;
+    return polled.revents & (POLLHUP | POLLRDHUP);
+}
+
+int forkcore_listen_again(int listener, const struct sockaddr *address, socklen_t length, int backlog, bool *again)
+{
+    *again = forkcore_is_shut_down(listener);
+    if (!*again)
+        return 0;
+    if (address->sa_family == AF_UNIX)
+        return ESHUTDOWN;
+    // With shutdown it lost a port that the kernel had chosen; one that was asked for it has kept (EINVAL).
+    if (bind(listener, address, length) != 0 && errno != EINVAL)
+        return errno;
+    return listen(listener, backlog) != 0 ? errno : 0;
+}
+
 int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length)
 {
     *length = sizeof *address;
@@ -131,6 +155,32 @@ int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count)
             return errno;
     *count = (size_t)got;
     return 0;
+}
+
+static int64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+int forkcore_await_input(int descriptor, int64_t timeout_ns)
+{
+    struct timeval own = {0};
+    struct pollfd polled = {.fd = descriptor, .events = POLLIN};
+    int ready = 0;
+
+    getsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &own, &(socklen_t){sizeof own});
+    int64_t own_ns = (int64_t)own.tv_sec * 1000000000 + (int64_t)own.tv_usec * 1000;
+    int64_t left = own_ns > 0 && own_ns < timeout_ns ? own_ns : timeout_ns, began = now(), end = left;
+    for (; left > 0; left = end - (now() - began)) {
+        struct timespec rest = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+        if ((ready = ppoll(&polled, 1, &rest, NULL)) > 0)
+            return 0;
+        if (ready < 0 && errno != EINTR)
+            return errno;
+    }
+    return EAGAIN;
 }
 
 int forkcore_send_all(int descriptor, const void *bytes, size_t count)

@@ -4,10 +4,13 @@
 
 #include "internal.h"
 
+#include "forkcore_workers.h"
+
 #include <errno.h>
 #ifdef __GLIBC__
 #include <execinfo.h>
 #endif
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -15,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 int forkcore_shared_open(size_t size, void **memory)
@@ -39,10 +43,51 @@ int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token)
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
 }
 
-int forkcore_poll_wait(int descriptor, int timeout_ms)
+int forkcore_poll_wait(int descriptor, int timeout_ms, uint64_t *token)
 {
     struct epoll_event event;
-    return epoll_wait(descriptor, &event, 1, timeout_ms) < 0 && errno != EINTR ? errno : 0;
+    *token = UINT64_MAX;
+    int got = epoll_wait(descriptor, &event, 1, timeout_ms);
+    if (got > 0)
+        *token = event.data.u64;
+    return got < 0 && errno != EINTR ? errno : 0;
+}
+
+int forkcore_lifeline_open(int *parents, int *workers)
+{
+    int error = forkcore_channel_open(parents, workers);
+    if (error == 0)
+        shutdown(*parents, SHUT_RD); // the worker can send nothing there, descriptors least of all
+    return error;
+}
+
+int forkcore_tie_open(int *parents, int *workers)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return errno;
+    *workers = ends[0];
+    *parents = ends[1];
+    return 0;
+}
+
+// The kernel asks whether whoever called F_SETOWN might kill us then; PR_SET_PDEATHSIG it forgets as rights change.
+int forkcore_tie(int descriptor)
+{
+    return fcntl(descriptor, F_SETSIG, SIGKILL) < 0 || fcntl(descriptor, F_SETOWN, getpid()) < 0
+               || fcntl(descriptor, F_SETFL, O_ASYNC) < 0
+           ? errno
+           : 0;
+}
+
+int forkcore_end_after(int64_t time_ns)
+{
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+    struct itimerspec when = {.it_value = {.tv_sec = time_ns / 1000000000, .tv_nsec = time_ns % 1000000000}};
+    if (time_ns <= 0)
+        when.it_value = (struct timespec){.tv_nsec = 1};
+    return timer_create(CLOCK_MONOTONIC, &event, &timer) != 0 || timer_settime(timer, 0, &when, NULL) != 0 ? errno : 0;
 }
 
 static _Atomic uint32_t *drain;

@@ -331,6 +331,14 @@ int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool d
 /// passed. The caller closes the descriptor. connect(2).
 int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t timeout_us, int *descriptor);
 
+/// Whether somebody who has a listening socket has called shutdown(2). Where that is a Unix socket it is readable for ever, and
+/// accept4 says that there is no connection. poll(2).
+bool forkcore_is_shut_down(int listener);
+
+/// Makes sure that a listening socket listens, at `address`: somebody who has it may have called shutdown(2). `*again` says that
+/// it had to be told so. ESHUTDOWN if it cannot be: a Unix socket stays shut down. poll(2), bind(2), listen(2).
+int forkcore_listen_again(int listener, const struct sockaddr *address, socklen_t length, int backlog, bool *again);
+
 /// The address that a socket is bound to. getsockname(2).
 int forkcore_local_address(int descriptor, struct sockaddr_storage *address, socklen_t *length);
 
@@ -344,6 +352,9 @@ int forkcore_queued(int listener, unsigned *queued);
 
 /// recv(2): `*count` is 0 at the end of the stream. EAGAIN when SO_RCVTIMEO has passed.
 int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count);
+
+/// Waits until recv would not wait, but no longer than this, nor than SO_RCVTIMEO; then EAGAIN. poll(2).
+int forkcore_await_input(int descriptor, int64_t timeout_ns);
 
 /// send(2) until all is sent, without SIGPIPE. EAGAIN when SO_SNDTIMEO has passed.
 int forkcore_send_all(int descriptor, const void *bytes, size_t count);
@@ -382,42 +393,6 @@ int forkcore_memory_file(const char *name, int *descriptor);
 
 /// Who is on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);
-
-// ----------------------------------------------------------------------------------------------------------- workers
-// In a worker, and signal-safe, unless said otherwise.
-
-/// Memory that a parent and the next child have in common, zero at first. mmap(2) with MAP_SHARED. Any process.
-int forkcore_shared_open(size_t size, void **memory);
-
-/// Later children get no copy of it: a worker can then write to nobody's but its own. Parent, after the fork.
-/// madvise(2) with MADV_DONTFORK.
-int forkcore_shared_withhold(void *memory, size_t size);
-
-/// Any process; the other's mapping stays.
-void forkcore_shared_close(void *memory, size_t size);
-
-/// As forkcore_poll_add, for a descriptor that several processes wait for: news of it wakes one of them. EPOLLEXCLUSIVE.
-/// Whoever was woken is to look before it leaves: the others were not.
-int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
-
-/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for ever).
-/// epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is exclusive.
-int forkcore_poll_wait(int descriptor, int timeout_ms);
-
-/// Why a worker is to drain.
-enum {
-    FORKCORE_DRAIN_ASKED = 1,     ///< its parent says so
-    FORKCORE_DRAIN_SIGNALLED = 2, ///< SIGTERM has come; the next one ends it
-};
-
-/// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair, readable, and
-/// adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. Once. sigaction(2), shutdown(2).
-int forkcore_drain_on_term(uint32_t *word, int descriptor, int event);
-
-/// From now on SIGABRT prints the calling stack on stderr, some lines of it, before it ends the process. backtrace(3), which is
-/// signal-safe but where the process was just loading a library: then SIGKILL has to end it. Nothing but with glibc.
-/// Not signal-safe.
-void forkcore_tell_where_on_abort(void);
 
 #ifdef __cplusplus
 }

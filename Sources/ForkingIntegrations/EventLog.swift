@@ -92,7 +92,8 @@ extension PreforkEvent {
         case .ended(_, .crashed): .error
         case .ended: isTrouble ? .warning : .info
         case .notReady: .warning
-        case .forkFailed, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: .error
+        case .forkFailed, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned:
+            .error
         case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced: .info
         case .upgrading, .upgraded, .stopping: .info
         }
@@ -108,6 +109,8 @@ extension PreforkEvent {
         case .forkFailed: "no worker could be forked"
         case .notReady: "worker was not ready in time, and is killed"
         case .stuck: "worker is stuck, and is ended"
+        case .overdue: "worker takes too long to drain, and is ended"
+        case .listeningAgain: "a listener was shut down, and listens again"
         case .crashLoop: "workers fail at their start"
         case .resized: "number of workers changed"
         case .replacing: "replacing all workers"
@@ -132,6 +135,10 @@ extension PreforkEvent {
         case .notReady(let pid), .upgrading(let pid), .upgraded(let pid): ["pid": .number(pid)]
         case .stuck(let pid, let time, let peer):
             ["pid": .number(pid), "duration_ms": .milliseconds(time)].merging(peer.metadata) { $1 }
+        case .overdue(let pid, let reason, let time, let peer):
+            ["pid": .number(pid), "reason": .string(reason.cause), "duration_ms": .milliseconds(time)]
+                .merging(peer.metadata) { $1 }
+        case .listeningAgain(let address): ["address": .string("\(address)")]
         case .crashLoop(let failures, let pause): ["failures": .number(failures), "pause_ms": .milliseconds(pause)]
         case .resized(let count): ["workers": .number(count)]
         case .replacing, .replaced: [:]

@@ -59,6 +59,7 @@ public final class PreforkMetrics: Sendable {
     private let duration: Timer
     private let drains: Family<Counter>
     private let stuck: Counter
+    private let overdue: Counter
     private let notReady: Counter
 
     /// Makes the metrics.
@@ -73,6 +74,7 @@ public final class PreforkMetrics: Sendable {
         duration = make.timer("worker_duration")
         drains = Family("reason") { make.counter("drains_total", $0) }
         stuck = make.counter("stuck_total")
+        overdue = make.counter("overdue_total")
         notReady = make.counter("not_ready_total")
     }
 
@@ -89,9 +91,10 @@ public final class PreforkMetrics: Sendable {
         case .draining(_, let reason): drains[reason.cause].increment()
         case .forkFailed: forkFailures.increment()
         case .stuck: stuck.increment()
+        case .overdue: overdue.increment()
         case .notReady: notReady.increment()
-        case .serving, .ready, .crashLoop, .resized, .replacing, .replaced, .replacingFailed, .upgrading, .upgraded,
-            .upgradeFailed, .stopping, .abandoned:
+        case .serving, .ready, .listeningAgain, .crashLoop, .resized, .replacing, .replaced, .replacingFailed,
+            .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned:
             break
         }
     }

@@ -23,6 +23,7 @@ final class HTTPRequests: ChannelDuplexHandler {
     }
 
     private let worker: Worker
+    private let clock: HTTPClock
     private let peer: Forking.SocketAddress?
     private var stage = Stage.serving
     /// Requests whose answers have not been sent, by number: more than one if the client does not wait for them.
@@ -34,12 +35,14 @@ final class HTTPRequests: ChannelDuplexHandler {
     private var wantsTunnel = false
     private var linger: Scheduled<Void>?
 
-    init(_ worker: Worker, from peer: Forking.SocketAddress?) {
+    init(_ worker: Worker, _ clock: HTTPClock, from peer: Forking.SocketAddress?) {
         self.worker = worker
+        self.clock = clock
         self.peer = peer
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        clock.note(.nothing)
         guard stage != .upgraded else { return context.fireChannelRead(data) }
         guard stage != .closing else { return }
         switch unwrapInboundIn(data) {
@@ -52,7 +55,13 @@ final class HTTPRequests: ChannelDuplexHandler {
         case .end: isReceiving = false
         }
         context.fireChannelRead(data)
+        awaitRequest()
         closeIfDone(context)
+    }
+
+    /// If nothing is under way any more.
+    private func awaitRequest() {
+        if stage == .serving, !isReceiving, unanswered.isEmpty { clock.note(.request) }
     }
 
     func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
@@ -64,6 +73,7 @@ final class HTTPRequests: ChannelDuplexHandler {
             context.write(data, promise: promise)
         case .end:
             hasAnswered()
+            awaitRequest()
             guard stage == .lastAnswer, unanswered.isEmpty else { return context.write(data, promise: promise) }
             let sent = promise ?? context.eventLoop.makePromise()
             let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)

@@ -24,15 +24,19 @@ final class Serving: Sendable {
     private let group: any EventLoopGroup
     private let loops: [any EventLoop]
     private let usesTasks: Bool
+    private let limits: HTTPLimits
     private let setup: Setup
     private let waiter = NIOThreadPool(numberOfThreads: 1)
     private let failure = Mutex<(any Error)?>(nil)
     private let isOver = Atomic(false)
 
-    init(_ worker: Worker, on group: any EventLoopGroup, tasks: Bool, setup: @escaping Setup) throws {
+    init(
+        _ worker: Worker, on group: any EventLoopGroup, limits: HTTPLimits, tasks: Bool, setup: @escaping Setup
+    ) throws {
         self.worker = worker
         self.group = group
         self.setup = setup
+        self.limits = limits
         usesTasks = tasks
         loops = Array(group.makeIterator())
         connections = Countdown(on: loops[0])
@@ -104,7 +108,9 @@ final class Serving: Sendable {
     private func watch(_ channel: any Channel, _ peer: Forking.SocketAddress) throws {
         let pipeline = channel.pipeline.syncOperations
         if let decoder = try? pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self) {
-            try pipeline.addHandler(HTTPRequests(worker, from: peer), position: .after(decoder))
+            let clock = HTTPClock(limits)
+            try pipeline.addHandler(HTTPRequests(worker, clock, from: peer), position: .after(decoder))
+            try pipeline.addHandler(clock, position: .before(decoder))
         } else {
             let number = worker.requestBegan(from: peer, isLimited: false)
             channel.closeFuture.whenComplete { [worker] _ in worker.requestEnded(number) }

@@ -30,21 +30,22 @@ extension Worker {
     /// its handlers end it; a long-lived one should look at `isDraining`.
     ///
     /// A worker that drains takes no more clients, but closes no connection, not even an idle one: its client may be
-    /// about to send the next request, and gets its answer. The parent's drain deadline is what ends those.
+    /// about to send the next request, and gets its answer. `limits` and the parent's drain deadline are what ends those.
     ///
     /// - Parameters:
     ///   - group: the event loops, which the caller shuts down. By default one loop, as each worker has a processor.
+    ///   - limits: how long a client of HTTP may take to send a request's head, and how long it may be idle.
     ///   - setup: makes a connection's pipeline, on its event loop, as NIO's `childChannelInitializer` does.
     ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client that
     ///     has shut down its sending side is not taken for gone.
     /// - Throws: `ForkingError.system` if waiting for clients or accepting fails for good; shortages are waited out.
     public func serve<Value: Sendable>(
-        on group: (any EventLoopGroup)? = nil,
+        on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Value>,
         handle: @escaping @Sendable (Value) async -> Void
     ) async throws {
         let own = group == nil ? MultiThreadedEventLoopGroup(numberOfThreads: 1) : nil
-        let serving = try Serving(self, on: group ?? own!, tasks: true) { serving, channel in
+        let serving = try Serving(self, on: group ?? own!, limits: limits, tasks: true) { serving, channel in
             setup(channel).map { value in
                 {
                     serving.run {
@@ -66,11 +67,14 @@ extension Worker {
     ///
     /// - Parameter setup: adds the connection's handlers, on its event loop.
     public func serve(
-        on group: (any EventLoopGroup)? = nil,
+        on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) throws {
         let own = group == nil ? MultiThreadedEventLoopGroup(numberOfThreads: 1) : nil
         defer { try? own?.syncShutdownGracefully() }
-        try Serving(self, on: group ?? own!, tasks: false) { _, channel in setup(channel).map { {} } }.serve().wait()
+        let serving = try Serving(self, on: group ?? own!, limits: limits, tasks: false) { _, channel in
+            setup(channel).map { {} }
+        }
+        try serving.serve().wait()
     }
 }

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Forking
+import Glibc
 
 /// As much of HTTP/1.1 as it takes to measure a pool, and to see one at work: every request gets the same answer. Worker.
 enum HTTPService {
     private static let answer = head(closing: false), lastAnswer = head(closing: true)
     /// The longest head of a request, in bytes.
     private static let headLimit = 8192
+
+    /// How long a request may take to come, from its first byte on.
+    struct Limits {
+        var head: Duration
+        /// With its body; nil: as long as it likes.
+        var request: Duration?
+    }
 
     private static func head(closing: Bool) -> [UInt8] {
         Array(
@@ -16,10 +24,10 @@ enum HTTPService {
 
     /// Answers one request after the other until the client closes, or wants to be the last. A worker that should drain says
     /// so in its next answer: a client that reads it sends nothing into a connection that closes.
-    static func serve(_ connection: inout Connection, _ worker: Worker) throws(ForkingError) {
+    static func serve(_ connection: inout Connection, _ worker: Worker, _ limits: Limits) throws(ForkingError) {
         var bytes: [UInt8] = []
         do throws(ForkingError) {
-            while let head = try readHead(&bytes, &connection) {
+            while let head = try readHead(&bytes, &connection, limits) {
                 worker.requestBegan(from: connection.peer)
                 let isLast = head.isLast || head.isOpenEnded || worker.isDraining
                 try connection.write(isLast ? lastAnswer : answer)
@@ -41,8 +49,11 @@ enum HTTPService {
     /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client has
     /// closed, also in the middle of a request.
     private static func readHead(
-        _ bytes: inout [UInt8], _ connection: inout Connection
+        _ bytes: inout [UInt8], _ connection: inout Connection, _ limits: Limits
     ) throws(ForkingError) -> Head? {
+        // Set only where not all of it came at once.
+        var began: Duration?
+        defer { connection.limitReading(to: nil) }
         while true {
             // Empty lines before a request are nothing: RFC 9112, 2.2.
             if bytes.first == 13 || bytes.first == 10 { bytes = Array(bytes.drop { $0 == 13 || $0 == 10 }) }
@@ -50,13 +61,26 @@ enum HTTPService {
                 guard end <= headLimit else { throw .lineTooLong(limit: headLimit) }
                 let head = parse(bytes[..<end])
                 bytes.removeSubrange(..<end)
+                if head.bodyLength > bytes.count {
+                    connection.limitReading(to: limits.request.map { $0 - (began.map { now - $0 } ?? .zero) })
+                }
                 return try skipBody(head.bodyLength, &bytes, &connection) ? head : nil
             }
             guard bytes.count < headLimit else { throw .lineTooLong(limit: headLimit) }
+            if !bytes.isEmpty, began == nil {
+                began = now
+                connection.limitReading(to: min(limits.head, limits.request ?? limits.head))
+            }
             let more = try connection.read()
             if more.isEmpty { return nil }
             if bytes.isEmpty { bytes = more } else { bytes += more }
         }
+    }
+
+    private static var now: Duration {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return .seconds(time.tv_sec) + .nanoseconds(time.tv_nsec)
     }
 
     private static func skipBody(

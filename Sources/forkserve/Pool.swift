@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Forking
+import Glibc
 import SystemPackage
 
 extension Job {
     /// Serves with a pool of workers.
     func servePool() throws(ForkingError) {
+        let limits = HTTPService.Limits(
+            head: .seconds(pool.headTimeout), request: pool.timeout.map(Duration.seconds))
         let handler: (inout Connection, Worker) throws -> Void =
             if service == .httpPool {
-                { try HTTPService.serve(&$0, $1) }
+                { try HTTPService.serve(&$0, $1, limits) }
             } else {
                 { connection, _ in try EchoService.serve(&connection) }
             }
@@ -27,7 +30,8 @@ extension Job {
             if case .serving(let addresses) = event { addresses.forEach(announce) }
             if verbose || event.isTrouble { tell("forkserve: \(event)") }
         }
-        server.hooks.handleError = verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
+        server.hooks.handleError =
+            verbose ? { tellOfError($0, $1, in: "worker") } : { tellOfTrouble($0, $1, in: "worker") }
         server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
         try server.serve()
     }
@@ -43,6 +47,7 @@ extension Job {
         configuration.replacedAtOnce = pool.replacedAtOnce
         configuration.spawnLimit = .seconds(pool.spawnLimit)
         configuration.givesUpAfter = pool.givesUpAfter
+        configuration.replacementDrain = pool.replacementDrain.map(Duration.seconds)
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces

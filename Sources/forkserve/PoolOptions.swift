@@ -11,6 +11,8 @@ struct PoolOptions: ParsableArguments {
         var workers: Int?
         var maxWorkers: Int?
         var timeout: Double?
+        var headTimeout = 10.0
+        var replacementDrain: Double?
         var maxRequests: Int?
         var maxAge: Double?
         var maxMemory: Int?
@@ -22,6 +24,8 @@ struct PoolOptions: ParsableArguments {
             coder.field(&workers)
             coder.field(&maxWorkers)
             coder.field(&timeout)
+            coder.field(&headTimeout)
+            coder.field(&replacementDrain)
             coder.field(&maxRequests)
             coder.field(&maxAge)
             coder.field(&maxMemory)
@@ -46,6 +50,22 @@ struct PoolOptions: ParsableArguments {
             """,
             valueName: "seconds"))
     var timeout: Double?
+    @Option(
+        help: ArgumentHelp(
+            """
+            With --http: how long a request's head may take to come, from its first byte; then the connection is closed. \
+            No longer than --timeout, which counts from there too.
+            """,
+            valueName: "seconds"))
+    var headTimeout = Values().headTimeout
+    @Option(
+        help: ArgumentHelp(
+            """
+            How long a worker that is replaced may go on with what it has begun; then it is ended. By default a request \
+            has its --timeout, and what has none --drain.
+            """,
+            valueName: "seconds"))
+    var replacementDrain: Double?
     @Option(help: ArgumentHelp("Replace a worker after about so many requests.", valueName: "n"))
     var maxRequests: Int?
     @Option(help: ArgumentHelp("Replace a worker after about this time.", valueName: "seconds"))
@@ -62,8 +82,9 @@ struct PoolOptions: ParsableArguments {
 
     var values: Values {
         Values(
-            workers: workers, maxWorkers: maxWorkers, timeout: timeout, maxRequests: maxRequests, maxAge: maxAge,
-            maxMemory: maxMemory, replacedAtOnce: replacedAtOnce, spawnLimit: spawnLimit, givesUpAfter: givesUpAfter)
+            workers: workers, maxWorkers: maxWorkers, timeout: timeout, headTimeout: headTimeout,
+            replacementDrain: replacementDrain, maxRequests: maxRequests, maxAge: maxAge, maxMemory: maxMemory,
+            replacedAtOnce: replacedAtOnce, spawnLimit: spawnLimit, givesUpAfter: givesUpAfter)
     }
 
     func check() throws {
@@ -72,6 +93,8 @@ struct PoolOptions: ParsableArguments {
             "--max-workers", maxWorkers, from: workers ?? UsableCores.count, upTo: 1024,
             ": at least --workers" + (workers == nil ? ", which is one per core unless it is given" : ""))
         try Bound.limit("--timeout", timeout)
+        try Bound.limit("--head-timeout", headTimeout)
+        if let replacementDrain { try Bound.seconds("--replacement-drain", replacementDrain) }
         try Bound.count("--max-requests", maxRequests, upTo: .max)
         try Bound.limit("--max-age", maxAge)
         try Bound.count("--max-memory", maxMemory, upTo: 1 << 30)

@@ -150,13 +150,13 @@ enum Place {
 }
 
 /// In a child or a worker: what a handler threw.
-func tellOfError(_ error: any Error, _ peer: SocketAddress) {
-    tell("forkserve: child \(getpid()), peer \(peer): \(error)")
+func tellOfError(_ error: any Error, _ peer: SocketAddress, in process: StaticString = "child") {
+    tell("forkserve: \(process) \(getpid()), peer \(peer): \(error)")
 }
 
 /// The same, but for what clients bring about, each as often as it likes.
-func tellOfTrouble(_ error: any Error, _ peer: SocketAddress) {
-    if (error as? ForkingError)?.isPeersDoing != true { tellOfError(error, peer) }
+func tellOfTrouble(_ error: any Error, _ peer: SocketAddress, in process: StaticString = "child") {
+    if (error as? ForkingError)?.isPeersDoing != true { tellOfError(error, peer, in: process) }
 }
 
 private func tellOfAllEnds(_ event: ServerEvent) {

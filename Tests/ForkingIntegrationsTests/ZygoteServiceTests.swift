@@ -33,7 +33,7 @@ struct ZygoteServiceTests {
         let begun = now()
         host.running.send(SIGTERM)
         try host.expectEnd()
-        #expect((0.2..<1.5).contains(now() - begun))
+        #expect((0.2..<20).contains(now() - begun))
         _ = try host.place(of: "hang failed")
     }
 
@@ -44,7 +44,7 @@ struct ZygoteServiceTests {
         let begun = now()
         host.running.send(SIGINT)
         try host.expectEnd()
-        #expect(now() - begun < 1.5)
+        #expect(now() - begun < 20)
         _ = try host.place(of: "hang failed")
         #expect(!host.lines.contains { $0.hasPrefix("group threw") })
     }
@@ -95,7 +95,7 @@ struct ZygoteServiceTests {
         let begun = now()
         host.running.send(SIGTERM)
         try host.expectEnd()
-        #expect(now() - begun < 1)
+        #expect(now() - begun < 20)
     }
 }
 

@@ -101,13 +101,13 @@ struct ServingTests {
 
     @Test("a worker that has no clients ends when it is told to drain, not at its deadline", arguments: kinds)
     func drainIdle(arguments: [String]) throws {
-        let server = try Served(arguments + ["--drain", "30000"])
+        let server = try Served(arguments + ["--drain", "300000"])
         let client = try HTTPClient(server.address)
         try client.ask("/", close: true)
         kill(pid_t(try #require(try client.answer()).body)!, SIGTERM)
         #expect(try client.answer() == nil)
         try eventually("no successor") { server.workers.count >= 2 }
-        let end = now() + 10
+        let end = now() + 60
         try server.stop()
         #expect(now() < end)
     }
@@ -194,6 +194,66 @@ struct ServingTests {
         try client.ask()
         #expect(try client.answer() != nil)
         try server.stop()
+    }
+
+    @Test("a head that comes byte by byte has a limit, counted from its first byte; bodies and answers have none here")
+    func slowHead() throws {
+        for arguments in Self.kinds.prefix(2) {
+            let server = try Served(arguments + ["--workers", "1", "--head", "1500"])
+            let patient = try HTTPClient(server.address)
+            let slow = try HTTPClient(server.address)
+            for client in [patient, slow] {
+                try client.ask()
+                #expect(try client.answer() != nil)
+            }
+            usleep(2_000_000)  // idle for longer than a head may take
+            try patient.client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            try slow.client.send("GET / HTTP/1.1\r\nX: ")
+            let began = now()
+            var sent = 0
+            while now() - began < 30, !slow.client.hasAnswer, sent < 1000 {
+                try? slow.client.send("x")
+                try patient.client.send("x")
+                sent += 1
+                usleep(50_000)  // a client that sends a byte now and then
+            }
+            #expect(try slow.answer() == nil)
+            #expect(now() - began >= 1.5 && now() - began < 30)
+            try patient.client.send(String(repeating: "x", count: 1000 - sent))
+            #expect(try patient.answer() != nil)
+            try server.stop()
+        }
+    }
+
+    @Test(
+        "an idle connection has a limit, new or used; one that awaits its answer has none", arguments: kinds)
+    func idleLimit(arguments: [String]) throws {
+        let server = try Served(arguments + ["--workers", "1", "--idle", "500"])
+        let (silent, used, busy) = try (
+            HTTPClient(server.address), HTTPClient(server.address), HTTPClient(server.address)
+        )
+        try used.ask()
+        #expect(try used.answer() != nil)
+        try busy.ask("/later")
+        #expect(try silent.answer() == nil)
+        #expect(try used.answer() == nil)
+        #expect(try busy.answer() != nil)
+        try server.stop()
+    }
+
+    @Test(
+        "a worker that nobody tells of its parent's end drains, and ends with idle clients", .needsRoot)
+    func orphan() throws {
+        let server = try Served(["handlers", "--workers", "1", "--drain", "300", "--kill", "300"])
+        let client = try HTTPClient(server.address)
+        try client.ask("/outlive-parent")
+        let worker = pid_t(try #require(try client.answer()).body)!
+        server.running.send(SIGKILL)
+        #expect(try server.running.wait() == -SIGKILL)
+        // It closes no idle connection, but is ended with it.
+        #expect(try client.answer() == nil)
+        try eventually("\(worker) goes on") { Process(worker).map(\.isZombie) ?? true }
+        try server.running.expectNothingAlive()
     }
 
     @Test("plain connections: an echo outlives the word to drain until its client is done")

@@ -56,7 +56,7 @@ final class HTTPClient {
     let client: Client
     private var unread = ""
 
-    init(_ address: String) throws { client = try Client(address, deadline: 20) }
+    init(_ address: String) throws { client = try Client(address) }
 
     func ask(_ path: String = "/", close: Bool = false) throws {
         try client.send("GET \(path) HTTP/1.1\r\nHost: x\r\n\(close ? "Connection: close\r\n" : "")\r\n")

@@ -32,7 +32,7 @@ struct PreforkLifeTests {
 
     @Test("deadlines: SIGTERM to who does not end, SIGKILL to who ignores that")
     func deadlines() throws {
-        let pool = try Pool("workers=2", "drain=0.3", "kill=0.3").serving()
+        let pool = try Pool("workers=2", "drain=0.3", "kill=3").serving()
         let (plain, stubborn) = try (pool.client(), pool.client())
         let pids = try [plain, stubborn].map { try $0.ask("pid") }
         try stubborn.echo("ignore \(SIGTERM)")
@@ -98,7 +98,7 @@ struct PreforkLifeTests {
     @Test("SIGHUP with workers that are never ready: the same, in time")
     func replacingHangs() throws {
         let sign = try Sign()
-        let pool = try Pool("workers=2", "body=late", "spawn=0.4", "file=\(sign.path)").serving()
+        let pool = try Pool("workers=2", "body=late", "spawn=4", "file=\(sign.path)").serving()
         let before = pool.ready
         sign.put()
         pool.signal(SIGHUP)

@@ -87,23 +87,70 @@ struct PreforkServingTests {
 
     @Test("HTTP: a connection stays open between requests, longer than a request may take")
     func keepAlive() throws {
-        let (server, address) = try prefork(["--workers", "1", "--http", "--timeout", "0.3", "--verbose"])
+        let (server, address) = try prefork(["--workers", "1", "--http", "--timeout", "2", "--verbose"])
         let client = try Client(address)
-        for _ in 0..<3 {
+        for _ in 0..<2 {
             try client.send(httpRequest)
             #expect(try client.receive() == httpAnswer)
-            usleep(500_000)  // longer than the limit
+            usleep(2_500_000)  // longer than the limit
         }
         client.finishSending()
         #expect(try client.receiveAll() == "")
-        // Half a request keeps a worker waiting, but is none that takes too long; and it is not waited for without end.
-        let slow = try Client(address)
-        try slow.send("GET /")
-        usleep(500_000)
-        try slow.send(String(httpRequest.dropFirst(5)))
-        #expect(try slow.receive() == httpAnswer)
-        #expect(try slow.receiveAll() == "")
         #expect(!server.errors.contains("stuck"))
+        try stop(server)
+    }
+
+    @Test(
+        "HTTP: a byte now and then does not keep a worker",
+        arguments: ["GET / HTTP/1.1\r\nX: ", body])
+    func slowRequest(start: String) throws {
+        let (server, address) = try prefork(["--workers", "1", "--http", "--timeout", "1"])
+        let worker = liveChildren(of: server.pid)
+        let slow = try Client(address)
+        try slow.send(start)
+        let waiting = try Client(address)
+        try waiting.send(Self.closing)
+        let began = now()
+        while now() - began < 30, !slow.hasAnswer {
+            try? slow.send("x")
+            usleep(50_000)  // it is never silent for long
+        }
+        #expect(now() - began < 30)
+        #expect(try slow.receiveAll() == "")
+        #expect(try waiting.receiveAll() == lastHTTPAnswer)
+        // It is the client's fault, and costs no worker.
+        #expect(liveChildren(of: server.pid) == worker && server.errors == "")
+        try stop(server)
+    }
+
+    static let body = "POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n"
+
+    @Test("HTTP: a head alone has a limit of its own")
+    func slowHead() throws {
+        let (server, address) = try prefork(["--workers", "1", "--http", "--head-timeout", "1"])
+        let slow = try Client(address)
+        try slow.send("GET / HTTP/1.1\r\nX: ")
+        let began = now()
+        while now() - began < 30, !slow.hasAnswer {
+            try? slow.send("x")
+            usleep(50_000)  // it is never silent for long
+        }
+        #expect(now() - began >= 0.9 && now() - began < 30)
+        try stop(server)
+    }
+
+    @Test("a worker that is replaced has the request's limit, and the stop's only when the server stops")
+    func replaced() throws {
+        let (server, address) = try prefork(["--workers", "1", "--timeout", "60", "--drain", "0.3", "--verbose"])
+        let client = try Client(address)
+        try client.echo("hello")
+        server.send(SIGHUP)
+        try server.waitForError("all workers were replaced")
+        usleep(1_000_000)  // longer than a stop would leave it
+        try client.echo("still served")
+        client.finishSending()
+        #expect(try client.receiveAll() == "")
+        try server.waitForError("exited with status 0")
         try stop(server)
     }
 

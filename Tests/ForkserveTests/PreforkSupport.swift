@@ -94,7 +94,7 @@ final class Load {
     private static func connection(_ shared: Shared) {
         func note(_ change: (inout Account) -> Void) { shared.account.withLock { change(&$0) } }
         let client: Client
-        do { client = try Client(shared.address, deadline: 10) } catch {
+        do { client = try Client(shared.address) } catch {
             usleep(1000)
             return note { $0.failures.append("\(error)") }
         }

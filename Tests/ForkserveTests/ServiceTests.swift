@@ -53,7 +53,7 @@ struct ServiceTests {
         }
         for clone in clones { #expect(try clone.wait() == 0, "\(clone.errors)") }
         #expect(most == 40)
-        try eventually(within: 5, "children are left: \(children(of: server.pid))") { children(of: server.pid).isEmpty }
+        try eventually("children are left: \(children(of: server.pid))") { children(of: server.pid).isEmpty }
         let head = try run("git", ["-C", base + "/repository", "rev-parse", "main"], environment: Self.git)
         for number in 0..<60 {
             let clone = "\(base)/clone\(number)"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What ForkingNIOTests start: `nioserver (handlers|tasks|echo) [OPTION NUMBER]…` serves on descriptor 3, which listens
-// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds; --drain and
-// --heartbeat are the limits of these names, in milliseconds.
+// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds; --drain, --kill,
+// --heartbeat, --head and --idle are the limits of these names, in milliseconds.
 
 import Forking
 import ForkingNIO
@@ -11,6 +11,7 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 import SystemPackage
+import TestSupport
 
 func option(_ name: String, default value: Int) -> Int {
     guard let index = CommandLine.arguments.firstIndex(of: name) else { return value }
@@ -20,9 +21,11 @@ func option(_ name: String, default value: Int) -> Int {
 let kind = CommandLine.arguments[1]
 let loops = option("--loops", default: 1)
 let late = option("--late", default: 0)
+let limits = HTTPLimits(
+    head: .milliseconds(option("--head", default: 30_000)), idle: .milliseconds(option("--idle", default: 60_000)))
 
 /// The body of a worker: nothing of it may belong to the main actor, which the first thread keeps waiting.
-@Sendable func serve(_ kind: String, _ loops: Int, _ late: Int, _ worker: Worker) throws {
+@Sendable func serve(_ kind: String, _ loops: Int, _ late: Int, _ limits: HTTPLimits, _ worker: Worker) throws {
     let group = MultiThreadedEventLoopGroup(numberOfThreads: loops)
     let delay: @Sendable (any Channel) -> EventLoopFuture<Void> = { channel in
         late == 0
@@ -31,11 +34,11 @@ let late = option("--late", default: 0)
     }
     switch kind {
     case "echo":
-        try worker.serve(on: group) { channel in
+        try worker.serve(on: group, limits: limits) { channel in
             delay(channel).flatMapThrowing { try channel.pipeline.syncOperations.addHandler(Echo()) }
         }
     case "handlers":
-        try worker.serve(on: group) { channel in
+        try worker.serve(on: group, limits: limits) { channel in
             delay(channel).flatMapThrowing {
                 try channel.pipeline.syncOperations.configureHTTPServerPipeline()
                 try channel.pipeline.syncOperations.addHandler(Answers())
@@ -43,7 +46,7 @@ let late = option("--late", default: 0)
         }
     default:
         try worker.run {
-            try await worker.serve(on: group) { channel in
+            try await worker.serve(on: group, limits: limits) { channel in
                 delay(channel).flatMapThrowing {
                     try channel.pipeline.syncOperations.configureHTTPServerPipeline(
                         withPipeliningAssistance: false, withErrorHandling: false)
@@ -94,11 +97,12 @@ func answer(_ head: HTTPRequestHead, _ answers: NIOAsyncChannelOutboundWriter<HT
     try await answers.write(contentsOf: [.head(responseHead(body)), .body(.byteBuffer(body)), .end(nil)])
 }
 
-func pause(for path: String) -> Int64 { path == "/slow" ? 100 : 0 }
+func pause(for path: String) -> Int64 { ["/slow": 100, "/later": 2000][path] ?? 0 }
 
 func text(for path: String) -> ByteBuffer {
     if path == "/trap" { fatalError("on purpose") }
     while path == "/spin" { getpid() }
+    if path == "/outlive-parent", !outliveParent() { fatalError("not root") }
     return ByteBuffer(string: "\(getpid())")
 }
 
@@ -109,10 +113,11 @@ func responseHead(_ body: ByteBuffer) -> HTTPResponseHead {
 var configuration = PreforkServer.Configuration()
 configuration.workers = option("--workers", default: 2)
 configuration.drain = .milliseconds(option("--drain", default: 1000))
+configuration.killAfter = .milliseconds(option("--kill", default: 3000))
 let heartbeat = option("--heartbeat", default: 0)
 if heartbeat > 0 { configuration.heartbeatLimit = .milliseconds(heartbeat) }
 let server = try PreforkServer(Listener(adopting: FileDescriptor(rawValue: 3)), configuration: configuration) {
-    [kind, loops, late] worker in
-    try serve(kind, loops, late, worker)
+    [kind, loops, late, limits] worker in
+    try serve(kind, loops, late, limits, worker)
 }
 try server.serve()

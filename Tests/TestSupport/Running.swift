@@ -117,7 +117,7 @@ public final class Running {
     }
 
     /// Throws unless every process that this one started ends within `seconds`.
-    public func expectNothingAlive(within seconds: Double = 5) throws {
+    public func expectNothingAlive(within seconds: Double = 60) throws {
         try eventually(within: seconds, "processes left alive: \(family.map(describe))\n\(errors)") {
             family.filter { $0 != pid || status == nil }.isEmpty
         }

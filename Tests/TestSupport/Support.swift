@@ -16,9 +16,10 @@ public func expect(
     if try !condition() { throw Failure("line \(line): \(text())") }
 }
 
-/// Waits for something that no descriptor announces, such as another process's state in /proc.
+/// Waits for something that no descriptor announces, such as another process's state in /proc. Generous: only what hangs takes
+/// this long, on a machine that has other things to do too.
 public func eventually(
-    within seconds: Double = 10, _ text: @autoclosure () -> String, _ condition: () throws -> Bool
+    within seconds: Double = 60, _ text: @autoclosure () -> String, _ condition: () throws -> Bool
 ) throws {
     let end = now() + seconds
     while try !condition() {

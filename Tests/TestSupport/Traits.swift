@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 import Testing
 
 extension Trait where Self == ConditionTrait {
@@ -7,6 +8,9 @@ extension Trait where Self == ConditionTrait {
     public static func needs(_ program: String, package: String) -> Self {
         .enabled(if: isInstalled(program), "needs \(program): apt-get install \(package)")
     }
+
+    /// The test needs what only root may do.
+    public static var needsRoot: Self { .enabled(if: geteuid() == 0, "needs root") }
 
     /// The test traces another process's system calls.
     public static var needsTracing: Self {

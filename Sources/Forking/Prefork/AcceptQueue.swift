@@ -12,7 +12,11 @@ package final class AcceptQueue: Sendable {
     private let listeners: [Int32]
     private let lifeline: Int32
     private let seat: Seat
+    private let news: Int32
+    /// How long this process may live on without a parent, which would have ended it in time.
+    private let orphanLimit: Int64
     private let poll: Int32
+    private static let listenerToken: UInt64 = 0, lifelineToken: UInt64 = 1
     /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
     /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
     private let untilLook = Atomic(0)
@@ -20,18 +24,23 @@ package final class AcceptQueue: Sendable {
     /// It may have been woken for a client of another listener than the one that it took a client from.
     private let owesLook = Atomic(false)
     private let turns = Atomic(0)
+    /// Clients taken since the lifeline was looked at last.
+    private let unwatched = Atomic(0)
+    private static let clientsBetweenLooks = 128
 
     /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
-    init(_ listeners: [Int32], lifeline: Int32, seat: Seat) throws(ForkingError) {
-        self.listeners = listeners
-        self.lifeline = lifeline
-        self.seat = seat
+    init(_ setup: WorkerSetup) throws(ForkingError) {
+        listeners = setup.listeners
+        lifeline = setup.lifeline
+        seat = setup.seat
+        news = setup.news
+        orphanLimit = setup.orphanLimit
         var poll: Int32 = -1
         try check(forkcore_poll_open(&poll), "epoll_create1")
         for listener in listeners {
-            try check(forkcore_poll_add_exclusive(poll, listener, 0), "epoll_ctl")
+            try check(forkcore_poll_add_exclusive(poll, listener, Self.listenerToken), "epoll_ctl")
         }
-        try check(forkcore_poll_add(poll, lifeline, 1), "epoll_ctl")
+        try check(forkcore_poll_add(poll, lifeline, Self.lifelineToken), "epoll_ctl")
         self.poll = poll
     }
 
@@ -44,14 +53,10 @@ package final class AcceptQueue: Sendable {
 
     /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
-        do throws(ForkingError) {
-            while !seat.isDraining {
-                if let client = try wait(lingering) { return client }
-            }
-            return owesLook.load(ordering: .relaxed) ? try? take() : nil
-        } catch .system(_, .invalidArgument) where seat.isDraining {
-            return nil  // the parent has stopped, and with it the socket
+        while !seat.isDraining {
+            if let client = try wait(lingering) { return client }
         }
+        return owesLook.load(ordering: .relaxed) ? try? take() : nil
     }
 
     /// A client if there is one, or after something has happened.
@@ -66,14 +71,25 @@ package final class AcceptQueue: Sendable {
                 untilLook.store(waits - 1, ordering: .relaxed)
             }
             let pause = nextLook.map { Int32(clamping: max(.zero, $0 - .now).inMilliseconds) } ?? -1
-            try check(forkcore_poll_wait(poll, pause), "epoll_wait")
+            var token: UInt64 = 0
+            try check(forkcore_poll_wait(poll, pause, &token), "epoll_wait")
+            if token == Self.lifelineToken { noteEndOfLifeline() }
+            unwatched.store(0, ordering: .relaxed)
             if listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
-            return try take()
+            if let client = try take() { return client }
+            // There was one, whom another took; or none, and there will be none.
+            if token == Self.listenerToken, listeners.contains(where: forkcore_is_shut_down) {
+                throw .system(call: "accept", .invalidArgument)
+            }
+            return nil
+        } catch .system(_, .invalidArgument) {
+            // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends it.
+            if !seat.isDraining { forkcore_event_add(news, 1) }
+            lookAtLifeline(atMost: Admission.pause)
+            return nil
         } catch .system(_, let code) where Errno.shortages.contains(code) {
             lingering?.closeAll()
-            var descriptor = lifeline
-            var ready: UInt32 = 0
-            _ = forkcore_wait_readable(&descriptor, 1, Admission.pause.inNanoseconds, &ready)
+            lookAtLifeline(atMost: Admission.pause)
             return nil
         }
     }
@@ -82,6 +98,8 @@ package final class AcceptQueue: Sendable {
     ///
     /// - Throws: `ForkingError.system`, in a shortage too.
     package func take() throws(ForkingError) -> Client? {
+        // Who finds a client each time never waits, and would not hear that its parent has gone.
+        if unwatched.add(1, ordering: .relaxed).newValue >= Self.clientsBetweenLooks { lookAtLifeline(atMost: .zero) }
         let first = listeners.count > 1 ? turns.add(1, ordering: .relaxed).newValue % listeners.count : 0
         for index in listeners.indices {
             let listener = listeners[(first + index) % listeners.count]
@@ -89,5 +107,19 @@ package final class AcceptQueue: Sendable {
         }
         if listeners.count > 1 { owesLook.store(false, ordering: .relaxed) }
         return nil
+    }
+
+    private func lookAtLifeline(atMost time: Duration) {
+        unwatched.store(0, ordering: .relaxed)
+        var descriptor = lifeline
+        var ready: UInt32 = 0
+        if forkcore_wait_readable(&descriptor, 1, time.inNanoseconds, &ready) == 0, ready != 0 { noteEndOfLifeline() }
+    }
+
+    /// A parent that asks to drain says so in the word first. One that does not has gone: then nobody is there any more
+    /// who would end what does not end by itself.
+    private func noteEndOfLifeline() {
+        guard seat.askToDrain() == 0 else { return }
+        _ = forkcore_end_after(orphanLimit)
     }
 }

@@ -8,9 +8,9 @@ struct PoolWorker {
         case starting(until: Instant)
         case ready
         /// It was asked to drain, or drains of its own.
-        case draining(DrainReason, until: Instant)
-        /// It was sent a signal that ends it, and gets SIGKILL then.
-        case ending(killAt: Instant)
+        case draining(DrainReason, since: Instant, until: Instant)
+        /// It was sent a signal that ends it, as it was stuck or took too long to drain, and gets SIGKILL then.
+        case ending(DrainReason?, killAt: Instant)
         case killed
     }
 
@@ -23,6 +23,8 @@ struct PoolWorker {
     let seat: Seat
     /// Closed, it asks the worker to drain.
     var lifeline: ParentDescriptor?
+    /// Closed, as it is when the parent ends, it ends the worker.
+    let tie: ParentDescriptor
     var state: State
     /// It is to drain for this reason as soon as there is another in its place.
     var leaving: DrainReason?
@@ -41,18 +43,22 @@ struct PoolWorker {
         if case .ready = state { true } else { false }
     }
 
+    var isDraining: Bool {
+        if case .draining = state { true } else { false }
+    }
+
     /// Whether it could serve at once.
     var isIdle: Bool { isReady && !reading.isBusy && !reading.hasConnection }
 
     /// Whether it drains because another has taken its place.
     var wasReplaced: Bool {
-        if case .draining(let reason, _) = state { reason != .excess && reason != .signalled } else { false }
+        if case .draining(let reason, _, _) = state { reason != .excess && reason != .signalled } else { false }
     }
 
     /// When its next stage comes.
     var deadline: Instant? {
         switch state {
-        case .starting(let until), .draining(_, let until), .ending(let until): until
+        case .starting(let until), .draining(_, _, let until), .ending(_, let until): until
         case .ready, .killed: nil
         }
     }

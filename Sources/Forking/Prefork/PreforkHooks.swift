@@ -43,6 +43,10 @@ public enum PreforkEvent {
     case notReady(ProcessID)
     /// A worker has been busy, or silent, for too long, and is ended. The peer is whom it served last.
     case stuck(ProcessID, for: Duration, peer: SocketAddress?)
+    /// A worker that was asked to drain has not ended for so long, and is ended. The peer is whom it served last.
+    case overdue(ProcessID, DrainReason, after: Duration, peer: SocketAddress?)
+    /// A worker, or somebody else who has it, has shut down the listener on this address; it is listened on again.
+    case listeningAgain(SocketAddress)
     /// So many workers in a row have failed at their start; the next one is forked after this time.
     case crashLoop(failures: Int, pause: Duration)
     /// There are to be so many workers from now on.
@@ -100,7 +104,9 @@ extension PreforkEvent {
             case .expected: exit.reason != .stopped && !exit.status.isSuccess
             case .failedStart, .crashed: true
             }
-        case .forkFailed, .notReady, .stuck, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned: true
+        case .forkFailed, .notReady, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed,
+            .abandoned:
+            true
         default: false
         }
     }
@@ -119,6 +125,10 @@ extension PreforkEvent: CustomStringConvertible {
         case .notReady(let pid): "worker \(pid) was not ready in time, and is killed"
         case .stuck(let pid, let time, let peer):
             "worker \(pid) has been stuck for \(time.inSeconds)\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
+        case .overdue(let pid, let reason, let time, let peer):
+            "worker \(pid) still serves \(time.inSeconds) after it was to drain (\(reason.rawValue))"
+                + "\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
+        case .listeningAgain(let address): "the listener on \(address) was shut down, and listens again"
         case .crashLoop(let failures, let pause):
             "\(failures) workers in a row failed at their start; the next one starts after \(pause.inSeconds)"
         case .resized(let count): "\(count) workers from now on"

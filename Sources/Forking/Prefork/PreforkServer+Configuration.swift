@@ -22,8 +22,14 @@ extension PreforkServer {
         /// processes share is divided among them. Nil: never.
         public var maxMemoryKiB: Int?
         /// How long a request may take; a worker that serves one for longer gets SIGABRT, `killAfter` later SIGKILL, and is
-        /// replaced, whatever else it serves. While the server stops, `drain` is the limit instead. Nil: as long as it likes.
+        /// replaced, whatever else it serves. While the server stops, `drain` is the limit instead; while the worker is being
+        /// replaced, see `replacementDrain`. Nil: as long as it likes.
         public var requestLimit: Duration?
+        /// How long a worker that is taken out while the server serves – replaced, one too many, or sent SIGTERM – may go on
+        /// with what it has begun; then it gets SIGTERM, and `killAfter` later SIGKILL. Nil: each request has all of its
+        /// `requestLimit`, and connections without one are ended after that time, or after `drain` if it is longer or there
+        /// is no `requestLimit`. While the server stops, `drain` is the limit.
+        public var replacementDrain: Duration?
         /// How long a worker may go without `Worker.heartbeat()`; then as for `requestLimit`. One that waits in
         /// `Worker.accept()`, as handlers' do, need not; a client that is accepted is a beat. Nil: it need not.
         public var heartbeatLimit: Duration?
@@ -41,7 +47,7 @@ extension PreforkServer {
         /// Signals that stop the server: the first drains, the second terminates, the third kills. SIGHUP, SIGTTIN, SIGTTOU
         /// and SIGUSR2 have meanings of their own.
         public var stopSignals: Set<Signal> = [.terminate, .interrupt]
-        /// How long a worker may go on with what it has begun once it should drain; then it gets SIGTERM.
+        /// How long workers may go on with what they have begun once the server stops; then they get SIGTERM.
         public var drain: Duration = .seconds(10)
         /// From SIGTERM, or SIGABRT, to SIGKILL.
         public var killAfter: Duration = .seconds(3)
@@ -89,7 +95,8 @@ extension PreforkServer {
                     throw .invalid("\(name) is \(limit), and must be positive, or nil for none")
                 }
             }
-            for (name, time) in [("drain", drain), ("killAfter", killAfter)] where time < .zero {
+            let times = [("drain", drain), ("replacementDrain", replacementDrain ?? .zero), ("killAfter", killAfter)]
+            for (name, time) in times where time < .zero {
                 throw .invalid("\(name) is \(time), and cannot be negative")
             }
             if let signal = stopSignals.first(where: PreforkServer.ownSignals.contains) {

@@ -42,7 +42,8 @@ extension PreforkServer: StatusSource {
     private func state(of worker: PoolWorker, _ now: Instant) -> (ServerStatus.Process.State, since: Instant?) {
         switch worker.state {
         case .starting where !worker.reading.isReady: return (.starting, worker.startedAt)
-        case .draining(_, let until): return (.draining, until + (.zero - configuration.drain))
+        case .draining(_, let since, _): return (.draining, since)
+        case .ending(.some, _): return (.ending, nil)
         case .ending: return (.stuck, stuckSince(worker) ?? worker.reading.since)
         case .killed: return (.ending, nil)
         case .starting, .ready: break

@@ -54,10 +54,24 @@ extension PreforkServer {
             for shared in listeners { shared.listener.takeOver() }
             loop.noteServing()
         }
-        if isReplacingAll, !workers.contains(where: { $0.leaving == .replaced }) {
+        // Those that drain may take their time; it is new ones that serve.
+        if isReplacingAll, !workers.contains(where: { $0.isActive && $0.leaving == .replaced }) {
             isReplacingAll = false
             hooks.observe(.replaced)
             loop.tellManager("READY=1")
+        }
+    }
+
+    /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a service
+    /// that nobody can reach any more is none, and ends.
+    func keepListening() {
+        for shared in listeners {
+            do throws(ForkingError) {
+                if try shared.listener.listenAgain() { hooks.observe(.listeningAgain(shared.address)) }
+            } catch {
+                failure = error
+                return advance(to: .drain)
+            }
         }
     }
 

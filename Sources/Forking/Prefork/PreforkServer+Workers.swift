@@ -15,26 +15,24 @@ extension PreforkServer {
     func forkWorker(_ now: Instant) throws(ForkingError) {
         let number = (0...workers.count).first { number in !workers.contains { $0.number == number } }!
         let seat = try Seat()
-        var parentsEnd: Int32 = -1
-        var workersEnd: Int32 = -1
-        try check(forkcore_channel_open(&parentsEnd, &workersEnd), "socketpair")
-        let lifeline = ParentDescriptor(parentsEnd)
-        defer { forkcore_close(workersEnd) }
+        let lifeline = try WorkersEnd("socketpair", forkcore_lifeline_open)
+        let tie = try WorkersEnd("pipe2", forkcore_tie_open)
+        let bell = try news.bell()
+        defer { forkcore_close(bell) }
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
-            lifeline: workersEnd, news: news.rawValue, maxRequests: requestsUntilReplaced(),
-            heartbeatLimit: configuration.heartbeatLimit)
+            lifeline: lifeline.descriptor, tie: tie.descriptor, news: bell,
+            orphanLimit: (Instant(nanoseconds: 0) + replacementLimit + configuration.killAfter).nanoseconds,
+            maxRequests: requestsUntilReplaced(), heartbeatLimit: configuration.heartbeatLimit)
         var options = configuration.childOptions
         options.heedless = heedless
-        let pid = try children.fork(options: options, keeping: setup.listeners + [setup.news]) {
-            run(setup)
-        }
+        let pid = try children.fork(options: options, keeping: setup.listeners) { run(setup) }
         seat.withhold()
         workers.append(
             PoolWorker(
                 pid: pid, number: number, startedAt: now, isReplacement: isReplacingAll,
-                retiresAt: configuration.maxAge.map { now + scattered($0) }, seat: seat, lifeline: lifeline,
-                state: .starting(until: now + configuration.spawnLimit),
+                retiresAt: configuration.maxAge.map { now + scattered($0) }, seat: seat, lifeline: lifeline.parents,
+                tie: tie.parents, state: .starting(until: now + configuration.spawnLimit),
                 reading: seat.read(startedAt: now, now: now)))
         hooks.observe(.forked(pid, number: number))
     }
@@ -102,19 +100,38 @@ extension PreforkServer {
         case .starting(let until) where until <= now:
             hooks.observe(.notReady(worker.pid))
             kill(index)
-        case .draining(_, let until) where until <= now:
-            worker.seat.askToDrain(atOnce: true)
-            children.terminate(worker.pid)  // and SIGKILL by the table's clock
-            workers[index].state = .killed
-        case .ending(let until) where until <= now:
+        case .ending(_, let until) where until <= now:
             kill(index)
-        case .ready:
-            guard let since = stuckSince(worker), let until = stuckUntil(worker), until <= now else { return }
-            hooks.observe(.stuck(worker.pid, for: now - since, peer: worker.reading.peer))
-            workers[index].state = .ending(killAt: now + configuration.killAfter)
-            children.signal(.abort, to: worker.pid)
+        case .ready, .draining:
+            if let since = stuckSince(worker), let until = stuckUntil(worker), until <= now {
+                hooks.observe(.stuck(worker.pid, for: now - since, peer: worker.reading.peer))
+                workers[index].state = .ending(nil, killAt: now + configuration.killAfter)
+                children.signal(.abort, to: worker.pid)
+            } else if case .draining(let reason, let since, let until) = worker.state, until <= now {
+                endDrain(index, reason, since: since, now)
+            }
         default: return
         }
+    }
+
+    /// Its time to drain is over, unless it serves a request whose own limit leaves it more: one that came before that.
+    private func endDrain(_ index: Int, _ reason: DrainReason, since: Instant, _ now: Instant) {
+        let worker = workers[index]
+        let last = since + replacementLimit + replacementLimit
+        if configuration.replacementDrain == nil, let until = stuckUntil(worker), now < last {
+            workers[index].state = .draining(reason, since: since, until: min(until, last))
+            return
+        }
+        hooks.observe(.overdue(worker.pid, reason, after: now - since, peer: worker.reading.peer))
+        worker.seat.askToDrain(atOnce: true)
+        workers[index].state = .ending(reason, killAt: now + configuration.killAfter)
+        children.signal(.terminate, to: worker.pid, group: true)
+        children.signal(.continue, to: worker.pid, group: true)  // one that was stopped would not see it
+    }
+
+    /// How long a worker that is taken out while the server serves may go on with what it has begun.
+    private var replacementLimit: Duration {
+        configuration.replacementDrain ?? max(configuration.requestLimit ?? .zero, configuration.drain)
     }
 
     private func kill(_ index: Int) {
@@ -125,14 +142,19 @@ extension PreforkServer {
     /// Since when it has shown no sign of going on, of those that the configuration asks for.
     func stuckSince(_ worker: PoolWorker) -> Instant? {
         let busy = configuration.requestLimit != nil ? worker.reading.oldest : nil
-        return earlier(busy, configuration.heartbeatLimit != nil ? worker.reading.beat : nil)
+        return earlier(busy, heartbeatLimit(of: worker) != nil ? worker.reading.beat : nil)
     }
 
     /// When a worker is taken for stuck, if it goes on as it does.
     func stuckUntil(_ worker: PoolWorker) -> Instant? {
-        guard worker.isReady else { return nil }
+        guard worker.isReady || worker.isDraining else { return nil }
         let busy = worker.reading.oldest.flatMap { start in configuration.requestLimit.map { start + $0 } }
-        return earlier(busy, configuration.heartbeatLimit.map { worker.reading.beat + $0 })
+        return earlier(busy, heartbeatLimit(of: worker).map { worker.reading.beat + $0 })
+    }
+
+    /// One that drains may have nothing left that beats.
+    private func heartbeatLimit(of worker: PoolWorker) -> Duration? {
+        worker.isDraining ? nil : configuration.heartbeatLimit
     }
 
     /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which is
@@ -147,7 +169,7 @@ extension PreforkServer {
 
     /// Parent: asks a worker to drain.
     func drain(_ index: Int, because reason: DrainReason, _ now: Instant) {
-        workers[index].state = .draining(reason, until: now + configuration.drain)
+        workers[index].state = .draining(reason, since: now, until: now + replacementLimit)
         workers[index].askToDrain()
         hooks.observe(.draining(workers[index].pid, reason))
     }
@@ -172,10 +194,10 @@ extension PreforkServer {
         guard loop.phase == .serving else { return .expected }
         switch worker.state {
         // One that ends itself so before it has done anything would do it again at once.
-        case .draining(.signalled, _) where !reading.isReady: return .failedStart
-        case .draining(.signalled, _), .draining(.retired, _):
+        case .draining(.signalled, _, _) where !reading.isReady: return .failedStart
+        case .draining(.signalled, _, _), .draining(.retired, _, _):
             return reading.requests == 0 && now - worker.startedAt < .seconds(1) ? .failedStart : .expected
-        case .draining: return .expected
+        case .draining, .ending(.some, _): return .expected
         default: break
         }
         if reading.isDraining, reading.isReady, exit.status.isSuccess { return .expected }

@@ -38,7 +38,7 @@ public final class PreforkServer {
     let loop: ServerLoop
     let service: Service
     /// Workers wake the parent by it.
-    let news: ParentDescriptor
+    private(set) var news: News
     var listeners: [SharedListener] = []
     var workers: [PoolWorker] = []
     var size: PoolSize
@@ -88,7 +88,7 @@ public final class PreforkServer {
         size = PoolSize(
             minimum: configuration.workers, maximum: configuration.maxWorkers ?? configuration.workers,
             ceiling: Configuration.ceiling)
-        news = try ParentDescriptor("eventfd", forkcore_event_open)
+        news = try News()
         // Each worker may be there twice: it drains, and its successor serves.
         loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
         try add(listener)
@@ -150,13 +150,16 @@ public final class PreforkServer {
 
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
+        if loop.phase == .serving { keepListening() }
         if loop.phase == .serving { tend(.now) }
         loop.report(reportState, { reportLine })
-        let ready = try loop.wait(for: news.rawValue, until: nextLook, isBusy: false)
+        let ready = try loop.wait(
+            for: news.descriptor, until: earlier(nextLook, news.pausedUntil), isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
-        if ready.contains(.work) { _ = forkcore_event_take(news.rawValue) }
+        news.keepTime(.now)
+        if ready.contains(.work) { news.take(.now) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
         if ready.contains(.control) { loop.answer(from: self) }

@@ -58,10 +58,14 @@ final class Seat: @unchecked Sendable {
 
     var isDraining: Bool { drain.pointee.load(ordering: .relaxed) != 0 }
 
-    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not.
-    func askToDrain(atOnce: Bool = false) {
+    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not. Worker: notes
+    /// that nobody is there any more to ask.
+    ///
+    /// - Returns: what it was asked before; 0: nothing.
+    @discardableResult
+    func askToDrain(atOnce: Bool = false) -> UInt32 {
         let word = atOnce ? FORKCORE_DRAIN_ASKED | FORKCORE_DRAIN_SIGNALLED : FORKCORE_DRAIN_ASKED
-        _ = drain.pointee.bitwiseOr(UInt32(word), ordering: .relaxed)
+        return drain.pointee.bitwiseOr(UInt32(word), ordering: .relaxed).oldValue
     }
 
     private var drain: UnsafeMutablePointer<Atomic<UInt32>> { memory.assumingMemoryBound(to: Atomic<UInt32>.self) }

@@ -34,7 +34,9 @@ public final class Worker: Sendable {
         seat = setup.seat
         news = setup.news
         maxRequests = setup.maxRequests
-        queue = try AcceptQueue(setup.listeners, lifeline: setup.lifeline, seat: setup.seat)
+        queue = try AcceptQueue(setup)
+        // It dies with its parent whatever rights it gives up. Where the kernel has no such signal, the queue sees the end.
+        _ = forkcore_tie(setup.tie)
         try check(forkcore_drain_on_term(seat.drainWord, setup.lifeline, setup.news), "sigaction")
     }
 
@@ -145,7 +147,11 @@ struct WorkerSetup {
     var addresses: [SocketAddress]
     var seat: Seat
     var lifeline: Int32
+    var tie: Int32
+    /// An eventfd(2) of its own, of which nobody but the parent hears.
     var news: Int32
+    /// How long it may live once its parent has gone, in nanoseconds.
+    var orphanLimit: Int64
     var maxRequests: UInt64
     var heartbeatLimit: Duration?
 }

@@ -23,6 +23,7 @@ public struct Connection: ~Copyable {
     /// page fault; then more, as long as the peer fills it. Never what a peer only promises.
     private var piece = 1000
     private static let largestPiece = 65_536
+    private var readDeadline: Instant?
 
     /// Takes a connected stream socket over; it is closed with the connection.
     public init(_ descriptor: FileDescriptor, peer: SocketAddress) {
@@ -109,6 +110,9 @@ public struct Connection: ~Copyable {
     private func receive(upTo room: Int, behind kept: Int, of bytes: inout [UInt8]) throws(ForkingError) -> Int {
         var count = 0
         var code: Int32 = 0
+        if let deadline = readDeadline {
+            try checkTimed(forkcore_await_input(descriptor.rawValue, (deadline - .now).inNanoseconds), "poll")
+        }
         bytes.removeSubrange(kept...)
         if bytes.capacity < kept + room { bytes.reserveCapacity(max(kept + room, 2 * kept)) }
         bytes.append(addingCapacity: room) { free in
@@ -187,13 +191,17 @@ public struct Connection: ~Copyable {
     /// How long one read or write waits for the peer before it throws `.timedOut`; nil, as at first, for ever.
     /// SO_RCVTIMEO, SO_SNDTIMEO.
     ///
-    /// A peer that sends a byte now and then is not held back by it; a limit on the whole connection is
+    /// A peer that sends a byte now and then is not held back by it: see `limitReading(to:)`. A limit on the whole connection is
     /// `ForkingServer.Configuration.timeLimit`.
     public func setTimeout(_ timeout: Duration?) throws(ForkingError) {
         if let timeout, timeout <= .zero { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
         let microseconds = timeout?.inMicroseconds ?? 0
         try check(forkcore_set_timeout(descriptor.rawValue, microseconds), "setsockopt SO_RCVTIMEO")
     }
+
+    /// How long all reads from now on may take together, such as those of one request; then they throw `.timedOut`. Nil, as at
+    /// first: as long as they like. A read takes one system call more while there is such a limit. poll(2).
+    public mutating func limitReading(to time: Duration?) { readDeadline = time.map { .now + $0 } }
 
     /// Sends small writes at once instead of gathering them. TCP_NODELAY; TCP only.
     public func setNoDelay(_ on: Bool) throws(ForkingError) {

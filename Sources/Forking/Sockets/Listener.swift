@@ -138,6 +138,22 @@ public struct Listener: ~Copyable {
         if !isAdopted, !isAnothers { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
     }
 
+    /// Listens, if somebody who has the socket has shut it down. Returns whether that was so. listen(2).
+    ///
+    /// - Throws: `ForkingError.invalid` for a Unix socket, which stays as it is then; `.system`.
+    func listenAgain() throws(ForkingError) -> Bool {
+        guard !isAnothers else { return false }
+        var again = false
+        let code = address.withSockaddr {
+            forkcore_listen_again(socket.rawValue, $0, $1, Int32(clamping: Options().backlog), &again)
+        }
+        guard code != ESHUTDOWN else {
+            throw .invalid("somebody has shut down the listener on \(address), for good: nobody can connect any more")
+        }
+        try check(code, "listen \(address)")
+        return again
+    }
+
     private static func open(
         _ address: SocketAddress, _ datagram: Bool, _ options: Options
     ) throws(ForkingError) -> (ParentDescriptor, SocketFile?) {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+
+/// What workers wake their parent by: an eventfd(2) each, which nobody else has. Whatever a worker does with its own, it is
+/// the others' that are heard.
+///
+/// Parent. It does not read them: a worker could have made that wait. And as nothing says which of them are only noise, it
+/// looks so often a second, and then after pauses.
+struct News: ~Copyable {
+    /// The looks in a second that follow one another without a pause.
+    private static let looksWithoutPause = 100
+    private static let pause = Duration.milliseconds(20)
+
+    private let poll: ParentDescriptor
+    private var second = Instant.now
+    private var looks = 0
+    /// There is no look before.
+    private(set) var pausedUntil: Instant?
+
+    init() throws(ForkingError) {
+        poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+    }
+
+    /// What to wait for; -1 during a pause.
+    var descriptor: Int32 { pausedUntil == nil ? poll.rawValue : -1 }
+
+    /// One for a worker that is about to be forked. The caller closes it: it is heard of as long as somebody has it.
+    func bell() throws(ForkingError) -> Int32 {
+        var bell: Int32 = -1
+        try check(forkcore_event_open(&bell), "eventfd")
+        let code = forkcore_poll_add_edge(poll.rawValue, bell, 0)
+        if code != 0 { forkcore_close(bell) }
+        try check(code, "epoll_ctl")
+        return bell
+    }
+
+    /// There is news, for which all workers will be looked at.
+    mutating func take(_ now: Instant) {
+        var tokens = InlineArray<16, UInt64>(repeating: 0)
+        var span = tokens.mutableSpan
+        span.withUnsafeMutableBufferPointer { tokens in
+            var count = 0
+            var rounds = 0
+            repeat {
+                guard forkcore_poll_ready(poll.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return }
+                rounds += 1
+            } while count == tokens.count && rounds < 2 * PreforkServer.Configuration.ceiling / tokens.count
+        }
+        if now - second >= .seconds(1) { (second, looks) = (now, 0) }
+        looks += 1
+        if looks > Self.looksWithoutPause { pausedUntil = now + Self.pause }
+    }
+
+    mutating func keepTime(_ now: Instant) {
+        if let end = pausedUntil, end <= now { pausedUntil = nil }
+    }
+}
+
+/// Two connected descriptors, one of which stays with the parent. The other is the worker's, and closed here with this.
+struct WorkersEnd: ~Copyable {
+    let descriptor: Int32
+    let parents: ParentDescriptor
+
+    /// Opens them with a C function that stores the parent's and the worker's, and returns an errno.
+    init(_ call: String, _ open: (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> Int32)
+        throws(ForkingError)
+    {
+        var parents: Int32 = -1
+        var workers: Int32 = -1
+        try check(open(&parents, &workers), call)
+        descriptor = workers
+        self.parents = ParentDescriptor(parents)
+    }
+
+    deinit { forkcore_close(descriptor) }
+}
