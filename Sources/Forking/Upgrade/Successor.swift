@@ -62,7 +62,7 @@ final class Successor {
             forkcore_close(its)
             forkcore_close(end)
         }
-        self.word = ParentDescriptor(channel: word)
+        self.word = ParentDescriptor(word)  // by which a pidfd comes
         self.lead = ParentDescriptor(channel: lead)
         goBetweens.onExit = { [weak self] in self?.goBetween = $0 }
         var options = ChildOptions()
