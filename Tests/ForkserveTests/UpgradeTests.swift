@@ -8,9 +8,11 @@ import Testing
 private func newParent(of server: Running) throws -> pid_t {
     var found: pid_t?
     try eventually("no new program serves") {
-        found = server.descendants.first { pid in
-            commandLine(of: pid) == commandLine(of: server.pid) && Process(pid)?.isZombie == false
-                && !server.descendants.contains(Process(pid)!.parent) && Process(pid)!.parent != server.pid
+        let all = server.descendants
+        found = all.first { pid in
+            guard let process = Process(pid), !process.isZombie else { return false }
+            return commandLine(of: pid) == commandLine(of: server.pid) && !all.contains(process.parent)
+                && process.parent != server.pid
         }
         return found != nil
     }
