@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <stddef.h>
+#include <time.h>
 #include <sys/un.h>
 
 static void a_lifeline_ends_with_the_parents_side_and_carries_nothing_back(void)
@@ -49,7 +50,7 @@ static void try_tie(bool drops)
     CHECK(fcntl(tie.parents, F_GETFD) & FD_CLOEXEC && fcntl(tie.workers, F_GETFD) & FD_CLOEXEC);
     pid_t child = start(NULL, hang_on, &tie);
     while (!(fcntl(tie.workers, F_GETFL) & O_ASYNC)) // of what parent and child share
-        usleep(1000);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     close(tie.workers);
     CHECK(waitpid(child, NULL, WNOHANG) == 0);
     close(tie.parents);
