@@ -85,6 +85,7 @@ final class ZygoteLink: Sendable {
     static var options: ChildOptions {
         var options = ChildOptions()
         options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
+        options.containment = .group  // as a program, one that is started again would lead a session, unlike the first
         return options
     }
 
