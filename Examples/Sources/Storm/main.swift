@@ -46,6 +46,9 @@ func serve(_ address: String) throws {
     configuration.ioTimeout = .seconds(2)
     configuration.killAfter = .seconds(1)
     configuration.drain = .seconds(3)
+    // This process is the server's alone: whatever children make is the server's to end and to reap.
+    configuration.containment = .descendants
+    configuration.reapsStrangers = true
     let server = try ForkingServer(makeListener(address), configuration: configuration) { try obey(&$0) }
     server.hooks.signals[.user1] = { [unowned server] in _ = server.status }
     print("listening on \(server.address)")
