@@ -16,7 +16,8 @@ let package = Package(
         .executableTarget(name: "DaytimeUDP", dependencies: [.product(name: "Forking", package: "swift-forking")]),
         .executableTarget(name: "OwnLoop", dependencies: [.product(name: "Forking", package: "swift-forking")]),
         .target(name: "CStorm"),
-        .executableTarget(name: "Storm", dependencies: ["CStorm", .product(name: "Forking", package: "swift-forking")]),
+        .executableTarget(
+            name: "Storm", dependencies: ["CStorm", .product(name: "Forking", package: "swift-forking")]),
         .executableTarget(
             name: "PreforkNIO",
             dependencies: [

@@ -144,7 +144,11 @@ struct UnixListenerTests {
         if kind == "linked socket" { link(other, path) }
         chmod(other, 0o600)
         let socket = ParentDescriptor(dup(victim))
-        #expect(refusal { try SocketFile(SocketPath(Array(path.utf8)), of: socket, permissions: .ownerReadWriteExecute, group: 12_345) } != nil)
+        #expect(
+            refusal {
+                try SocketFile(
+                    SocketPath(Array(path.utf8)), of: socket, permissions: .ownerReadWriteExecute, group: 12_345)
+            } != nil)
         var found = stat()
         #expect(stat(other, &found) == 0 && found.st_mode & 0o777 == 0o600 && found.st_gid == getegid())
     }

@@ -76,7 +76,9 @@ final class SocketFile {
     }
 
     /// What could not be made as it was asked for is not left there.
-    private static func checkMade(_ result: Int32, _ call: String, _ path: SocketPath, _ file: Int32) throws(ForkingError) {
+    private static func checkMade(_ result: Int32, _ call: String, _ path: SocketPath, _ file: Int32)
+        throws(ForkingError)
+    {
         guard result < 0 else { return }
         let code = errno
         var (made, now) = (stat(), stat())
