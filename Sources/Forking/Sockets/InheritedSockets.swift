@@ -88,13 +88,15 @@ public enum InheritedSockets {
         return try Listener(adopting: descriptor, origin: .descriptor(number))
     }
 
-    /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever.
+    /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever. What a
+    /// predecessor hands over is no error: a server closes it as it begins, so that clients are refused there.
     ///
     /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for any.
     ///
     /// - Throws: `ForkingError.invalid`, which names them.
     public static func requireAllTaken() throws(ForkingError) {
         try look()
+        guard !Predecessor.isThere else { return }
         try requireNoneLeft()
     }
 
