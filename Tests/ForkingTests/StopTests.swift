@@ -115,18 +115,23 @@ struct StopTests {
         #expect(helpers.count == 2 && !helpers.contains(where: isAlive))
     }
 
-    @Test("what children started dies too, though its leader ended in peace while draining")
-    func helpersOfEndedLeader() throws {
-        let server = try Served()
-        let (first, second) = try (server.client(), server.servedClient())
-        let helper = try #require(pid_t(first.ask("helper stubborn")))
+    @Test("a child that ends in peace while draining leaves its background alone; one told to end takes its group along")
+    func helpersWhileDraining() throws {
+        let server = try Served("drain=120")
+        let (first, second) = try (server.client(), server.client())
+        let left = try #require(pid_t(first.ask("helper stubborn")))
+        let taken = try #require(pid_t(second.ask("helper stubborn")))
         server.signal(SIGTERM)
         try server.event("stopping: draining")
         first.finishSending()
         #expect(try server.end(of: first).contains("exited with status 0"))
-        try eventually("the helper lives on") { !isAlive(helper) }
         try second.echo("still here")
-        second.finishSending()
+        #expect(isAlive(left) && isAlive(taken))
+        server.signal(SIGTERM)
+        #expect(try server.end(of: second).contains("killed by SIGTERM"))
+        try eventually("the helper lives on") { !isAlive(taken) }
+        #expect(isAlive(left))
+        kill(left, SIGKILL)
         try server.expectCleanEnd()
     }
 

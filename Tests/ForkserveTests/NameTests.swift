@@ -98,15 +98,22 @@ struct NameTests {
     func withoutProc() throws {
         let directory = try TemporaryDirectory()
         let script = "umount -l /proc && exec \"$0\" \"$@\""
-        func forkserve(_ arguments: String...) throws -> Running {
+        func forkserve(_ arguments: [String]) throws -> Running {
             try Running("unshare", ["-m", "sh", "-c", script, forkserveProgram] + arguments)
         }
         let address = "unix:\(directory.path)/socket"
-        let server = try forkserve("exec", address, "--", "sh", "-c", "echo $1", "sh", "an argument")
+        let program = [address, "--", "sh", "-c", "echo $1", "sh", "an argument"]
+        let server = try forkserve(["exec", "--leave-daemons"] + program)
         #expect(try listeningAddress(of: server) == address)
         #expect(try Client(address).receiveAll() == "an argument\n")
         try stop(server)
-        let wrong = try forkserve("echo", "nonsense")
+        let wrong = try forkserve(["echo", "nonsense"])
         #expect(try wrong.wait() == 64 && wrong.errors.contains("'nonsense' is not an address"), "\(wrong.errors)")
+        // What the programs start could not be found there.
+        let refused = try forkserve(["exec"] + program)
+        #expect(try refused.wait() == 71 && refused.output == "")
+        let told = "forkserve: to keep what programs start together (else say --leave-daemons), which needs /proc"
+        #expect(refused.errors.hasPrefix(told), "\(refused.errors)")
+        #expect(refused.errors.filter { $0 == "\n" }.count == 1, "\(refused.errors)")
     }
 }
