@@ -103,14 +103,15 @@ struct ServingTests {
         try server.stop()
     }
 
-    @Test("a silent client is sent away after the time-out of reads")
-    func ioTimeout() throws {
-        let server = try Served("io=0.3")
+    @Test("a silent client is sent away after the time-out of reads; stderr is not told", arguments: [true, false])
+    func ioTimeout(hasHook: Bool) throws {
+        let server = try Served(["io=0.3"] + (hasHook ? ["on-error=say"] : []))
         let client = try server.client()
         #expect(try client.receiveAll() == "")
-        try server.running.waitForError("timed out waiting for the peer")
+        if hasHook { try server.event("handling timed out waiting for the peer") }
         #expect(try server.end(of: client).contains("exited with status 1"))
         try server.stop()
+        #expect(server.running.errors == "")
     }
 
     @Test("small writes go out at once, if so wished", arguments: [true, false])
@@ -134,14 +135,14 @@ struct ServingTests {
     @Test("a client that has gone is an error for who writes to it, not a signal's death")
     func clientGone() throws {
         let directory = try TemporaryDirectory()
-        let server = try Served("address=unix:\(directory.path)/socket")
+        let server = try Served("address=unix:\(directory.path)/socket", "on-error=say")
         do {
             let client = try server.client()
             try client.echo("sigpipe")  // nothing but the write itself is in its way
             try client.send("flood\n")
             #expect(try client.receive() != "")
         }
-        try server.running.waitForError("send: Broken pipe")
+        try server.event("handling send: Broken pipe")
         try server.event("exited with status 1")
         try server.stop()
     }
@@ -189,7 +190,8 @@ struct ServingTests {
         arguments: [
             "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
             "table-beside-server", "foreign-child-beside-server", "own-children-beside-spares",
-            "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back", "several-listeners",
+            "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
+            "several-listeners-many-descriptors",
         ])
     func scenario(_ name: String) throws { try pass(name) }
 

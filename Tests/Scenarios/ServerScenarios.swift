@@ -21,7 +21,7 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "slow-programs-many-descriptors": slowPrograms,
     "ending-spares": endingSpares,
     "all-given-back": allGivenBack,
-    "several-listeners": severalListeners,
+    "several-listeners-many-descriptors": severalListeners,
 ]
 
 /// A server that sends lines back.

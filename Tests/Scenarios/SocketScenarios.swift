@@ -74,8 +74,8 @@ private func descriptorInChild() throws {
 
 /// LISTEN_FDS, as a service manager sets it.
 private func handedOver() throws {
-    func take(_ pid: String?, _ count: String?) throws -> [FileDescriptor] {
-        for (name, value) in [("LISTEN_PID", pid), ("LISTEN_FDS", count), ("LISTEN_FDNAMES", "a:b")] {
+    func take(_ pid: String?, _ count: String?, names: String = "a:b") throws -> [FileDescriptor] {
+        for (name, value) in [("LISTEN_PID", pid), ("LISTEN_FDS", count), ("LISTEN_FDNAMES", names)] {
             unsetenv(name)
             if let value { setenv(name, value, 1) }
         }
@@ -102,7 +102,7 @@ private func handedOver() throws {
         close(descriptor)
     }
     do {
-        _ = try take(mine, "1")
+        _ = try take(mine, "1", names: "a")
         throw Failure("a closed descriptor was taken")
     } catch ForkingError.invalid(let reason) {
         try expect(reason.contains("descriptor 3 is not open"), reason)
