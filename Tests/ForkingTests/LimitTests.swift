@@ -104,20 +104,23 @@ struct LimitTests {
         try server.stop()
     }
 
-    @Test("fork refused: that client gets the end, the server lives and recovers")
+    @Test("fork refused: that client waits, told once, and is served as soon as there are processes again")
     func noProcesses() throws {
         let server = try Served("shortage=processes")
         let served = try server.servedClient()
         server.signal(SIGUSR1)
         try server.event("shortage begins")
-        let refused = try server.client()
-        #expect(try refused.receiveAll() == "")
-        try server.event("sent 127.0.0.1:\(refused.port) away: fork: Resource temporarily unavailable")
+        let waiting = try server.client()
+        try waiting.send("hello\n")
+        try server.event("clients wait: fork", "Resource temporarily unavailable")
         try served.echo("still here")
+        #expect(!waiting.hasAnswer)
         server.signal(SIGUSR2)
         try server.event("shortage ends")
+        #expect(try waiting.receive() == "hello\n")
+        #expect(running(server, saidOnce: "clients wait"))
         let later = try server.servedClient()
-        for client in [served, later] { client.finishSending() }
+        for client in [served, waiting, later] { client.finishSending() }
         try server.stop()
     }
 
