@@ -115,7 +115,7 @@ struct StopTests {
         #expect(helpers.count == 2 && !helpers.contains(where: isAlive))
     }
 
-    @Test("a child that ends in peace while draining leaves its background alone; one told to end takes its group along")
+    @Test("what a child leaves that ends while draining lives on; one that is told to end takes its group along")
     func helpersWhileDraining() throws {
         let server = try Served("drain=120")
         let (first, second) = try (server.client(), server.client())

@@ -24,9 +24,11 @@ final class Manager {
         try hear("\(text) from \(pid)") { $1 == pid && $0.split(separator: "\n").contains(Substring(text)) }
     }
 
-    /// Hears on until `isWanted`.
+    /// Hears on until `isWanted`, for a minute at most, whatever else is said meanwhile.
     func hear(_ what: String, _ isWanted: (String, pid_t) -> Bool) throws {
+        let deadline = now() + 60
         while true {
+            guard now() < deadline else { throw Failure("never heard \(what): \(heard)") }
             var polled = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
             guard poll(&polled, 1, 20_000) == 1 else { throw Failure("never heard \(what): \(heard)") }
             let said = receive()

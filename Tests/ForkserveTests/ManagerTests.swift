@@ -29,8 +29,9 @@ struct ManagerTests {
             command, ["--drain", "30", "--kill-after", "2"], environment: ["WATCHDOG_USEC": "200000"])
         let isPool = command.hasPrefix("prefork")
         try manager.expect("READY=1", from: server.pid)
-        for _ in 0..<2 { try manager.expect("WATCHDOG=1", from: server.pid) }
+        // Said once, and often before the second of the others.
         try manager.expect(isPool ? "STATUS=2 of 2 workers" : "STATUS=0 of 40 clients", from: server.pid)
+        for _ in 0..<2 { try manager.expect("WATCHDOG=1", from: server.pid) }
         let client = try Client(address)
         try client.echo("hello")
         if !isPool { try manager.expect("STATUS=1 of 40 clients", from: server.pid) }
