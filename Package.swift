@@ -98,7 +98,7 @@ let package = Package(
             ],
             path: "Benchmarks/BusyHost"
         ),
-        .target(name: "TestSupport", path: "Tests/TestSupport"),
+        .target(name: "TestSupport", dependencies: ["CTestSupport"], path: "Tests/TestSupport"),
         .executableTarget(
             name: "scenarios",
             dependencies: [

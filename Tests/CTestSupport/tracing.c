@@ -91,3 +91,8 @@ int test_start_traced_thread(void)
     while (error == 0 && sem_wait(&is_traced) != 0) {}
     return error;
 }
+
+int test_close_from(int first, posix_spawn_file_actions_t *actions)
+{
+    return posix_spawn_file_actions_addclosefrom_np(actions, first);
+}

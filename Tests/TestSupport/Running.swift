@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CTestSupport
 import Glibc
 
 /// A program under test, in a session of its own. When its deadline passes, or it goes away, all that it has started is
@@ -37,6 +38,8 @@ public final class Running {
         posix_spawn_file_actions_adddup2(&actions, out.write, 1)
         posix_spawn_file_actions_adddup2(&actions, err.write, 2)
         for (number, descriptor) in inherited { posix_spawn_file_actions_adddup2(&actions, descriptor, number) }
+        // Whoever runs the tests may have left any number of others open, and scenarios have few.
+        test_close_from(max(2, inherited.keys.max() ?? 2) + 1, &actions)
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)

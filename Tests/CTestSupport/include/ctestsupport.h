@@ -5,6 +5,7 @@
 #ifndef CTESTSUPPORT_H
 #define CTESTSUPPORT_H
 
+#include <spawn.h>
 
 /// Has the parent trace the calling thread. ptrace(2), PTRACE_TRACEME.
 int test_be_traced(void);
@@ -26,5 +27,8 @@ int test_let_execve_go(int descriptor);
 
 /// A thread that has this process's parent trace it, and waits; when it is so.
 int test_start_traced_thread(void);
+
+/// Has a program that is started have no descriptors from `first` on. posix_spawn(3).
+int test_close_from(int first, posix_spawn_file_actions_t *actions);
 
 #endif
