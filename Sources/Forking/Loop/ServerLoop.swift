@@ -263,9 +263,11 @@ final class ServerLoop {
         }
     }
 
-    /// Whether nothing is left to wait for. That another process is the main one now the manager must have heard before this
-    /// one ends.
-    private var isDone: Bool { children.isLifeless && (!isHandedOver || reports?.isDone ?? true) }
+    /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another process
+    /// is the main one now the manager must have heard before this one ends.
+    private var isDone: Bool {
+        children.isLifeless && !children.hasNews && (!isHandedOver || reports?.isDone ?? true)
+    }
 
     /// What time brings to a server that stops: its end, or the next step, which is returned.
     ///
