@@ -27,6 +27,24 @@ struct AdmissionTests {
         #expect(admission.shortageUntil == nil)
     }
 
+    @Test("while too many programs are on their way it is tried again soon, then later, and then it is a shortage")
+    func crowd() {
+        var admission = Admission()
+        let start = Instant(nanoseconds: 1_000)
+        for pause in [1, 2, 4, 8, 16, 32] {
+            let isShortage = admission.noteCrowd(at: start)
+            #expect(!isShortage && admission.shortageUntil == start + .milliseconds(pause))
+            #expect(admission.decide(isFull: false) == .wait)
+        }
+        for _ in 0..<2 {
+            let isShortage = admission.noteCrowd(at: start)
+            #expect(isShortage && admission.shortageUntil == start + Admission.pause)
+        }
+        admission.noteClient()
+        let isShortage = admission.noteCrowd(at: start)
+        #expect(!isShortage && admission.shortageUntil == start + .milliseconds(1))
+    }
+
     @Test("there are at most 20 tries a second")
     func tries() { #expect(Admission.pause >= .milliseconds(50)) }
 }

@@ -10,8 +10,25 @@ struct Admission {
 
     /// When to try again.
     private(set) var shortageUntil: Instant?
+    /// How often in a row as many programs were on their way as can be.
+    private var crowds = 0
 
     mutating func noteShortage(at now: Instant) { shortageUntil = now + Self.pause }
+
+    /// As many programs are on their way to be executed as can be: mostly for less than a millisecond, but for longer where
+    /// the file system is slow. It is tried again after 1, 2, 4 … milliseconds.
+    ///
+    /// - Returns: whether that has lasted for so long that it is a shortage.
+    mutating func noteCrowd(at now: Instant) -> Bool {
+        let isShortage = crowds >= 6
+        shortageUntil = now + (isShortage ? Self.pause : .milliseconds(1 << crowds))
+        crowds = min(crowds + 1, 6)
+        return isShortage
+    }
+
+    mutating func noteClient() {
+        if crowds > 0 { crowds = 0 }
+    }
 
     mutating func keepTime(_ now: Instant) {
         if let until = shortageUntil, until <= now { shortageUntil = nil }

@@ -28,7 +28,11 @@ extension ForkingServer {
             noteClient()
         } catch .system(let call, let code) where ForkingError.system(call: call, code).isShortage {
             // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
-            admission.noteShortage(at: .now)
+            if call == "execve" {
+                guard admission.noteCrowd(at: .now) else { return }
+            } else {
+                admission.noteShortage(at: .now)
+            }
             if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
             isShort = true
         }
@@ -76,6 +80,7 @@ extension ForkingServer {
         if !hasTakenClient { hasTakenClient = true }
         idleSince.value = .now
         if isShort { isShort = false }
+        admission.noteClient()
         if clientsUntilSettled > 0 {
             clientsUntilSettled -= 1
             if clientsUntilSettled == 0 { settle() }
