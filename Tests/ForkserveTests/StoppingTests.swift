@@ -83,10 +83,10 @@ struct StoppingTests {
         for step in ["draining", "terminating", "killing"] { #expect(server.errors.contains("stopping: \(step)")) }
     }
 
-    @Test("what a program leaves in the background that ends by itself is left alone, in a drain as in service")
+    @Test("with --leave-daemons, what a program that ends by itself leaves in the background outlives a drain")
     func background() throws {
         let (server, address) = try forkserve(
-            ["exec", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line"])
+            ["exec", "--leave-daemons", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line"])
         let client = try Client(address)
         let background = pid_t(try client.receive().dropLast())!
         defer { kill(background, SIGKILL) }
