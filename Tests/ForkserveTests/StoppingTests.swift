@@ -86,7 +86,10 @@ struct StoppingTests {
     @Test("with --leave-daemons, what a program that ends by itself leaves in the background outlives a drain")
     func background() throws {
         let (server, address) = try forkserve(
-            ["exec", "--leave-daemons", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line"])
+            [
+                "exec", "--leave-daemons", "127.0.0.1:0", "--", "sh", "-c",
+                "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line",
+            ])
         let client = try Client(address)
         let background = pid_t(try client.receive().dropLast())!
         defer { kill(background, SIGKILL) }
