@@ -87,14 +87,14 @@ struct StoppingTests {
     func background() throws {
         let (server, address) = try forkserve(
             [
-                "exec", "--leave-daemons", "127.0.0.1:0", "--", "sh", "-c",
+                "exec", "--leave-daemons", "--verbose", "127.0.0.1:0", "--", "sh", "-c",
                 "sleep 1000 >/dev/null 2>&1 <&- & echo $!; read line",
             ])
         let client = try Client(address)
         let background = pid_t(try client.receive().dropLast())!
         defer { kill(background, SIGKILL) }
         server.send(SIGTERM)
-        try eventually("still listening") { (try? Client(address)) == nil }
+        try server.waitForError("draining")  // another client would leave another behind
         client.finishSending()
         #expect(try server.wait() == 0)
         #expect(Process(background).map { !$0.isZombie } ?? false, "it was ended")
