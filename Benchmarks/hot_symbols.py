@@ -36,12 +36,21 @@ def exchange(address):
         client.recv(100)
 
 
+def job_of(program):
+    """What forkserve tells its second image to do, but for the number of its process."""
+    server = subprocess.Popen([program, "echo", "127.0.0.1:0"], stdout=subprocess.PIPE)
+    server.stdout.readline()
+    with open(f"/proc/{server.pid}/environ", "rb") as variables:
+        job = next(line for line in variables.read().split(b"\0") if line.startswith(b"FORKSERVE_JOB="))
+    server.send_signal(signal.SIGTERM)
+    server.wait()
+    return job.partition(b" ")[2].decode()
+
+
 def touched(program, directory):
     """The addresses that the last child touches, and those to which the parent writes."""
-    # As forkserve tells itself, with the number of its process: valgrind follows no exec.
-    # The words are those of Job.code, in its order.
-    words = "echo 127.0.0.1:0 0 1024 10.0 3.0 false false false 40 false 0 false false false false false false 1 30.0 false"
-    job = f"export FORKSERVE_JOB=\"$$ {words}\"; exec \"$@\""
+    # Valgrind follows no exec, which forkserve begins with: it is given the job that the second image of another one had.
+    job = f"export FORKSERVE_JOB=\"$$ {job_of(program)}\"; exec \"$@\""
     server = subprocess.Popen(
         ["sh", "-c", job, "sh", "valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-file={directory}/trace.%p",
          program, "echo"],

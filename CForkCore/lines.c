@@ -74,23 +74,32 @@ int forkcore_write_all(int descriptor, const void *bytes, size_t count)
     return error;
 }
 
-uint64_t forkcore_ignore_write_signals(void)
+uint64_t forkcore_guard_writes(void)
 {
-    uint64_t ignored = 0;
-    for (int i = 0; i < 2; i++) {
-        int number = i == 0 ? SIGPIPE : SIGXFSZ;
-        struct sigaction before;
-        if (sigaction(number, NULL, &before) == 0 && before.sa_handler == SIG_DFL
-            && sigaction(number, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) == 0)
-            ignored |= forkcore_bit(number);
-    }
-    return ignored;
+    uint64_t guarded = 0;
+    struct sigaction before;
+    sigset_t limit, mask;
+    if (sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL
+        && sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) == 0)
+        guarded |= forkcore_bit(SIGPIPE);
+    sigemptyset(&limit);
+    sigaddset(&limit, SIGXFSZ);
+    if (pthread_sigmask(SIG_BLOCK, &limit, &mask) == 0 && !sigismember(&mask, SIGXFSZ))
+        guarded |= forkcore_bit(SIGXFSZ);
+    return guarded;
 }
 
-void forkcore_default_signals(uint64_t signals)
+void forkcore_unguard_writes(uint64_t guarded)
 {
-    for (; signals != 0; signals &= signals - 1)
-        sigaction(forkcore_lowest(signals), &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    sigset_t limit;
+    if (guarded & forkcore_bit(SIGPIPE))
+        sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+    if (!(guarded & forkcore_bit(SIGXFSZ)))
+        return;
+    sigemptyset(&limit);
+    sigaddset(&limit, SIGXFSZ);
+    while (sigtimedwait(&limit, NULL, &(struct timespec){0}) < 0 && errno == EINTR) {}
+    pthread_sigmask(SIG_UNBLOCK, &limit, NULL);
 }
 
 // ------------------------------------------------------------------------------------------------- writing without waiting

@@ -34,16 +34,17 @@ bool forkcore_tell(int descriptor, const char *text, size_t length);
 /// Any process and thread. Signal-safe.
 int forkcore_write_all(int descriptor, const void *bytes, size_t count);
 
-/// Ignores the signals that writing can raise, SIGPIPE and SIGXFSZ, where they had their default. Returns for which that was
-/// so, for forkcore_default_signals. A handler of the host's stays.
+/// From now on what a write raises ends nobody: SIGPIPE is ignored, if it had its default, and SIGXFSZ is blocked in this
+/// thread, as it has no default to be given back in each child then. Returns which of the two were changed, for
+/// forkcore_unguard_writes.
 ///
 /// Any process. Signal-safe.
-uint64_t forkcore_ignore_write_signals(void);
+uint64_t forkcore_guard_writes(void);
 
-/// Gives signals their default back.
+/// Undoes that. What was raised meanwhile is thrown away.
 ///
-/// Any process. Signal-safe.
-void forkcore_default_signals(uint64_t signals);
+/// The process and thread that guarded. Signal-safe.
+void forkcore_unguard_writes(uint64_t guarded);
 
 // ----------------------------------------------------------------------------------------------------------- at start
 

@@ -5,14 +5,12 @@ import Glibc
 import Synchronization
 
 /// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
-/// signals that it takes, or ignores for itself. Every table's children leave all of it behind, whichever server it belongs to.
+/// signals that it takes. Every table's children leave all of it behind, whichever server it belongs to.
 enum ParentOnly {
     struct State {
         /// Ascending.
         var descriptors: [Int32] = []
         var blockedSignals: UInt64 = 0
-        /// Those that a server ignores, and its children do not.
-        var ignoredSignals: UInt64 = 0
         /// A child that has become a parent itself has none of its parent's.
         let owner = forkcore_process()
 
@@ -41,7 +39,6 @@ enum ParentOnly {
     struct Copy: ~Copyable {
         private(set) var descriptors = UnsafeMutableBufferPointer<Int32>.allocate(capacity: 0)
         private(set) var blockedSignals: UInt64 = 0
-        private(set) var ignoredSignals: UInt64 = 0
         private var version = -1
 
         mutating func refresh() {
@@ -51,7 +48,6 @@ enum ParentOnly {
                 descriptors = .allocate(capacity: $0.descriptors.count)
                 _ = descriptors.initialize(from: $0.descriptors)
                 blockedSignals = $0.blockedSignals
-                ignoredSignals = $0.ignoredSignals
                 version = ParentOnly.version.load(ordering: .relaxed)
             }
         }
@@ -73,10 +69,6 @@ enum ParentOnly {
             $0.blockedSignals &= ~signals
         }
     }
-
-    static func ignore(_ signals: SignalSet) { change { $0.ignoredSignals |= signals.rawValue } }
-
-    static func stopIgnoring(_ signals: SignalSet) { change { $0.ignoredSignals &= ~signals.rawValue } }
 
     private static func change(_ body: (inout State) -> Void) {
         withCurrent {

@@ -244,19 +244,24 @@ static void a_limit_of_files(void)
 
 static void do_nothing(int number) { (void)number; }
 
-static void signals_are_ignored_and_given_back(void)
+static void writes_are_guarded_and_no_more(void)
 {
     struct sigaction action;
+    sigset_t set;
     uint64_t both = bit(SIGPIPE) | bit(SIGXFSZ);
-    CHECK(forkcore_ignore_write_signals() == both);
+    CHECK(forkcore_guard_writes() == both);
     raise(SIGPIPE);
     raise(SIGXFSZ);
-    CHECK(forkcore_ignore_write_signals() == 0);
-    forkcore_default_signals(both);
-    sigaction(SIGXFSZ, NULL, &action);
+    CHECK(forkcore_guard_writes() == 0);
+    forkcore_unguard_writes(both);
+    sigpending(&set);
+    CHECK(!sigismember(&set, SIGXFSZ));
+    sigprocmask(SIG_BLOCK, NULL, &set);
+    CHECK(!sigismember(&set, SIGXFSZ));
+    sigaction(SIGPIPE, NULL, &action);
     CHECK(action.sa_handler == SIG_DFL);
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = do_nothing}, NULL);
-    CHECK(forkcore_ignore_write_signals() == bit(SIGXFSZ));
+    CHECK(forkcore_guard_writes() == bit(SIGXFSZ));
     sigaction(SIGPIPE, NULL, &action);
     CHECK(action.sa_handler == do_nothing);
 }
@@ -297,7 +302,7 @@ const struct test line_tests[] = {
     {"a child tells of no line that its parent has lost", a_child_has_lost_nothing_yet},
     {"a descriptor that is closed, and one that nobody reads any more", nothing_there},
     {"RLIMIT_FSIZE is an error, not an end", a_limit_of_files},
-    {"signals of writing are ignored and given back", signals_are_ignored_and_given_back},
+    {"signals of writing are ignored and given back", writes_are_guarded_and_no_more},
     {"arguments are there", arguments_are_there},
     {"standard descriptors are occupied", standard_descriptors_are_occupied},
     {NULL, NULL},

@@ -202,17 +202,17 @@ struct LinesTests {
     func fullFile(command: String) throws {
         let log = directory.path + "/log"
         try writeFile(log, [UInt8](repeating: 10, count: 1024))
-        let program = command == "exec" ? "-- sh -c 'grep SigIgn /proc/self/status; exit 3'" : ""
+        let program = command == "exec" ? "-- sh -c 'grep -e SigIgn -e SigBlk /proc/self/status; exit 3'" : ""
         let (server, _) = try forkserve(
             shell: "ulimit -f 1; exec \"$0\" \(command) --verbose --control \"$2\" \"$1\" \(program) 2>>\"$3\"",
             [address, control, log])
         for _ in 0..<3 {
             let client = try Client(address)
             if command == "exec" {
-                let ignored = try client.receiveAll().split(separator: "\t").last.flatMap {
-                    UInt64($0.dropLast(), radix: 16)
+                let masks = try client.receiveAll().split(separator: "\n").compactMap {
+                    $0.split(separator: "\t").last.flatMap { UInt64($0, radix: 16) }
                 }
-                #expect(ignored.map { $0 & (1 << UInt64(SIGXFSZ - 1)) } == 0)
+                #expect(masks.map { $0 & (1 << UInt64(SIGXFSZ - 1)) } == [0, 0])
             } else {
                 try client.echo("hello")
             }

@@ -154,8 +154,8 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = leaving { closing, ours, ignored in
-            var plan = plan(options, slot, closing: closing, resetting: ours, ignored)
+        let code = leaving { closing, ours in
+            var plan = plan(options, slot, closing: closing, resetting: ours)
             let code = kept.withUnsafeBufferPointer {
                 plan.keeping = $0.baseAddress
                 plan.keeping_count = $0.count
@@ -213,8 +213,8 @@ public final class ChildTable {
         let startedAt = Instant.now
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
-        let code = leaving { closing, ours, ignored in
-            var plan = plan(options, slot, closing: closing, resetting: ours, ignored)
+        let code = leaving { closing, ours in
+            var plan = plan(options, slot, closing: closing, resetting: ours)
             plan.place = place
             plan.closes_aside = peer?.isUnix ?? false
             return program.arguments.withVector { arguments in
@@ -276,30 +276,27 @@ public final class ChildTable {
 
     private var left = ParentOnly.Copy()
 
-    /// Calls `fork` with what a child leaves behind: descriptors to close, signals that the library takes, and signals to be
-    /// ignored no longer. Nothing is allocated in it.
-    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet, SignalSet) -> Int32) -> Int32 {
+    /// Calls `fork` with what a child leaves behind: descriptors to close, and signals that the library takes. Nothing is
+    /// allocated in it.
+    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet) -> Int32) -> Int32 {
         guard marks == nil else {
             left.refresh()
-            return fork(
-                UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals),
-                SignalSet(rawValue: left.ignoredSignals))
+            return fork(UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals))
         }
         // Where each child has a descriptor here, a copy would have to be made for each fork.
         let all = ParentOnly.current
         return all.descriptors.withUnsafeBufferPointer {
-            fork($0, SignalSet(rawValue: all.blockedSignals), SignalSet(rawValue: all.ignoredSignals))
+            fork($0, SignalSet(rawValue: all.blockedSignals))
         }
     }
 
     private func plan(
-        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, resetting ours: SignalSet,
-        _ ignored: SignalSet
+        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, resetting ours: SignalSet
     ) -> forkcore_child_plan {
         let containment = options.containment ?? .group
         let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
         return forkcore_child_plan(
-            defaults: reset.union(ignored).rawValue, heedless: options.heedless.rawValue,
+            defaults: reset.rawValue, heedless: options.heedless.rawValue,
             closing: closing.baseAddress, closing_count: closing.count,
             keeping: nil, keeping_count: 0,
             mark: marks.map { forkcore_marks_occupy($0, slot) },

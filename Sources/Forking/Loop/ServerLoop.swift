@@ -13,8 +13,8 @@ final class ServerLoop {
     private(set) var abandoned: [ProcessID] = []
     private(set) var isRunning = false
     private var signals: SignalDescriptor?
-    /// Signals that a write can raise, and that this server ignores meanwhile.
-    private var ignored = SignalSet()
+    /// What guards the server's own writes.
+    private var writeGuard: UInt64 = 0
     private var startedAt = Instant.now
     private var control: ControlSocket?
     /// The control socket's, while it is waited for, or -1: a number, as in each turn it is looked at.
@@ -55,7 +55,8 @@ final class ServerLoop {
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
         self.control = opened
         watchControl()
-        ignoreWriteSignals()
+        // A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the server's.
+        writeGuard = forkcore_guard_writes()
         startedAt = .now
         isRunning = true
     }
@@ -67,16 +68,8 @@ final class ServerLoop {
         endControl()
         successor?.abandon()
         successor = nil
-        ParentOnly.stopIgnoring(ignored)
-        forkcore_default_signals(ignored.rawValue)
-        ignored = []
-    }
-
-    /// A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the server's. In
-    /// children SIGPIPE stays ignored, as a connection's writes throw; a file is their own affair.
-    private func ignoreWriteSignals() {
-        ignored = SignalSet(rawValue: forkcore_ignore_write_signals())
-        ParentOnly.ignore(ignored.subtracting([.brokenPipe]))
+        forkcore_unguard_writes(writeGuard)
+        writeGuard = 0
     }
 
     /// The loop cannot be run from within itself.
