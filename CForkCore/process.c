@@ -109,10 +109,13 @@ struct parent {
 
 static void tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
+    const char *call;
     if (plan->own_session)
         setsid();
     else if (plan->own_group)
         setpgid(0, 0);
+    if (forkcore_take_identity(&plan->identity, &call) != 0)
+        _exit(126);
     if (plan->dies_with_parent) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) // it died before prctl: nobody will tell us any more

@@ -27,7 +27,9 @@ struct berth {
     int place;
     pid_t parent;
     uint64_t defaults;
-    bool own_group, own_session, dies_with_parent, closes_aside;
+    bool own_group, own_session, dies_with_parent, closes_aside, takes_errors;
+    struct forkcore_identity identity;
+    struct forkcore_credentials credentials; // with its groups in `strings`, too
     int *refusal, ignored;
     const char *path;
     char **argv, **envp; // with what they point to in `strings`
@@ -57,7 +59,7 @@ static long place(int descriptor, int target)
 
 // The child shares the parent's table of descriptors: it gets one of its own, with a copy only of those up to its own
 // connection. In a server that is a dozen, as a connection has the lowest number that is free.
-static long take_descriptors(int descriptor, int where)
+static long take_descriptors(int descriptor, int where, bool takes_errors)
 {
     const long unshare_first = 1 << 1, cloexec = 1 << 2;
     long result = forkcore_raw(SYS_close_range, descriptor + 1, (long)~0U, unshare_first, 0);
@@ -67,6 +69,8 @@ static long take_descriptors(int descriptor, int where)
         result = place(descriptor, where);
     if (result >= 0 && where == STDIN_FILENO)
         result = place(descriptor, STDOUT_FILENO);
+    if (result >= 0 && takes_errors)
+        result = place(descriptor, STDERR_FILENO);
     // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
     const int first = STDERR_FILENO + 1;
     forkcore_raw(SYS_close_range, where < first ? first : where + 1, (long)~0U, cloexec, 0);
@@ -95,12 +99,15 @@ static int become_program(void *context)
         forkcore_raw(SYS_setsid, 0, 0, 0, 0);
     else if (berth->own_group)
         forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
+    const char *call;
+    long result = take_descriptors(berth->descriptor, berth->place, berth->takes_errors);
+    if (result >= 0)
+        result = -forkcore_take_identity(&berth->identity, &call);
     if (berth->dies_with_parent) {
         forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
         if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before prctl
             return 0;
     }
-    long result = take_descriptors(berth->descriptor, berth->place);
     if (result >= 0) {
         reset_signals(berth);
         result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
@@ -227,6 +234,11 @@ static struct extent extent_of(char *const vector[])
     return extent;
 }
 
+static size_t size_of_groups(const struct forkcore_identity *identity)
+{
+    return identity->credentials ? identity->credentials->group_count * sizeof *identity->credentials->groups : 0;
+}
+
 static char *copy_string(const char *string, char **end)
 {
     size_t size = strlen(string) + 1;
@@ -242,12 +254,26 @@ static void copy_vector(char *const from[], char *to[], char **end)
     *to = NULL;
 }
 
+static void copy_identity(struct berth *berth, const struct forkcore_identity *identity, char **end)
+{
+    berth->identity = *identity;
+    if (!identity->credentials)
+        return;
+    berth->credentials = *identity->credentials;
+    berth->credentials.groups = (uint32_t *)(void *)*end;
+    if (berth->credentials.group_count > 0)
+        memcpy(*end, identity->credentials->groups, size_of_groups(identity));
+    *end += size_of_groups(identity);
+    berth->identity.credentials = &berth->credentials;
+}
+
 // The caller's strings may be gone before the program has them.
-static int copy_strings(struct berth *berth, const char *path, char *const argv[], char *const envp[])
+static int copy_strings(struct berth *berth, const struct forkcore_identity *identity, const char *path, char *const argv[],
+                        char *const envp[])
 {
     struct extent arguments = extent_of(argv), variables = extent_of(envp);
     size_t pointers = (arguments.count + 1 + variables.count + 1) * sizeof(char *);
-    size_t size = pointers + arguments.bytes + variables.bytes + strlen(path) + 1;
+    size_t size = pointers + size_of_groups(identity) + arguments.bytes + variables.bytes + strlen(path) + 1;
     if (size > berth->size) {
         void *memory;
         size = size < FIRST_SIZE ? FIRST_SIZE : size;
@@ -262,6 +288,7 @@ static int copy_strings(struct berth *berth, const char *path, char *const argv[
     berth->argv = (char **)(void *)berth->strings;
     berth->envp = berth->argv + arguments.count + 1;
     char *end = berth->strings + pointers;
+    copy_identity(berth, identity, &end);
     berth->path = copy_string(path, &end);
     copy_vector(argv, berth->argv, &end);
     copy_vector(envp, berth->envp, &end);
@@ -282,6 +309,7 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
     berth->own_session = plan->own_session;
     berth->dies_with_parent = plan->dies_with_parent;
     berth->closes_aside = plan->closes_aside;
+    berth->takes_errors = plan->takes_errors;
     berth->refusal = refusal;
     *refusal = 0;
     return 0;
@@ -306,7 +334,7 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     if (!berth)
         return EAGAIN;
     spawner->call = "mmap";
-    int error = copy_strings(berth, path, argv, envp);
+    int error = copy_strings(berth, &plan->identity, path, argv, envp);
     if (error != 0)
         return error;
     spawner->call = "fcntl";
@@ -319,7 +347,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     berth->aboard = 1;
-    const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
+    // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that waits.
+    const int stand_still = FORKCORE_HAS_RAW && !plan->identity.sets_oom_score ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
     *child = clone(become_program, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
     error = *child < 0 ? errno : 0;

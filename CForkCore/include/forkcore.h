@@ -23,6 +23,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "forkcore_identity.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -44,6 +46,8 @@ struct forkcore_child_plan {
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
     int place;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
     bool closes_aside;     ///< forkcore_spawn: our copy of that descriptor is closed by forkcore_close_aside
+    bool takes_errors;     ///< forkcore_spawn: the program has it as descriptor 2 as well
+    struct forkcore_identity identity; ///< a child that cannot take it on ends with status 126, or is no program (see `refusal`)
 };
 
 /// Forks, and returns twice, as fork(2) does: in the child with 0 in `*child`, after the steps of `plan`.

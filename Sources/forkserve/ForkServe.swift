@@ -16,6 +16,7 @@ struct ForkServe: ParsableCommand {
               Lines back until the client closes; on 127.0.0.1:7777 by default.
             forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]
               One PROGRAM per connection, on its descriptors 0 and 1.
+              With --wait it is given the listening socket, as by inetd.
             forkserve prefork [options] [ADDRESS ...]
               A pool of workers, which share the socket: echo, or with --http a
               small HTTP answer.
@@ -105,62 +106,6 @@ struct Echo: ParsableCommand {
         try Job(
             service: service, addresses: addresses, ioTimeout: patience.ioTimeout, common: common.values,
             forking: options.values(spares: spares)
-        ).run()
-    }
-}
-
-struct Exec: ParsableCommand {
-    private static let form = "forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]"
-
-    static let configuration = CommandConfiguration(
-        abstract: "Runs a program for each connection, on its descriptors 0 and 1.",
-        usage: form,
-        discussion: """
-            The program gets the variables that programs written for tcpserver, inetd and systemd's Accept=yes read:
-            PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for Unix sockets UNIXLOCALPATH,
-            UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID; REMOTE_ADDR, REMOTE_PORT. Its descriptor 2 is forkserve's.
-            """)
-
-    @OptionGroup var common: CommonOptions
-    @OptionGroup var options: ServeOptions
-    @Flag(
-        help: """
-            Leave alone what a program puts into a session of its own. By default that counts among --max-children \
-            once nobody else is its parent, and ends at --timeout, at a stop, and with forkserve itself.
-            """)
-    var leaveDaemons = false
-    @Argument(
-        help: ArgumentHelp(
-            "Where to listen, be it at several; then --, and what to run, found in PATH unless it has a slash, with its "
-                + "arguments.",
-            valueName: "address"))
-    var words: [String]
-
-    /// How many of the words are the program and its own: those behind the first --.
-    private var commandCount: Int {
-        let all = Arguments.texts
-        return all.firstIndex(of: "--").map { all.count - 1 - $0 } ?? 0
-    }
-    private var addresses: [String] { words.dropLast(commandCount) }
-
-    func validate() throws {
-        guard !addresses.isEmpty else { throw ValidationError("no <address> to listen on: expected \(Self.form)") }
-        try common.validate(addresses)
-        try options.check()
-        guard commandCount > 0 else { throw ValidationError("no program to run: expected \(Self.form)") }
-        do throws(ForkingError) {
-            _ = try ProgramLine.program(ofLast: commandCount)
-        } catch {
-            throw ValidationError(error.description)
-        }
-    }
-
-    func run() throws {
-        var forking = options.values()
-        forking.leavesDaemons = leaveDaemons
-        try Job(
-            service: .program, addresses: addresses, programArguments: commandCount, common: common.values,
-            forking: forking
         ).run()
     }
 }

@@ -10,13 +10,18 @@ import SystemPackage
 /// forkserve executes itself once more, with its job in a variable of the environment, and serves from an image in which
 /// nothing ran but what serving needs: a third more connections a second.
 struct Job: Equatable {
-    enum Service: String { case echo, echoDatagrams, echoOnce, program, pool, httpPool }
+    enum Service: String {
+        case echo, echoDatagrams, echoOnce, program, pool, httpPool
+        /// A program for each listener.
+        case lending, lendingDatagrams
+    }
 
     var service: Service
     /// At least one.
     var addresses: [String]
     /// How many of the process's last arguments are the program and its own.
     var programArguments = 0
+    var program = ProgramOptions.Values()
     var ioTimeout: Double?
     var common: CommonOptions.Values
     var forking = ServeOptions.Values()
@@ -77,6 +82,7 @@ extension Job {
         coder.field(&name)
         coder.field(&addresses)
         coder.field(&programArguments)
+        program.code(&coder)
         coder.field(&ioTimeout)
         common.code(&coder)
         forking.code(&coder)

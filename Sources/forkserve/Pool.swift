@@ -60,6 +60,8 @@ extension Job {
         }
         configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
+        configuration.credentials = common.identity.credentials
+        configuration.oomScore = common.identity.oomScore
         return configuration
     }
 }

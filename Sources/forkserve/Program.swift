@@ -9,12 +9,16 @@ import SystemPackage
 enum ProgramLine {
     /// Finds the program as a shell would.
     ///
-    /// - Parameter count: with how many arguments the command line ends that are the program and its own.
+    /// - Parameters:
+    ///   - count: with how many arguments the command line ends that are the program and its own.
+    ///   - ownName: what it sees as its own name, if not what it was called by.
     /// - Throws: `ForkingError.invalid` if there is no such program, or it cannot be executed.
-    static func program(ofLast count: Int) throws(ForkingError) -> Program {
+    static func program(ofLast count: Int, called ownName: String?) throws(ForkingError) -> Program {
         // Byte for byte as they were given to us: not all that is an argument is UTF-8.
         let all = Arguments.vector
-        let arguments = CStrings(copying: all.baseAddress! + (all.count - count))
+        var arguments: CStrings = []
+        if let ownName { arguments.append(ownName) }
+        arguments.append(contentsOf: CStrings(copying: all.baseAddress! + (all.count - count + arguments.count)))
         let name = String(cString: all[all.count - count]!)
         var program = Program(path: try find(name), arguments: arguments)
         program.environment.removeAll { variable in

@@ -17,9 +17,11 @@ struct CommonOptions: ParsableArguments {
         var keepAlive: Double?
         var userTimeout: Double?
         var sockets = SocketOptions.Values()
+        var identity = IdentityOptions.Values()
 
         mutating func code(_ coder: inout FieldCoder) {
             sockets.code(&coder)
+            identity.code(&coder)
             coder.field(&backlog)
             coder.field(&drain)
             coder.field(&killAfter)
@@ -60,12 +62,13 @@ struct CommonOptions: ParsableArguments {
             valueName: "seconds"))
     var userTimeout: Double?
     @OptionGroup var sockets: SocketOptions
+    @OptionGroup var identity: IdentityOptions
 
     var values: Values {
         Values(
             backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces,
             control: control, keepAlive: keepalive, userTimeout: userTimeout,
-            sockets: sockets.values)
+            sockets: sockets.values, identity: identity.values)
     }
 
     /// What can be wrong with the command line alone.
@@ -82,6 +85,7 @@ struct CommonOptions: ParsableArguments {
             throw ValidationError(error.description)
         }
         try sockets.check(addresses)
+        try identity.check()
     }
 }
 

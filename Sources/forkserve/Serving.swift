@@ -9,7 +9,7 @@ extension Job {
     func serve() throws(ForkingError) {
         switch service {
         case .pool, .httpPool: try servePool()
-        case .echo, .echoOnce, .echoDatagrams, .program: try serveForking()
+        default: try serveForking()
         }
     }
 
@@ -43,18 +43,27 @@ extension Job {
         case .echoDatagrams:
             return try ForkingServer(datagrams: listener, configuration: configuration) { try EchoService.serve($0) }
         case .program:
-            let program = try ProgramLine.program(ofLast: programArguments)
+            let program = try programLine()
             return try ForkingServer(programs: listener, configuration: configuration) {
                 (connection) throws(ForkingError) in
                 var program = program
                 program.environment.append(contentsOf: try ProgramLine.variables(for: connection))
                 return program
             }
+        case .lending, .lendingDatagrams:
+            let program = try programLine()
+            return try ForkingServer(lending: listener, configuration: configuration) { _ in program }
         case .echoOnce:
             return try ForkingServer(listener, configuration: configuration) { try EchoService.serveOnce(&$0) }
         case .echo, .pool, .httpPool:
             return try ForkingServer(listener, configuration: configuration) { try EchoService.serve(&$0) }
         }
+    }
+
+    private func programLine() throws(ForkingError) -> Program {
+        var line = try ProgramLine.program(ofLast: programArguments, called: program.argv0)
+        line.isStandardErrorConnected = program.stderrToClient
+        return line
     }
 
     private func configuration() throws(ForkingError) -> ForkingServer.Configuration {
@@ -63,13 +72,15 @@ extension Job {
         configuration.spares = forking.spares
         configuration.timeLimit = forking.timeout.map(Duration.seconds)
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
-        if service == .program, !forking.leavesDaemons { configuration.containment = .descendants }
+        if programArguments > 0, !forking.leavesDaemons { configuration.containment = .descendants }
         configuration.noDelay = common.sockets.noDelay
         configuration.drain = .seconds(common.drain)
         configuration.killAfter = .seconds(common.killAfter)
         configuration.crashBacktraces = common.backtraces
         configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
+        configuration.credentials = common.identity.credentials
+        configuration.oomScore = common.identity.oomScore
         return configuration
     }
 
@@ -85,7 +96,7 @@ extension Job {
         for address in addresses {
             switch try Place(address) {
             case .address(let address):
-                let isDatagram = service == .echoDatagrams
+                let isDatagram = service == .echoDatagrams || service == .lendingDatagrams
                 try body(asAsked(InheritedSockets.listener(on: address, datagram: isDatagram, options: options)))
             case .descriptor(let number):
                 try body(asAsked(InheritedSockets.listener(adopting: FileDescriptor(rawValue: number))))
@@ -151,7 +162,7 @@ enum Place {
             throw .invalid("fd:\(number) is a socket for connections, and --udp is for datagrams")
         }
         if !datagrams, type == Int32(SOCK_DGRAM.rawValue) {
-            throw .invalid("fd:\(number) is a socket for datagrams, which only forkserve echo --udp serves")
+            throw .invalid("fd:\(number) is a socket for datagrams: say --udp, with forkserve echo or exec --wait")
         }
     }
 }
@@ -200,6 +211,10 @@ extension ForkingError {
         guard case .invalid(let text) = self else { return self }
         for (property, option) in [
             ("maxChildren ", "--max-children "), ("spares ", "--spares "),
+            (
+                "a child cannot have the credentials and the oomScore that it is to have",
+                "--user and --oom-score-adj cannot be as asked for"
+            ),
             ("containment is .descendants", "to keep what programs start together (else say --leave-daemons)"),
         ]
         where text.hasPrefix(property) {

@@ -41,7 +41,7 @@ struct SocketOptions: ParsableArguments {
     /// What was found right by `check`.
     var values: Values {
         Values(
-            mode: mode.flatMap(Self.permissions), group: group.flatMap { try? Self.id(ofGroup: $0) },
+            mode: mode.flatMap(Self.permissions), group: group.flatMap { try? Credentials.group($0) },
             isIPv6Only: ipv6Only,
             noDelay: noDelay)
     }
@@ -59,9 +59,9 @@ struct SocketOptions: ParsableArguments {
             throw ValidationError("--ipv6-only is for an IPv6 address, such as [::]:7777")
         }
         do throws(ForkingError) {
-            if let group { _ = try Self.id(ofGroup: group) }
+            if let group { _ = try Credentials.group(group) }
         } catch {
-            throw ValidationError(error.description)
+            throw ValidationError("--group: \(error)")
         }
     }
 
@@ -70,29 +70,5 @@ struct SocketOptions: ParsableArguments {
             return nil
         }
         return mode
-    }
-
-    /// Looked up in the file alone: libc would ask services elsewhere, and a static build has none of that.
-    private static func id(ofGroup name: String) throws(ForkingError) -> UInt32 {
-        if let number = UInt32(name), number != .max { return number }
-        let lines = (try? contents(of: "/etc/group")) ?? []
-        for line in lines.split(separator: UInt8(ascii: "\n")) {
-            let fields = line.split(separator: UInt8(ascii: ":"), omittingEmptySubsequences: false)
-            guard fields.count >= 3, fields[0].elementsEqual(name.utf8) else { continue }
-            if let number = UInt32(String(decoding: fields[2], as: UTF8.self)) { return number }
-        }
-        throw .invalid("--group is '\(name)', and there is no group of that name in /etc/group")
-    }
-
-    private static func contents(of path: String) throws -> [UInt8] {
-        let file = try FileDescriptor.open(path, .readOnly)
-        return try file.closeAfter {
-            var all: [UInt8] = []
-            var piece = [UInt8](repeating: 0, count: 16_384)
-            while case let count = try piece.withUnsafeMutableBytes({ try file.read(into: $0) }), count > 0 {
-                all += piece.prefix(count)
-            }
-            return all
-        }
     }
 }

@@ -129,7 +129,7 @@ struct UnixSocketTests {
             (["--mode", "1777", "unix:/x"], "--mode is '1777', and must be"),
             (["--mode", "600", "127.0.0.1:0"], "--mode is for a Unix socket's file"),
             (["--group", "root", "unix:@x"], "--group is for a Unix socket's file"),
-            (["--group", "no such", "unix:/x"], "--group is 'no such', and there is no group of that name"),
+            (["--group", "no such", "unix:/x"], "--group: there is no group 'no such' in /etc/group"),
             (["--ipv6-only", "127.0.0.1:0"], "--ipv6-only is for an IPv6 address"),
             (["--udp", "--no-delay", "127.0.0.1:0"], "--no-delay is for connections"),
         ] {

@@ -37,6 +37,15 @@ struct UsageTests {
 
     /// Wrong command lines, and what the first line on stderr must speak of.
     static let wrong: [(arguments: [String], texts: [String])] = [
+        (["echo", "--user", "no such", "127.0.0.1:0"], ["--user: there is no user 'no such' in /etc/passwd"]),
+        (["echo", "--user", "4000", "127.0.0.1:0"], ["say the group too, as in 4000:4000"]),
+        (["echo", "--oom-score-adj", "-1001", "127.0.0.1:0"], ["--oom-score-adj is -1001", "from -1000 to 1000"]),
+        (["exec", "--udp", "127.0.0.1:0", "--", "true"], ["--udp is for --wait"]),
+        (
+            ["exec", "--wait", "--stderr-to-client", "127.0.0.1:0", "--", "true"],
+            ["--stderr-to-client", "--wait gives none"]
+        ),
+        (["exec", "--wait", "--no-delay", "127.0.0.1:0", "--", "true"], ["--no-delay", "--wait gives none"]),
         (["echo", "nonsense"], ["'nonsense' is not an address", "127.0.0.1:7777"]),
         (["echo", "127.0.0.1"], ["'127.0.0.1' is not an address", "127.0.0.1:7777"]),
         (["echo", "127.0.0.1:"], ["not a port", "0 to 65535"]),
@@ -96,7 +105,7 @@ struct UsageTests {
             let program = command == ["exec"] ? ["--", "cat"] : []
             let running = try Running(forkserveProgram, command + ["fd:5"] + program, inherited: [5: socket])
             #expect(try running.wait() == 64)
-            #expect(running.errors.contains("fd:5 is a socket for \(datagram ? "datagrams" : "connections"),"))
+            #expect(running.errors.contains("fd:5 is a socket for \(datagram ? "datagrams" : "connections")"))
             #expect(running.errors.filter { $0 == "\n" }.count == 1, "\(running.errors)")
         }
     }

@@ -332,7 +332,9 @@ private func allGivenBack() throws {
         server.hooks.serviceActions = { [unowned server] in
             guard childIgnores.isEmpty else { return }
             childIgnores = [0]
-            _ = try? server.children.fork { !blockedSignals().isEmpty || ignores(SIGXFSZ) ? 1 : ignores(SIGPIPE) ? 2 : 3 }
+            _ = try? server.children.fork {
+                !blockedSignals().isEmpty || ignores(SIGXFSZ) ? 1 : ignores(SIGPIPE) ? 2 : 3
+            }
             server.stop()
         }
         let observe = server.hooks.observe
@@ -342,7 +344,8 @@ private func allGivenBack() throws {
         }
         try server.serve()
         try expect(childIgnores == [2], "in a child: \(childIgnores)")
-        try expect(Set([SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGXFSZ]).isSubset(of: during) && ignored, "blocked: \(during)")
+        try expect(
+            Set([SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGXFSZ]).isSubset(of: during) && ignored, "blocked: \(during)")
     }
     try expect(
         blockedSignals() == before && !ignores(SIGPIPE),

@@ -6,8 +6,8 @@ public struct ChildOptions: Sendable {
     public var containment: Containment?
     /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
     ///
-    /// A child that changes its user or group, also by a set-user-ID program, loses this, unless its `containment` is
-    /// `.descendants`.
+    /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its `containment` is
+    /// `.descendants`; one that is given `credentials` keeps it.
     public var diesWithParent = true
     /// How long the child may live; then it gets SIGTERM, and `killAfter` later SIGKILL. Nil: as long as it likes.
     public var timeLimit: Duration?
@@ -20,6 +20,13 @@ public struct ChildOptions: Sendable {
     /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
 
+    /// Whom it acts as; nil: as its parent. A child that cannot take them on ends with status 126, and serves nobody; a program
+    /// is not executed then. A server tries it before it serves.
+    public var credentials: Credentials?
+    /// How soon the kernel ends it when memory is short, from -1000, never, to 1000, first; nil: as its parent. Less than its
+    /// parent has takes root. oom_score_adj in proc(5).
+    public var oomScore: Int?
+
     /// Signals that do nothing to it until its body takes them, as they are meant for its parent.
     var heedless: SignalSet = []
 
@@ -31,6 +38,9 @@ public struct ChildOptions: Sendable {
             throw .invalid("a time limit of \(timeLimit) cannot be: it must be positive, or nil for none")
         }
         guard killAfter >= .zero else { throw .invalid("killAfter is \(killAfter), and cannot be negative") }
+        if let oomScore, !(-1000...1000).contains(oomScore) {
+            throw .invalid("oomScore is \(oomScore), and must be from -1000 to 1000")
+        }
         return self
     }
 }

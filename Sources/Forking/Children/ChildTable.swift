@@ -154,8 +154,7 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = leaving { closing, ours in
-            var plan = plan(options, slot, closing: closing, resetting: ours)
+        let code = withPlan(options, slot) { plan in
             let code = kept.withUnsafeBufferPointer {
                 plan.keeping = $0.baseAddress
                 plan.keeping_count = $0.count
@@ -213,10 +212,10 @@ public final class ChildTable {
         let startedAt = Instant.now
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
-        let code = leaving { closing, ours in
-            var plan = plan(options, slot, closing: closing, resetting: ours)
+        let code = withPlan(options, slot) { plan in
             plan.place = place
             plan.closes_aside = peer?.isUnix ?? false
+            plan.takes_errors = program.isStandardErrorConnected
             return program.arguments.withVector { arguments in
                 program.environment.withVector { environment in
                     forkcore_spawn(
@@ -272,37 +271,9 @@ public final class ChildTable {
     }
 
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
-    private lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
+    lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
-    private var left = ParentOnly.Copy()
-
-    /// Calls `fork` with what a child leaves behind: descriptors to close, and signals that the library takes. Nothing is
-    /// allocated in it.
-    private func leaving(_ fork: (UnsafeBufferPointer<Int32>, SignalSet) -> Int32) -> Int32 {
-        guard marks == nil else {
-            left.refresh()
-            return fork(UnsafeBufferPointer(left.descriptors), SignalSet(rawValue: left.blockedSignals))
-        }
-        // Where each child has a descriptor here, a copy would have to be made for each fork.
-        let all = ParentOnly.current
-        return all.descriptors.withUnsafeBufferPointer {
-            fork($0, SignalSet(rawValue: all.blockedSignals))
-        }
-    }
-
-    private func plan(
-        _ options: ChildOptions, _ slot: Int, closing: UnsafeBufferPointer<Int32>, resetting ours: SignalSet
-    ) -> forkcore_child_plan {
-        let containment = options.containment ?? .group
-        let reset = (options.crashBacktraces ? ours : ours.union(Signal.crashes)).intersection(handled)
-        return forkcore_child_plan(
-            defaults: reset.rawValue, heedless: options.heedless.rawValue,
-            closing: closing.baseAddress, closing_count: closing.count,
-            keeping: nil, keeping_count: 0,
-            mark: marks.map { forkcore_marks_occupy($0, slot) },
-            own_group: containment >= .group, own_session: containment >= .session,
-            dies_with_parent: options.diesWithParent, place: 0, closes_aside: false)
-    }
+    var left = ParentOnly.Copy()
 
     /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a tracer
     /// holds it, it keeps its place for now, and is asked for by and by.

@@ -12,6 +12,9 @@ public struct Program: Sendable {
     /// Variables, each as `NAME=value`.
     public var environment: CStrings
 
+    /// Whether it has the connection on descriptor 2 as well, rather than ours: some say there what their clients are to read.
+    public var isStandardErrorConnected = false
+
     /// - Parameter environment: by default that of this process, as it is now, without what a service manager said to this
     ///   process alone.
     public init(path: String, arguments: CStrings, environment: CStrings = .environment) {

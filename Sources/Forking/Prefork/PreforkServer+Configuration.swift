@@ -58,6 +58,11 @@ extension PreforkServer {
         /// See `ChildOptions.crashBacktraces`.
         public var crashBacktraces = false
 
+        /// Whom workers act as; nil: as this process. See `ChildOptions.credentials`.
+        public var credentials: Credentials?
+        /// See `ChildOptions.oomScore`.
+        public var oomScore: Int?
+
         /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
         public var reapsStrangers = false
 
@@ -107,6 +112,7 @@ extension PreforkServer {
             }
             try ServerLoop.checkTakeable(stopSignals)
             try ServerLoop.checkControl(control)
+            _ = try childOptions.checked()
             return self
         }
 
@@ -115,6 +121,8 @@ extension PreforkServer {
             options.containment = containment
             options.killAfter = killAfter
             options.crashBacktraces = crashBacktraces
+            options.credentials = credentials
+            options.oomScore = oomScore
             return options
         }
     }

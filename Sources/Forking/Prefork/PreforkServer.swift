@@ -137,9 +137,10 @@ public final class PreforkServer {
     ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
     ///   workers were killed; `.notEnded` if the server has stopped, but some workers could not be ended.
     public func serve() throws(ForkingError) {
+        try configuration.childOptions.tryIdentity()
+        try children.contain(configuration.childOptions)
         try loop.begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
-        try children.contain(configuration.childOptions)
         do {
             try hooks.prepare()
         } catch {

@@ -8,6 +8,12 @@ extension ForkingServer {
         case connections((inout Connection) throws -> Void)
         case datagrams((Datagram) throws -> Void)
         case programs((borrowing Connection) throws(ForkingError) -> Program)
+        /// For each listener.
+        case lending((SocketAddress) throws(ForkingError) -> Program)
+
+        var isLending: Bool { if case .lending = self { true } else { false } }
+
+        var isOfPrograms: Bool { if case .programs = self { true } else { isLending } }
     }
 
     /// Takes one client, of those that are held or from the kernel's queue, and has a child made for it.
@@ -24,6 +30,8 @@ extension ForkingServer {
             case .programs(let program):
                 guard let connection = try nextClient() else { return }
                 try serve(connection, by: program)
+            case .lending(let program):
+                try lend(to: program)
             }
             noteClient()
         } catch .system(let call, let code) where ForkingError.system(call: call, code).isShortage {

@@ -45,6 +45,11 @@ extension ForkingServer {
         /// See `ChildOptions.allowsThreads`.
         public var allowsThreads = false
 
+        /// Whom children act as; nil: as this process. See `ChildOptions.credentials`.
+        public var credentials: Credentials?
+        /// See `ChildOptions.oomScore`.
+        public var oomScore: Int?
+
         /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
         public var reapsStrangers = false
 
@@ -105,6 +110,8 @@ extension ForkingServer {
             options.timeLimit = timeLimit
             options.killAfter = killAfter
             options.crashBacktraces = crashBacktraces
+            options.credentials = credentials
+            options.oomScore = oomScore
             options.allowsThreads = allowsThreads
             return options
         }

@@ -166,6 +166,11 @@ extension ForkingServer {
     /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
     func noteEnd(of exit: ChildExit) {
         replies?.end(exit.pid)
+        if service.isLending {
+            var generator = SystemRandomNumberGenerator()
+            let failed = !exit.status.isSuccess && exit.reason == .own
+            lent.end(exit.pid, failed: failed, at: .now, using: &generator)
+        }
         if spares.forget(exit.pid), exit.status.isSuccess { return }
         hooks.observe(.ended(exit))
     }

@@ -4,8 +4,9 @@ import CForkCore
 
 extension ForkingServer {
     func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
-        try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
+        try configuration.childOptions.tryIdentity()
         try children.contain(configuration.childOptions)
+        try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
         idleSince.value = .now
     }
 
@@ -46,7 +47,7 @@ extension ForkingServer {
     /// Accepts all that wait, and holds them.
     private func holdWaiting() {
         switch service {
-        case .datagrams: break
+        case .datagrams, .lending: break
         case .connections: held.takeWaiting(at: listeners.all, leaving: 8)
         case .programs:
             let forChildren = Int(FORKCORE_BERTHS) + children.limit - children.count

@@ -29,8 +29,8 @@ public final class ForkingServer {
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
     public var children: ChildTable { loop.children }
 
-    // The state of the loop. It is in four files: this one waits, +Clients and +Spares fork, +Stopping
-    // begins and ends, +Status tells.
+    // The state of the loop. It is in several files: this one waits, +Clients, +Spares and +Lending fork, +Stopping
+    // begins and ends, +Upgrade has another take its place, +Status tells.
     let loop: ServerLoop
     let service: Service
     var listeners = ListenerSet()
@@ -44,6 +44,8 @@ public final class ForkingServer {
     var isShort = false
     let idleSince: ParentCell<Instant>
     var spares: Spares
+    /// Of a server that gives its listeners to programs.
+    var lent = LentListeners()
     /// Those that stop it while it serves.
     private var stopSignals: Set<Signal> = []
     /// Of a server of datagrams, until it has served.
@@ -98,6 +100,24 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .programs(program))
     }
 
+    /// A server that executes a program for a listener: on its descriptors 0 and 1 it has the listening socket, or that for
+    /// datagrams, which it serves until it ends; then the server waits for the next client or datagram and executes another.
+    /// It is what inetd(8) does with `wait`, and for programs that serve several clients, or datagrams, in one process.
+    ///
+    /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one, longer
+    /// each time. At a stop a program may go on for `Configuration.drain`, and takes who comes meanwhile.
+    ///
+    /// - Parameter program: says which, for a listener's address. Runs in the parent.
+    /// - Throws: `ForkingError.invalid` for a configuration that cannot be; `.system`.
+    public convenience init(
+        lending listener: consuming Listener, configuration: Configuration = Configuration(),
+        hooks: ServerHooks = ServerHooks(),
+        program: @escaping (SocketAddress) throws(ForkingError) -> Program
+    ) throws(ForkingError) {
+        try configuration.checkDescriptors()
+        try self.init(listener, configuration, hooks, .lending(program))
+    }
+
     private init(
         _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ServerHooks, _ service: Service
     ) throws(ForkingError) {
@@ -113,7 +133,7 @@ public final class ForkingServer {
         spares = Spares(wanted: configuration.spares)
         idleSince = try ParentCell(.now)
         // What marks the end of a forked child is lost when it executes a program.
-        let reaping: ChildTable.Reaping = if case .programs = service { .pidfd } else { .signal }
+        let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
         loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
         try take(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
@@ -129,7 +149,7 @@ public final class ForkingServer {
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
         let takesDatagrams = if case .datagrams = service { true } else { false }
-        guard listener.isDatagram == takesDatagrams else {
+        guard service.isLending || listener.isDatagram == takesDatagrams else {
             throw .invalid(
                 "the listener on \(listener.address) is \(listener.isDatagram ? "" : "not ")for datagrams, and this server's "
                     + "others are\(takesDatagrams ? "" : " not"): make a server for each kind")
@@ -138,11 +158,11 @@ public final class ForkingServer {
     }
 
     private func take(_ listener: consuming Listener) throws(ForkingError) {
-        if listener.isDatagram {
+        if listener.isDatagram, !service.isLending {
             if replies == nil { replies = try Replies(for: children) }
             try replies?.add(listener)
         }
-        try listeners.add(listener)
+        try listeners.add(listener, isLent: service.isLending)
     }
 
     // MARK: Serving
@@ -247,7 +267,7 @@ public final class ForkingServer {
         let canAdmit = canAdmit
         return try loop.wait(
             for: canAdmit ? listeners.polled : -1,
-            until: earlier(earlier(idleDeadline, admission.shortageUntil), spares.pausedUntil),
+            until: earlier(earlier(idleDeadline, admission.shortageUntil), earlier(spares.pausedUntil, lent.next)),
             isBusy: lacksSpare || (isHolding && canAdmit), isHolding: isHolding)
     }
 
@@ -290,6 +310,7 @@ public final class ForkingServer {
         let now = Instant.now
         admission.keepTime(now)
         spares.keepTime(now)
+        takeBack(now)
         if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now
             children.collect()

@@ -20,33 +20,43 @@ struct ListenerSet: ~Copyable {
     private(set) var all: [SharedListener] = []
     /// What to poll for clients; -1 when none are taken any more.
     private(set) var polled: Int32 = -1
-    /// Of several listeners.
+    /// Of several listeners, or one that is lent.
     private var poll: ParentDescriptor?
-    private var isOfSeveral = false
+    private var isWatching = false
     /// Whether what comes to one of them may have descriptors attached that nobody here takes.
     private(set) var mayHoldRights = false
 
     var addresses: [SocketAddress] { all.map(\.address) }
 
-    mutating func add(_ listener: consuming Listener) throws(ForkingError) {
+    /// - Parameter isLent: it may be left alone for a while, by `leave(_:)`.
+    mutating func add(_ listener: consuming Listener, isLent: Bool = false) throws(ForkingError) {
         let shared = SharedListener(listener)
-        if all.count == 1 { try watch(all[0]) }
-        if all.count >= 1 { try watch(shared) }
+        if poll == nil, isLent || !all.isEmpty {
+            poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+            for other in all { try watch(other.descriptor) }
+        }
+        if poll != nil { try watch(shared.descriptor) }
         all.append(shared)
         if shared.listener.mayHoldRights { mayHoldRights = true }
-        isOfSeveral = all.count > 1
+        isWatching = poll != nil
         polled = poll?.rawValue ?? shared.descriptor
     }
 
-    private mutating func watch(_ shared: SharedListener) throws(ForkingError) {
-        if poll == nil { poll = try ParentDescriptor("epoll_create1", forkcore_poll_open) }
-        try check(forkcore_poll_add(poll!.rawValue, shared.descriptor, UInt64(shared.descriptor)), "epoll_ctl")
+    /// Clients of this one are looked for again.
+    func watch(_ listener: Int32) throws(ForkingError) {
+        guard let poll else { return }
+        try check(forkcore_poll_add(poll.rawValue, listener, UInt64(listener)), "epoll_ctl")
+    }
+
+    /// Clients of this one are left to whoever has it too.
+    func leave(_ listener: Int32) {
+        if let poll { forkcore_poll_remove(poll.rawValue, listener) }
     }
 
     /// The socket to take the next client from, or -1 if there is none. Of several that have clients each has its turn:
     /// epoll_wait(2) goes round.
     func next() throws(ForkingError) -> Int32 {
-        guard isOfSeveral else { return polled }
+        guard isWatching else { return polled }
         var token: UInt64 = 0
         var count = 0
         try check(forkcore_poll_ready(polled, &token, 1, &count), "epoll_wait")
@@ -64,7 +74,7 @@ struct ListenerSet: ~Copyable {
     /// Takes no more clients. The listeners close, unless somebody else has them too.
     mutating func close() {
         polled = -1
-        isOfSeveral = false
+        isWatching = false
         poll = nil
         all = []
     }
