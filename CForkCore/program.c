@@ -330,9 +330,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
 {
     struct berth *berth = free_berth(spawner);
-    spawner->call = "execve";
     if (!berth)
-        return EAGAIN;
+        return EBUSY;
     spawner->call = "mmap";
     int error = copy_strings(berth, &plan->identity, path, argv, envp);
     if (error != 0)

@@ -89,8 +89,8 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns
 ///
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
 /// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_refused names. The caller
-/// closes the pidfd, which polls readable when the child ends. EAGAIN of execve: FORKCORE_BERTHS children are on their way
-/// already, and it is to be tried again when one has left. If the program cannot be executed, the child ends with status
+/// closes the pidfd, which polls readable when the child ends. EBUSY: FORKCORE_BERTHS children are on their way already,
+/// and it is to be tried again when one has left. If the program cannot be executed, the child ends with status
 /// 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
 /// parent's is left, and that libc's fork handlers do not run. Its mask is empty.
@@ -98,7 +98,7 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd);
 
-/// The system call that refused, after forkcore_spawn has: execve, mmap, fcntl or clone. Parent.
+/// The system call that refused, after forkcore_spawn has: mmap, fcntl or clone. Parent.
 const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner);
 
 /// Until a program runs, its connection is also open here. Closes those that need it no more; to be called within

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import SystemPackage
 
 #if !os(Linux)
@@ -14,6 +15,9 @@ public enum ForkingError: Error, Hashable, Sendable {
     case invalid(String)
     /// The child table holds as many children as it may.
     case full(limit: Int)
+    /// As many programs as can be are on their way to be executed: mostly for less than a millisecond, but for longer where a file
+    /// system is slow. One that has come through, or has ended, makes room.
+    case crowded
     /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
     case threads(count: Int)
     /// So many workers in a row failed at their start, and the server gave up.
@@ -38,6 +42,8 @@ extension ForkingError: CustomStringConvertible {
             return text
         case .full(let limit):
             return "the child table is full: \(limit) of \(limit) children"
+        case .crowded:
+            return "execve: \(FORKCORE_BERTHS) programs are on their way to be executed, and no more can be"
         case .threads(let count):
             return
                 "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
@@ -63,7 +69,7 @@ extension ForkingError {
         switch self {
         case .timedOut, .lineTooLong, .endOfStream: true
         case .system(_, let code): Errno.departures.contains(code)
-        case .invalid, .full, .threads, .crashLoop, .notEnded: false
+        case .invalid, .full, .crowded, .threads, .crashLoop, .notEnded: false
         }
     }
 }
@@ -84,8 +90,11 @@ extension ForkingError {
     /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and clone
     /// call so.
     var isShortage: Bool {
-        guard case .system(_, let code) = self else { return false }
-        return code == .resourceTemporarilyUnavailable || Errno.shortages.contains(code)
+        switch self {
+        case .crowded: true
+        case .system(_, let code): code == .resourceTemporarilyUnavailable || Errno.shortages.contains(code)
+        default: false
+        }
     }
 }
 

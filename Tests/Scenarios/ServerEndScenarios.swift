@@ -27,7 +27,7 @@ func slowPrograms() throws {
     server.hooks.observe = { event in
         switch event {
         case .shortage(let error):
-            if case .system("execve", .resourceTemporarilyUnavailable) = error { shortages += 1 }
+            if error == .crowded { shortages += 1 }
         case .ended(let exit): ended += exit.isSuccess ? 1 : 0
         default: break
         }

@@ -8,9 +8,6 @@ import CForkCore
 /// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a child has
 /// ended and another might be one too many, at a stop and a status, and a moment after children began or ended.
 extension ChildTable {
-    /// Every table of this process, so that none takes in another's child. Only the first thread looks at it.
-    nonisolated(unsafe) static var all: [Unmanaged<ChildTable>] = []
-
     /// From now on children's descendants are looked after.
     func contain(_ options: ChildOptions) throws(ForkingError) {
         guard orphans == nil, options.containment == .descendants else { return }
@@ -30,13 +27,9 @@ extension ChildTable {
         guard let orphans else { return }
         orphans.unseenEnds.value = 0
         orphans.forEachChild { pid in
-            guard !Self.isKnown(pid), let process = orphans.look(at: pid) else { return }
+            guard TableReference.having(pid) == nil, let process = orphans.look(at: pid) else { return }
             adopt(pid, process, orphans)
         }
-    }
-
-    private static func isKnown(_ pid: ProcessID) -> Bool {
-        all.contains { $0._withUnsafeGuaranteedRef { $0.source.isOurs && $0.slots.slot(of: pid) != nil } }
     }
 
     private func adopt(_ pid: ProcessID, _ process: forkcore_process_info, _ orphans: Orphans) {

@@ -79,12 +79,12 @@ public final class ChildTable {
         if source.needsMarks { try check(forkcore_marks_open(capacity, &marks), "mmap") }
         self.marks = marks
         source.attach(self)
-        Self.all.append(Unmanaged.passUnretained(self))
+        TableReference.enlist(self)
     }
 
     deinit {
         source.detach(self)
-        Self.all.removeAll { $0.toOpaque() == Unmanaged.passUnretained(self).toOpaque() }
+        TableReference.delist(self)
         guard source.isOurs else { return }
         forEachChild { _, child in if child.pidfd >= 0 { source.unwatch(child.pidfd) } }
         if let marks { forkcore_marks_close(marks) }
@@ -186,8 +186,7 @@ public final class ChildTable {
     /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
     /// status 127, and execve's error in `ChildExit.refusal`. The table must reap by pidfd, as exec ends what marks
     /// a child's end otherwise.
-    /// - Throws: as `fork` does; `.system` with EAGAIN of execve while eight programs are still on their way to be executed,
-    ///   as where a file system is slow: one that has come through, or has ended, makes room.
+    /// - Throws: as `fork` does; `.crowded`.
     @discardableResult
     public func spawn(
         _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
@@ -226,6 +225,7 @@ public final class ChildTable {
         }
         guard code == 0 else {
             vacate(slot)
+            guard code != EBUSY else { throw .crowded }
             throw .system(call: String(cString: forkcore_spawner_refused(spawner)), Errno(rawValue: code))
         }
         do {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import Synchronization
 
 /// Processes, and threads, that are this process's to wait for though no table has forked them.
 ///
@@ -10,33 +9,6 @@ import Synchronization
 extension ReapSource {
     /// In one go; who is left is found in the next.
     private static let atOnce = 1000
-
-    private struct Reference: @unchecked Sendable { let source: Unmanaged<ReapSource> }
-    private static let all = Mutex<[Reference]>([])
-
-    func enlist() {
-        let reference = Reference(source: Unmanaged.passUnretained(self))
-        Self.all.withLock { $0.append(reference) }
-    }
-
-    func delist() {
-        let reference = Reference(source: Unmanaged.passUnretained(self))
-        Self.all.withLock { $0.removeAll { $0.source.toOpaque() == reference.source.toOpaque() } }
-    }
-
-    /// The table of this process that has forked it.
-    private static func table(of pid: ProcessID) -> ChildTable? {
-        all.withLock { references in
-            for reference in references {
-                let found = reference.source._withUnsafeGuaranteedRef { source -> ChildTable? in
-                    guard source.isOurs else { return nil }
-                    return source.tables.first { $0.with { $0.slots.slot(of: pid) != nil } }?.retained
-                }
-                if let found { return found }
-            }
-            return nil
-        }
-    }
 
     /// Whether whoever is nobody's is this source's.
     var takesStrangers: Bool { tables.contains { $0.with { $0.reapsStrangers } } }
@@ -50,11 +22,11 @@ extension ReapSource {
         for _ in 0..<Self.atOnce {
             var pid: ProcessID = 0
             guard forkcore_peek(&pid) == 0, pid != 0 else { return false }
-            if let table = Self.table(of: pid) {
+            if let table = TableReference.having(pid)?.retained {
                 guard takesAll || table.source === self, table.reap(pid: pid) else { return takesAll }
                 table.source.wake(at: .now)  // to tell of it
             } else {
-                guard takesAll || Self.table(of: forkcore_process_of(pid)) != nil else { return false }
+                guard takesAll || TableReference.having(forkcore_process_of(pid)) != nil else { return false }
                 guard ChildTable.reap(stranger: pid) else { return true }  // it was stopped, and is killed
             }
         }

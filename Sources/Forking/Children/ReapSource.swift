@@ -28,24 +28,9 @@ final class ReapSource {
     /// Where pidfds tell of children: SIGCHLD, as what was left behind ends as well, and has none yet.
     private var orphanSignals: SignalDescriptor?
     private let owner = forkcore_process()
-    private(set) var tables: [Entry] = []
+    private(set) var tables: [TableReference] = []
     private var alarm: Instant?
     private var sweepDue: Instant?
-
-    /// A table leaves the list in its deinit, when it can no longer be looked at.
-    struct Entry {
-        private let table: Unmanaged<ChildTable>
-
-        init(_ table: ChildTable) { self.table = Unmanaged.passUnretained(table) }
-
-        func stands(for other: ChildTable) -> Bool { table.toOpaque() == Unmanaged.passUnretained(other).toOpaque() }
-
-        /// Without a reference being counted, in memory that each child would then keep a copy of.
-        func with<Result>(_ body: (ChildTable) -> Result) -> Result { table._withUnsafeGuaranteedRef(body) }
-
-        /// For calls in which it could go away.
-        var retained: ChildTable { table.takeUnretainedValue() }
-    }
 
     var descriptor: Int32 { poll.rawValue }
 
@@ -63,11 +48,6 @@ final class ReapSource {
         if let signals {
             try check(forkcore_poll_add(poll.rawValue, signals.rawValue, Self.signalToken), "epoll_ctl")
         }
-        enlist()
-    }
-
-    deinit {
-        if isOurs { delist() }
     }
 
     // MARK: The tables of a source
@@ -107,7 +87,7 @@ final class ReapSource {
         return source
     }
 
-    func attach(_ table: ChildTable) { tables.append(Entry(table)) }
+    func attach(_ table: ChildTable) { tables.append(TableReference(table)) }
 
     func detach(_ table: ChildTable) { tables.removeAll { $0.stands(for: table) } }
 

@@ -34,14 +34,15 @@ extension ForkingServer {
                 try lend(to: program)
             }
             noteClient()
-        } catch .system(let call, let code) where ForkingError.system(call: call, code).isShortage {
+        } catch {
+            guard error.isShortage else { throw error }
             // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
-            if call == "execve" {
+            if error == .crowded {
                 guard admission.noteCrowd(at: .now) else { return }
             } else {
                 admission.noteShortage(at: .now)
             }
-            if !isShort { hooks.observe(.shortage(.system(call: call, code))) }
+            if !isShort { hooks.observe(.shortage(error)) }
             isShort = true
         }
     }
