@@ -19,7 +19,7 @@ enum ProgramLine {
         var arguments: CStrings = []
         if let ownName { arguments.append(ownName) }
         arguments.append(contentsOf: CStrings(copying: all.baseAddress! + (all.count - count + arguments.count)))
-        let name = String(cString: all[all.count - count]!)
+        let name = UnsafePointer(all[all.count - count]!)
         var program = Program(path: try find(name), arguments: arguments)
         program.environment.removeAll { variable in
             names.contains(String(String(cString: variable).prefix { $0 != "=" }))
@@ -27,28 +27,38 @@ enum ProgramLine {
         return program
     }
 
-    private static func find(_ name: String) throws(ForkingError) -> String {
-        if name.contains("/") {
-            try checkExecutable(name, called: name)
+    private static func find(_ name: UnsafePointer<CChar>) throws(ForkingError) -> FilePath {
+        let text = SocketAddress.printable(String(cString: name))
+        let name = FilePath(platformString: name)
+        if text.contains("/") {
+            try checkExecutable(name, called: text)
             return name
         }
-        let directories = getenv("PATH").map { String(cString: $0) } ?? "/usr/bin:/bin"
-        for directory in directories.split(separator: ":", omittingEmptySubsequences: false) {
-            let path = directory.isEmpty ? "./" + name : "\(directory)/\(name)"
-            if (try? checkExecutable(path, called: name)) != nil { return path }
+        for directory in directories() {
+            let path = directory.appending(name.components)
+            if (try? checkExecutable(path, called: text)) != nil { return path }
         }
-        throw .invalid("there is no program '\(name)' in PATH")
+        throw .invalid("there is no program '\(text)' in PATH")
     }
 
-    private static func checkExecutable(_ path: String, called name: String) throws(ForkingError) {
-        var found = stat()
-        guard stat(path, &found) == 0 else {
-            throw .invalid("there is no program '\(name)': \(Errno(rawValue: errno))")
+    /// Those of PATH, byte for byte; an empty one is the directory that we are in.
+    private static func directories() -> [FilePath] {
+        guard let path = getenv("PATH") else { return ["/usr/bin", "/bin"] }
+        let colon = CChar(bitPattern: UInt8(ascii: ":"))
+        return UnsafeBufferPointer(start: path, count: strlen(path))
+            .split(separator: colon, omittingEmptySubsequences: false)
+            .map { $0.isEmpty ? "." : FilePath(platformString: Array($0) + [0]) }
+    }
+
+    private static func checkExecutable(_ path: FilePath, called name: String) throws(ForkingError) {
+        let (missing, mode, refused) = path.withPlatformString { path -> (Int32, mode_t, Int32) in
+            var found = stat()
+            guard stat(path, &found) == 0 else { return (errno, 0, 0) }
+            return (0, found.st_mode, access(path, X_OK) == 0 ? 0 : errno)
         }
-        guard found.st_mode & S_IFMT == S_IFREG else {
-            throw .invalid("'\(name)' is not a program: it is no regular file")
-        }
-        guard access(path, X_OK) == 0 else { throw .invalid("'\(name)' cannot be executed: \(Errno(rawValue: errno))") }
+        guard missing == 0 else { throw .invalid("there is no program '\(name)': \(Errno(rawValue: missing))") }
+        guard mode & S_IFMT == S_IFREG else { throw .invalid("'\(name)' is not a program: it is no regular file") }
+        guard refused == 0 else { throw .invalid("'\(name)' cannot be executed: \(Errno(rawValue: refused))") }
     }
 
     /// Everything that `variables(for:)` may set.

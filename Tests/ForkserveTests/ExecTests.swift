@@ -45,6 +45,19 @@ struct ExecTests {
         try stop(server)
     }
 
+    @Test("a program's path is taken byte for byte, in PATH or not", arguments: ["$name", "$directory/$name"])
+    func programBytes(program: String) throws {
+        let scratch = try TemporaryDirectory()
+        let script = """
+            directory="$1/$(printf 'caf\\351')" name="$(printf 'say\\351')"
+            mkdir "$directory" && cp /bin/echo "$directory/$name" && PATH="$directory:$PATH"
+            exec "$0" exec 127.0.0.1:0 -- "\(program)" served
+            """
+        let (server, address) = try forkserve(shell: script, [scratch.path])
+        #expect(try Client(address).receiveAll() == "served\n")
+        try stop(server)
+    }
+
     @Test("all other variables, and the arguments, go on byte for byte")
     func environmentBytes() throws {
         let script = "export LATIN=\"$(printf 'caf\\351=\\n x')\" EMPTY=; exec \"$0\" exec 127.0.0.1:0 -- \"$@\""

@@ -215,12 +215,9 @@ public final class ChildTable {
             plan.place = place
             plan.closes_aside = peer?.isUnix ?? false
             plan.takes_errors = program.isStandardErrorConnected
-            return program.arguments.withVector { arguments in
-                program.environment.withVector { environment in
-                    forkcore_spawn(
-                        spawner, &plan, descriptor.rawValue, program.path, arguments, environment, slots.refusal(slot),
-                        &pid, &pidfd)
-                }
+            return program.withStrings { path, arguments, environment in
+                forkcore_spawn(
+                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.refusal(slot), &pid, &pidfd)
             }
         }
         guard code == 0 else {

@@ -2,11 +2,12 @@
 
 import CForkCore
 import Glibc
+import SystemPackage
 
 /// A program that a child is to be, with its arguments and environment. execve(2).
 public struct Program: Sendable {
-    /// Where it is; it is not looked for in PATH.
-    public var path: String
+    /// Where it is; it is not looked for in PATH. Byte for byte: it need not be UTF-8.
+    public var path: FilePath
     /// Its own name first, as it is to see it.
     public var arguments: CStrings
     /// Variables, each as `NAME=value`.
@@ -17,10 +18,22 @@ public struct Program: Sendable {
 
     /// - Parameter environment: by default that of this process, as it is now, without what a service manager said to this
     ///   process alone.
-    public init(path: String, arguments: CStrings, environment: CStrings = .environment) {
+    public init(path: FilePath, arguments: CStrings, environment: CStrings = .environment) {
         self.path = path
         self.arguments = arguments
         self.environment = environment
+    }
+
+    /// Calls `body` with path, arguments and environment as execve(2) takes them.
+    func withStrings<R>(
+        _ body: (
+            UnsafePointer<CChar>, UnsafePointer<UnsafeMutablePointer<CChar>?>,
+            UnsafePointer<UnsafeMutablePointer<CChar>?>
+        ) -> R
+    ) -> R {
+        path.withPlatformString { path in
+            arguments.withVector { arguments in environment.withVector { body(path, arguments, $0) } }
+        }
     }
 }
 
