@@ -227,29 +227,10 @@ static int64_t microseconds(struct timeval time)
 static int look(idtype_t type, id_t id, siginfo_t *info)
 {
     *info = (siginfo_t){.si_pid = 0};
-    while (waitid(type, id, info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
+    while (waitid(type, id, info, WEXITED | WNOHANG | WNOWAIT) < 0)
         if (errno != EINTR)
             return errno;
     return 0;
-}
-
-// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child. Nobody
-// will ever continue that child.
-static bool is_end(const siginfo_t *info)
-{
-    return info->si_pid != 0
-        && (info->si_code == CLD_EXITED || info->si_code == CLD_KILLED || info->si_code == CLD_DUMPED);
-}
-
-// Whether our child `pid` has ended; one that is stopped under our eyes is killed.
-static int look_at(pid_t pid, bool *ended)
-{
-    siginfo_t info;
-    int error = look(P_PID, (id_t)pid, &info);
-    *ended = is_end(&info);
-    if (error == 0 && info.si_pid != 0 && !*ended)
-        kill(pid, SIGKILL);
-    return error;
 }
 
 int forkcore_peek(pid_t *pid)
@@ -262,8 +243,8 @@ int forkcore_peek(pid_t *pid)
 
 int forkcore_kill(pid_t pid, bool group, int number)
 {
-    bool ended;
-    int error = look_at(pid, &ended);
+    siginfo_t info;
+    int error = look(P_PID, (id_t)pid, &info);
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
@@ -278,10 +259,12 @@ int forkcore_kill(pid_t pid, bool group, int number)
     return kill(pid, 0) == 0 ? 0 : errno;
 }
 
+// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child. Nobody will
+// ever continue that child: it is killed.
 static int reap_now(pid_t pid, int *status, struct rusage *usage, bool *ended)
 {
     pid_t found;
-    while ((found = wait4(pid, status, WNOHANG | __WALL, usage)) < 0)
+    while ((found = wait4(pid, status, WNOHANG, usage)) < 0)
         if (errno != EINTR)
             return errno;
     *ended = found != 0 && (WIFEXITED(*status) || WIFSIGNALED(*status));
@@ -310,12 +293,13 @@ int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending)
 {
     int status, error = 0;
     struct rusage usage;
-    bool ended = true;
+    bool ended = false;
+    siginfo_t info = {.si_pid = pid};
 
     *ending = (struct forkcore_ending){.state = FORKCORE_RUNNING};
-    if (end_group && (error = look_at(pid, &ended)) == 0 && ended)
+    if (end_group && (error = look(P_PID, (id_t)pid, &info)) == 0 && info.si_pid != 0)
         kill(-pid, SIGKILL);
-    if (error == 0 && ended)
+    if (error == 0 && info.si_pid != 0)
         error = reap_now(pid, &status, &usage, &ended);
     if (error == 0 && ended)
         *ending = ending_of(status, &usage);

@@ -39,6 +39,24 @@ struct PreforkCrashTests {
         try pool.stop()
     }
 
+    @Test("one that has ended, but is held by a tracer, is told of and replaced, and reaped once let go")
+    func held() throws {
+        let pool = try Pool("workers=2").serving()
+        let client = try pool.client()
+        let pid = try #require(pid_t(client.ask("pid")))
+        let tracer = try #require(pid_t(client.ask("be-held")))
+        defer { kill(tracer, SIGKILL) }
+        kill(pid, SIGKILL)
+        // The kernel tells the tracer alone; it is found as another one's end makes the pool look.
+        kill(try #require(pool.ready.first { $0 != pid }), SIGKILL)
+        try pool.event("worker \(pid): has ended, but cannot be reaped, as another process traces it")
+        try pool.waitForReady(2)
+        kill(tracer, SIGKILL)
+        try pool.event("worker \(pid): killed by SIGKILL")
+        try pool.client().echo("served on")
+        try pool.stop()
+    }
+
     @Test("one that dies before it has served makes the next one wait, and no other")
     func backoff() throws {
         let pool = try Pool("workers=2").serving()

@@ -11,6 +11,10 @@ struct StartTests {
     @Test("a time without an end is one", arguments: ["endless-durations", "endless-durations-of-a-pool"])
     func endless(_ scenario: String) throws { try pass(scenario) }
 
+    @Test(
+        "a file that has reached RLIMIT_FSIZE is an error for whoever writes in the parent, and no end of the server's")
+    func fileSizeOfParent() throws { try pass("file-size-limit") }
+
     @Test("a payload over RLIMIT_FSIZE is an error, and no end of a zygote's host")
     func fileSize() throws { try pass("zygote-file-size-limit") }
 }

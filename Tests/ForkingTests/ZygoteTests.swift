@@ -53,7 +53,9 @@ struct ZygoteChildTests {
     @Test("to close what a child sends holds nobody up") func lingering() throws {
         try pass("zygote-lingering-descriptors")
     }
-    @Test("a child that has left its group ends with its call", arguments: ["zygote-hostile-group"])
+    @Test(
+        "a child that has left its group ends with its call",
+        arguments: ["zygote-hostile-group", "zygote-hostile-group-traced"])
     func group(_ scenario: String) throws { try pass(scenario) }
     @Test("so are the numbers that it sends") func numbers() throws { try pass("zygote-hostile-numbers") }
 }

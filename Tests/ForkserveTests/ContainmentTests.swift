@@ -73,8 +73,9 @@ struct ContainmentTests {
     func draining() throws {
         let directory = try TemporaryDirectory()
         let work = "while ! test -e go; do sleep 0.05; done; touch \"$0\""
+        let control = directory.path + "/control"
         let (server, address) = try exec(
-            ["--drain", "1000"],
+            ["--drain", "1000", "--control", control],
             "cd \(directory.path); sh -c '\(work)' a >&2 & setsid sh -c '\(work)' b >&2 & echo ready; read line")
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")
@@ -82,6 +83,9 @@ struct ContainmentTests {
         try eventually("still listening") { (try? Client(address)) == nil }
         client.finishSending()
         #expect(try client.receiveAll() == "")
+        try eventually("it does not wait for them") {
+            try run(forkserveProgram, ["status", control]).split(separator: "\n").count { $0.contains("  left  ") } >= 2
+        }
         try writeFile(directory.path + "/go", [])
         #expect(try server.wait() == 0)
         #expect(fileExists(directory.path + "/a") && fileExists(directory.path + "/b"), "its work was not done")

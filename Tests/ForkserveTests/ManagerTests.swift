@@ -148,6 +148,24 @@ struct ManagerTests {
         try server.expectNothingAlive()
     }
 
+    @Test(
+        "the old one does not end before the manager knows of the new one, though its queue is full",
+        arguments: commands)
+    func fullAtUpgrade(command: String) throws {
+        let manager = try Manager(socket)
+        let (server, address) = try serve(command)
+        try manager.expect("READY=1", from: server.pid)
+        try manager.fill()
+        server.send(SIGUSR2)
+        #expect(try listeningAddress(of: server) == address)
+        let new = try successor(of: server, manager)
+        try manager.expect("READY=1", from: new)
+        #expect(try server.wait() == 0, "\(server.errors)")
+        try Client(address).echo("from the new one")
+        kill(new, SIGTERM)
+        try server.expectNothingAlive()
+    }
+
     @Test("a new main process that dies: the old one ends at once, however long it was to drain", arguments: commands)
     func lost(command: String) throws {
         let manager = try Manager(socket)

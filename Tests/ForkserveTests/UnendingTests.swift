@@ -43,11 +43,13 @@ struct UnendingTests {
         try stop(server)
     }
 
-    @Test("programs that are held by a tracer of their own cost no processor, and neither limit nor stop")
-    func held() throws {
+    @Test(
+        "programs that are held by a tracer of their own cost no processor, and neither limit nor stop",
+        arguments: [[], ["--leave-daemons"]])
+    func held(options: [String]) throws {
         let scenarios = builtProgram("scenarios")
         let (server, address) = try forkserve(
-            ["exec", "--drain", "1", "--kill-after", "1", "127.0.0.1:0", "--", scenarios, "be-held"])
+            ["exec", "--drain", "1", "--kill-after", "1"] + options + ["127.0.0.1:0", "--", scenarios, "be-held"])
         var tracers: [pid_t] = []
         defer { for pid in tracers { kill(pid, SIGKILL) } }
         let begun = try cpuTicks(of: server.pid)
@@ -68,12 +70,14 @@ struct UnendingTests {
         try server.expectNothingAlive()
     }
 
-    @Test("processes that a program makes forkserve's own are reaped", arguments: ["exec", "echo", "prefork"])
-    func strangers(shape: String) throws {
+    @Test(
+        "processes that a program makes forkserve's own are reaped",
+        arguments: [["exec"], ["exec", "--leave-daemons"], ["echo"], ["prefork"]])
+    func strangers(command: [String]) throws {
         // Only exec runs a program of ours; the others are to begin all the same.
-        let program = shape == "exec" ? ["--", builtProgram("scenarios"), "make-strangers"] : []
-        let (server, address) = try forkserve([shape, "127.0.0.1:0"] + program)
-        if shape == "exec" {
+        let program = command[0] == "exec" ? ["--", builtProgram("scenarios"), "make-strangers"] : []
+        let (server, address) = try forkserve(command + ["127.0.0.1:0"] + program)
+        if command[0] == "exec" {
             let client = try Client(address)
             #expect(try client.receive() == "made\n")
             try eventually("strangers are left") { children(of: server.pid).count == 1 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CTestSupport
 import Forking
 import Glibc
 import TestSupport
@@ -107,6 +108,7 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         case "listen-to-bells": answer = "\(listenToBells(for: Double(words[1])!))"
         case "shut-down": answer = "\(worker.listeners.map { shutdown($0.rawValue, Int32(SHUT_RDWR)) })"
         case "read-limit": connection.limitReading(to: .seconds(Double(words[1])!))
+        case "be-held": answer = "\(try tracerOfThis())"
         case "end": worker.requestEnded()
         case "begin": worker.requestBegan()
         default: break
@@ -127,6 +129,23 @@ private func endOfTerminatedChild() throws -> String {
         end = "deaf"
     }
     return end
+}
+
+/// Worker: starts a process, in a session of its own, that traces this one; its number.
+private func tracerOfThis() throws -> pid_t {
+    let words = try Channel()
+    defer { words.close() }
+    test_let_others_trace()
+    let traced = getpid()
+    let tracer = fork()
+    if tracer == 0 {
+        setsid()
+        alarm(120)  // should nobody end it
+        words.say(test_trace(traced) == 0 ? 1 : 0)
+        _exit(liveOn())
+    }
+    try expect(try words.hear() == 1, "it cannot be traced")
+    return tracer
 }
 
 private final class Hoard {

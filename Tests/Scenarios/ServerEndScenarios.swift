@@ -22,7 +22,7 @@ func slowPrograms() throws {
     ) { _ in
         Program(path: "/bin/echo", arguments: ["echo", "served"])
     }
-    var (shortages, ended, turnsHeld) = (0, 0, 0)
+    var (shortages, ended, turnsBefore, turnsHeld) = (0, 0, 0, 0)
     var clients: [Client] = []
     server.hooks.observe = { event in
         switch event {
@@ -33,13 +33,16 @@ func slowPrograms() throws {
         }
     }
     server.hooks.serviceActions = { [unowned server] in
-        if server.children.count == 8, shortages > 0 { turnsHeld += 1 }
+        if server.children.count == 8 {
+            if shortages == 0 { turnsBefore += 1 } else { turnsHeld += 1 }
+        }
         if turnsHeld > 10 { _ = test_let_execve_go(descriptor) }
         if ended == 10 { server.stop() }
     }
     for _ in 0..<10 { clients.append(try server.client()) }
     try server.serve()
     try expect(shortages >= 1 && ended == 10, "\(shortages) shortages, \(ended) were served")
+    try expect(turnsBefore > 5, "told after \(turnsBefore) tries, as what lasts")
     for client in clients { try expect(try client.receiveAll() == "served\n", "a client was not served") }
 }
 

@@ -11,6 +11,7 @@ let startScenarios: [String: @Sendable () throws -> Void] = [
     "standard-descriptors": standardDescriptors,
     "endless-durations": endlessDurations,
     "endless-durations-of-a-pool": endlessDurationsOfAPool,
+    "file-size-limit": fileSizeLimit,
     "zygote-file-size-limit": zygoteFileSizeLimit,
 ]
 
@@ -103,13 +104,43 @@ private func endlessDurationsOfAPool() throws {
     try expect(ended == 1, "\(ended) workers")
 }
 
+/// No file of this process's can be longer from now on.
+private func limitFiles(to size: rlim_t) {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    limit.rlim_cur = size
+    setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+}
+
+/// What a server's hook writes beyond that is an error, and no end of the server's; children have the signal as ever.
+private func fileSizeLimit() throws {
+    var template = Array("/tmp/forking-size-XXXXXX".utf8CString)
+    let file = mkstemp(&template)
+    defer {
+        close(file)
+        unlink(template)
+    }
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { connection in
+        try connection.write("\(disposition(of: SIGXFSZ))\n")
+    }
+    let client = try server.client()
+    var code: Int32 = 0
+    server.hooks.observe = { [unowned server] event in
+        guard case .forked = event else { return }
+        limitFiles(to: 4096)
+        code = pwrite(file, [1], 1, 4096) < 0 ? errno : 0
+        server.stop()
+    }
+    try server.serve()
+    try expect(code == EFBIG, "the write's errno is \(code)")
+    try expect(try client.receiveAll() == "0\n", "the child ignores SIGXFSZ, or was not there")
+    try expect(disposition(of: SIGXFSZ) == 0, "it is ignored for good")
+}
+
 /// In somebody's process no signal is ignored: a payload that is larger than a file may be is an error all the same.
 private func zygoteFileSizeLimit() throws {
     let zygote = try startZygote()
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
-    limit.rlim_cur = 4096
-    setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    limitFiles(to: 4096)
     do {
         _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 100_000))
         throw Failure("it was sent")

@@ -203,21 +203,25 @@ private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
     try expect(emptied && recording.exits.map(\.status) == [.exited(code: 11)], "\(recording.exits)")
 }
 
-/// A child that goes over to its parent's process group is still reached: itself, and not its parent.
+/// A child that goes over to its parent's process group is still reached: itself, and not its parent; also if others are
+/// left in the group that was its own.
 private func leftItsGroup() throws {
-    let recording = try RecordingTable()
-    let ready = try Channel()
-    var options = ChildOptions()
-    options.killAfter = .milliseconds(50)
-    try recording.table.fork(options: options) {
-        signal(SIGTERM, SIG_IGN)
-        guard setpgid(0, getpgid(getppid())) == 0 else { return 1 }
-        ready.say()
-        while true { pause() }
+    for leavesOthers in [false, true] {
+        let recording = try RecordingTable()
+        let ready = try Channel()
+        var options = ChildOptions()
+        options.killAfter = .milliseconds(50)
+        try recording.table.fork(options: options) {
+            signal(SIGTERM, SIG_IGN)
+            if leavesOthers { _ = foreignChild { liveOn() } }
+            guard setpgid(0, getpgid(getppid())) == 0 else { return 1 }
+            ready.say()
+            while true { pause() }
+        }
+        _ = try ready.hear()
+        recording.table.terminateAll()
+        let exit = try recording.finishOne()
+        try expect(exit.status == .killed(.kill, dumpedCore: false), "\(exit)")
+        ready.close()
     }
-    _ = try ready.hear()
-    recording.table.terminateAll()
-    let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.kill, dumpedCore: false), "\(exit)")
-    ready.close()
 }

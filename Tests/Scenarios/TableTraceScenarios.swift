@@ -21,7 +21,11 @@ let tableTraceScenarios: [String: @Sendable () throws -> Void] = [
     "slow-execve": slowExecve,
     "be-held": beHeld,
     "make-strangers": makeStrangers,
-    "not-permitted": { for way in [ChildTable.Reaping.signal, .pidfd] { try notPermitted(way) } },
+    "not-permitted": {
+        for way in [ChildTable.Reaping.signal, .pidfd] {
+            for isAlone in [true, false] { try notPermitted(way, isAlone: isAlone) }
+        }
+    },
 ]
 
 /// wait(2) tells of its stop as of an end. It is none; and nobody else would ever continue it.
@@ -30,8 +34,8 @@ private func tracedByItsParent(_ way: ChildTable.Reaping) throws {
     let foreign = foreignChild { 72 }
     try expectZombie(foreign)
     var options = ChildOptions()
-    options.timeLimit = .milliseconds(500)
-    options.killAfter = .milliseconds(500)
+    // A pidfd tells of no stop; a limit finds it.
+    if way == .pidfd { (options.timeLimit, options.killAfter) = (.milliseconds(500), .milliseconds(500)) }
     let pid = try recording.table.fork(options: options) {
         if test_be_traced() != 0 { return 1 }
         raise(SIGSTOP)
@@ -120,17 +124,24 @@ private func heldByATracer() throws {
     try recording.finish(within: .seconds(30))
     try expect(recording.exits.dropFirst().allSatisfy { $0.status == .exited(code: 7) }, "\(recording.exits)")
 
-    // A table that learns by SIGCHLD is not even sent one; but it finds it once it was to end it.
-    let other = try RecordingTable(limit: 2, reaping: .signal)
-    troubles = []
-    other.table.onTrouble = { troubles.append($0) }
-    let one = try Held(1, in: other.table)
-    other.table.killAll()
-    let isEmpty = try other.table.wait(atMost: .seconds(4))
-    try expect(!isEmpty && troubles == [.held(one.pids[0], peer: nil)], "\(troubles)")
-    try one.letGo()
-    let exit = try other.finishOne()
-    try expect(exit.status == .exited(code: 7), "\(exit)")
+    // A table that learns by SIGCHLD is not even sent one; but it finds it as another ends, and once it was to end it.
+    for kills in [false, true] {
+        let other = try RecordingTable(limit: 2, reaping: .signal)
+        troubles = []
+        other.table.onTrouble = { troubles.append($0) }
+        let one = try Held(1, in: other.table)
+        if kills { other.table.killAll() } else { try other.table.fork { 3 } }
+        try eventually("it is not found") {
+            _ = try? other.table.wait(atMost: .milliseconds(100))
+            return !troubles.isEmpty
+        }
+        let isEmpty = try other.table.wait(atMost: .seconds(2))
+        try expect(!isEmpty && troubles == [.held(one.pids[0], peer: nil)], "\(troubles)")
+        try one.letGo()
+        try other.finish()
+        try expect(
+            other.exits.map(\.status) == (kills ? [] : [.exited(code: 3)]) + [.exited(code: 7)], "\(other.exits)")
+    }
 }
 
 /// The limit of a child that is held so ends its tracer, and with that the holding.
@@ -204,7 +215,9 @@ private func slowExecve() throws {
     close(low)
     let program = Program(path: "/bin/true", arguments: ["true"])
     for _ in 0..<8 { try recording.table.spawn(program, on: null) }
+    let asked = now()
     let error = try refusal { try recording.table.spawn(program, on: null) }
+    try expect(now() - asked < 10, "it was waited for")
     try expect(error == .crowded, "\(error)")
     try expect(recording.table.count == 8, "a refused one keeps a place")
     let begun = cpuTime()
@@ -221,13 +234,28 @@ private func slowExecve() throws {
     try null.close()
 }
 
-/// A child that this process may not signal: as one of root's, for somebody who gave up root.
-private func notPermitted(_ way: ChildTable.Reaping) throws {
+/// A child that this process may not signal: as one of root's, for somebody who gave up root. Of its group another may be.
+private func notPermitted(_ way: ChildTable.Reaping, isAlone: Bool) throws {
     guard getuid() == 0 else { return }
     let recording = try RecordingTable(reaping: way)
     var troubles: [ChildTrouble] = []
     recording.table.onTrouble = { troubles.append($0) }
-    let pid = try recording.table.fork(liveOn)
+    let ready = try Channel()
+    let pid = try recording.table.fork {
+        signal(SIGUSR1, SIG_IGN)
+        guard !isAlone else {
+            ready.say()
+            return liveOn()
+        }
+        _ = foreignChild {
+            guard setuid(65_534) == 0 else { return 1 }
+            ready.say()
+            return liveOn()
+        }
+        return liveOn()
+    }
+    _ = try ready.hear()
+    ready.close()
     try expect(setreuid(65_534, 0) == 0 && seteuid(65_534) == 0, "root cannot become nobody")
     try expect(!recording.table.signal(.user1, to: pid, group: true), "it was signalled")
     recording.table.terminateAll()
