@@ -238,4 +238,13 @@ struct ChildTableContainmentTests {
 
     @Test("it is found by itself, and has a time limit")
     func inTime() throws { try pass("left-behind-in-time") }
+
+    @Test("who waits for all waits for it, and it is found once")
+    func waitedFor() throws { try pass("left-behind-is-waited-for") }
+
+    @Test("a signal that is to end a child reaches what has left its session")
+    func told() throws { try pass("descendants-are-told") }
+
+    @Test("what was to end with a child, and does not, is ended")
+    func outlive() throws { try pass("descendants-outlive-their-child") }
 }

@@ -23,12 +23,12 @@ struct DrainTests {
         ])
     func forProcesses(_ name: String) throws { try pass(name) }
 
-    /// All that wait while the pool's only worker is busy.
-    private func crowd(_ setting: String) throws -> (Pool, busy: Client, waiting: [Client]) {
+    /// So many wait while the pool's only worker is busy.
+    private func crowd(_ setting: String, _ count: Int = 3) throws -> (Pool, busy: Client, waiting: [Client]) {
         let pool = try Pool("workers=1", "drain=50", setting, scenario: "prefork-many-descriptors").serving()
         let busy = try pool.client()
         try busy.echo("busy")
-        let waiting = try (0..<3).map { _ in try pool.client() }
+        let waiting = try (0..<count).map { _ in try pool.client() }
         for client in waiting {
             try client.send("hello\n")
             client.finishSending()
@@ -43,6 +43,14 @@ struct DrainTests {
         arguments: ["address=127.0.0.1:0", "address=unix:@forking-crowd-\(getpid())", "body=accept"])
     func pool(_ setting: String) throws {
         let (pool, busy, waiting) = try crowd(setting)
+        busy.finishSending()
+        for client in waiting { #expect(try client.receiveAll() == "hello\n") }
+        try pool.expectCleanEnd()
+    }
+
+    @Test("are served, also if they are more than there is room for where they are passed on")
+    func manyOfPool() throws {
+        let (pool, busy, waiting) = try crowd("address=127.0.0.1:0", 600)
         busy.finishSending()
         for client in waiting { #expect(try client.receiveAll() == "hello\n") }
         try pool.expectCleanEnd()

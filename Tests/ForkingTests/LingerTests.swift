@@ -6,7 +6,9 @@ import Testing
 struct LingerTests {
     @Test(
         "from a child, a worker, a zygote's child",
-        arguments: ["whole-answer-of-child", "whole-answer-of-worker", "whole-answer-of-zygote"])
+        arguments: [
+            "whole-answer-of-child", "whole-answer-of-worker", "whole-answer-of-zygote", "whole-answer-over-unix",
+        ])
     func whole(_ name: String) throws { try pass(name) }
 
     @Test(

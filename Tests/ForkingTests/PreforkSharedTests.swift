@@ -37,6 +37,26 @@ struct PreforkSharedTests {
         try expectGone(pool)
     }
 
+    @Test("nor does one whose clients never let it wait", .needsRoot)
+    func untoldAndBusy() throws {
+        let pool = try Pool("workers=1").serving()
+        let first = try pool.client()
+        #expect(try first.ask("outlive-parent") == "true")
+        let waiting = try (0..<400).map { _ in
+            let client = try pool.client()
+            try client.send("hello\n")
+            client.finishSending()
+            return client
+        }
+        pool.signal(SIGKILL)
+        #expect(try pool.running.wait() == -SIGKILL)
+        first.finishSending()
+        #expect(try first.receiveAll() == "")
+        let served = waiting.count { (try? $0.receiveAll()) == "hello\n" }
+        #expect(served < 300)
+        try expectGone(pool)
+    }
+
     /// Nothing is left, and the address is free.
     private func expectGone(_ pool: Pool) throws {
         #expect(try pool.running.wait() == -SIGKILL)

@@ -7,11 +7,11 @@ struct RightsTests {
     @Test("where none is expected, none can be")
     func refused() throws { try pass("attached-refused") }
 
-    @Test("a child cannot attach any to what it says to its parent")
-    func byChild() throws { try pass("attached-by-child") }
+    @Test("a child cannot attach any to what it says to its parent", arguments: ["child", "spare"])
+    func by(_ whom: String) throws { try pass("attached-by-\(whom)") }
 
     @Test(
         "where they can, their closing holds nobody up",
-        arguments: ["refused-client", "queued-client", "program", "datagram", "adopted"])
+        arguments: ["refused-client", "queued-client", "held-client", "program", "datagram", "adopted"])
     func closing(_ what: String) throws { try pass("attached-to-\(what)") }
 }

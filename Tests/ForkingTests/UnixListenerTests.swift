@@ -133,7 +133,8 @@ struct UnixListenerTests {
     }
 
     @Test(
-        "what stands in its file's place is not given other permissions", arguments: ["link", "file", "linked socket"])
+        "what stands in its file's place is not given other permissions",
+        arguments: ["link", "file", "linked socket"] + (geteuid() == 0 ? ["another's socket"] : []))
     func swapped(_ kind: String) throws {
         // As the directory's owner can have it between bind(2) and what comes next.
         let other = directory.path + "/other"
@@ -142,6 +143,10 @@ struct UnixListenerTests {
         if kind == "file" { close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0o600)) }
         if kind == "link" { symlink(other, path) }
         if kind == "linked socket" { link(other, path) }
+        if kind == "another's socket" {
+            close(try boundSocket("unix:\(path)"))
+            chown(path, 65_534, 65_534)
+        }
         chmod(other, 0o600)
         let socket = ParentDescriptor(dup(victim))
         #expect(
@@ -151,5 +156,6 @@ struct UnixListenerTests {
             } != nil)
         var found = stat()
         #expect(stat(other, &found) == 0 && found.st_mode & 0o777 == 0o600 && found.st_gid == getegid())
+        #expect(stat(path, &found) == 0 && found.st_gid != 12_345)
     }
 }

@@ -45,6 +45,8 @@ struct ZygoteChildTests {
     @Test("a variable that somebody else has set is not believed", arguments: ["text", "alone", "pipe", "parent"])
     func variable(_ what: String) throws { try pass("zygote-variable-" + what) }
     @Test("each limit holds, for its call") func limits() throws { try pass("zygote-limits") }
+    @Test("without a network, a connection that was given leads to nobody else")
+    func givenConnections() throws { try pass("zygote-given-connections") }
     @Test("a limit that cannot be had is told") func limitRefused() throws { try pass("zygote-limit-refused") }
     @Test("what a hostile child sends is survived") func hostile() throws { try pass("zygote-hostile-child") }
     @Test("descriptors that nobody expects are closed, or the reply's") func unexpected() throws {
@@ -57,6 +59,12 @@ struct ZygoteChildTests {
         "a child that has left its group ends with its call",
         arguments: ["zygote-hostile-group", "zygote-hostile-group-traced"])
     func group(_ scenario: String) throws { try pass(scenario) }
+    @Test("a child that a tracer of its own holds has ended for its call") func held() throws {
+        try pass("zygote-held-child")
+    }
+    @Test("processes that a child makes the zygote's are reaped") func strangers() throws {
+        try pass("zygote-strangers")
+    }
     @Test("so are the numbers that it sends") func numbers() throws { try pass("zygote-hostile-numbers") }
 }
 

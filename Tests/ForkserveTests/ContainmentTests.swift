@@ -20,9 +20,9 @@ struct ContainmentTests {
         try server.expectNothingAlive()
     }
 
-    @Test("a program leads a session, and has no terminal")
-    func session() throws {
-        let (server, address) = try exec([], "echo $$; read line")
+    @Test("a program leads a session, and has no terminal", arguments: [[], ["--leave-daemons"]])
+    func session(options: [String]) throws {
+        let (server, address) = try exec(options, "echo $$; read line")
         let client = try Client(address)
         let pid = pid_t(try client.receive().dropLast())!
         #expect(Process(pid)?.session == pid && Process(pid)?.group == pid)
@@ -143,6 +143,18 @@ struct ContainmentTests {
         try eventually("it does not know what was left") {
             try run(forkserveProgram, ["status", control]).contains("  left  ")
         }
+        server.send(SIGKILL)
+        #expect(try server.wait() == -SIGKILL)
+        try server.expectNothingAlive(within: 60)
+    }
+
+    @Test("nor what it has not found yet, in a program's session", .enabled(if: geteuid() == 0))
+    func parentKilledEarly() throws {
+        let (server, address) = try exec([], "read line; (sleep 1000 >&2 &); echo ready; read line")
+        let client = try Client(address)
+        usleep(500_000)  // it has looked for what is left, and has no reason to look again
+        try client.send("go on\n")
+        #expect(try client.receive() == "ready\n")
         server.send(SIGKILL)
         #expect(try server.wait() == -SIGKILL)
         try server.expectNothingAlive(within: 60)

@@ -74,10 +74,11 @@ private func childsMemory() throws {
         if ended == 20 { try? client.send("search") }
         if ended == 21 { server.stop() }
     }
-    let secret = hidden.map { $0 - 1 }
+    var secret = [UInt8](repeating: 32, count: 100 + hidden.count)  // not where the next one's stands
+    for (index, byte) in hidden.enumerated() { secret[100 + index] = byte - 1 }
     for _ in 0..<20 { _ = secret.withUnsafeBytes { send(client.descriptor, $0.baseAddress, $0.count, 0) } }
     // This process is the client, too: its copy is to be none that a child can find.
-    secret.withUnsafeBytes { explicit_bzero(UnsafeMutableRawPointer(mutating: $0.baseAddress!), $0.count) }
+    secret.withUnsafeMutableBytes { explicit_bzero($0.baseAddress!, $0.count) }
     try server.serve()
     var answers: [String] = []
     for _ in 0..<21 { answers.append(try client.receive()) }

@@ -9,6 +9,7 @@ import TestSupport
 /// An answer of which most has not left yet when who gave it is done, to a client that goes on sending.
 let lingerScenarios: [String: @Sendable () throws -> Void] = [
     "whole-answer-of-child": wholeAnswerOfChild,
+    "whole-answer-over-unix": wholeAnswerOverUnix,
     "whole-answer-of-worker": wholeAnswerOfWorker,
     "whole-answer-of-zygote": wholeAnswerOfZygote,
     "talkative-client-is-left": talkativeClientIsLeft,
@@ -61,6 +62,22 @@ private func wholeAnswerOfChild() throws {
         try expect(count == answerLength, "\(count) bytes of \(answerLength) came")
         _ = forkcore_event_take(done)
     }
+    try server.close()
+}
+
+/// What a Unix socket's client has said, and nobody has read, is no error behind the answer.
+private func wholeAnswerOverUnix() throws {
+    let listener = try Listener(SocketAddress(unix: "@forking-whole-\(getpid())"))
+    let server = try ForkingServer(listener) { connection in
+        _ = try connection.readLine()
+        try connection.write("answer\n")
+    }
+    let client = try server.client()
+    try client.send("begin\n")
+    try client.send(String(repeating: "\n", count: 5000))
+    try expect(server.handleRequest(), "no client was taken")
+    try expect(try server.children.wait(atMost: .seconds(60)), "its child lives")
+    try expect(try client.receiveAll() == "answer\n", "another answer")
     try server.close()
 }
 

@@ -131,8 +131,8 @@ private func endOfTerminatedChild() throws -> String {
     return end
 }
 
-/// Worker: starts a process, in a session of its own, that traces this one; its number.
-private func tracerOfThis() throws -> pid_t {
+/// Starts a process, in a session of its own, that traces this one; its number.
+func tracerOfThis() throws -> pid_t {
     let words = try Channel()
     defer { words.close() }
     test_let_others_trace()
@@ -147,6 +147,9 @@ private func tracerOfThis() throws -> pid_t {
     try expect(try words.hear() == 1, "it cannot be traced")
     return tracer
 }
+
+/// Makes a child of the parent's, which ends at once; its number.
+func parentsChild() -> pid_t { test_make_parents_child(5) }
 
 private final class Hoard {
     let bytes: [UInt8]

@@ -12,10 +12,12 @@ let rightsScenarios: [String: @Sendable () throws -> Void] = [
     "attached-refused": attachedIsRefused,
     "attached-to-refused-client": attachedToRefusedClient,
     "attached-to-queued-client": attachedToQueuedClient,
+    "attached-to-held-client": attachedToHeldClient,
     "attached-to-program": attachedToProgram,
     "attached-to-datagram": attachedToDatagram,
     "attached-to-adopted": attachedToAdopted,
     "attached-by-child": attachedByChild,
+    "attached-by-spare": attachedBySpare,
 ]
 
 /// A TCP socket with bytes that nobody reads, closing which waits a minute for a reader.
@@ -125,6 +127,22 @@ private func attachedToQueuedClient() throws {
     try withoutWaiting { owner.drop() }
 }
 
+/// Accepted, but without a child to serve it, it is closed at the end of the drain.
+private func attachedToHeldClient() throws {
+    let directory = try TemporaryDirectory()
+    let lingering = try Lingering()
+    var configuration = ForkingServer.Configuration()
+    (configuration.maxChildren, configuration.drain) = (1, .milliseconds(100))
+    let server = try ForkingServer(openListener(directory.path + "/s"), configuration: configuration) { _ in
+        _ = liveOn()
+    }
+    let first = try Client("\(server.address)"), hostile = try Client("\(server.address)")
+    try lingering.attach(on: hostile.descriptor)
+    server.hooks.observe = { [unowned server] in if case .forked = $0 { server.stop() } }
+    try withoutWaiting { try server.serve() }
+    withExtendedLifetime(first) {}
+}
+
 private final class Dropping {
     private var listener: Listener?
     init(_ listener: consuming Listener) { self.listener = consume listener }
@@ -141,6 +159,8 @@ private func attachedToProgram() throws {
     }
     var ended = 0
     server.hooks.observe = { [unowned server] in
+        // The parent's copies are the last ones then.
+        if case .forked(let pid, _) = $0 { try? expectZombie(pid) }
         if case .ended = $0 { ended += 1 }
         if ended == 2 { server.stop() }
     }
@@ -196,6 +216,30 @@ private func attachedByChild() throws {
     }
     let client = try DatagramClient("\(server.address)", boundTo: directory.path + "/c")
     try client.send("honest")
+    try server.serve()
+    try expect(status == .exited(code: 4), "\(status!)")
+}
+
+/// A spare has one to its parent, by which its client comes.
+private func attachedBySpare() throws {
+    var configuration = ForkingServer.Configuration()
+    configuration.spares = 1
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) { _ in
+    }
+    let (parent, inherited) = (getpid(), Set(openDescriptors()))
+    server.hooks.prewarm = {
+        if getpid() == parent { return }
+        let channel = openDescriptors().filter { !inherited.contains($0) }.map(Int32.init)
+        let isOld = channel.allSatisfy { forkcore_refuse_rights($0) != 0 }
+        let codes = channel.map { forkcore_hand_over($0, 0, [1], 1) }
+        _exit(codes == [EPERM] || isOld ? 4 : 3)
+    }
+    var status: ExitStatus?
+    server.hooks.observe = { [unowned server] in
+        guard case .ended(let exit) = $0 else { return }
+        status = exit.status
+        server.stop()
+    }
     try server.serve()
     try expect(status == .exited(code: 4), "\(status!)")
 }

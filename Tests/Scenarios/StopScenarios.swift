@@ -11,6 +11,7 @@ let stopScenarios: [String: @Sendable () throws -> Void] = [
     "stop-from-thread": stopFromThread,
     "stop-from-hooks": stopFromHooks,
     "close-from-hook": closeFromHook,
+    "stop-after-an-end": stopAfterAnEnd,
     "stop-twice": stopTwice,
     "twenty-quick-stops": twentyQuickStops,
     "close-ends-children": closeEndsChildren,
@@ -118,6 +119,28 @@ private func stopTwice() throws {
     try expect(try steps([.drain, .drain], then: .drain) == [.drain], "stopped twice")
     try expect(try steps([.drain, .kill, .terminate], then: .drain) == [.kill], "not killed at once")
     try expect(try steps([.drain], then: .terminate) == [.drain, .terminate], "the second, harder one had no effect")
+}
+
+/// Who has ended by himself, though nobody has noticed, was not told to: what he left in the background lives on.
+private func stopAfterAnEnd() throws {
+    let words = try Channel()
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { _ in
+        var background = foreignChild(liveOn)
+        _ = write(words.ends.write, &background, 4)
+    }
+    server.hooks.observe = { [unowned server] event in
+        guard case .forked(let pid, _) = event else { return }
+        try? expectZombie(pid)
+        server.stop(.terminate)
+    }
+    let client = try server.client()
+    try server.serve()
+    var background: pid_t = 0
+    try expect(read(words.ends.read, &background, 4) == 4, "nobody was served")
+    try expect(Process(background).map { !$0.isZombie } ?? false, "it was ended")
+    kill(background, SIGKILL)
+    words.close()
+    withExtendedLifetime(client) {}
 }
 
 private func twentyQuickStops() throws {

@@ -9,6 +9,15 @@ import TestSupport
 let tableContainmentScenarios: [String: @Sendable () throws -> Void] = [
     "left-behind": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehind(way) } },
     "left-behind-in-time": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindInTime(way) } },
+    "left-behind-is-waited-for": {
+        for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindIsWaitedFor(way) }
+    },
+    "descendants-are-told": { for way in [ChildTable.Reaping.signal, .pidfd] { try descendantsAreTold(way) } },
+    "descendants-outlive-their-child": {
+        for way in [ChildTable.Reaping.signal, .pidfd] {
+            for late in [false, true] { try descendantsOutliveTheirChild(way, late: late) }
+        }
+    },
 ]
 
 private func contained() -> ChildOptions {
@@ -72,4 +81,94 @@ private func leftBehindInTime(_ way: ChildTable.Reaping) throws {
     }
     try expect(recording.exits[0].isSuccess && recording.exits[1].isLeftover, "\(recording.exits)")
     try expect(recording.exits[1].reason == .timeLimit, "\(recording.exits)")
+}
+
+/// Who waits for all waits for it, also if it was not found before; and it is found once, however often it is looked for.
+private func leftBehindIsWaitedFor(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(reaping: way)
+    let table = recording.table
+    let gate = try Channel()
+    let child = try table.fork(options: contained()) {
+        _ = foreignChild {
+            setsid()
+            gate.waitToBeTold()
+            return 0
+        }
+        return 0
+    }
+    try expectZombie(child)
+    try expect(try !table.wait(atMost: .milliseconds(200)), "it is not waited for")
+    for _ in 0..<3 {
+        try table.fork(options: contained()) { 0 }
+        _ = try table.wait(atMost: .milliseconds(300))
+    }
+    try expect(table.children.count == 1 && table.children[0].isLeftover, "\(table.children)")
+    gate.close()
+    try recording.finish()
+    try expect(recording.exits.count == 5, "\(recording.exits)")
+}
+
+/// A signal that is to end a child reaches what has left its group and session, though the child itself is deaf.
+private func descendantsAreTold(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(reaping: way)
+    let words = try Channel()
+    var options = contained()
+    options.killAfter = .seconds(1000)
+    let child = try recording.table.fork(options: options) {
+        signal(SIGTERM, SIG_IGN)
+        _ = foreignChild {
+            setsid()
+            var set = sigset_t()
+            sigemptyset(&set)
+            sigaddset(&set, SIGTERM)
+            pthread_sigmask(SIG_BLOCK, &set, nil)
+            signal(SIGTERM, SIG_DFL)
+            words.say(1)
+            var number: Int32 = 0
+            sigwait(&set, &number)
+            words.say(2)
+            return 0
+        }
+        return liveOn()
+    }
+    try expect(try words.hear() == 1, "it has not begun")
+    recording.table.terminate(child)
+    try expect(isReadable(words.ends.read, within: 60), "it was not told")
+    recording.table.killAll()
+    try recording.finish()
+    words.close()
+}
+
+/// What was to end with a child, and does not, is ended: be it there as that was told, or made after that.
+private func descendantsOutliveTheirChild(_ way: ChildTable.Reaping, late: Bool) throws {
+    let recording = try RecordingTable(reaping: way)
+    let (words, daemons) = (try Channel(), try Channel())
+    var options = contained()
+    options.killAfter = .milliseconds(300)
+    func daemon() -> Int32 {
+        setsid()
+        signal(SIGTERM, SIG_IGN)
+        daemons.say()
+        return liveOn()
+    }
+    let child = try recording.table.fork(options: options) {
+        var set = sigset_t()
+        sigemptyset(&set)
+        sigaddset(&set, SIGTERM)
+        pthread_sigmask(SIG_BLOCK, &set, nil)
+        if !late { _ = foreignChild(daemon) }
+        if !late { _ = try? daemons.hear() }
+        words.say()
+        var number: Int32 = 0
+        sigwait(&set, &number)
+        if late { _ = foreignChild(daemon) }
+        return 0
+    }
+    try expect(try words.hear() == 1, "it has not begun")
+    if late { recording.table.terminateAll() } else { recording.table.terminate(child) }
+    try recording.finish()
+    try expect(recording.exits.map(\.isLeftover) == [false, true], "\(recording.exits)")
+    try expect(recording.exits[1].status == .killed(.kill, dumpedCore: false), "\(recording.exits)")
+    words.close()
+    daemons.close()
 }

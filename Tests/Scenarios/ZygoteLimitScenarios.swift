@@ -9,6 +9,7 @@ import TestSupport
 
 let zygoteLimitScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-limits": limits,
+    "zygote-given-connections": givenConnections,
     "zygote-limit-refused": limitRefused,
 ]
 
@@ -35,6 +36,47 @@ private func addHandlers(_ handlers: inout Zygote.Handlers) {
                 return descriptor >= 0 ? 0 : UInt8(errno)
             })
     }
+}
+
+/// Child: the errno of each way to somebody else by a TCP socket that was given: the first by connecting it anew, the second
+/// by what it sends as it connects, the third by letting others connect. None is connected any more.
+private func waysOut(_ request: Zygote.Request) -> [UInt8] {
+    let sockets = request.descriptors.map(\.rawValue)
+    var nobody = sockaddr()
+    nobody.sa_family = sa_family_t(AF_UNSPEC)
+    for socket in sockets { _ = connect(socket, &nobody, socklen_t(MemoryLayout<sockaddr>.size)) }
+    let address = String(decoding: request.bytes, as: UTF8.self)
+    func code(_ result: Int) -> UInt8 { result < 0 ? UInt8(errno) : 0 }
+    let fastOpen: Int32 = 0x2000_0000
+    return [
+        code(Int((try? withAddress(address) { connect(sockets[0], $1, $2) }) ?? 0)),
+        code((try? withAddress(address) { sendto(sockets[1], "x", 1, fastOpen, $1, $2) }) ?? 0),
+        code(Int(listen(sockets[2], 1))),
+    ]
+}
+
+/// A connection that was given is a way to whom it was connected, and to nobody else.
+private func givenConnections() throws {
+    let zygote = try startZygote { handlers in
+        handlers.answer("ways out") { Zygote.Reply(waysOut($0)) }
+    }
+    let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+    let other = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
+    func codes(_ noNetwork: Bool) throws -> [UInt8] {
+        let given = try (0..<3).map { _ in try Client("\(listener.address)") }
+        var limits = Zygote.Limits()
+        limits.noNetwork = noNetwork
+        return try zygote.runAndWait(
+            "ways out", Array("\(other.address)".utf8),
+            descriptors: given.map { FileDescriptor(rawValue: $0.descriptor) }, limits: limits
+        ).bytes
+    }
+    let free = try codes(false)
+    try expect(free[0] == 0 && free[2] == 0 && free[1] != UInt8(EACCES), "there are no such ways anyway: \(free)")
+    let limited = try codes(true)
+    try expect(limited == [UInt8(EACCES), UInt8(EACCES), UInt8(EACCES)], "\(limited)")
+    try zygote.finish()
+    withExtendedLifetime((listener.descriptor, other.descriptor)) {}
 }
 
 private func limits() throws {

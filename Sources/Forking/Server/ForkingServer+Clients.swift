@@ -25,8 +25,8 @@ extension ForkingServer {
                 try serve(connection, handler)
             case .datagrams(let handler):
                 try replies?.prepare()
-                guard let datagram = try nextDatagram() else { return }
-                try serve(datagram, handler)
+                guard var datagram = try nextDatagram() else { return }
+                try serve(&datagram, handler)
             case .programs(let program):
                 guard let connection = try nextClient() else { return }
                 try serve(connection, by: program)
@@ -178,11 +178,12 @@ extension ForkingServer {
         return false
     }
 
-    private func serve(_ datagram: consuming Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
+    /// There is no other copy of the datagram in this process, or what is wiped at the end would be one.
+    private func serve(_ datagram: inout Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
         do throws(ForkingError) {
             let channel = replies!.childsEnd
             let pid = try children.fork(peer: datagram.peer, options: configuration.childOptions) {
-                var request = copy datagram
+                var request = datagram
                 request.way = .parent(channel)
                 return run(for: request.peer) { try handler(request) }
             }
