@@ -18,6 +18,11 @@ enum { FORKCORE_SIGNALS = 64 };
 // A bound socket says of each datagram from now on which of our addresses it was sent to.
 int forkcore_tell_destination(int descriptor);
 
+// A child that is forked between true and false has the watcher's memory, too, and enlists itself there, before its
+// body runs. It has it no more then.
+void forkcore_watcher_lend(struct forkcore_watcher *watcher, bool is_lent);
+void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place);
+
 static inline uint64_t forkcore_bit(int number)
 {
     return (uint64_t)1 << (number - 1);

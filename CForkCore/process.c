@@ -117,8 +117,11 @@ static void tie(const struct forkcore_child_plan *plan, pid_t parent)
     if (forkcore_take_identity(&plan->identity, &call) != 0)
         _exit(126);
     if (plan->dies_with_parent) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent) // it died before prctl: nobody will tell us any more
+        if (plan->watcher)
+            forkcore_watcher_enlist(plan->watcher, plan->watched_as);
+        else
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) // it died before that: nobody will tell us any more
             _exit(0);
     }
 }
@@ -172,9 +175,13 @@ int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child)
     flush();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &parent.mask);
+    if (plan->watcher)
+        forkcore_watcher_lend(plan->watcher, true);
     pid_t pid = fork();
     int error = pid < 0 ? errno : 0;
     *child = pid;
+    if (plan->watcher && pid != 0)
+        forkcore_watcher_lend(plan->watcher, false);
     if (pid == 0)
         take_first_steps(plan, &parent);
     else

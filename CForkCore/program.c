@@ -9,6 +9,7 @@
 // kernel has cleared `aboard` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
 
 #include "internal.h"
+#include "forkcore_containment.h"
 #include "raw.h"
 
 #include <errno.h>
@@ -25,7 +26,7 @@ struct berth {
     pid_t aboard;   // not 0: a child may be in here
     int descriptor; // closed when it has left; -1: none
     int place;
-    pid_t parent;
+    pid_t parent, *watched;
     uint64_t defaults;
     bool own_group, own_session, dies_with_parent, closes_aside, takes_errors;
     struct forkcore_identity identity;
@@ -104,8 +105,11 @@ static int become_program(void *context)
     if (result >= 0)
         result = -forkcore_take_identity(&berth->identity, &call);
     if (berth->dies_with_parent) {
-        forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
-        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before prctl
+        if (berth->watched)
+            __atomic_store_n(berth->watched, (pid_t)forkcore_raw(SYS_getpid, 0, 0, 0, 0), __ATOMIC_SEQ_CST);
+        else
+            forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before that
             return 0;
     }
     if (result >= 0) {
@@ -308,6 +312,7 @@ static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int
     berth->own_group = plan->own_group;
     berth->own_session = plan->own_session;
     berth->dies_with_parent = plan->dies_with_parent;
+    berth->watched = plan->watcher ? &forkcore_watcher_roster(plan->watcher)[plan->watched_as] : NULL;
     berth->closes_aside = plan->closes_aside;
     berth->takes_errors = plan->takes_errors;
     berth->refusal = refusal;

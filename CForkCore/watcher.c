@@ -3,12 +3,15 @@
 // A process that outlives its parent.
 //
 // PR_SET_PDEATHSIG ends a child with its parent, unless it has changed its user or group since: then the kernel forgets the
-// wish. And it reaches the child alone. So where nothing is to be left, a small process waits for the parent's end, with a
-// pidfd and nothing else open, and then ends those whom the parent has listed in memory that both share, their sessions,
-// and what descends from them. It waits in poll(2), and makes no system call before that.
+// wish. And it reaches the child alone, at once: whatever that one had put into a session of its own has no parent then, and
+// nobody can tell whose it was. So where nothing is to be left, children have no such wish. A small process waits for the
+// parent's end, with a pidfd and nothing else open, and then ends those who are listed in memory that it shares with the
+// parent, their sessions, and what descends from them. It waits in poll(2), and makes no system call before that. A child
+// lists itself before its body or its program runs, so that there is no moment in which it is not listed.
 
 #include "internal.h"
 #include "forkcore_containment.h"
+#include "forkcore_lines.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,6 +19,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -72,10 +76,27 @@ static void end_sessions(const struct forkcore_watcher *watcher)
         forkcore_close(directory);
 }
 
+// Whoever ends all processes that have the parent's name on their command line does not mean this one.
+static void take_a_name(void)
+{
+    static const char name[] = "forking-watch";
+    int count;
+    char **arguments = forkcore_arguments(&count);
+    prctl(PR_SET_NAME, name);
+    if (count == 0 || !arguments[0])
+        return;
+    char *end = arguments[0] + strlen(arguments[0]);
+    for (int i = 1; i < count && arguments[i] == end + 1; i++) // the kernel laid them down one behind the other
+        end += 1 + strlen(arguments[i]);
+    size_t size = (size_t)(end - arguments[0]);
+    memset(arguments[0], 0, size);
+    memcpy(arguments[0], name, size < sizeof name ? size : sizeof name);
+}
+
 static _Noreturn void watch(struct forkcore_watcher *watcher, pid_t parent)
 {
     int ends;
-    prctl(PR_SET_NAME, "forking-watch");
+    take_a_name();
     setpgid(0, 0); // ^C is not for us
     // Whoever waits for the end of what the parent has open, or unmounts where it stands, is not to wait for us.
     if (chdir("/") != 0 || forkcore_pidfd(parent, &ends) != 0 || dup2(ends, 0) != 0)
@@ -102,17 +123,24 @@ static int await_ready(const struct forkcore_watcher *watcher)
     return 0;
 }
 
-int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
+void forkcore_watcher_lend(struct forkcore_watcher *watcher, bool is_lent)
 {
-    struct forkcore_watcher *watcher;
-    size_t size = sizeof *watcher + capacity * sizeof(pid_t);
+    madvise(watcher, watcher->size, is_lent ? MADV_DOFORK : MADV_DONTFORK);
+}
+
+void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place)
+{
+    __atomic_store_n(&watcher->roster[place], getpid(), __ATOMIC_SEQ_CST);
+    munmap(watcher, watcher->size);
+}
+
+static int start(struct forkcore_watcher *watcher)
+{
     pid_t parent = forkcore_process();
     sigset_t all, mask;
 
-    watcher = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (watcher == MAP_FAILED)
-        return errno;
-    *watcher = (struct forkcore_watcher){.pidfd = -1, .size = size, .capacity = capacity};
+    watcher->is_ready = 0;
+    forkcore_watcher_lend(watcher, true);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     pid_t pid = fork();
@@ -120,18 +148,44 @@ int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
     if (pid == 0)
         watch(watcher, parent);
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    madvise(watcher, size, MADV_DONTFORK); // no other child is to change it
-    watcher->pid = pid;
+    forkcore_watcher_lend(watcher, false); // no other child is to change it
     if (error == 0 && (error = forkcore_pidfd(pid, &watcher->pidfd)) != 0) {
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
     }
+    watcher->pid = pid;
+    return error;
+}
+
+int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **opened)
+{
+    struct forkcore_watcher *watcher;
+    size_t size = sizeof *watcher + capacity * sizeof(pid_t);
+
+    watcher = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (watcher == MAP_FAILED)
+        return errno;
+    *watcher = (struct forkcore_watcher){.pidfd = -1, .size = size, .capacity = capacity};
+    int error = start(watcher);
     if (error == 0)
         error = await_ready(watcher);
     if (error != 0)
         forkcore_watcher_close(watcher);
-    *opened = watcher;
+    *opened = error == 0 ? watcher : NULL;
     return error;
+}
+
+bool forkcore_watcher_renew(struct forkcore_watcher *watcher)
+{
+    struct pollfd polled = {.fd = watcher->pidfd, .events = POLLIN};
+    if (watcher->pidfd >= 0) {
+        if (poll(&polled, 1, 0) != 1)
+            return false;
+        waitpid(watcher->pid, NULL, WNOHANG);
+        forkcore_close(watcher->pidfd);
+        watcher->pidfd = -1;
+    }
+    return start(watcher) == 0; // nobody waits until it is ready
 }
 
 pid_t *forkcore_watcher_roster(struct forkcore_watcher *watcher)

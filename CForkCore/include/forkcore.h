@@ -31,6 +31,8 @@ extern "C" {
 
 // ---------------------------------------------------------------------------------------------- fork and the child
 
+struct forkcore_watcher;
+
 /// What a child does before its body runs. Owned by the caller; only read.
 struct forkcore_child_plan {
     uint64_t defaults;   ///< signals whose disposition becomes SIG_DFL in the child
@@ -44,6 +46,8 @@ struct forkcore_child_plan {
     bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
     bool own_session;      ///< and a session of its own, without a terminal
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
+    struct forkcore_watcher *watcher; ///< not NULL: this one sees to that instead, once the parent has ended; see watcher.c
+    size_t watched_as;     ///< the child's place in the watcher's roster, where it writes its number
     int place;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
     bool closes_aside;     ///< forkcore_spawn: our copy of that descriptor is closed by forkcore_close_aside
     bool takes_errors;     ///< forkcore_spawn: the program has it as descriptor 2 as well

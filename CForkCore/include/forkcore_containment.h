@@ -63,8 +63,12 @@ struct forkcore_watcher;
 /// Parent. Not signal-safe.
 int forkcore_watcher_open(size_t capacity, struct forkcore_watcher **watcher);
 
-/// Where the parent writes whom to end: `capacity` pids, each a child of its own, or 0.
+/// Where the parent, and before it each child as the first thing it does, writes whom to end: `capacity` pids, each a child of
+/// the parent's, or 0.
 pid_t *forkcore_watcher_roster(struct forkcore_watcher *watcher);
+
+/// Forks another if it has ended. Returns whether so. Parent. Not signal-safe.
+bool forkcore_watcher_renew(struct forkcore_watcher *watcher);
 
 /// Its pidfd, which stays its own.
 int forkcore_watcher_pidfd(const struct forkcore_watcher *watcher);

@@ -247,4 +247,7 @@ struct ChildTableContainmentTests {
 
     @Test("what was to end with a child, and does not, is ended")
     func outlive() throws { try pass("descendants-outlive-their-child") }
+
+    @Test("it ends with a parent that is killed")
+    func killed() throws { try pass("left-behind-by-the-killed") }
 }

@@ -160,6 +160,34 @@ struct ContainmentTests {
         try server.expectNothingAlive(within: 60)
     }
 
+    @Test("nothing outlives a forkserve that is killed, nor do sessions that a program has made which lives")
+    func parentKilledWithSessions() throws {
+        let (server, address) = try exec(
+            [], stubbornDaemon + " setsid sh -c 'setsid sleep 1000 & sleep 1000' >&2 & echo ready; read line")
+        let clients = try (0..<4).map { _ in try Client(address) }
+        for client in clients { #expect(try client.receive() == "ready\n") }
+        try eventually("not all were started") { server.descendants.count >= 6 * clients.count }
+        server.send(SIGKILL)
+        #expect(try server.wait() == -SIGKILL)
+        try server.expectNothingAlive(within: 60)
+    }
+
+    @Test("the process that ends all with forkserve is made again should it be killed")
+    func watcherKilled() throws {
+        let (server, address) = try exec([], "setsid sleep 1000 >&2 & echo ready; read line")
+        let first = try Client(address)
+        #expect(try first.receive() == "ready\n")
+        let watcher = try #require(watchers(of: server).first)
+        #expect(contents(of: "/proc/\(watcher)/cmdline")?.contains("forkserve") == false)
+        kill(watcher, SIGKILL)
+        try eventually("there is no other") { watchers(of: server).first.map { $0 != watcher } ?? false }
+        let second = try Client(address)
+        #expect(try second.receive() == "ready\n")
+        server.send(SIGKILL)
+        #expect(try server.wait() == -SIGKILL)
+        try server.expectNothingAlive(within: 60)
+    }
+
     @Test("as process 1 it reaps what lands on it, and is stopped by signals", .enabled(if: canUnshare))
     func processOne() throws {
         let program = ["sh", "-c", "(sh -c 'exit 3' >&2 &); (setsid true >&2 &); echo ready; read line"]
@@ -183,6 +211,11 @@ struct ContainmentTests {
         #expect(try server.wait() == 0, "\(server.errors)")
         try server.expectNothingAlive()
     }
+}
+
+/// The process that outlives a server.
+private func watchers(of server: Running) -> [pid_t] {
+    processes().filter { Process($0)?.parent == server.pid && isWatcher($0) }
 }
 
 private let canUnshare =

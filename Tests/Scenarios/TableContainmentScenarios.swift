@@ -18,6 +18,7 @@ let tableContainmentScenarios: [String: @Sendable () throws -> Void] = [
             for late in [false, true] { try descendantsOutliveTheirChild(way, late: late) }
         }
     },
+    "left-behind-by-the-killed": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindByTheKilled(way) } },
 ]
 
 private func contained() -> ChildOptions {
@@ -171,4 +172,31 @@ private func descendantsOutliveTheirChild(_ way: ChildTable.Reaping, late: Bool)
     try expect(recording.exits[1].status == .killed(.kill, dumpedCore: false), "\(recording.exits)")
     words.close()
     daemons.close()
+}
+
+/// Children, and those whom they have put into sessions of their own, end with a parent that is killed.
+private func leftBehindByTheKilled(_ way: ChildTable.Reaping) throws {
+    let living = try Channel()
+    let parent = foreignChild {
+        guard let table = try? ChildTable(limit: 4, reaping: way) else { return 1 }
+        for _ in 0..<4 {
+            _ = try? table.fork(options: contained()) {
+                _ = foreignChild {
+                    setsid()
+                    living.say()
+                    return liveOn()
+                }
+                living.say()
+                return liveOn()
+            }
+        }
+        return liveOn()
+    }
+    close(living.ends.write)
+    for _ in 0..<8 { try expect(try living.hear() == 1, "not all were started") }
+    kill(parent, SIGKILL)
+    waitpid(parent, nil, 0)
+    try expect(isReadable(living.ends.read, within: 60), "some live on")
+    try expect(try living.hear() == nil, "more were started")
+    close(living.ends.read)
 }

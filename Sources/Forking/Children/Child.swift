@@ -7,7 +7,7 @@ public struct ChildOptions: Sendable {
     /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
     ///
     /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its `containment` is
-    /// `.descendants`; one that is given `credentials` keeps it.
+    /// `.descendants`: then a process that outlives this one sees to it. One that is given `credentials` keeps it.
     public var diesWithParent = true
     /// How long the child may live; then it gets SIGTERM, and `killAfter` later SIGKILL. Nil: as long as it likes.
     public var timeLimit: Duration?

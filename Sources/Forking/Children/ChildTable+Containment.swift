@@ -32,6 +32,12 @@ extension ChildTable {
         }
     }
 
+    /// A moment after children began or ended.
+    func lookAfterOrphans() {
+        orphans?.keepWatcher()
+        adopt()
+    }
+
     private func adopt(_ pid: ProcessID, _ process: forkcore_process_info, _ orphans: Orphans) {
         // There are more slots than the limit; should they be taken too, those who are left wait for one.
         guard slots.count < slots.capacity else { return }

@@ -40,6 +40,20 @@ final class Orphans {
         self.watcher = nil
     }
 
+    /// Who ends the children with this process; nil if nobody does.
+    var watching: OpaquePointer? { watcher.flatMap { forkcore_watcher_pidfd($0) >= 0 ? $0 : nil } }
+
+    /// The watcher may have been killed: then there is another.
+    func keepWatcher() {
+        guard let watcher else { return }
+        let before = forkcore_watcher_pidfd(watcher)
+        forkcore_watcher_renew(watcher)
+        let after = forkcore_watcher_pidfd(watcher)
+        guard before != after else { return }
+        if before >= 0 { ParentOnly.remove(before) }
+        if after >= 0 { ParentOnly.add(after) }
+    }
+
     /// Whose end this process's end is to be.
     func note(_ pid: ProcessID, in slot: Int) {
         if let watcher { forkcore_watcher_roster(watcher)[slot] = pid }

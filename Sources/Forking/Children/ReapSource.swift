@@ -226,7 +226,7 @@ final class ReapSource {
         if let orphanSignals {
             orphanSignals.take { _, _ in }
             if let shared = Self.shared, shared.isOurs { shared.scheduleSweep() }  // some were meant for that one
-            for index in tables.indices { tables[index].with { $0.adopt() } }
+            for index in tables.indices { tables[index].with { $0.lookAfterOrphans() } }
             if takesStrangers, reapStrangers() { sweepDue = .now + Self.sweepInterval }
             return
         }
@@ -235,7 +235,7 @@ final class ReapSource {
         for index in tables.indices {
             tables[index].with {
                 if allAccountedFor { $0.reapDoubtful() } else { $0.reapAll() }
-                $0.adopt()
+                $0.lookAfterOrphans()
                 $0.lookForHeld()
             }
         }
