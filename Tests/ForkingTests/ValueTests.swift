@@ -45,6 +45,16 @@ struct AdmissionTests {
         #expect(!isShortage && admission.shortageUntil == start + .milliseconds(1))
     }
 
+    @Test("a shortage that ends and begins again with each client is told once")
+    func news() {
+        var admission = Admission()
+        let start = Instant(nanoseconds: 1_000)
+        func isNew(after milliseconds: Int) -> Bool { admission.isNewShortage(at: start + .milliseconds(milliseconds)) }
+        #expect(isNew(after: 0))
+        #expect(!isNew(after: 60) && !isNew(after: 900) && !isNew(after: 1_800))
+        #expect(isNew(after: 2_800) && !isNew(after: 2_801))
+    }
+
     @Test("there are at most 20 tries a second")
     func tries() { #expect(Admission.pause >= .milliseconds(50)) }
 }

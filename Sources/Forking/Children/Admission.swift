@@ -10,8 +10,20 @@ struct Admission {
 
     /// When to try again.
     private(set) var shortageUntil: Instant?
+    /// When there last was a shortage, of any kind.
+    private var lastShortage: Instant?
     /// How often in a row as many programs were on their way as can be.
     private var crowds = 0
+
+    /// How long there must have been none for the next one to be another: where a client can be served only when one goes, it
+    /// begins and ends with each.
+    static let respite = Duration.seconds(1)
+
+    /// Whether the shortage that was met now is to be told.
+    mutating func isNewShortage(at now: Instant) -> Bool {
+        defer { lastShortage = now }
+        return lastShortage.map { $0 + Self.respite <= now } ?? true
+    }
 
     mutating func noteShortage(at now: Instant) { shortageUntil = now + Self.pause }
 

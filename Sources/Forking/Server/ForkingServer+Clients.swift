@@ -42,8 +42,8 @@ extension ForkingServer {
             } else {
                 admission.noteShortage(at: .now)
             }
-            if !isShort { hooks.observe(.shortage(error)) }
             isShort = true
+            if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
         }
     }
 

@@ -106,9 +106,8 @@ extension ForkingServer {
             let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
             spares.add(Spares.Spare(pid: pid, channel: channel))
         } catch {
-            let wasShort = spares.isShort
             spares.noteShortage(at: .now)
-            if !wasShort { hooks.observe(.shortage(error)) }
+            if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
         }
     }
 
