@@ -117,10 +117,9 @@ extension Job {
     }
 
     private static func keepAlive(_ idle: Double) -> KeepAlive? {
-        let questions = 6
-        return idle == 0
-            ? nil
-            : KeepAlive(idle: .seconds(idle), interval: .seconds(max(1, idle / Double(questions))), count: questions)
+        guard idle > 0 else { return nil }
+        let questions = min(6, Int(idle))  // at least a second apart
+        return KeepAlive(idle: .seconds(idle), interval: .seconds(idle / Double(questions)), count: questions)
     }
 }
 
