@@ -41,7 +41,8 @@ extension ChildTable {
             mark: marks.map { forkcore_marks_occupy($0, slot) },
             own_group: containment >= .group, own_session: containment >= .session,
             dies_with_parent: options.diesWithParent,
-            watcher: containment == .descendants ? orphans?.watching : nil, watched_as: slot, place: 0, closes_aside: false, takes_errors: false,
+            watcher: containment == .descendants ? orphans?.watching : nil, watched_as: slot,
+            place: 0, closes_aside: false, takes_errors: false,
             identity: identity)
     }
 }
