@@ -217,7 +217,8 @@ public final class ChildTable {
             plan.takes_errors = program.isStandardErrorConnected
             return program.withStrings { path, arguments, environment in
                 forkcore_spawn(
-                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.refusal(slot), &pid, &pidfd)
+                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.refusal(slot), &pid, &pidfd
+                )
             }
         }
         guard code == 0 else {
