@@ -248,6 +248,9 @@ struct ChildTableContainmentTests {
     @Test("what was to end with a child, and does not, is ended")
     func outlive() throws { try pass("descendants-outlive-their-child") }
 
+    @Test("without a process to see to its end nothing is made", .needsRoot)
+    func noWatcher() throws { try pass("no-process-for-the-watcher") }
+
     @Test("it ends with a parent that is killed")
     func killed() throws { try pass("left-behind-by-the-killed") }
 }

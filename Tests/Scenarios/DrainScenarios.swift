@@ -147,7 +147,7 @@ private func waitingAtClose() throws {
 private enum Kind { case handler, spares, program }
 
 /// A user of this test's own, of whom there can be so many processes, this one included.
-private func becomeUser(withProcesses count: rlim_t) throws {
+func becomeUser(withProcesses count: rlim_t) throws {
     let user = uid_t.random(in: 1_900_000_000..<2_000_000_000)  // a number of a process can be another's elsewhere
     var limit = rlimit(rlim_cur: count, rlim_max: count)
     try expect(setrlimit(__rlimit_resource_t(__RLIMIT_NPROC.rawValue), &limit) == 0, "setrlimit")

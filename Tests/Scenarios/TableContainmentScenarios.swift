@@ -18,6 +18,7 @@ let tableContainmentScenarios: [String: @Sendable () throws -> Void] = [
             for late in [false, true] { try descendantsOutliveTheirChild(way, late: late) }
         }
     },
+    "no-process-for-the-watcher": noProcessForTheWatcher,
     "left-behind-by-the-killed": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindByTheKilled(way) } },
 ]
 
@@ -199,4 +200,15 @@ private func leftBehindByTheKilled(_ way: ChildTable.Reaping) throws {
     try expect(isReadable(living.ends.read, within: 60), "some live on")
     try expect(try living.hear() == nil, "more were started")
     close(living.ends.read)
+}
+
+/// A child that nobody could end with this process is not made, and can be once there are processes again.
+private func noProcessForTheWatcher() throws {
+    let table = try ChildTable(limit: 4, reaping: .pidfd)
+    try becomeUser(withProcesses: 1)
+    for _ in 0..<2 {
+        let error = try refusal { try table.fork(options: contained()) { 0 } }
+        guard case .system("fork", .resourceTemporarilyUnavailable) = error else { throw Failure("\(error)") }
+    }
+    try expect(table.count == 0 && children(of: getpid()).isEmpty, "something was made")
 }

@@ -286,7 +286,7 @@ private func beHeld() throws {
     _exit(0)
 }
 
-private func children(of parent: pid_t) -> [pid_t] { processes().filter { Process($0)?.parent == parent } }
+func children(of parent: pid_t) -> [pid_t] { processes().filter { Process($0)?.parent == parent } }
 
 /// Makes processes its parent's children, and waits for its client.
 private func makeStrangers() throws {

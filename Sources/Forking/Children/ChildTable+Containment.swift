@@ -15,6 +15,7 @@ extension ChildTable {
         do throws(ForkingError) {
             orphans = try Orphans(options, capacity: slots.capacity)
         } catch {
+            if error.isShortage { throw error }
             throw .invalid("containment is .descendants, which needs /proc and CONFIG_PROC_CHILDREN: \(error)")
         }
     }
