@@ -117,7 +117,7 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
         return error;
     text[got] = 0;
     const char *state = strrchr(text, ')'); // the name before it can have anything in it
-    const char *parent = field(state, 3), *session = field(state, 5), *start = field(state, 21);
+    const char *parent = field(state, 3), *group = field(state, 4), *session = field(state, 5), *start = field(state, 21);
     if (!start)
         return ESRCH;
     struct timespec now;
@@ -126,6 +126,7 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
     int64_t age = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - started;
     *info = (struct forkcore_process_info){
         .parent = (pid_t)strtol(parent, NULL, 10),
+        .group = (pid_t)strtol(group, NULL, 10),
         .session = (pid_t)strtol(session, NULL, 10),
         .age_ns = age > 0 ? age : 0,
         .is_zombie = state[2] == 'Z',
@@ -136,14 +137,15 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
 // ---------------------------------------------------------------------------------------------------------- descendants
 
 // The process's number cannot become another's while its pidfd is asked for its parent.
-static void signal_child(pid_t pid, pid_t parent, int number)
+static void signal_child(pid_t pid, pid_t parent, pid_t spared, int number)
 {
     int descriptor;
     struct forkcore_process_info info;
     if (forkcore_pidfd(pid, &descriptor) != 0)
         return;
     // That one has ended, and we are a subreaper: it is ours now.
-    if (forkcore_process_look(pid, &info) == 0 && (info.parent == parent || info.parent == forkcore_process()))
+    if (forkcore_process_look(pid, &info) == 0 && (info.parent == parent || info.parent == forkcore_process())
+        && (spared == 0 || info.group != spared))
         syscall(SYS_pidfd_send_signal, descriptor, number, NULL, 0);
     forkcore_close(descriptor);
 }
@@ -176,7 +178,7 @@ static size_t append_all_children(pid_t process, pid_t *pids, size_t room)
     return count;
 }
 
-int forkcore_descendants(pid_t pid, int number, pid_t *pids, size_t capacity, size_t *count)
+int forkcore_descendants(pid_t pid, int number, pid_t spared, pid_t *pids, size_t capacity, size_t *count)
 {
     pid_t parents[FORKCORE_DESCENDANTS];
     if (capacity > FORKCORE_DESCENDANTS)
@@ -188,12 +190,12 @@ int forkcore_descendants(pid_t pid, int number, pid_t *pids, size_t capacity, si
         for (size_t i = *count; i < *count + more; i++) {
             parents[i] = parent;
             if (number == SIGKILL)
-                signal_child(pids[i], parent, SIGSTOP);
+                signal_child(pids[i], parent, 0, SIGSTOP);
         }
         *count += more;
     }
     // The farthest first: whose parent has gone is not known for what it is.
     for (size_t i = *count; number != 0 && i > 0; i--)
-        signal_child(pids[i - 1], parents[i - 1], number);
+        signal_child(pids[i - 1], parents[i - 1], spared, number);
     return 0;
 }

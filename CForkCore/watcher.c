@@ -47,7 +47,7 @@ static void end_with_descendants(pid_t pid)
     pid_t descendants[FORKCORE_DESCENDANTS];
     size_t count;
     kill(pid, SIGSTOP);
-    forkcore_descendants(pid, SIGKILL, descendants, FORKCORE_DESCENDANTS, &count);
+    forkcore_descendants(pid, SIGKILL, 0, descendants, FORKCORE_DESCENDANTS, &count);
     kill(pid, SIGKILL);
 }
 

@@ -32,6 +32,7 @@ int forkcore_children_read(int descriptor, int64_t *offset, pid_t *pids, size_t 
 
 struct forkcore_process_info {
     pid_t parent;
+    pid_t group;
     pid_t session;
     int64_t age_ns;
     bool is_zombie;
@@ -44,10 +45,11 @@ enum { FORKCORE_DESCENDANTS = 1024 };
 
 /// The children of `pid`, theirs, and so on, as many as `capacity` and FORKCORE_DESCENDANTS let in: those whose parents live.
 /// With a `number` other than 0 each gets that signal; with SIGKILL it is first stopped as it is found, so that it starts no
-/// more. Who has ended meanwhile gets none, nor does another that has its number.
+/// more. Who has ended meanwhile gets none, nor does another that has its number, nor one of the process group `spared`, which
+/// the caller signals by itself.
 ///
 /// Any process. Signal-safe.
-int forkcore_descendants(pid_t pid, int number, pid_t *pids, size_t capacity, size_t *count);
+int forkcore_descendants(pid_t pid, int number, pid_t spared, pid_t *pids, size_t capacity, size_t *count);
 
 /// Watches `watched` for what comes after it was last seen to be readable, where forkcore_poll_add watches whether it is.
 /// Any process. Signal-safe.

@@ -48,7 +48,7 @@ struct Status: ParsableCommand {
     private static func descendants(of pid: ProcessID) -> [ProcessID] {
         withUnsafeTemporaryAllocation(of: ProcessID.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
             var count = 0
-            _ = forkcore_descendants(pid, 0, pids.baseAddress, pids.count, &count)
+            _ = forkcore_descendants(pid, 0, 0, pids.baseAddress, pids.count, &count)
             return Array(pids.prefix(count))
         }
     }

@@ -18,7 +18,7 @@ import Testing
     @Test("measures each method in each host, and says so in JSON", .needs("cc", package: "gcc"))
     func measures() throws {
         let directory = try TemporaryDirectory()
-        let running = try zygote(["--calls", "20", "--json", "\(directory.path)/json"])
+        let running = try zygote(["--calls", "20", "--seconds", "60", "--json", "\(directory.path)/json"])
         #expect(try running.wait() == 0, "\(running.errors)")
         try running.expectNothingAlive()
         let lines = (contents(of: "\(directory.path)/json") ?? "").split(separator: "\n")

@@ -107,6 +107,36 @@ struct ContainmentTests {
         #expect(server.descendants.filter { contents(of: "/proc/\($0)/comm") == "sleep\n" }.count == 2)
     }
 
+    @Test(
+        "each process gets one SIGTERM, whatever has become of it: a second one can mean another thing",
+        .needs("perl", package: "perl-base"),
+        arguments: [["--timeout", "4"], ["--drain", "0"]])
+    func once(options: [String]) throws {
+        let counting = #"""
+            perl -e '$| = 1; $SIG{TERM} = sub { print "$ARGV[0] got it\n" }; print "$ARGV[0] is up\n"; sleep 1 while 1'
+            """#
+        let names = ["child", "orphan", "daemon", "leftover"]
+        let starts = [
+            "\(counting) child &", "(\(counting) orphan &);", "setsid \(counting) daemon &",
+            "(setsid \(counting) leftover &);",
+        ]
+        let script = starts.joined(separator: " ") + " trap : TERM; while :; do wait; done"
+        let (server, address) = try exec(options + ["--kill-after", "4"], script)
+        let client = try Client(address)
+        var text = ""
+        while names.contains(where: { !text.contains("\($0) is up\n") }) {
+            let more = try client.receive()
+            try #require(!more.isEmpty, "\(text)")
+            text += more
+        }
+        if options.contains("--drain") { server.send(SIGTERM) }
+        text += try client.receiveAll()
+        for name in names { #expect(text.ranges(of: "\(name) got it\n").count == 1, "\(text)") }
+        if !options.contains("--drain") { server.send(SIGTERM) }
+        #expect(try server.wait() == 0, "\(server.errors)")
+        try server.expectNothingAlive()
+    }
+
     @Test("status: what was left is listed as such")
     func status() throws {
         let directory = try TemporaryDirectory()

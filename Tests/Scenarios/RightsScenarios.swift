@@ -157,18 +157,19 @@ private func attachedToProgram() throws {
     let server = try ForkingServer(programs: openListener(directory.path + "/s"), configuration: configuration) { _ in
         Program(path: "/bin/true", arguments: ["true"])
     }
-    var ended = 0
+    let lingering = try Lingering()
+    let hostile = try Client("\(server.address)")
+    try lingering.attach(on: hostile.descriptor)
+    // Not before: a program that is made ready meanwhile has copies of this process's descriptors until it is executed.
+    var honest: Client?
     server.hooks.observe = { [unowned server] in
         // The parent's copies are the last ones then.
         if case .forked(let pid, _) = $0 { try? expectZombie(pid) }
-        if case .ended = $0 { ended += 1 }
-        if ended == 2 { server.stop() }
+        guard case .ended = $0 else { return }
+        if honest == nil { honest = try? Client("\(server.address)") } else { server.stop() }
     }
-    let lingering = try Lingering()
-    let hostile = try Client("\(server.address)"), honest = try Client("\(server.address)")
-    try lingering.attach(on: hostile.descriptor)
     try withoutWaiting { try server.serve() }
-    try expect(try honest.receiveAll() == "", "the next client's program did not end")
+    try expect(try honest?.receiveAll() == "", "the next client's program did not end")
 }
 
 /// It is received by the parent.

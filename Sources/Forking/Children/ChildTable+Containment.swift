@@ -65,7 +65,7 @@ extension ChildTable {
 
     private func end(_ slot: Int, by fate: Child.Stage) {
         if fate == .killed { slots[slot].stage = .terminating }
-        advance(slot, because: .stopped, at: .now)
+        advance(slot, because: .stopped, at: .now, withAll: true)
     }
 
     /// A child has ended, and may have left something behind.

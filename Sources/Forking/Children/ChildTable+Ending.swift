@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
+
 /// How children are brought to an end: running → terminating → killed, each with its deadline.
 extension ChildTable {
     /// Sends `signal` to a child, or with `group` to its process group. kill(2).
@@ -33,11 +35,11 @@ extension ChildTable {
         requireParent()
         orphans?.fate = .terminating
         adopt()
-        forEachChild { slot, _ in terminate(at: slot) }
+        forEachChild { slot, _ in terminate(at: slot, withAll: true) }
     }
 
-    private func terminate(at slot: Int) {
-        if slots[slot].stage == .running { advance(slot, because: .stopped, at: .now) }
+    private func terminate(at slot: Int, withAll: Bool = false) {
+        if slots[slot].stage == .running { advance(slot, because: .stopped, at: .now, withAll: withAll) }
     }
 
     /// Sends SIGKILL to every child and its group.
@@ -55,7 +57,9 @@ extension ChildTable {
     }
 
     /// Takes a child to its next stage: SIGTERM, then SIGKILL.
-    func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant) {
+    ///
+    /// - Parameter withAll: so do all others now.
+    func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant, withAll: Bool = false) {
         var child = slots[slot]
         if child.reason == .own { child.reason = reason }
         let signals: [Signal]
@@ -73,12 +77,24 @@ extension ChildTable {
         }
         slots[slot] = child
         child.deadline.map(noteDeadline)
+        guard !isReachedByItsLeader(child, at: now, withAll: withAll) else { return }
         // Lost, it was released as it was to be signalled, and another is not in its place yet.
         for signal in signals where slots[slot].pid == child.pid {
             orphans?.signal(signal, toDescendantsOf: child.pid)
             self.signal(signal, at: slot, group: true)
         }
         checkInvariants()
+    }
+
+    /// Whether what a child left is in that child's group still, which gets its SIGTERM as a whole: a second one can mean another
+    /// thing than the first. SIGKILL cannot.
+    private func isReachedByItsLeader(_ child: Child, at now: Instant, withAll: Bool) -> Bool {
+        guard child.isLeftover, child.stage == .terminating, let slot = slots.slot(of: getpgid(child.pid)) else {
+            return false
+        }
+        let leader = slots[slot]
+        guard leader.pid != child.pid, leader.hasGroup else { return false }
+        return withAll || leader.stage == child.stage || leader.deadline.map { $0 <= now } ?? false
     }
 
     // MARK: Time

@@ -78,11 +78,12 @@ final class Orphans {
         return info
     }
 
-    /// Sends a signal to all that descends from a child that lives.
+    /// Sends a signal to all that descends from a child that lives, but for those of the group that it leads: that gets it in one
+    /// piece, and nobody twice.
     func signal(_ signal: Signal, toDescendantsOf pid: ProcessID) {
         withUnsafeTemporaryAllocation(of: pid_t.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
             var count = 0
-            _ = forkcore_descendants(pid, signal.rawValue, pids.baseAddress, pids.count, &count)
+            _ = forkcore_descendants(pid, signal.rawValue, pid, pids.baseAddress, pids.count, &count)
             if count > 0 { doomed[pid, default: []].formUnion(pids.prefix(count)) }
         }
     }
