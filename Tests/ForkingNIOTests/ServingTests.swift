@@ -125,6 +125,25 @@ struct ServingTests {
         try server.stop()
     }
 
+    @Test("a last answer arrives whole, though its client goes on sending", arguments: kinds.prefix(2))
+    func talkative(arguments: [String]) throws {
+        let server = try Served(arguments)
+        let client = try HTTPClient(server.address)
+        try client.ask("/long", close: true)
+        var piece = [UInt8](repeating: 0, count: 65_536)
+        var count = 0
+        while true {
+            usleep(2000)  // it is some way off
+            send(client.client.descriptor, "\n", 1, Int32(MSG_NOSIGNAL))
+            let got = recv(client.client.descriptor, &piece, piece.count, 0)
+            try #require(got >= 0, "after \(count) bytes: \(String(cString: strerror(errno)))")
+            if got == 0 { break }
+            count += got
+        }
+        #expect(count > 600_000)
+        try server.stop()
+    }
+
     @Test("a client that has shut down its sending side gets its answer")
     func halfClosed() throws {
         let server = try Served(["tasks"])

@@ -47,6 +47,24 @@ struct LostPeerTests {
         #expect(server.errors.contains("Connection timed out"), "\(server.errors)")
     }
 
+    @Test("a socket that was handed over is set as asked, and else left as it was", arguments: [true, false])
+    func handedOver(isAsked: Bool) throws {
+        let socket = try boundSocket("127.0.0.1:0")
+        defer { close(socket) }
+        let options = isAsked ? ["--keepalive", "77", "--user-timeout", "9"] : []
+        let (server, _) = try forkserve(["echo"] + options + ["fd:9"], inherited: [9: socket])
+        func value(_ level: Int32, _ option: Int32) -> Int32 {
+            var (value, length): (Int32, socklen_t) = (-1, 4)
+            getsockopt(socket, level, option, &value, &length)
+            return value
+        }
+        let tcp = Int32(IPPROTO_TCP)
+        #expect(value(SOL_SOCKET, SO_KEEPALIVE) == (isAsked ? 1 : 0))
+        #expect((value(tcp, TCP_KEEPIDLE) == 77) == isAsked)
+        #expect(value(tcp, TCP_USER_TIMEOUT) == (isAsked ? 9000 : 0))
+        try stop(server)
+    }
+
     @Test("what cannot be is refused")
     func refusals() throws {
         for (options, text) in [

@@ -153,11 +153,13 @@ struct ManagerTests {
         arguments: commands)
     func fullAtUpgrade(command: String) throws {
         let manager = try Manager(socket)
-        let (server, address) = try serve(command)
+        let (server, address) = try serve(command, ["--verbose"])
         try manager.expect("READY=1", from: server.pid)
         try manager.fill()
         server.send(SIGUSR2)
         #expect(try listeningAddress(of: server) == address)
+        try server.waitForError("stopping: draining")
+        usleep(500_000)  // nobody is left to be served
         let new = try successor(of: server, manager)
         try manager.expect("READY=1", from: new)
         #expect(try server.wait() == 0, "\(server.errors)")

@@ -103,6 +103,7 @@ func text(for path: String) -> ByteBuffer {
     if path == "/trap" { fatalError("on purpose") }
     while path == "/spin" { getpid() }
     if path == "/outlive-parent", !outliveParent() { fatalError("not root") }
+    if path == "/long" { return ByteBuffer(repeating: 120, count: 600_000) }
     return ByteBuffer(string: "\(getpid())")
 }
 

@@ -123,10 +123,15 @@ private func stopTwice() throws {
 
 /// Who has ended by himself, though nobody has noticed, was not told to: what he left in the background lives on.
 private func stopAfterAnEnd() throws {
-    let words = try Channel()
+    let (words, gate) = (try Channel(), try Channel())
     let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { _ in
-        var background = foreignChild(liveOn)
-        _ = write(words.ends.write, &background, 4)
+        _ = foreignChild {
+            words.say()
+            gate.waitToBeTold()
+            words.say(2)
+            return 0
+        }
+        _ = try words.hear()
     }
     server.hooks.observe = { [unowned server] event in
         guard case .forked(let pid, _) = event else { return }
@@ -135,11 +140,10 @@ private func stopAfterAnEnd() throws {
     }
     let client = try server.client()
     try server.serve()
-    var background: pid_t = 0
-    try expect(read(words.ends.read, &background, 4) == 4, "nobody was served")
-    try expect(Process(background).map { !$0.isZombie } ?? false, "it was ended")
-    kill(background, SIGKILL)
-    words.close()
+    gate.close()
+    words.closeWrite()
+    try expect(try words.hear() == 2, "it was ended")
+    words.closeRead()
     withExtendedLifetime(client) {}
 }
 
