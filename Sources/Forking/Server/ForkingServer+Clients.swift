@@ -111,7 +111,7 @@ extension ForkingServer {
             return
         }
         do throws(ForkingError) {
-            let pid = try children.fork(peer: peer, options: configuration.childOptions) {
+            let pid = try children.fork(peer: peer, options: childOptions) {
                 attend(&connection, handler)
             }
             hooks.observe(.forked(pid, peer: peer))
@@ -151,7 +151,7 @@ extension ForkingServer {
         }
         do throws(ForkingError) {
             let pid = try children.spawn(
-                child, on: connection.descriptor, peer: peer, options: configuration.childOptions)
+                child, on: connection.descriptor, peer: peer, options: childOptions)
             hooks.observe(.forked(pid, peer: peer))
         } catch {
             try hold(connection, error)
@@ -182,7 +182,7 @@ extension ForkingServer {
     private func serve(_ datagram: inout Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
         do throws(ForkingError) {
             let channel = replies!.childsEnd
-            let pid = try children.fork(peer: datagram.peer, options: configuration.childOptions) {
+            let pid = try children.fork(peer: datagram.peer, options: childOptions) {
                 var request = datagram
                 request.way = .parent(channel)
                 return run(for: request.peer) { try handler(request) }

@@ -21,7 +21,7 @@ extension ForkingServer {
         }
         Self.letWait(on: listener)
         let pid = try children.spawn(
-            child, on: FileDescriptor(rawValue: listener), peer: address, options: configuration.childOptions)
+            child, on: FileDescriptor(rawValue: listener), peer: address, options: childOptions)
         listeners.leave(listener)
         lent.lend(listener, to: pid)
         hooks.observe(.forked(pid, peer: address))

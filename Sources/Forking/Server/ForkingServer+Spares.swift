@@ -101,7 +101,7 @@ extension ForkingServer {
         do throws(ForkingError) {
             let (channel, childsEnd) = try Self.openChannel()
             defer { forkcore_close(childsEnd) }
-            var options = configuration.childOptions
+            var options = childOptions
             options.timeLimit = nil  // it begins with the client
             let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
             spares.add(Spares.Spare(pid: pid, channel: channel))

@@ -4,8 +4,8 @@ import CForkCore
 
 extension ForkingServer {
     func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
-        try configuration.childOptions.tryIdentity()
-        try children.contain(configuration.childOptions)
+        try childOptions.tryIdentity()
+        try children.contain(childOptions)
         try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
         idleSince.value = .now
     }

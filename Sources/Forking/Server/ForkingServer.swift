@@ -33,6 +33,8 @@ public final class ForkingServer {
     // begins and ends, +Upgrade has another take its place, +Status tells.
     let loop: ServerLoop
     let service: Service
+    /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
+    let childOptions: ChildOptions
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
@@ -127,6 +129,7 @@ public final class ForkingServer {
                 throw .invalid("spares is \(configuration.spares), and must be 0 where no handler serves connections")
             }
         }
+        childOptions = configuration.childOptions
         self.hooks = hooks
         self.service = service
         address = listener.address
