@@ -33,7 +33,7 @@ public struct ChildOptions: Sendable {
     /// The defaults, as said at each property.
     public init() {}
 
-    func checked() throws(ForkingError) -> ChildOptions {
+    func check() throws(ForkingError) {
         if let timeLimit, timeLimit <= .zero {
             throw .invalid("a time limit of \(timeLimit) cannot be: it must be positive, or nil for none")
         }
@@ -41,7 +41,6 @@ public struct ChildOptions: Sendable {
         if let oomScore, !(-1000...1000).contains(oomScore) {
             throw .invalid("oomScore is \(oomScore), and must be from -1000 to 1000")
         }
-        return self
     }
 }
 

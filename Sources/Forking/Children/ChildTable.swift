@@ -148,7 +148,7 @@ public final class ChildTable {
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), keeping kept: [Int32], _ body: () -> Int32
     ) throws(ForkingError) -> ProcessID {
         requireParent()
-        let options = try options.checked()
+        try options.check()
         if !options.allowsThreads { try Threads.requireOne() }
         try contain(options)
         let slot = try reserve()
@@ -167,13 +167,7 @@ public final class ChildTable {
             vacate(slot)
             throw .system(call: "fork", Errno(rawValue: code))
         }
-        do {
-            let pidfd = try source.watch(pid, slot)
-            commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
-        } catch {
-            endUnwatched(slot, Child(pid, nil, startedAt, options, pidfd: -1))
-            throw error
-        }
+        try enter(pid, slot, peer, startedAt, options)
         return pid
     }
 
@@ -203,7 +197,8 @@ public final class ChildTable {
     ) throws(ForkingError) -> ProcessID {
         requireParent()
         precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
-        var options = try options.checked()
+        try options.check()
+        var options = options
         if options.containment == nil { options.containment = .session }
         try contain(options)
         if spawner == nil { try check(forkcore_spawner_open(&spawner), "mmap") }
@@ -226,16 +221,26 @@ public final class ChildTable {
             guard code != EBUSY else { throw .crowded }
             throw .system(call: String(cString: forkcore_spawner_refused(spawner)), Errno(rawValue: code))
         }
-        do {
-            try source.watch(pidfd: pidfd, slot)
-            commit(slot, Child(pid, peer, startedAt, options, pidfd: pidfd))
+        try enter(pid, slot, peer, startedAt, options, pidfd: pidfd)
+        settlePause = .zero
+        settle()
+        return pid
+    }
+
+    /// A child was made. Its place is not in the frame of what forks, of which each child has a copy.
+    @inline(never)
+    private func enter(
+        _ pid: ProcessID, _ slot: Int, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions,
+        pidfd: Int32? = nil
+    ) throws(ForkingError) {
+        do throws(ForkingError) {
+            var watched = pidfd ?? -1
+            if let pidfd { try source.watch(pidfd: pidfd, slot) } else { watched = try source.watch(pid, slot) }
+            commit(slot, Child(pid, peer, startedAt, options, pidfd: watched))
         } catch {
             endUnwatched(slot, Child(pid, nil, startedAt, options, pidfd: -1))
             throw error
         }
-        settlePause = .zero
-        settle()
-        return pid
     }
 
     /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its own.

@@ -69,28 +69,33 @@ public struct Credentials: Hashable, Sendable {
     }
 }
 
-extension ChildOptions {
-    /// Calls `body` with whom a child is to be, as C has it. Where that is nobody else, nothing is counted for it, in memory that
-    /// children share.
-    func withIdentity<R>(_ body: (forkcore_identity) -> R) -> R {
-        var identity = forkcore_identity(
-            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0))
-        guard let credentials else { return body(identity) }
-        return credentials.supplementaryGroups.withUnsafeBufferPointer { groups in
+extension Credentials {
+    /// Calls `body` with them as C has them.
+    func withC<R>(_ body: (UnsafePointer<forkcore_credentials>) -> R) -> R {
+        supplementaryGroups.withUnsafeBufferPointer { groups in
             var whose = forkcore_credentials(
-                user: credentials.user, group: credentials.group, groups: groups.baseAddress, group_count: groups.count)
-            return withUnsafePointer(to: &whose) {
-                identity.credentials = $0
-                return body(identity)
-            }
+                user: user, group: group, groups: groups.baseAddress, group_count: groups.count)
+            return body(&whose)
         }
+    }
+}
+
+extension ChildOptions {
+    /// What makes a child another than its parent, but for its credentials.
+    var identity: forkcore_identity {
+        forkcore_identity(credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0))
     }
 
     /// Throws unless children can be who they are to be. Parent: one tries it.
     func tryIdentity() throws(ForkingError) {
         guard credentials != nil || oomScore != nil else { return }
         var call: UnsafePointer<CChar>?
-        let code = withIdentity { identity in withUnsafePointer(to: identity) { forkcore_try_identity($0, &call) } }
+        var identity = identity
+        let code =
+            credentials?.withC {
+                identity.credentials = $0
+                return forkcore_try_identity(&identity, &call)
+            } ?? forkcore_try_identity(&identity, &call)
         guard code != 0 else { return }
         let error = ForkingError.system(call: call.map { String(cString: $0) } ?? "clone", Errno(rawValue: code))
         guard code == EPERM || code == EACCES else { throw error }

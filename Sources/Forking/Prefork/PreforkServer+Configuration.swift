@@ -112,7 +112,7 @@ extension PreforkServer {
             }
             try ServerLoop.checkTakeable(stopSignals)
             try ServerLoop.checkControl(control)
-            _ = try childOptions.checked()
+            try childOptions.check()
             return self
         }
 

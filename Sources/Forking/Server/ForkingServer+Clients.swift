@@ -20,41 +20,74 @@ extension ForkingServer {
     func takeClient() throws(ForkingError) {
         do throws(ForkingError) {
             switch service {
-            case .connections(let handler):
-                guard let connection = try nextClient() else { return }
-                try serve(connection, handler)
-            case .datagrams(let handler):
-                try replies?.prepare()
-                guard var datagram = try nextDatagram() else { return }
-                try serve(&datagram, handler)
-            case .programs(let program):
-                guard let connection = try nextClient() else { return }
-                try serve(connection, by: program)
+            case .connections(let handler): try takeConnection(handler)
+            case .datagrams(let handler): try takeDatagram(handler)
+            case .programs(let program): try takeConnection(for: program)
             case .lending(let program):
                 try lend(to: program)
+                noteClient()
             }
-            noteClient()
         } catch {
             guard error.isShortage else { throw error }
-            // The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
-            if error == .crowded {
-                guard admission.noteCrowd(at: .now) else { return }
-            } else {
-                admission.noteShortage(at: .now)
-            }
-            isShort = true
-            if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
+            noteShortage(error)
         }
     }
 
-    /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
-    private func nextClient() throws(ForkingError) -> Connection? {
-        if !held.isEmpty {
-            if let connection = held.next(isWelcome) { return connection }
+    // The loop's stack is written to for each client, and each idle child keeps a copy of its pages: so what takes one has a
+    // frame of its own, and what is rare is not in the frame of what forks.
+
+    @inline(never)
+    private func takeConnection(_ handler: (inout Connection) throws -> Void) throws(ForkingError) {
+        guard let connection = try nextClient() else { return }
+        try serve(connection, handler)
+        noteClient()
+    }
+
+    @inline(never)
+    private func takeConnection(
+        for program: (borrowing Connection) throws(ForkingError) -> Program
+    ) throws(ForkingError) {
+        guard let connection = try nextClient() else { return }
+        try serve(connection, by: program)
+        noteClient()
+    }
+
+    @inline(never)
+    private func takeDatagram(_ handler: (Datagram) throws -> Void) throws(ForkingError) {
+        try replies?.prepare()
+        guard var datagram = try nextDatagram() else { return }
+        try serve(&datagram, handler)
+        noteClient()
+    }
+
+    /// The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
+    @inline(never)
+    private func noteShortage(_ error: ForkingError) {
+        if error == .crowded {
+            guard admission.noteCrowd(at: .now) else { return }
         } else {
-            guard let connection = try accept() else { return nil }
-            if isWelcome(connection) { return connection }
+            admission.noteShortage(at: .now)
         }
+        isShort = true
+        if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
+    }
+
+    @inline(never)
+    private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { hooks.observe(.forked(pid, peer: peer)) }
+
+    /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
+    @inline(never)
+    private func nextClient() throws(ForkingError) -> Connection? {
+        guard held.isEmpty else { return nextHeld() }
+        guard let connection = try accept() else { return nil }
+        if isWelcome(connection) { return connection }
+        noteClient()
+        return nil
+    }
+
+    @inline(never)
+    private func nextHeld() -> Connection? {
+        if let connection = held.next(isWelcome) { return connection }
         noteClient()
         return nil
     }
@@ -69,6 +102,7 @@ extension ForkingServer {
     }
 
     /// The next client that waits at a listener, if there is one.
+    @inline(never)
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
         guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
@@ -107,14 +141,14 @@ extension ForkingServer {
     ) throws(ForkingError) {
         let peer = connection.peer
         if let pid = passOn(connection) {
-            hooks.observe(.forked(pid, peer: peer))
+            noteFork(pid, for: peer)
             return
         }
         do throws(ForkingError) {
             let pid = try children.fork(peer: peer, options: childOptions) {
                 attend(&connection, handler)
             }
-            hooks.observe(.forked(pid, peer: peer))
+            noteFork(pid, for: peer)
         } catch {
             try hold(connection, error)
         }
@@ -122,6 +156,7 @@ extension ForkingServer {
     }
 
     /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
+    @inline(never)
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
         guard error.isShortage else { return hooks.observe(.forkFailed(connection.peer, error)) }
         held.putBack(connection)
@@ -152,12 +187,13 @@ extension ForkingServer {
         do throws(ForkingError) {
             let pid = try children.spawn(
                 child, on: connection.descriptor, peer: peer, options: childOptions)
-            hooks.observe(.forked(pid, peer: peer))
+            noteFork(pid, for: peer)
         } catch {
             try hold(connection, error)
         }
     }
 
+    @inline(never)
     private func isWelcome(_ connection: borrowing Connection) -> Bool {
         do {
             if try hooks.verifyConnection(connection) { return true }
@@ -188,7 +224,7 @@ extension ForkingServer {
                 return run(for: request.peer) { try handler(request) }
             }
             replies!.begin(pid, for: datagram)
-            hooks.observe(.forked(pid, peer: datagram.peer))
+            noteFork(pid, for: datagram.peer)
             datagram.wipe()
         } catch {
             guard error.isShortage else {

@@ -80,7 +80,7 @@ extension ForkingServer {
             }
             try ServerLoop.checkTakeable(stopSignals)
             try ServerLoop.checkControl(control)
-            _ = try childOptions.checked()
+            try childOptions.check()
             return self
         }
 
