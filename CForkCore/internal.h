@@ -23,6 +23,10 @@ int forkcore_tell_destination(int descriptor);
 void forkcore_watcher_lend(struct forkcore_watcher *watcher, bool is_lent);
 void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place);
 
+// Whether forkcore_close_aside has yet to close something: a process that shared our descriptors from now on would have a copy.
+// Any thread.
+bool forkcore_is_closing_aside(void);
+
 static inline uint64_t forkcore_bit(int number)
 {
     return (uint64_t)1 << (number - 1);

@@ -335,7 +335,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
                    const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
 {
     struct berth *berth = free_berth(spawner);
-    if (!berth)
+    // What is to be closed aside, the program would have a copy of, the last one maybe, which would be its to close.
+    if (!berth || forkcore_is_closing_aside())
         return EBUSY;
     spawner->call = "mmap";
     int error = copy_strings(berth, &plan->identity, path, argv, envp);

@@ -167,6 +167,17 @@ static struct closer *dispatch(int descriptor, bool receives)
     return start(closer) ? closer : NULL;
 }
 
+bool forkcore_is_closing_aside(void)
+{
+    bool is_closing = false;
+    enter();
+    for (int i = 0; i < CLOSERS; i++)
+        if (!clear(&closers[i]) && !closers[i].receives)
+            is_closing |= !__atomic_load_n(&closers[i].begun, __ATOMIC_ACQUIRE);
+    leave();
+    return is_closing;
+}
+
 void forkcore_close_aside(int descriptor)
 {
     if (!forkcore_takes_rights(descriptor)) {

@@ -16,7 +16,8 @@ public enum ForkingError: Error, Hashable, Sendable {
     /// The child table holds as many children as it may.
     case full(limit: Int)
     /// As many programs as can be are on their way to be executed: mostly for less than a millisecond, but for longer where a file
-    /// system is slow. One that has come through, or has ended, makes room.
+    /// system is slow. One that has come through, or has ended, makes room. The same where a descriptor that a client attached is
+    /// about to be closed, which no program is to have a copy of.
     case crowded
     /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
     case threads(count: Int)

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/un.h>
 #include <time.h>
 
@@ -73,6 +74,12 @@ static void rights_can_be_refused(void)
     CHECK(fcntl(tcp, F_GETFD) < 0);
 }
 
+static void await_close(int descriptor)
+{
+    for (int tries = 0; fcntl(descriptor, F_GETFD) >= 0; tries++, usleep(1000))
+        CHECK(tries < 30000);
+}
+
 static void closing_waits_for_nobody(void)
 {
     double began = now();
@@ -82,13 +89,50 @@ static void closing_waits_for_nobody(void)
         int peer = trap(pair[0], pair[1]);
         close(pair[1]);
         forkcore_close_aside(pair[0]);
-        for (int tries = 0; fcntl(pair[0], F_GETFD) >= 0; tries++, usleep(1000))
-            CHECK(tries < 30000);
+        await_close(pair[0]);
         close(peer);
     }
     CHECK(now() - began < LONG / 2);
     int status;
     CHECK(waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD); // what closed them is nobody else's affair
+}
+
+// What spawn refused with, once something was closed aside; on one core, who does that has hardly begun by then.
+static int spawn_while_closing(struct forkcore_spawner *spawner)
+{
+    int pair[2], refusal, pidfd;
+    pid_t pid;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    int peer = trap(pair[0], pair[1]);
+    close(pair[1]);
+    forkcore_close_aside(pair[0]);
+    char *argv[] = {"/bin/true", NULL};
+    int error = forkcore_spawn(spawner, &(struct forkcore_child_plan){0}, 0, argv[0], argv, argv + 1, &refusal, &pid, &pidfd);
+    CHECK(error == 0 || error == EBUSY);
+    if (error == 0) {
+        CHECK(forkcore_spawner_await(spawner, 30000000000) && await_end(pid).code == 0);
+        close(pidfd);
+    }
+    await_close(pair[0]);
+    close(peer);
+    return error;
+}
+
+static void no_program_has_a_copy_of_what_is_being_closed(void)
+{
+    struct forkcore_spawner *spawner;
+    cpu_set_t first;
+    CPU_ZERO(&first);
+    CHECK(sched_getaffinity(0, sizeof first, &first) == 0);
+    for (int i = 0, seen = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &first) && seen++)
+            CPU_CLR(i, &first);
+    CHECK(sched_setaffinity(0, sizeof first, &first) == 0);
+    CHECK(forkcore_spawner_open(&spawner) == 0);
+    int tries = 0;
+    while (spawn_while_closing(spawner) != EBUSY)
+        CHECK(++tries < 1000);
+    forkcore_spawner_close(spawner, 30000000000);
 }
 
 static void a_message_with_rights_is_dropped_and_no_other(void)
@@ -114,6 +158,7 @@ static void a_message_with_rights_is_dropped_and_no_other(void)
 const struct test rights_tests[] = {
     {"rights can be refused", rights_can_be_refused},
     {"closing waits for nobody", closing_waits_for_nobody},
+    {"no program has a copy of what is being closed", no_program_has_a_copy_of_what_is_being_closed},
     {"a message with rights is dropped, and no other", a_message_with_rights_is_dropped_and_no_other},
     {0},
 };
