@@ -195,7 +195,7 @@ public final class Running {
     }
 }
 
-/// Reads /proc.
+/// Reads /proc. What has ended and is process 1's to reap is gone: in a container that is often no init, and reaps nobody.
 public struct Process {
     public let state: Character
     public let parent: pid_t
@@ -209,6 +209,7 @@ public struct Process {
         parent = pid_t(fields[1])!
         group = pid_t(fields[2])!
         session = pid_t(fields[3])!
+        if isZombie, parent == 1 { return nil }
     }
 
     public var isZombie: Bool { state == "Z" }
