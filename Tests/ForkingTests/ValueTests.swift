@@ -55,7 +55,16 @@ struct AdmissionTests {
         #expect(isNew(after: 2_800) && !isNew(after: 2_801))
     }
 
-    @Test("there are at most 20 tries a second")
+    @Test("what is short is asked for again when a child has ended")
+    func ends() {
+        var admission = Admission()
+        admission.noteShortage(at: Instant(nanoseconds: 1_000))
+        admission.noteEnd()
+        #expect(admission.decide(isFull: false) == .admit && admission.shortageUntil == nil)
+        #expect(admission.decide(isFull: true) == .wait)
+    }
+
+    @Test("while no child ends, there are at most 20 tries a second")
     func tries() { #expect(Admission.pause >= .milliseconds(50)) }
 }
 

@@ -47,6 +47,22 @@ struct LostPeerTests {
         #expect(server.errors.contains("Connection timed out"), "\(server.errors)")
     }
 
+    @Test(
+        "who has gone is known of after twice as long as was asked for",
+        arguments: [(1, [1, 1, 1]), (3, [3, 1, 3]), (60, [60, 10, 6]), (100, [100, 16, 6])] as [(Int, [Int32])])
+    func times(seconds: Int, expected: [Int32]) throws {
+        let socket = try boundSocket("127.0.0.1:0")
+        defer { close(socket) }
+        let (server, _) = try forkserve(["echo", "--keepalive", "\(seconds)", "fd:9"], inherited: [9: socket])
+        let times = [TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT].map { option in
+            var (value, length): (Int32, socklen_t) = (-1, 4)
+            getsockopt(socket, Int32(IPPROTO_TCP), option, &value, &length)
+            return value
+        }
+        #expect(times == expected)
+        try stop(server)
+    }
+
     @Test("a socket that was handed over is set as asked, and else left as it was", arguments: [true, false])
     func handedOver(isAsked: Bool) throws {
         let socket = try boundSocket("127.0.0.1:0")

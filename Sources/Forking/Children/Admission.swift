@@ -5,7 +5,7 @@
 struct Admission {
     enum Decision: Equatable { case admit, wait }
 
-    /// After a shortage of descriptors or memory the next try is this much later: at most 20 a second.
+    /// After a shortage of descriptors or memory the next try is this much later, or when a child has ended.
     static let pause = Duration.milliseconds(50)
 
     /// When to try again.
@@ -36,6 +36,11 @@ struct Admission {
         shortageUntil = now + (isShortage ? Self.pause : .milliseconds(1 << crowds))
         crowds = min(crowds + 1, 6)
         return isShortage
+    }
+
+    /// A child has ended: what is short may be there now.
+    mutating func noteEnd() {
+        if shortageUntil != nil { shortageUntil = nil }
     }
 
     mutating func noteClient() {

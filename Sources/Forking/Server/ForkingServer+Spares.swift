@@ -164,6 +164,7 @@ extension ForkingServer {
 
     /// Parent: tells of a child's end, unless it was a spare's that was dismissed.
     func noteEnd(of exit: ChildExit) {
+        admission.noteEnd()
         replies?.end(exit.pid)
         if service.isLending {
             var generator = SystemRandomNumberGenerator()
