@@ -74,6 +74,9 @@ private func run(_ body: String, _ worker: Worker, file: String?) throws {
     case "term":
         kill(getpid(), SIGTERM)
         try expect(worker.isDraining, "it does not drain")
+    case "term-stays":
+        kill(getpid(), SIGTERM)
+        while true { pause() }
     case "beats":
         worker.ready()
         while !isReadable(worker.drainDescriptor.rawValue, within: 0.02) {

@@ -30,6 +30,8 @@ struct PoolWorker {
     var leaving: DrainReason?
     /// As of the last look.
     var reading: SeatReading
+    /// It drained of its own before it had done anything, which was counted as a failure.
+    var hasFailed = false
 
     /// Whether it serves, or is about to.
     var isActive: Bool {

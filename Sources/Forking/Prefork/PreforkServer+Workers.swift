@@ -172,6 +172,23 @@ extension PreforkServer {
         workers[index].state = .draining(reason, since: now, until: now + replacementLimit)
         workers[index].askToDrain()
         hooks.observe(.draining(workers[index].pid, reason))
+        let reading = workers[index].reading
+        guard !reading.isBusy, !reading.hasConnection else { return }
+        guard loop.phase == .serving, isFailedStart(workers[index], reading, reason, now) else { return }
+        // Not only at its end, which may take its time: so many others would be forked meanwhile, and do the same.
+        workers[index].hasFailed = true
+        noteFailure(now)
+    }
+
+    /// Whether a worker drains of its own that has done nothing, and that another in its place would do the same at once.
+    private func isFailedStart(
+        _ worker: PoolWorker, _ reading: SeatReading, _ reason: DrainReason, _ now: Instant
+    ) -> Bool {
+        switch reason {
+        case .signalled where !reading.isReady: true
+        case .signalled, .retired: reading.requests == 0 && now - worker.startedAt < .seconds(1)
+        default: false
+        }
     }
 
     /// Parent: one was reaped.
@@ -187,7 +204,7 @@ extension PreforkServer {
         noteSuccess(worker, reading, now)
         hooks.observe(.ended(exit, end))
         guard end == .failedStart else { return }
-        noteFailure(now)
+        if !worker.hasFailed { noteFailure(now) }
         if isReplacingAll, worker.isReplacement { stopReplacing(because: exit.told(of: "the new worker")) }
     }
 
@@ -204,12 +221,10 @@ extension PreforkServer {
         of exit: ChildExit, _ worker: PoolWorker, _ reading: SeatReading, _ now: Instant
     ) -> WorkerEnd {
         guard loop.phase == .serving else { return .expected }
+        if worker.hasFailed { return .failedStart }
         switch worker.state {
-        // One that ends itself so before it has done anything would do it again at once.
-        case .draining(.signalled, _, _) where !reading.isReady: return .failedStart
-        case .draining(.signalled, _, _), .draining(.retired, _, _):
-            return reading.requests == 0 && now - worker.startedAt < .seconds(1) ? .failedStart : .expected
-        case .draining, .ending(.some, _): return .expected
+        case .draining(let reason, _, _): return isFailedStart(worker, reading, reason, now) ? .failedStart : .expected
+        case .ending(.some, _): return .expected
         default: break
         }
         if reading.isDraining, reading.isReady, exit.status.isSuccess { return .expected }
