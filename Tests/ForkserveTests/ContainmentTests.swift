@@ -95,7 +95,7 @@ struct ContainmentTests {
     @Test("--leave-daemons: what leaves the session has no place, and outlives a stop")
     func leaveDaemons() throws {
         let (server, address) = try exec(
-            ["--leave-daemons", "--max-children", "1"], "setsid sleep 1000 >&2 & echo ready; read line")
+            ["--leave-daemons", "--max-children", "1"], "setsid sh -c 'echo ready; exec sleep 1000 >&2' & read line")
         for _ in 0..<2 {
             let client = try Client(address)
             #expect(try client.receive() == "ready\n")
@@ -104,7 +104,9 @@ struct ContainmentTests {
         }
         server.send(SIGTERM)
         #expect(try server.wait() == 0)
-        #expect(server.descendants.filter { contents(of: "/proc/\($0)/comm") == "sleep\n" }.count == 2)
+        try eventually("they are gone: \(server.descendants)") {
+            server.descendants.count { contents(of: "/proc/\($0)/comm") == "sleep\n" } == 2
+        }
     }
 
     @Test(

@@ -31,9 +31,50 @@ final class Manager {
             guard now() < deadline else { throw Failure("never heard \(what): \(heard)") }
             var polled = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
             guard poll(&polled, 1, 20_000) == 1 else { throw Failure("never heard \(what): \(heard)") }
-            let said = receive()
+            let said = Self.receive(socket)
             heard.append(said)
             if isWanted(said.text, said.pid) { return }
+        }
+    }
+
+    /// Hears on by itself while `body` runs: its queue holds no more than ten lines, and who cannot say that another process is
+    /// the main one does not end before long.
+    func hearing(while body: () throws -> Void) throws {
+        let over = try pipe()
+        defer { close(over.read) }
+        let listener = Listener(socket: socket, over: over.read)
+        var thread = pthread_t()
+        pthread_create(
+            &thread, nil,
+            {
+                Unmanaged<Listener>.fromOpaque($0!).takeUnretainedValue().run()
+                return nil
+            }, Unmanaged.passUnretained(listener).toOpaque())
+        defer {
+            close(over.write)
+            pthread_join(thread, nil)
+            heard += listener.heard
+        }
+        try body()
+    }
+
+    private final class Listener {
+        let socket: Int32
+        let over: Int32
+        var heard: [(text: String, pid: pid_t)] = []
+
+        init(socket: Int32, over: Int32) {
+            self.socket = socket
+            self.over = over
+        }
+
+        func run() {
+            while true {
+                var polled = [socket, over].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+                poll(&polled, 2, -1)
+                if polled[0].revents != 0 { heard.append(Manager.receive(socket)) }
+                if polled[1].revents != 0 { return }
+            }
         }
     }
 
@@ -48,7 +89,7 @@ final class Manager {
         try TestSupport.expect(errno == EAGAIN, "the queue does not fill")
     }
 
-    private func receive() -> (text: String, pid: pid_t) {
+    private static func receive(_ socket: Int32) -> (text: String, pid: pid_t) {
         var (bytes, control) = ([UInt8](repeating: 0, count: 4096), [UInt8](repeating: 0, count: 256))
         return bytes.withUnsafeMutableBytes { bytes in
             control.withUnsafeMutableBytes { control in

@@ -66,6 +66,7 @@ private func givenConnections() throws {
         let given = try (0..<3).map { _ in try Client("\(listener.address)") }
         var limits = Zygote.Limits()
         limits.noNetwork = noNetwork
+        defer { withExtendedLifetime(given) {} }
         return try zygote.runAndWait(
             "ways out", Array("\(other.address)".utf8),
             descriptors: given.map { FileDescriptor(rawValue: $0.descriptor) }, limits: limits
