@@ -147,14 +147,7 @@ public final class ChildTable {
     func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), keeping kept: [Int32], _ body: () -> Int32
     ) throws(ForkingError) -> ProcessID {
-        requireParent()
-        try options.check()
-        if !options.allowsThreads { try Threads.requireOne() }
-        try contain(options)
-        let slot = try reserve()
-        let startedAt = Instant.now
-        var pid: ProcessID = 0
-        let code = withPlan(options, slot) { plan in
+        try make(peer, options) { plan, pid in
             let code = kept.withUnsafeBufferPointer {
                 plan.keeping = $0.baseAddress
                 plan.keeping_count = $0.count
@@ -163,6 +156,28 @@ public final class ChildTable {
             if code == 0, pid == 0 { forkcore_exit(body()) }  // the child ends here, and releases nothing
             return code
         }
+    }
+
+    /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of `start`.
+    func fork<Start: BitwiseCopyable>(
+        peer: SocketAddress, options: ChildOptions, from stack: ParentStack, _ start: Start,
+        _ body: @convention(c) (UnsafeRawPointer?) -> Int32
+    ) throws(ForkingError) -> ProcessID {
+        try make(peer, options) { plan, pid in stack.fork(plan, start, body, &pid) }
+    }
+
+    private func make(
+        _ peer: SocketAddress?, _ options: ChildOptions,
+        by fork: (inout forkcore_child_plan, inout ProcessID) -> Int32
+    ) throws(ForkingError) -> ProcessID {
+        requireParent()
+        try options.check()
+        if !options.allowsThreads { try Threads.requireOne() }
+        try contain(options)
+        let slot = try reserve()
+        let startedAt = Instant.now
+        var pid: ProcessID = 0
+        let code = withPlan(options, slot) { fork(&$0, &pid) }
         guard code == 0 else {
             vacate(slot)
             throw .system(call: "fork", Errno(rawValue: code))
@@ -299,7 +314,8 @@ public final class ChildTable {
     /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
     public func collect() { collect(telling: { onExit($0) }) }
 
-    /// The same, with another observer for this table's children.
+    /// The same, with another observer for this table's children. Inline, so that it need not be counted what that one holds.
+    @inline(__always)
     func collect(telling observe: (ChildExit) -> Void) {
         requireParent()
         source.reap()
@@ -353,6 +369,7 @@ public final class ChildTable {
     var hasNews: Bool { !ended.isEmpty || !troubles.isEmpty }
 
     /// Tells of what has ended, and of what does not. The observer may call this again: each is told once.
+    @inline(__always)
     func tell(_ observe: (ChildExit) -> Void) {
         while let next = ended.next() { observe(ChildExit(next)) }
         while !troubles.isEmpty { onTrouble(troubles.removeFirst()) }

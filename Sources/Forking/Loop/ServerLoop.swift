@@ -262,20 +262,24 @@ final class ServerLoop {
         children.isLifeless && !children.hasNews && (!isHandedOver || reports?.isDone ?? true)
     }
 
-    /// What time brings to a server that stops: its end, or the next step, which is returned.
-    ///
-    /// - Parameters:
-    ///   - isHolding: somebody is still to be served.
-    ///   - abandon: is told of those whom the kernel does not end.
-    func keepTime(_ now: Instant, isHolding: Bool = false, abandon: ([ProcessID]) -> Void) -> StopStep? {
+    /// What time brings to a server that stops.
+    enum Due {
+        /// The next step.
+        case step(StopStep)
+        /// Its end, though these could not be ended.
+        case abandoned([ProcessID])
+    }
+
+    /// - Parameter isHolding: somebody is still to be served.
+    func keepTime(_ now: Instant, isHolding: Bool = false) -> Due? {
         guard case .stopping(let step, let deadline) = phase else { return nil }
         if isDone, !isHolding {
             phase = .over
         } else if deadline <= now {
-            guard step == .kill else { return phase.nextStep }
+            guard step == .kill else { return .step(phase.nextStep) }
             abandoned = children.children.map(\.pid)
-            abandon(abandoned)
             phase = .over
+            return .abandoned(abandoned)
         }
         return nil
     }

@@ -180,7 +180,11 @@ public final class PreforkServer {
         if ready.contains(.work) { news.take(.now) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         if let passOnAt, passOnAt <= .now { passOnLastClients(.now) }
-        if let step = loop.keepTime(.now, abandon: { hooks.observe(.abandoned($0)) }) { advance(to: step) }
+        switch loop.keepTime(.now) {
+        case .step(let step): advance(to: step)
+        case .abandoned(let pids): hooks.observe(.abandoned(pids))
+        case nil: break
+        }
         if ready.contains(.control) { loop.answer(from: self) }
     }
 

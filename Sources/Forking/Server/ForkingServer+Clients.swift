@@ -11,6 +11,8 @@ extension ForkingServer {
         /// For each listener.
         case lending((SocketAddress) throws(ForkingError) -> Program)
 
+        var isOfConnections: Bool { if case .connections = self { true } else { false } }
+
         var isLending: Bool { if case .lending = self { true } else { false } }
 
         var isOfPrograms: Bool { if case .programs = self { true } else { isLending } }
@@ -145,14 +147,45 @@ extension ForkingServer {
             return
         }
         do throws(ForkingError) {
-            let pid = try children.fork(peer: peer, options: childOptions) {
-                attend(&connection, handler)
-            }
+            let pid = try fork(for: &connection, handler)
             noteFork(pid, for: peer)
         } catch {
             try hold(connection, error)
         }
         // Here the parent's copy of the connection closes. The child's is the only one left.
+    }
+
+    private func fork(
+        for connection: inout Connection, _ handler: (inout Connection) throws -> Void
+    ) throws(ForkingError) -> ProcessID {
+        guard let stack else {
+            return try children.fork(peer: connection.peer, options: childOptions) { attend(&connection, handler) }
+        }
+        let start = ClientStart(
+            server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: connection.peer,
+            mayHoldRights: connection.mayHoldRights)
+        return try children.fork(peer: connection.peer, options: childOptions, from: stack, start) {
+            let start = $0!.load(as: ClientStart.self)
+            return start.server._withUnsafeGuaranteedRef { $0.attend(start) }
+        }
+    }
+
+    /// What a child needs that has nothing of its parent's stack.
+    private struct ClientStart: BitwiseCopyable {
+        let server: Unmanaged<ForkingServer>
+        let descriptor: Int32
+        let peer: SocketAddress
+        let mayHoldRights: Bool
+    }
+
+    /// Child: it ends here, and releases nothing.
+    private func attend(_ start: ClientStart) -> Never {
+        guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
+        var connection = Connection(FileDescriptor(rawValue: start.descriptor), peer: start.peer)
+        connection.mayHoldRights = start.mayHoldRights
+        let status = attend(&connection, handler)
+        _ = connection.release()
+        forkcore_exit(status)
     }
 
     /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.

@@ -27,7 +27,7 @@ public final class ForkingServer {
     /// Stops the server from any thread; it may outlive it.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
-    public var children: ChildTable { loop.children }
+    public let children: ChildTable
 
     // The state of the loop. It is in several files: this one waits, +Clients, +Spares and +Lending fork, +Stopping
     // begins and ends, +Upgrade has another take its place, +Status tells.
@@ -35,6 +35,8 @@ public final class ForkingServer {
     let service: Service
     /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
     let childOptions: ChildOptions
+    /// Where it runs, if children are forked to serve a connection each.
+    let stack: ParentStack?
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
@@ -137,13 +139,17 @@ public final class ForkingServer {
         idleSince = try ParentCell(.now)
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
-        loop = try ServerLoop(ChildTable(limit: configuration.maxChildren, reaping: reaping))
+        children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
+        loop = try ServerLoop(children)
+        stack = service.isOfConnections && configuration.spares == 0 ? ParentStack() : nil
         try take(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
         children.isObserved = false
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
+
+    deinit { stack?.close() }
 
     /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
     ///
@@ -192,9 +198,11 @@ public final class ForkingServer {
         listeners.takeOver()
         loop.noteServing()
         do throws(ForkingError) {
-            try turn()
-            takesWaiting = true
-            while loop.phase != .over { try turn() }
+            try onOwnStack { () throws(ForkingError) in
+                try turn()
+                takesWaiting = true
+                while loop.phase != .over { try turn() }
+            }
         } catch {
             abandonShip()
             throw error
@@ -215,9 +223,11 @@ public final class ForkingServer {
         defer { loop.end() }
         hasTakenClient = false
         let started = idleSince.value
-        while loop.phase == .serving, !hasTakenClient {
-            if let limit = configuration.idleTimeout, started + limit <= .now { return false }
-            try turn()
+        try onOwnStack { () throws(ForkingError) in
+            while loop.phase == .serving, !hasTakenClient {
+                if let limit = configuration.idleTimeout, started + limit <= .now { return }
+                try turn()
+            }
         }
         return hasTakenClient
     }
@@ -234,11 +244,16 @@ public final class ForkingServer {
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
-        try loop.close(turn)
+        try onOwnStack { () throws(ForkingError) in try loop.close(turn) }
         replies = nil
     }
 
     // MARK: The loop
+
+    private func onOwnStack(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
+        guard let stack else { return try body() }
+        try stack.run(body)
+    }
 
     /// One turn: wait, then signals, exits, time, who asks for the status, and last a new client.
     private func turn() throws(ForkingError) {
@@ -319,8 +334,11 @@ public final class ForkingServer {
             children.collect()
             hooks.handleTimeout()
         }
-        let next = loop.keepTime(now, isHolding: isHolding, abandon: { hooks.observe(.abandoned($0)) })
-        if let next { advance(to: next) }
+        switch loop.keepTime(now, isHolding: isHolding) {
+        case .step(let step): advance(to: step)
+        case .abandoned(let pids): hooks.observe(.abandoned(pids))
+        case nil: break
+        }
     }
 
     private var idleDeadline: Instant? {

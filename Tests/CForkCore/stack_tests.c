@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A stack that a parent's loop has for itself.
+
+#include "test.h"
+
+#include "forkcore_stack.h"
+
+#ifdef __GLIBC__
+#include <execinfo.h>
+#endif
+
+static const struct forkcore_child_plan nothing = {0};
+static const char *callers_frame;
+
+static struct forkcore_stack *open_stack(void)
+{
+    struct forkcore_stack *stack = NULL;
+    int error = forkcore_stack_open(&stack);
+    CHECK(error == 0);
+    return stack;
+}
+
+static void run(void (*body)(void *))
+{
+    struct forkcore_stack *stack = open_stack();
+    callers_frame = __builtin_frame_address(0);
+    forkcore_stack_run(stack, body, stack);
+    forkcore_stack_close(stack);
+}
+
+static bool is_near_the_caller(const void *address)
+{
+    return labs((const char *)address - callers_frame) < 1 << 16;
+}
+
+// Whether there is memory at `address`, asked without touching it.
+static bool is_mapped(const void *address)
+{
+    int ends[2];
+    CHECK(pipe2(ends, O_CLOEXEC) == 0);
+    ssize_t count = write(ends[1], address, 1);
+    CHECK(count == 1 || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return count == 1;
+}
+
+static int mappings(void)
+{
+    int count = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps))
+        count += strchr(line, '\n') != NULL;
+    fclose(maps);
+    return count;
+}
+
+struct start {
+    int number;
+    const void *of_parent;
+    char text[100];
+};
+
+static int see_what_there_is(const void *context)
+{
+    const struct start *start = context;
+    int here;
+    CHECK(is_near_the_caller(&here));
+    CHECK(!is_mapped(start->of_parent));
+    CHECK(strcmp(start->text, "what a child is told") == 0);
+    return start->number;
+}
+
+static int fork_one(struct forkcore_stack *stack, int number)
+{
+    pid_t pid = 0;
+    struct start start = {number, &start, "what a child is told"};
+    CHECK(forkcore_stack_fork(stack, &nothing, &start, sizeof start, see_what_there_is, &pid) == 0 && pid > 0);
+    return await_end(pid).code;
+}
+
+static void fork_many(void *stack)
+{
+    CHECK(!is_near_the_caller(&stack));
+    for (int i = 0; i < 20; i++)
+        CHECK(fork_one(stack, i) == i);
+    int before = mappings();
+    for (int i = 0; i < 100; i++)
+        CHECK(fork_one(stack, i) == i);
+    CHECK(mappings() == before);
+}
+
+static void children_have_nothing_of_it(void)
+{
+    int before = mappings();
+    for (int i = 0; i < 3; i++)
+        run(fork_many);
+    CHECK(mappings() <= before + 2); // what stdio has made
+    start_storm();
+    run(fork_many);
+    stop_storm();
+}
+
+static void fork_plainly(void *stack)
+{
+    for (int i = 1; i < 3; i++) {
+        volatile int local = i;
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(is_mapped((const void *)&local) ? local : 99);
+        CHECK(await_end(pid).code == i);
+        CHECK(fork_one(stack, i) == i); // and that one has not got it
+    }
+}
+
+static void who_forks_there_plainly_has_a_copy(void)
+{
+    run(fork_plainly);
+}
+
+static void count_down(void *context)
+{
+    int *left = context;
+    if (--*left > 0)
+        CHECK(!is_near_the_caller(&left));
+}
+
+static void call_again(void *stack)
+{
+    int left = 2;
+    forkcore_stack_run(stack, count_down, &left);
+    CHECK(left == 1);
+}
+
+static void it_can_be_run_from_within_itself(void)
+{
+    run(call_again);
+}
+
+static int be_a_parent(const void *context)
+{
+    (void)context;
+    run(fork_many); // a stack of its own; the one of its parent is not there
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(7);
+    return await_end(pid).code;
+}
+
+static void fork_a_parent(void *stack)
+{
+    pid_t pid;
+    CHECK(forkcore_stack_fork(stack, &nothing, "", 1, be_a_parent, &pid) == 0);
+    CHECK(await_end(pid).code == 7);
+    CHECK(forkcore_stack_fork(stack, &nothing, callers_frame, 2049, be_a_parent, &pid) == EINVAL);
+}
+
+static void a_child_can_have_one_too(void)
+{
+    run(fork_a_parent);
+}
+
+#ifdef __GLIBC__
+
+static int trace(const void *context)
+{
+    void *frames[64];
+    (void)context;
+    int count = backtrace(frames, 64);
+    return count > 0 && count < 64 ? 3 : 4;
+}
+
+static void fork_a_tracer(void *stack)
+{
+    void *frames[64];
+    pid_t pid;
+    CHECK(backtrace(frames, 64) > 3); // its library is loaded here
+    CHECK(forkcore_stack_fork(stack, &nothing, "", 1, trace, &pid) == 0);
+    struct forkcore_ending ending = await_end(pid);
+    CHECK(ending.state == FORKCORE_EXITED && ending.code == 3);
+}
+
+static void a_childs_frames_end_where_it_began(void)
+{
+    run(fork_a_tracer);
+}
+
+#endif
+
+const struct test stack_tests[] = {
+    {"children have nothing of the stack that their parent is on", children_have_nothing_of_it},
+    {"who forks there plainly has a copy of it", who_forks_there_plainly_has_a_copy},
+    {"it can be run from within itself", it_can_be_run_from_within_itself},
+    {"a child can have one, too", a_child_can_have_one_too},
+#ifdef __GLIBC__
+    {"a child's frames end where it began", a_childs_frames_end_where_it_began},
+#endif
+    {0},
+};
