@@ -27,6 +27,7 @@ enum {
     LANDINGS = 4,
     LANDING = 64 * 1024, // for what others do around a fork (pthread_atfork); one page of it is used, mostly
     GAP = 512,           // below the caller's frame
+    PAGE = 4096,         // a child begins with a whole one, and mostly needs no other
     MOST = 2048,
     LARGEST = 8 << 20,
 };
@@ -227,7 +228,7 @@ void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void
         body(context);
         return;
     }
-    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(uintptr_t)63);
+    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(uintptr_t)(PAGE - 1));
     top = (const char *)stack;
     bottom = top + sizeof *stack - stack->size;
     forkcore_stack_switch((void *)((uintptr_t)stack & ~(uintptr_t)63), body, context);

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what a client costs a forkserve in pages of memory: page_costs.py FORKSERVE [NAME=BOUND ...]
+
+    left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself
+    parent   page faults of the parent for a client
+    child    page faults of a child that has answered a line
+    private  KiB that an idle child has for itself
+
+Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
+"""
+
+import os
+import re
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+
+PAGE = 4096
+WARM_UP = 100  # the server settles after some clients
+IDLE = 20
+ROUNDS = 20
+MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+\s*(.*)")
+
+
+def ask(address):
+    """A client whose child has answered, and waits for more."""
+    client = socket.create_connection(address)
+    client.sendall(b"x\n")
+    client.recv(9)
+    return client
+
+
+def leave(client):
+    client.shutdown(socket.SHUT_WR)
+    client.recv(9)
+    client.close()
+
+
+def faults(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[7])
+
+
+def newest_child(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return int(file.read().split()[-1])
+
+
+def private_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return int(re.search(r"Private_Dirty: +(\d+)", file.read())[1])
+
+
+def mappings(pid):
+    """Where children get a copy: start, end, name."""
+    with open(f"/proc/{pid}/smaps") as file:
+        for line in file:
+            if found := MAPPING.match(line):
+                start, end, name = int(found[1], 16), int(found[2], 16), found[3] or "no name"
+            elif line.startswith("VmFlags:") and not {"dc", "sh"} & set(line.split()) and not name.startswith("[v"):
+                yield start, end, name
+
+
+def frames(pid):
+    """The frame and the mapping of each page that is no file's."""
+    found = {}
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        for start, end, name in mappings(pid):
+            entries = os.pread(file.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
+            for index, (entry,) in enumerate(struct.iter_unpack("Q", entries)):
+                if entry >> 63 and not entry >> 61 & 1:
+                    found[start + index * PAGE] = (entry & (1 << 55) - 1, name)
+    return found
+
+
+def count_left(pid, address, held):
+    """How often each page was left in the last child. Who writes to one first gets a copy, the other keeps it."""
+    counts = {}
+    for _ in range(ROUNDS):
+        before = frames(pid)
+        held.append(ask(address))
+        after, child = frames(pid), frames(newest_child(pid))
+        for page, (frame, name) in before.items():
+            if after.get(page, (frame,))[0] != frame and child.get(page, (0,))[0] == frame:
+                counts[page, name] = counts.get((page, name), 0) + 1
+    # Once in a while a page is allocated, or looked up: it is those that are written to for each client that count.
+    return {page: count for page, count in counts.items() if count > ROUNDS / 2}
+
+
+def symbols(program, page, name):
+    """What stands in a page of the program's own data."""
+    if os.path.basename(name) != os.path.basename(program) and name != "no name":
+        return []
+    listed = subprocess.run(["nm", "-S", program], capture_output=True, text=True).stdout.splitlines()
+    fields = [line.split() for line in listed if len(line.split()) == 4]
+    return [f[3] for f in fields if int(f[0], 16) < page + PAGE and int(f[0], 16) + int(f[1], 16) > page][:20]
+
+
+def measure(program):
+    server = subprocess.Popen([program, "echo", "--max-children", "100", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+    held = []
+    try:
+        host, _, port = server.stdout.readline().split()[-1].rpartition(":")
+        address = (host, int(port))
+        for _ in range(WARM_UP):
+            leave(ask(address))
+        before = faults(server.pid)
+        for _ in range(WARM_UP):
+            leave(ask(address))
+        parent = (faults(server.pid) - before) / WARM_UP
+        children = []
+        for _ in range(IDLE):
+            held.append(ask(address))
+            children.append(newest_child(server.pid))
+        costs = {
+            "parent": parent,
+            "child": statistics.median(map(faults, children)),
+            "private": statistics.median(map(private_kib, children)),
+        }
+        if not any(frame for frame, _ in frames(server.pid).values()):
+            sys.exit("the kernel does not tell frames' numbers, which takes root (CAP_SYS_ADMIN)")
+        left = count_left(server.pid, address, held)
+        return costs | {"left": len(left)}, left
+    finally:
+        for client in held:
+            client.close()
+        server.terminate()
+        server.wait()
+
+
+def main():
+    program, bounds = sys.argv[1], dict(text.split("=") for text in sys.argv[2:])
+    costs, left = measure(program)
+    print(" ".join(f"{name}={costs[name]:g}" for name in ("left", "parent", "child", "private")))
+    for (page, name), count in left.items():
+        print(f"{page:#x} of {name}, {count} times of {ROUNDS}: {' '.join(symbols(program, page, name))}")
+    above = [name for name, bound in bounds.items() if costs[name] > float(bound)]
+    for name in above:
+        print(f"{name} is {costs[name]:g}, and was {bounds[name]} at most", file=sys.stderr)
+    sys.exit(1 if above else 0)
+
+
+main()
