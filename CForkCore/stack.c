@@ -29,11 +29,14 @@ enum {
     GAP = 512,           // below the caller's frame
     PAGE = 4096,         // a child begins with a whole one, and mostly needs no other
     MOST = 2048,
-    LARGEST = 8 << 20,
+    GUARD = 64 * 1024,
 };
+
+static const size_t LEAST = (size_t)8 << 20, LARGEST = (size_t)1 << 30;
 
 struct forkcore_stack {
     size_t size;
+    bool is_departing; // a child is forked that is not to have it
     char *landings, *caller;
     int used;
 };
@@ -48,7 +51,7 @@ void forkcore_stack_switch(void *top, void (*body)(void *), void *context);
 
 // The same for a body that does not return, and that nothing stands above: whoever looks at the stack of a child must not come
 // to the one that it does not have.
-_Noreturn void forkcore_stack_begin(void *top, void (*body)(void *), void *context);
+void forkcore_stack_begin(void *top, void (*body)(void *), void *context);
 
 #if defined(__x86_64__) && !defined(__ILP32__)
 
@@ -114,6 +117,9 @@ __asm__(".pushsection .text.forkcore_stack_switch, \"ax\", %progbits\n"
         "mov sp, x29\n"
         ".cfi_def_cfa_register sp\n"
         "ldp x29, x30, [sp], #16\n"
+        ".cfi_def_cfa_offset 0\n"
+        ".cfi_restore x29\n"
+        ".cfi_restore x30\n"
         "ret\n"
         ".cfi_endproc\n"
         ".size forkcore_stack_switch, . - forkcore_stack_switch\n"
@@ -144,7 +150,7 @@ void forkcore_stack_switch(void *top, void (*body)(void *), void *context)
     body(context);
 }
 
-_Noreturn void forkcore_stack_begin(void *top, void (*body)(void *), void *context)
+void forkcore_stack_begin(void *top, void (*body)(void *), void *context)
 {
     (void)top;
     body(context);
@@ -157,8 +163,7 @@ _Noreturn void forkcore_stack_begin(void *top, void (*body)(void *), void *conte
 
 static void advise(int advice)
 {
-    const char *frame = __builtin_frame_address(0);
-    if (top && frame >= bottom && frame < top)
+    if (top && !((const struct forkcore_stack *)(const void *)top)->is_departing)
         madvise((void *)(uintptr_t)bottom, (size_t)(top - bottom), advice);
 }
 
@@ -184,20 +189,21 @@ __attribute__((constructor)) static void begin(void)
 
 // ----------------------------------------------------------------------------------------------------------- the stack
 
+enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK };
+
 int forkcore_stack_open(struct forkcore_stack **stack)
 {
     if (!CAN_SWITCH)
         return ENOTSUP;
-    struct rlimit limit;
-    size_t size = LARGEST;
-    if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < size)
-        size = (limit.rlim_cur & ~(rlim_t)0xffff) + 0x10000;
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
-    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    struct rlimit limit = {0};
+    getrlimit(RLIMIT_STACK, &limit);
+    size_t size = limit.rlim_cur > LARGEST ? LARGEST : (size_t)limit.rlim_cur & ~(size_t)(GUARD - 1);
+    size = (size < LEAST ? LEAST : size) + GUARD;
+    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
     if (memory == MAP_FAILED)
         return errno;
-    mprotect(memory, 0x10000, PROT_NONE); // whoever needs more ends here
-    if (madvise(memory, size, MADV_DONTFORK) != 0) {
+    // Whoever needs more ends at its lower end.
+    if (mprotect(memory, GUARD, PROT_NONE) != 0 || madvise(memory, size, MADV_DONTFORK) != 0) {
         int error = errno;
         munmap(memory, size);
         return error;
@@ -205,13 +211,14 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     // What is changed for each fork lies in it, too.
     *stack = (struct forkcore_stack *)(void *)(memory + size - sizeof **stack);
     (*stack)->size = size;
+    (*stack)->used = LANDINGS;
     return 0;
 }
 
 static void drop_landings(struct forkcore_stack *stack)
 {
     if (stack->landings)
-        munmap(stack->landings, LANDINGS * LANDING);
+        munmap(stack->landings, GUARD + LANDINGS * LANDING + GUARD);
     stack->landings = NULL;
 }
 
@@ -221,10 +228,10 @@ void forkcore_stack_close(struct forkcore_stack *stack)
     munmap((char *)stack + sizeof *stack - stack->size, stack->size);
 }
 
-void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void *context)
+// Not inline: below this frame must be nothing that a child needs.
+__attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void *context)
 {
-    const char *outer_bottom = bottom, *outer_top = top;
-    if (top == (const char *)stack) { // it is there already
+    if (top) { // a server in a hook of another one's
         body(context);
         return;
     }
@@ -232,8 +239,7 @@ void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void
     top = (const char *)stack;
     bottom = top + sizeof *stack - stack->size;
     forkcore_stack_switch((void *)((uintptr_t)stack & ~(uintptr_t)63), body, context);
-    bottom = outer_bottom;
-    top = outer_top;
+    bottom = top = NULL;
 }
 
 // ------------------------------------------------------------------------------------------------------------- the fork
@@ -263,18 +269,24 @@ static void depart(void *context)
         forkcore_stack_begin(departure->caller, live, departure);
 }
 
-static char *next_landing(struct forkcore_stack *stack)
+// Their place stays, between two guards, and what is mapped there is another each time: so it shares nothing with its neighbours,
+// nor with what was there.
+static int renew_landings(struct forkcore_stack *stack)
 {
-    if (stack->landings && stack->used < LANDINGS)
-        return stack->landings + ++stack->used * LANDING;
-    drop_landings(stack);
-    stack->landings = mmap(NULL, LANDINGS * LANDING, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stack->landings == MAP_FAILED) {
-        stack->landings = NULL;
-        return NULL;
+    if (!stack->landings) {
+        char *place = mmap(NULL, GUARD + LANDINGS * LANDING + GUARD, PROT_NONE, FLAGS, -1, 0);
+        if (place == MAP_FAILED)
+            return errno;
+        madvise(place, GUARD + LANDINGS * LANDING + GUARD, MADV_DONTFORK); // the guards are the parent's
+        stack->landings = place;
     }
-    stack->used = 1;
-    return stack->landings + LANDING;
+    if (mmap(stack->landings + GUARD, LANDINGS * LANDING, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        int error = errno;
+        drop_landings(stack); // there can be a hole in it
+        return error;
+    }
+    stack->used = 0;
+    return 0;
 }
 
 int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_child_plan *plan, const void *start, size_t size,
@@ -282,9 +294,16 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
 {
     if (size > MOST)
         return EINVAL;
-    char *end = next_landing(stack);
-    if (!end)
-        return errno;
+    if (top != (const char *)stack) { // it was not switched to
+        int code = forkcore_fork(plan, child);
+        if (code == 0 && *child == 0)
+            forkcore_exit(body(start));
+        return code;
+    }
+    int error = stack->used == LANDINGS ? renew_landings(stack) : 0;
+    if (error != 0)
+        return error;
+    char *end = stack->landings + GUARD + ++stack->used * LANDING;
     struct departure *departure = (struct departure *)(((uintptr_t)end - sizeof *departure - size) & ~(uintptr_t)63);
     *departure = (struct departure){.plan = *plan, .body = body, .caller = stack->caller};
     if (plan->identity.credentials) {
@@ -292,7 +311,9 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
         departure->plan.identity.credentials = &departure->credentials;
     }
     memcpy(departure->start, start, size);
+    stack->is_departing = true;
     forkcore_stack_switch(departure, depart, departure);
+    stack->is_departing = false;
     *child = departure->pid;
     return departure->error;
 }

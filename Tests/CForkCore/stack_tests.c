@@ -139,6 +139,89 @@ static void it_can_be_run_from_within_itself(void)
     run(call_again);
 }
 
+static int answer(const void *context)
+{
+    return *(const int *)context;
+}
+
+static void fork_from_inner(void *inner)
+{
+    for (int i = 0; i < 10; i++) {
+        pid_t pid;
+        CHECK(forkcore_stack_fork(inner, &nothing, &i, sizeof i, answer, &pid) == 0);
+        CHECK(await_end(pid).code == i);
+        if ((pid = fork()) == 0)
+            _exit(answer(&i));
+        CHECK(await_end(pid).code == i);
+    }
+}
+
+static void run_another(void *outer)
+{
+    struct forkcore_stack *inner = open_stack();
+    for (int i = 0; i < 2; i++) {
+        forkcore_stack_run(inner, fork_from_inner, inner);
+        CHECK(fork_one(outer, i) == i);
+    }
+    forkcore_stack_close(inner);
+}
+
+static void one_can_be_run_from_another(void)
+{
+    run(run_another);
+}
+
+static volatile int told;
+
+static void fork_on_another_stack(int number)
+{
+    int local = number;
+    pid_t pid = fork();
+    if (pid > 0)
+        told = await_end(pid).code;
+    else
+        told = local;
+}
+
+static void take_a_signal(void *stack)
+{
+    volatile int local = 17;
+    pid_t parent = getpid();
+    raise(SIGUSR1);
+    if (getpid() != parent) // the child returns from the handler to this stack
+        _exit(local);
+    CHECK(told == 17 && fork_one(stack, 5) == 5);
+}
+
+static void a_handler_on_another_stack_may_fork(void)
+{
+    stack_t other = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+    CHECK(sigaltstack(&other, NULL) == 0);
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = fork_on_another_stack, .sa_flags = SA_ONSTACK}, NULL);
+    run(take_a_signal);
+}
+
+static char deep(int depth)
+{
+    volatile char frame[1 << 16];
+    memset((char *)frame, depth, sizeof frame);
+    return depth > 0 ? (char)(deep(depth - 1) + frame[depth]) : frame[0];
+}
+
+static void need_much(void *stack)
+{
+    (void)stack;
+    told = deep(30 * 16); // 30 MiB
+}
+
+static void it_is_as_large_as_the_main_threads(void)
+{
+    setrlimit(RLIMIT_STACK, &(struct rlimit){64 << 20, RLIM_INFINITY});
+    run(need_much);
+    setrlimit(RLIMIT_STACK, &(struct rlimit){0, RLIM_INFINITY});
+    run(fork_many);
+}
+
 static int be_a_parent(const void *context)
 {
     (void)context;
@@ -193,6 +276,9 @@ const struct test stack_tests[] = {
     {"children have nothing of the stack that their parent is on", children_have_nothing_of_it},
     {"who forks there plainly has a copy of it", who_forks_there_plainly_has_a_copy},
     {"it can be run from within itself", it_can_be_run_from_within_itself},
+    {"one can be run from another", one_can_be_run_from_another},
+    {"a handler on another stack may fork", a_handler_on_another_stack_may_fork},
+    {"it is as large as the main thread's", it_is_as_large_as_the_main_threads},
     {"a child can have one, too", a_child_can_have_one_too},
 #ifdef __GLIBC__
     {"a child's frames end where it began", a_childs_frames_end_where_it_began},

@@ -164,6 +164,7 @@ struct StopTests {
         "from where it may be asked for",
         arguments: [
             "stop-before-serving", "stop-from-signal-handler", "stop-from-thread", "stop-from-hooks", "close-from-hook",
+            "server-in-hook",
             "stop-after-an-end", "stop-twice",
             "twenty-quick-stops", "close-ends-children", "port-binds-again",
         ])

@@ -48,7 +48,7 @@ struct CostTests {
 
     @Test(
         "system calls", .needsTracing,
-        arguments: [(spares: 0, parent: 5.6, waiting: 4.4, child: 19.5), (4, 10.1, 5.4, 31)])
+        arguments: [(spares: 0, parent: 5.35, waiting: 4.4, child: 19.5), (4, 10.1, 5.4, 31)])
     func systemCalls(spares: Int, parent: Double, waiting: Double, child: Double) throws {
         let clients = 1000
         let directory = try TemporaryDirectory()

@@ -32,14 +32,16 @@ struct EnduranceTests {
     }
 
     private struct State: Equatable, CustomStringConvertible {
+        /// Of no file: what is mapped of those comes and goes, as the linker looks for a function that is called for the first
+        /// time.
         let resident: Int
         let descriptors: Int
         var description: String { "\(resident) KiB resident, \(descriptors) descriptors" }
 
         init(_ pid: pid_t) throws {
-            let line = contents(of: "/proc/\(pid)/status")?.split(separator: "\n").first { $0.hasPrefix("VmRSS:") }
+            let line = contents(of: "/proc/\(pid)/status")?.split(separator: "\n").first { $0.hasPrefix("RssAnon:") }
             guard let number = line?.split(whereSeparator: { " \t".contains($0) }).dropFirst().first else {
-                throw Failure("no VmRSS of \(pid)")
+                throw Failure("no RssAnon of \(pid)")
             }
             resident = Int(number)!
             descriptors = openDescriptors(of: pid).count

@@ -11,6 +11,7 @@ let stopScenarios: [String: @Sendable () throws -> Void] = [
     "stop-from-thread": stopFromThread,
     "stop-from-hooks": stopFromHooks,
     "close-from-hook": closeFromHook,
+    "server-in-hook": serverInHook,
     "stop-after-an-end": stopAfterAnEnd,
     "stop-twice": stopTwice,
     "twenty-quick-stops": twentyQuickStops,
@@ -207,4 +208,32 @@ private func closeFromHook() throws {
     }
     try server.serve()
     try expect(refusals.count == 3 && refusals.allSatisfy { $0.contains("stop()") }, "\(refusals)")
+}
+
+/// A hook may do what any code of the parent's may: fork, and run another server.
+private func serverInHook() throws {
+    let inner = try echoServer()
+    let outer = try echoServer { $0.idleTimeout = .milliseconds(20) }
+    var ends: [ExitStatus] = []
+    inner.hooks.observe = { if case .ended(let exit) = $0 { ends.append(exit.status) } }
+    var failure: (any Error)?
+    outer.hooks.handleTimeout = { [unowned outer] in
+        outer.stop()
+        do {
+            for number in 1...3 as ClosedRange<Int32> {
+                let client = try inner.client()
+                try expect(try inner.handleRequest(), "nobody came")
+                try client.echo("hello")
+                client.finishSending()
+                try inner.children.fork { number + 10 }
+                try inner.collectChildren(blocking: true)
+            }
+        } catch {
+            failure = error
+        }
+    }
+    try outer.serve()
+    if let failure { throw failure }
+    let codes = ends.map { if case .exited(let code) = $0 { code } else { -1 as Int32 } }
+    try expect(codes.sorted() == [0, 0, 0, 11, 12, 13], "\(ends)")
 }

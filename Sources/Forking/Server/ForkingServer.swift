@@ -244,6 +244,7 @@ public final class ForkingServer {
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
+        try loop.requireNotRunning()
         try onOwnStack { () throws(ForkingError) in try loop.close(turn) }
         replies = nil
     }
