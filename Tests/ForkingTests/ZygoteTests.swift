@@ -28,6 +28,7 @@ struct ZygoteQueueTests {
     @Test("a drain that takes too long is ended by force") func force() throws { try pass("zygote-shut-down-by-force") }
     @Test("thousands of calls leave no descriptor") func manyCalls() throws { try pass("zygote-many-calls") }
     @Test("no call is lost for want of descriptors") func short() throws { try pass("zygote-short-of-descriptors") }
+    @Test("a zygote that is slow loses none, either") func slow() throws { try pass("zygote-slow") }
     @Test("those that wait take no descriptors") func none() throws { try pass("zygote-waiting-takes-nothing") }
     @Test("what they pass on is kept, and bounded") func kept() throws { try pass("zygote-waiting-with-descriptors") }
     @Test("one that waits can be polled") func polled() throws { try pass("zygote-waiting-polled") }

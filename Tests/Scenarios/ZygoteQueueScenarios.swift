@@ -13,6 +13,7 @@ let zygoteQueueScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-shut-down-by-force": shutDownByForce,
     "zygote-many-calls": manyCalls,
     "zygote-short-of-descriptors": shortOfDescriptors,
+    "zygote-slow": slowZygote,
     "zygote-waiting-takes-nothing": waitingTakesNothing,
     "zygote-waiting-with-descriptors": waitingWithDescriptors,
     "zygote-waiting-polled": waitingPolled,
@@ -188,6 +189,26 @@ private func shortOfDescriptors() throws {
     calls = []
     try zygote.expectEcho()
     try expect(zygote.processID == pid, "it is another zygote")
+    try zygote.finish()
+}
+
+/// A zygote that comes to nothing for a while: who does not fit into its queue waits, and gets his answer.
+private func slowZygote() throws {
+    let zygote = try startZygote(maxChildren: 5000)
+    kill(zygote.processID!, SIGSTOP)
+    var calls: [Zygote.Call] = []
+    var refused: ZygoteError?
+    for _ in 0..<100 {
+        calls = []  // nobody wants them any more, but they stand in the queue
+        refused = nil
+        while refused == nil, calls.count < 60 {  // more than there are descriptors for: they wait
+            do { calls.append(try zygote.begin("echo", [1])) } catch { refused = error }
+        }
+        guard case .system(_, .tooManyOpenFiles)? = refused else { break }
+    }
+    try expect(refused == nil, "\(refused!), with \(calls.count) calls")
+    kill(zygote.processID!, SIGCONT)
+    for call in calls { try expect(try call.wait().bytes == [1], "no answer") }
     try zygote.finish()
 }
 

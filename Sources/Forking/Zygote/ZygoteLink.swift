@@ -138,7 +138,8 @@ final class ZygoteLink: Sendable {
             let shortage = advance(&state)
             guard let last = state.waiting.last, last.id == ticket.id else { return }
             do throws(ZygoteError) {
-                if shortage != 0, state.waiting.count == 1 {  // nobody is before it, and it has none
+                // Nobody is before it, and it has none; but a zygote that has many orders to take takes them by and by.
+                if shortage != 0, shortage != EAGAIN, state.waiting.count == 1 {
                     throw ZygoteError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
                 try hold(ticket, state)
