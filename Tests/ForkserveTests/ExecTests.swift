@@ -193,7 +193,9 @@ struct ExecTests {
         #expect(try clients[40].receive() == "the 41st\n")
         for client in clients { client.finishSending() }
         try stop(server)
-        #expect(server.errors == "")
+        // On a busy machine programs take long to be executed.
+        let lines = server.errors.split(separator: "\n")
+        #expect(lines.allSatisfy { $0.contains("programs are on their way to be executed") }, "\(server.errors)")
     }
 
     @Test("closed standard descriptors: nothing takes their places", arguments: [0, 1, 2] as [Int32])
