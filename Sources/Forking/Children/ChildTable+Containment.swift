@@ -56,10 +56,15 @@ extension ChildTable {
         commit(slot, child)
         if process.is_zombie {
             if reap(slot) { source.wake(at: now) }
+        } else if orphans.wasTold(pid) {
+            // It has had its SIGTERM, as a descendant; a second one can mean another thing.
+            slots[slot].stage = .terminating
+            slots[slot].reason = orphans.fate == .running ? .timeLimit : .stopped
+            slots[slot].deadline = now + child.killAfter
+            noteDeadline(now + child.killAfter)
+            if orphans.fate == .killed { advance(slot, because: .stopped, at: now) }
         } else if orphans.fate != .running {
             end(slot, by: orphans.fate)
-        } else if orphans.isDoomed(pid) {
-            advance(slot, because: .timeLimit, at: now)
         }
     }
 

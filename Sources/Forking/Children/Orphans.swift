@@ -88,8 +88,12 @@ final class Orphans {
         }
     }
 
-    /// Whether a child that was told to end has left it behind.
-    func isDoomed(_ pid: ProcessID) -> Bool { doomed.contains { $1.contains(pid) } }
+    /// Whether it was told to end with a child that has left it behind. Then it may leave others behind that were told, too.
+    func wasTold(_ pid: ProcessID) -> Bool {
+        guard let told = doomed.first(where: { $1.contains(pid) })?.value else { return false }
+        doomed[pid] = told
+        return true
+    }
 
     /// What that child had started has a parent that lives, or was found by now.
     func forget(_ pid: ProcessID) { doomed[pid] = nil }
