@@ -94,8 +94,9 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
 /// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_refused names. The caller
 /// closes the pidfd, which polls readable when the child ends. EBUSY: FORKCORE_BERTHS children are on their way already, or
-/// forkcore_close_aside has yet to close something: it is to be tried again in a moment. If the program cannot be executed, the child ends with status
-/// 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until the child was reaped.
+/// forkcore_close_aside has yet to close something: it is to be tried again in a moment. If the program cannot be executed,
+/// the child ends with status 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until
+/// the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
 /// parent's is left, and that libc's fork handlers do not run. Its mask is empty.
 /// Not signal-safe.

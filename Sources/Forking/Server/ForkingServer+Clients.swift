@@ -35,8 +35,8 @@ extension ForkingServer {
         }
     }
 
-    // The loop's stack is written to for each client, and each idle child keeps a copy of its pages: so what takes one has a
-    // frame of its own, and what is rare is not in the frame of what forks.
+    // Where the loop runs on a stack that children get, with spares and for datagrams, what is written there for each client each
+    // idle child keeps a copy of: so what takes one has a frame of its own, and what is rare is not in the frame of what forks.
 
     @inline(never)
     private func takeConnection(_ handler: (inout Connection) throws -> Void) throws(ForkingError) {
