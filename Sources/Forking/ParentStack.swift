@@ -7,23 +7,22 @@ import CForkCore
 ///
 /// Parent, one thread. `close()` gives it back.
 struct ParentStack: BitwiseCopyable {
-    private let stack: OpaquePointer
-    private let owner: Int32
-
     /// Nil where there is none to be had: then children are forked from the stack that their parent is on.
-    init?() {
+    private let stack: OpaquePointer?
+    private let owner = forkcore_process()
+
+    init() {
         var opened: OpaquePointer?
-        guard forkcore_stack_open(&opened) == 0, let opened else { return nil }
-        stack = opened
-        owner = forkcore_process()
+        stack = forkcore_stack_open(&opened) == 0 ? opened : nil
     }
 
     func close() {
-        if owner == forkcore_process() { forkcore_stack_close(stack) }
+        if let stack, owner == forkcore_process() { forkcore_stack_close(stack) }
     }
 
-    /// Calls `body` on it.
+    /// Calls `body` on it. Not in a child, which does not have it.
     func run(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
+        guard let stack else { return try body() }
         var failure: ForkingError?
         func call() {
             do throws(ForkingError) { try body() } catch { failure = error }

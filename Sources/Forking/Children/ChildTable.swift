@@ -160,7 +160,7 @@ public final class ChildTable {
 
     /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of `start`.
     func fork<Start: BitwiseCopyable>(
-        peer: SocketAddress, options: ChildOptions, from stack: ParentStack, _ start: Start,
+        peer: SocketAddress? = nil, options: ChildOptions, from stack: ParentStack, _ start: Start,
         _ body: @convention(c) (UnsafeRawPointer?) -> Int32
     ) throws(ForkingError) -> ProcessID {
         try make(peer, options) { plan, pid in stack.fork(plan, start, body, &pid) }
@@ -242,8 +242,7 @@ public final class ChildTable {
         return pid
     }
 
-    /// A child was made. Its place is not in the frame of what forks, of which each child has a copy.
-    @inline(never)
+    /// A child was made.
     private func enter(
         _ pid: ProcessID, _ slot: Int, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions,
         pidfd: Int32? = nil

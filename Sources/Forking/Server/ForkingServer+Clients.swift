@@ -11,8 +11,6 @@ extension ForkingServer {
         /// For each listener.
         case lending((SocketAddress) throws(ForkingError) -> Program)
 
-        var isOfConnections: Bool { if case .connections = self { true } else { false } }
-
         var isLending: Bool { if case .lending = self { true } else { false } }
 
         var isOfPrograms: Bool { if case .programs = self { true } else { isLending } }
@@ -22,8 +20,8 @@ extension ForkingServer {
     func takeClient() throws(ForkingError) {
         do throws(ForkingError) {
             switch service {
-            case .connections(let handler): try takeConnection(handler)
-            case .datagrams(let handler): try takeDatagram(handler)
+            case .connections: try takeConnection()
+            case .datagrams: try takeDatagram()
             case .programs(let program): try takeConnection(for: program)
             case .lending(let program):
                 try lend(to: program)
@@ -35,17 +33,12 @@ extension ForkingServer {
         }
     }
 
-    // Where the loop runs on a stack that children get, with spares and for datagrams, what is written there for each client each
-    // idle child keeps a copy of: so what takes one has a frame of its own, and what is rare is not in the frame of what forks.
-
-    @inline(never)
-    private func takeConnection(_ handler: (inout Connection) throws -> Void) throws(ForkingError) {
+    private func takeConnection() throws(ForkingError) {
         guard let connection = try nextClient() else { return }
-        try serve(connection, handler)
+        try serve(connection)
         noteClient()
     }
 
-    @inline(never)
     private func takeConnection(
         for program: (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
@@ -54,16 +47,14 @@ extension ForkingServer {
         noteClient()
     }
 
-    @inline(never)
-    private func takeDatagram(_ handler: (Datagram) throws -> Void) throws(ForkingError) {
+    private func takeDatagram() throws(ForkingError) {
         try replies?.prepare()
         guard var datagram = try nextDatagram() else { return }
-        try serve(&datagram, handler)
+        try serve(&datagram)
         noteClient()
     }
 
     /// The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
-    @inline(never)
     private func noteShortage(_ error: ForkingError) {
         if error == .crowded {
             guard admission.noteCrowd(at: .now) else { return }
@@ -74,11 +65,9 @@ extension ForkingServer {
         if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
     }
 
-    @inline(never)
     private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { hooks.observe(.forked(pid, peer: peer)) }
 
     /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
-    @inline(never)
     private func nextClient() throws(ForkingError) -> Connection? {
         guard held.isEmpty else { return nextHeld() }
         guard let connection = try accept() else { return nil }
@@ -87,7 +76,6 @@ extension ForkingServer {
         return nil
     }
 
-    @inline(never)
     private func nextHeld() -> Connection? {
         if let connection = held.next(isWelcome) { return connection }
         noteClient()
@@ -104,7 +92,6 @@ extension ForkingServer {
     }
 
     /// The next client that waits at a listener, if there is one.
-    @inline(never)
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
         guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
@@ -138,16 +125,19 @@ extension ForkingServer {
         hooks.prewarm()
     }
 
-    private func serve(
-        _ connection: consuming Connection, _ handler: (inout Connection) throws -> Void
-    ) throws(ForkingError) {
+    private func serve(_ connection: consuming Connection) throws(ForkingError) {
         let peer = connection.peer
         if let pid = passOn(connection) {
             noteFork(pid, for: peer)
             return
         }
+        let start = ConnectionStart(
+            server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: peer)
         do throws(ForkingError) {
-            let pid = try fork(for: &connection, handler)
+            let pid = try children.fork(peer: peer, options: childOptions, from: stack, start) {
+                let start = $0!.load(as: ConnectionStart.self)
+                return start.server._withUnsafeGuaranteedRef { $0.attend(start.descriptor, of: start.peer) }
+            }
             noteFork(pid, for: peer)
         } catch {
             try hold(connection, error)
@@ -155,54 +145,30 @@ extension ForkingServer {
         // Here the parent's copy of the connection closes. The child's is the only one left.
     }
 
-    private func fork(
-        for connection: inout Connection, _ handler: (inout Connection) throws -> Void
-    ) throws(ForkingError) -> ProcessID {
-        guard let stack else {
-            return try children.fork(peer: connection.peer, options: childOptions) { attend(&connection, handler) }
-        }
-        let start = ClientStart(
-            server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: connection.peer,
-            mayHoldRights: connection.mayHoldRights)
-        return try children.fork(peer: connection.peer, options: childOptions, from: stack, start) {
-            let start = $0!.load(as: ClientStart.self)
-            return start.server._withUnsafeGuaranteedRef { $0.attend(start) }
-        }
-    }
-
     /// What a child needs that has nothing of its parent's stack.
-    private struct ClientStart: BitwiseCopyable {
+    private struct ConnectionStart: BitwiseCopyable {
         let server: Unmanaged<ForkingServer>
         let descriptor: Int32
         let peer: SocketAddress
-        let mayHoldRights: Bool
-    }
-
-    /// Child: it ends here, and releases nothing.
-    private func attend(_ start: ClientStart) -> Never {
-        guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
-        var connection = Connection(FileDescriptor(rawValue: start.descriptor), peer: start.peer)
-        connection.mayHoldRights = start.mayHoldRights
-        let status = attend(&connection, handler)
-        _ = connection.release()
-        forkcore_exit(status)
     }
 
     /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
-    @inline(never)
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
         guard error.isShortage else { return hooks.observe(.forkFailed(connection.peer, error)) }
         held.putBack(connection)
         throw error
     }
 
-    /// Child: serves its client.
-    func attend(_ connection: inout Connection, _ handler: (inout Connection) throws -> Void) -> Int32 {
-        let status = run(for: connection.peer) {
+    /// Child: serves its client. It ends then, and releases nothing.
+    func attend(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
+        guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
+        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
+        let status = run(for: peer) {
             try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             try handler(&connection)
         }
         connection.finish()
+        _ = connection.release()
         return status
     }
 
@@ -226,7 +192,6 @@ extension ForkingServer {
         }
     }
 
-    @inline(never)
     private func isWelcome(_ connection: borrowing Connection) -> Bool {
         do {
             if try hooks.verifyConnection(connection) { return true }
@@ -248,14 +213,9 @@ extension ForkingServer {
     }
 
     /// There is no other copy of the datagram in this process, or what is wiped at the end would be one.
-    private func serve(_ datagram: inout Datagram, _ handler: (Datagram) throws -> Void) throws(ForkingError) {
+    private func serve(_ datagram: inout Datagram) throws(ForkingError) {
         do throws(ForkingError) {
-            let channel = replies!.childsEnd
-            let pid = try children.fork(peer: datagram.peer, options: childOptions) {
-                var request = datagram
-                request.way = .parent(channel)
-                return run(for: request.peer) { try handler(request) }
-            }
+            let pid = try fork(for: datagram)
             replies!.begin(pid, for: datagram)
             noteFork(pid, for: datagram.peer)
             datagram.wipe()
@@ -267,6 +227,36 @@ extension ForkingServer {
             heldDatagram = datagram
             throw error
         }
+    }
+
+    private func fork(for datagram: borrowing Datagram) throws(ForkingError) -> ProcessID {
+        try datagram.bytes.withUnsafeBufferPointer { (bytes) throws(ForkingError) in
+            let start = DatagramStart(
+                server: .passUnretained(self), bytes: bytes, isTruncated: datagram.isTruncated, peer: datagram.peer,
+                destination: datagram.destination, channel: replies!.childsEnd)
+            return try children.fork(peer: datagram.peer, options: childOptions, from: stack, start) {
+                let start = $0!.load(as: DatagramStart.self)
+                return start.server._withUnsafeGuaranteedRef { $0.attend(start) }
+            }
+        }
+    }
+
+    private struct DatagramStart: BitwiseCopyable {
+        let server: Unmanaged<ForkingServer>
+        let bytes: UnsafeBufferPointer<UInt8>
+        let isTruncated: Bool
+        let peer: SocketAddress
+        let destination: forkcore_destination
+        let channel: Int32
+    }
+
+    /// Child: serves its client.
+    private func attend(_ start: DatagramStart) -> Int32 {
+        guard case .datagrams(let handler) = service else { preconditionFailure("it is no server of datagrams") }
+        let datagram = Datagram(
+            Array(start.bytes), isTruncated: start.isTruncated, peer: start.peer, to: start.destination,
+            way: .parent(start.channel))
+        return run(for: start.peer) { try handler(datagram) }
     }
 
     /// Child: what the handler does, its errors included, as an exit status.

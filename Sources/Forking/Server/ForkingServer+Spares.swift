@@ -97,18 +97,26 @@ extension ForkingServer {
 
     /// Parent: forks one.
     func forkSpare() {
-        guard case .connections(let handler) = service else { return }
         do throws(ForkingError) {
             let (channel, childsEnd) = try Self.openChannel()
             defer { forkcore_close(childsEnd) }
             var options = childOptions
             options.timeLimit = nil  // it begins with the client
-            let pid = try children.fork(options: options) { waitForClient(on: childsEnd, handler) }
+            let start = SpareStart(server: .passUnretained(self), channel: childsEnd)
+            let pid = try children.fork(options: options, from: stack, start) {
+                let start = $0!.load(as: SpareStart.self)
+                return start.server._withUnsafeGuaranteedRef { $0.waitForClient(on: start.channel) }
+            }
             spares.add(Spares.Spare(pid: pid, channel: channel))
         } catch {
             spares.noteShortage(at: .now)
             if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
         }
+    }
+
+    private struct SpareStart: BitwiseCopyable {
+        let server: Unmanaged<ForkingServer>
+        let channel: Int32
     }
 
     private static func openChannel() throws(ForkingError) -> (ParentDescriptor, Int32) {
@@ -119,7 +127,7 @@ extension ForkingServer {
     }
 
     /// Child: what it will need is made ready now; then it waits.
-    private func waitForClient(on channel: Int32, _ handler: (inout Connection) throws -> Void) -> Int32 {
+    private func waitForClient(on channel: Int32) -> Int32 {
         hooks.prewarm()
         var descriptor: Int32 = -1
         var peer = SocketAddress { (_, _) in }
@@ -128,8 +136,7 @@ extension ForkingServer {
         }
         forkcore_close(channel)
         guard code == 0 else { return 0 }  // nobody will come: the server stops, or has gone
-        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
-        return attend(&connection, handler)
+        return attend(descriptor, of: peer)
     }
 
     /// Parent: gives a client to the spare that has waited longest. Nil if there is none.

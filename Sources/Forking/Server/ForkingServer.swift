@@ -35,8 +35,8 @@ public final class ForkingServer {
     let service: Service
     /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
     let childOptions: ChildOptions
-    /// Where it runs, if children are forked to serve a connection each.
-    let stack: ParentStack?
+    /// Where it runs.
+    let stack = ParentStack()
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
@@ -141,7 +141,6 @@ public final class ForkingServer {
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
         loop = try ServerLoop(children)
-        stack = service.isOfConnections && configuration.spares == 0 ? ParentStack() : nil
         try take(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
@@ -149,7 +148,7 @@ public final class ForkingServer {
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
-    deinit { stack?.close() }
+    deinit { stack.close() }
 
     /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
     ///
@@ -244,7 +243,6 @@ public final class ForkingServer {
     ///
     /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
-        try loop.requireNotRunning()
         try onOwnStack { () throws(ForkingError) in try loop.close(turn) }
         replies = nil
     }
@@ -252,7 +250,7 @@ public final class ForkingServer {
     // MARK: The loop
 
     private func onOwnStack(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
-        guard let stack else { return try body() }
+        children.requireParent()
         try stack.run(body)
     }
 

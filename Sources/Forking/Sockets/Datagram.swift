@@ -16,7 +16,7 @@ public struct Datagram: Sendable {
     /// Which of the server's addresses it was sent to.
     let destination: forkcore_destination
     /// How an answer goes.
-    var way: Way
+    let way: Way
 
     enum Way {
         /// On the server's own socket.
@@ -26,13 +26,13 @@ public struct Datagram: Sendable {
     }
 
     init(
-        _ bytes: [UInt8], isTruncated: Bool, peer: SocketAddress, to destination: forkcore_destination, on socket: Int32
+        _ bytes: [UInt8], isTruncated: Bool, peer: SocketAddress, to destination: forkcore_destination, way: Way
     ) {
         self.bytes = bytes
         self.isTruncated = isTruncated
         self.peer = peer
         self.destination = destination
-        way = .socket(socket)
+        self.way = way
     }
 
     /// Answers the sender, from the address that it asked. In a child of `ForkingServer` the parent sends it, and says what

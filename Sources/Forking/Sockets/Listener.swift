@@ -259,7 +259,7 @@ public struct Listener: ~Copyable {
         }
         switch code {
         case 0:
-            return Datagram(bytes, isTruncated: truncated, peer: peer, to: destination, on: socket.rawValue)
+            return Datagram(bytes, isTruncated: truncated, peer: peer, to: destination, way: .socket(socket.rawValue))
         case EAGAIN, ECONNREFUSED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, EPROTO, EACCES, EPERM:
             return nil  // there was none, or an answer sent earlier reached nobody; Linux reports that here
         default:
