@@ -6,6 +6,7 @@
     parent   page faults of the parent for a client
     child    page faults of a child that has answered a line
     private  KiB that an idle child has for itself
+    mapped   pages whose entries a fork copies: what is there of the mappings that the parent has changed something in
 
 Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
 """
@@ -55,11 +56,16 @@ def private_kib(pid):
 
 
 def mappings(pid):
-    """Where children get a copy: start, end, name."""
+    """Where children get a copy: start, end, name. Mappings in which nothing was changed are shared as the files they are."""
     with open(f"/proc/{pid}/smaps") as file:
         for line in file:
             if found := MAPPING.match(line):
                 start, end, name = int(found[1], 16), int(found[2], 16), found[3] or "no name"
+                is_changed = False
+            elif line.startswith("Anonymous:"):
+                is_changed = int(line.split()[1]) > 0
+            elif not is_changed:
+                continue
             elif line.startswith("VmFlags:") and not {"dc", "sh"} & set(line.split()) and not name.startswith("[v"):
                 yield start, end, name
 
@@ -74,6 +80,15 @@ def frames(pid):
                 if entry >> 63 and not entry >> 61 & 1:
                     found[start + index * PAGE] = (entry & (1 << 55) - 1, name)
     return found
+
+
+def count_mapped(pid):
+    count = 0
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        for start, end, _ in mappings(pid):
+            entries = os.pread(file.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
+            count += sum(entry >> 63 for (entry,) in struct.iter_unpack("Q", entries))
+    return count
 
 
 def count_left(pid, address, held):
@@ -119,6 +134,7 @@ def measure(program):
             "parent": parent,
             "child": statistics.median(map(faults, children)),
             "private": statistics.median(map(private_kib, children)),
+            "mapped": count_mapped(server.pid),
         }
         if not any(frame for frame, _ in frames(server.pid).values()):
             sys.exit("the kernel does not tell frames' numbers, which takes root (CAP_SYS_ADMIN)")
@@ -134,7 +150,7 @@ def measure(program):
 def main():
     program, bounds = sys.argv[1], dict(text.split("=") for text in sys.argv[2:])
     costs, left = measure(program)
-    print(" ".join(f"{name}={costs[name]:g}" for name in ("left", "parent", "child", "private")))
+    print(" ".join(f"{name}={costs[name]:g}" for name in ("left", "parent", "child", "private", "mapped")))
     for (page, name), count in left.items():
         print(f"{page:#x} of {name}, {count} times of {ROUNDS}: {' '.join(symbols(program, page, name))}")
     above = [name for name, bound in bounds.items() if costs[name] > float(bound)]

@@ -31,6 +31,7 @@ struct ServeResult {
         line.add("client_cpu_us_per_connection", Spread(samples.map(\.clientCPU)))
         if let privateDirty { line.add("private_dirty_kib", privateDirty) }
         if let proportional { line.add("pss_kib", proportional) }
+        line.add("kernel_threads_share", Spread(samples.map(\.kernelShare)))
         line.add("zombies", zombies)
         line.add("failed", failed)
         return line
@@ -68,6 +69,19 @@ enum ServeReport {
         }
         let samples = results.flatMap(\.samples)
         Rest.tell(restless: samples.count { !$0.isAtRest }, of: samples.count)
+        tellOfKernel(samples)
+    }
+
+    private static func tellOfKernel(_ samples: [ServeSample]) {
+        let busy = samples.filter { $0.kernelShare > 0.1 }
+        guard let worst = busy.max(by: { $0.kernelShare < $1.kernelShare }) else { return }
+        Swift.print(
+            """
+
+            In \(busy.count) of \(samples.count) measurements the kernel's own threads took more than a tenth of the processors' \
+            time, \(worst.busiestThread ?? "one of them") most (at worst \(figure(worst.kernelShare * 100)) %): on another kernel \
+            these numbers can be others.
+            """)
     }
 
     private static func cells(of result: ServeResult, base: Double?) -> [String] {

@@ -32,6 +32,9 @@ struct ServeSample {
     var isAtRest = true
     /// What the first that failed did so for.
     var failure: String?
+    /// What the kernel's own threads took of the processors' time, and which took most.
+    var kernelShare = 0.0
+    var busiestThread: String?
 }
 
 enum ServeRun {
@@ -81,9 +84,12 @@ enum ServeRun {
     private static func measure(_ server: Server, _ clients: Int, _ seconds: Double) throws -> ServeSample {
         let before = ProcessStatus(server.pid)
         let ownBefore = ownCPU()
+        let kernelBefore = KernelThreads()
         let load = try Load(clients: clients, warmUp: min(0.5, seconds / 2), seconds: seconds).put(on: server)
         let own = ownCPU() - ownBefore
         var sample = ServeSample()
+        (sample.kernelShare, sample.busiestThread) = kernelBefore.share(
+            until: KernelThreads(), processors: Int(forkbench_processors()))
         sample.zombies = try waitUntilReaped(server, seconds: 1)
         guard let before, let after = ProcessStatus(server.pid), after.state != "Z" else {
             throw ServerFailure(description: "it ended while it was measured\(server.complaint)")
