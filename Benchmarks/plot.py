@@ -22,7 +22,6 @@ REAP_METHODS = {
 }
 
 SERVE_PEERS = {
-    "forkserve-static-spares": ("forkserve, static, spares", "#c2255c", "-"),
     "forkserve-static": ("forkserve, static", "#d9480f", "-"),
     "forkserve-dynamic": ("forkserve", "#f08c00", "-"),
     "c-static": ("C by hand, static", "#212529", "-"),

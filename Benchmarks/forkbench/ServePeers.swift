@@ -10,7 +10,6 @@ import Glibc
 enum Peer: String, CaseIterable {
     case forkserveDynamic = "forkserve-dynamic"
     case forkserveStatic = "forkserve-static"
-    case forkserveSpares = "forkserve-static-spares"
     case cDynamic = "c-dynamic"
     case cStatic = "c-static"
     case python
@@ -23,7 +22,7 @@ enum Peer: String, CaseIterable {
     case ceiling
 
     /// Ready within milliseconds, with no idle children to wait for.
-    static let quick: [Peer] = [.forkserveDynamic, .forkserveStatic, .forkserveSpares, .cDynamic, .cStatic, .ceiling]
+    static let quick: [Peer] = [.forkserveDynamic, .forkserveStatic, .cDynamic, .cStatic, .ceiling]
 
     static func named(_ list: String) throws -> [Peer] {
         try unique(words(list)).map { word in
@@ -68,9 +67,8 @@ extension Peer {
     /// - Throws: `Missing`, which says what would have to be installed or built.
     func prepared(in workshop: Workshop) throws -> ServerCommand {
         switch self {
-        case .forkserveDynamic: try .forkserveEcho(workshop.forkserve(), [])
-        case .forkserveStatic: try .forkserveEcho(workshop.staticForkserve(), [])
-        case .forkserveSpares: try .forkserveEcho(workshop.staticForkserve(), ["--spares", "16"])
+        case .forkserveDynamic: try .forkserveEcho(workshop.forkserve())
+        case .forkserveStatic: try .forkserveEcho(workshop.staticForkserve())
         case .cDynamic: try .alone(workshop.compiled("forking.c", as: "c-dynamic"))
         case .cStatic: try .alone(workshop.compiled("forking.c", as: "c-static", ["-static"]))
         case .ceiling: try .alone(workshop.compiled("ceiling.c", as: "ceiling"))
@@ -89,9 +87,9 @@ extension Peer {
 extension ServerCommand {
     private static let backlog = "1024"
 
-    fileprivate static func forkserveEcho(_ program: String, _ options: [String]) -> ServerCommand {
+    fileprivate static func forkserveEcho(_ program: String) -> ServerCommand {
         ServerCommand(announcesPort: true) { place in
-            [program, "echo", "--max-children", "\(place.limit)", "--backlog", backlog] + options + ["127.0.0.1:0"]
+            [program, "echo", "--max-children", "\(place.limit)", "--backlog", backlog, "127.0.0.1:0"]
         }
     }
 

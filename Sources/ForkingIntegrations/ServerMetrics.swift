@@ -34,7 +34,7 @@ public final class ServerMetrics: Sendable {
             forks.increment()
             children.change(by: 1)
         case .ended(let exit):
-            // Without a peer it was a spare that never had one, or none of the server's own.
+            // Without a peer it is none of the server's own.
             guard exit.peer != nil else { return }
             children.change(by: -1)
             exits[exit.cause].increment()

@@ -58,7 +58,7 @@ struct Exec: ParsableCommand {
     }
 
     func run() throws {
-        var forking = options.values()
+        var forking = options.values
         forking.leavesDaemons = leaveDaemons
         let service: Job.Service = !program.wait ? .program : program.udp ? .lendingDatagrams : .lending
         try Job(

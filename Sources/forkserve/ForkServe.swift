@@ -72,10 +72,6 @@ struct Echo: ParsableCommand {
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
     @OptionGroup var patience: PatienceOptions
-    @Option(
-        help: ArgumentHelp(
-            "How many children are forked ahead, so that a client need not wait for it.", valueName: "n"))
-    var spares = 0
     @Flag(help: "Serve datagrams, each in a process of its own, instead of connections.") var udp = false
     @Flag(help: "Send one line back, then close.") var once = false
     @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
@@ -85,13 +81,8 @@ struct Echo: ParsableCommand {
         try common.validate(addresses, datagrams: udp)
         try options.check()
         try patience.check()
-        let most = min(options.maxChildren, 1024)
-        try Bound.count("--spares", spares, from: 0, upTo: most, ": at most --max-children, and 1024")
         guard !udp || !once else {
             throw ValidationError("--once is for connections, and --udp has none: use one of them")
-        }
-        guard !udp || spares == 0 else {
-            throw ValidationError("--spares is for connections, and --udp has none: use one of them")
         }
         guard !udp || !common.sockets.noDelay else {
             throw ValidationError("--no-delay is for connections, and --udp has none: use one of them")
@@ -105,7 +96,7 @@ struct Echo: ParsableCommand {
         let service: Job.Service = udp ? .echoDatagrams : once ? .echoOnce : .echo
         try Job(
             service: service, addresses: addresses, ioTimeout: patience.ioTimeout, common: common.values,
-            forking: options.values(spares: spares)
+            forking: options.values
         ).run()
     }
 }

@@ -95,13 +95,11 @@ struct ServeOptions: ParsableArguments {
     struct Values: Equatable {
         var maxChildren = 40
         var timeout: Double?
-        var spares = 0
         var leavesDaemons = false
 
         mutating func code(_ coder: inout FieldCoder) {
             coder.field(&maxChildren)
             coder.field(&timeout)
-            coder.field(&spares)
             coder.field(&leavesDaemons)
         }
     }
@@ -114,7 +112,7 @@ struct ServeOptions: ParsableArguments {
     )
     var timeout: Double?
 
-    func values(spares: Int = 0) -> Values { Values(maxChildren: maxChildren, timeout: timeout, spares: spares) }
+    var values: Values { Values(maxChildren: maxChildren, timeout: timeout) }
 
     func check() throws {
         try Bound.limit("--timeout", timeout)

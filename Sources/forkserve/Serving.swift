@@ -69,7 +69,6 @@ extension Job {
     private func configuration() throws(ForkingError) -> ForkingServer.Configuration {
         var configuration = ForkingServer.Configuration()
         configuration.maxChildren = forking.maxChildren
-        configuration.spares = forking.spares
         configuration.timeLimit = forking.timeout.map(Duration.seconds)
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         if programArguments > 0, !forking.leavesDaemons { configuration.containment = .descendants }
@@ -209,7 +208,7 @@ extension ForkingError {
     fileprivate var namingOptions: ForkingError {
         guard case .invalid(let text) = self else { return self }
         for (property, option) in [
-            ("maxChildren ", "--max-children "), ("spares ", "--spares "),
+            ("maxChildren ", "--max-children "),
             (
                 "a child cannot have the credentials and the oomScore that it is to have",
                 "--user and --oom-score-adj cannot be as asked for"

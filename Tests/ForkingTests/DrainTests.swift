@@ -18,7 +18,7 @@ struct DrainTests {
     @Test(
         "for a process are not sent away", .enabled(if: getuid() == 0, "needs root, to become another user"),
         arguments: [
-            "handlers-wait-for-processes", "spares-wait-for-processes", "programs-wait-for-processes",
+            "handlers-wait-for-processes", "programs-wait-for-processes",
             "datagrams-wait-for-processes",
         ])
     func forProcesses(_ name: String) throws { try pass(name) }

@@ -189,7 +189,7 @@ struct ServingTests {
         "in a process of one's own",
         arguments: [
             "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
-            "table-beside-server", "foreign-child-beside-server", "own-children-beside-spares",
+            "table-beside-server", "foreign-child-beside-server", "own-children-beside-server",
             "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
             "several-listeners-many-descriptors",
         ])

@@ -27,7 +27,4 @@ struct TraceTests {
 
     @Test("a child that may not be signalled is told of at once", .needsRoot)
     func notPermitted() throws { try pass("not-permitted") }
-
-    @Test("spares that end at once are forked again less and less often")
-    func endingSpares() throws { try pass("ending-spares") }
 }

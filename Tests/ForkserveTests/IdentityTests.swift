@@ -27,7 +27,7 @@ struct IdentityTests {
 
     @Test(
         "children and workers are, too", .needsRoot,
-        arguments: [["echo"], ["echo", "--spares", "1"], ["prefork", "--workers", "1"]])
+        arguments: [["echo"], ["prefork", "--workers", "1"]])
     func handlers(command: [String]) throws {
         let (server, address) = try forkserve(command + ["--user", "nobody:4321", "127.0.0.1:0"])
         let client = try Client(address)

@@ -102,11 +102,9 @@ struct StatusTests {
         #expect(!fileExists(control))
     }
 
-    @Test("a server's children: who serves whom, which are spares")
+    @Test("a server's children: who serves whom")
     func forked() throws {
-        let (server, address) = try served(["echo", "--max-children", "9", "--spares", "2", "127.0.0.1:0"])
-        try eventually("no spares") { children(of: server.pid).count == 2 }
-        #expect(try shown().processes.allSatisfy { $0.state == "spare" && $0.peer == nil })
+        let (server, address) = try served(["echo", "--max-children", "9", "127.0.0.1:0"])
         let clients = try (0..<3).map { _ in try Client(address) }
         for client in clients { try client.echo("hello") }
         let all = try shown()
@@ -136,12 +134,15 @@ struct StatusTests {
         let address = "unix:\(directory.path)/a \"b\\\n\u{1}ü"
         let server = try Running(
             forkserveProgram,
-            ["echo", "--control", control, "--max-children", "300", "--spares", "300", address])
+            ["echo", "--control", control, "--max-children", "300", address])
+        _ = try listeningAddress(of: server)
+        let clients = try (0..<300).map { _ in try Client(address) }
         try eventually(within: 60, "not 300") { children(of: server.pid).count == 300 }
         let all = try shown()
         #expect(all.addresses == [address] && all.processes.count == 300 && Set(all.processes.map(\.pid)).count == 300)
-        #expect(all.processes.allSatisfy { $0.state == "spare" })
+        #expect(all.processes.allSatisfy { $0.state == "serving" })
         #expect(try status().split(separator: "\n").count == 302)
+        for client in clients { client.finishSending() }
         server.send(SIGTERM)
         #expect(try server.wait() == 0)
         try server.expectNothingAlive()

@@ -14,7 +14,6 @@ let drainScenarios: [String: @Sendable () throws -> Void] = [
     "waiting-at-adopted-socket": waitingAtAdoptedSocket,
     "waiting-at-close": waitingAtClose,
     "handlers-wait-for-processes": { try waitingForProcesses(.handler) },
-    "spares-wait-for-processes": { try waitingForProcesses(.spares) },
     "programs-wait-for-processes": { try waitingForProcesses(.program) },
     "datagrams-wait-for-processes": datagramsWaitForProcesses,
 ]
@@ -144,7 +143,7 @@ private func waitingAtClose() throws {
 
 // MARK: Too few processes
 
-private enum Kind { case handler, spares, program }
+private enum Kind { case handler, program }
 
 /// A user of this test's own, of whom there can be so many processes, this one included.
 func becomeUser(withProcesses count: rlim_t) throws {
@@ -158,14 +157,13 @@ func becomeUser(withProcesses count: rlim_t) throws {
 private func waitingForProcesses(_ kind: Kind) throws {
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = 8
-    configuration.spares = kind == .spares ? 2 : 0
     let server =
         switch kind {
         case .program:
             try ForkingServer(programs: listener(), configuration: configuration) { _ in
                 Program(path: "/bin/cat", arguments: ["cat"])
             }
-        case .handler, .spares:
+        case .handler:
             try ForkingServer(listener(), configuration: configuration) { connection in
                 while let line = try connection.readLine() { try connection.write(line) }
             }
@@ -199,10 +197,9 @@ private func waitingForProcesses(_ kind: Kind) throws {
     let answers = try clients.map { try $0.receiveAll() }
     try expect(answers == Array(repeating: "hello\n", count: 6), "\(answers)")
     try expect((forks, verified, sentAway) == (6, 6, 0), "\(forks) forked, \(verified) verified, \(sentAway) sent away")
-    // It is short again with each that comes once one has gone. Of spares it is told, too: before one is forked, and after.
-    let often = kind == .spares ? 3 : 1
+    // It is short again with each that comes once one has gone.
     try expect(
-        most <= 2 && told.max()! <= often && told != Array(repeating: 0, count: 7),
+        most <= 2 && told.max()! <= 1 && told != Array(repeating: 0, count: 7),
         "\(most) children at once, shortages told: \(told)")
 }
 

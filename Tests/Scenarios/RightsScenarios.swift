@@ -17,7 +17,6 @@ let rightsScenarios: [String: @Sendable () throws -> Void] = [
     "attached-to-datagram": attachedToDatagram,
     "attached-to-adopted": attachedToAdopted,
     "attached-by-child": attachedByChild,
-    "attached-by-spare": attachedBySpare,
 ]
 
 /// A TCP socket with bytes that nobody reads, closing which waits a minute for a reader.
@@ -219,30 +218,6 @@ private func attachedByChild() throws {
     }
     let client = try DatagramClient("\(server.address)", boundTo: directory.path + "/c")
     try client.send("honest")
-    try server.serve()
-    try expect(status == .exited(code: 4), "\(status!)")
-}
-
-/// A spare has one to its parent, by which its client comes.
-private func attachedBySpare() throws {
-    var configuration = ForkingServer.Configuration()
-    configuration.spares = 1
-    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) { _ in
-    }
-    let (parent, inherited) = (getpid(), Set(openDescriptors()))
-    server.hooks.prewarm = {
-        if getpid() == parent { return }
-        let channel = openDescriptors().filter { !inherited.contains($0) }.map(Int32.init)
-        let isOld = channel.allSatisfy { forkcore_refuse_rights($0) != 0 }
-        let codes = channel.map { forkcore_hand_over($0, 0, [1], 1) }
-        _exit(codes == [EPERM] || isOld ? 4 : 3)
-    }
-    var status: ExitStatus?
-    server.hooks.observe = { [unowned server] in
-        guard case .ended(let exit) = $0 else { return }
-        status = exit.status
-        server.stop()
-    }
     try server.serve()
     try expect(status == .exited(code: 4), "\(status!)")
 }

@@ -52,7 +52,6 @@ private func serveProgram() throws {
 private func server(_ settings: Settings, inherited: [Int]) throws -> ForkingServer {
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = settings.number("max") ?? configuration.maxChildren
-    configuration.spares = settings.number("spares") ?? 0
     configuration.idleTimeout = settings.seconds("idle")
     configuration.timeLimit = settings.seconds("limit")
     configuration.ioTimeout = settings.seconds("io")
@@ -95,16 +94,8 @@ private func addHooks(_ settings: Settings, to server: ForkingServer) {
         if case .forked = event, settings.isOn("stop-at-fork") { server.stop() }
     }
     let verifying = settings.isOn("verify")
-    let dying = settings.number("dying") ?? 0
-    let lateDeath = dying > 0 ? LateDeath() : nil
-    if let lateDeath {
-        var others = 0
-        server.hooks.serviceActions = { [unowned server] in others = server.children.count }
-        server.hooks.prewarm = { if clients == 0, others < dying { lateDeath.begin() } }
-    }
     server.hooks.verifyConnection = { _ in
         clients += 1
-        lateDeath?.end()
         if verifying, clients == 1 { return false }
         if verifying, clients == 2 { throw Failure("the hook's own") }
         return true
@@ -114,29 +105,6 @@ private func addHooks(_ settings: Settings, to server: ForkingServer) {
             say("handling \(error)")
             if reply == "throw" { throw Failure("the hook failed") }
         }
-    }
-}
-
-/// Spares that have let go of all that they had open, and still stand in the table when the first client has come.
-private final class LateDeath {
-    private let parent = getpid()
-    private let gate = try! Channel()
-    private let inherited = openDescriptors()
-    private var hasEnded = false
-
-    /// A spare, as it is made ready.
-    func begin() {
-        guard getpid() != parent else { return }
-        for descriptor in openDescriptors() where !inherited.contains(descriptor) { close(Int32(descriptor)) }
-        gate.waitToBeTold()
-        usleep(50_000)  // some time after the client was admitted
-        _exit(0)
-    }
-
-    /// Parent, as a client has come: now they end.
-    func end() {
-        if !hasEnded { gate.close() }
-        hasEnded = true
     }
 }
 

@@ -15,11 +15,10 @@ let serverScenarios: [String: @Sendable () throws -> Void] = [
     "observer-of-its-table": observerOfItsTable,
     "table-beside-server": tableBesideServer,
     "foreign-child-beside-server": foreignChildBesideServer,
-    "own-children-beside-spares": ownChildrenBesideSpares,
+    "own-children-beside-server": ownChildrenBesideServer,
     "programs-wait-for-descriptors": programsWaitForDescriptors,
     "held-client-at-stop": heldClientAtStop,
     "slow-programs-many-descriptors": slowPrograms,
-    "ending-spares": endingSpares,
     "all-given-back": allGivenBack,
     "several-listeners-many-descriptors": severalListeners,
 ]
@@ -213,12 +212,9 @@ private func observerOfItsTable() throws {
     try server.close()
 }
 
-/// Children that the user forks in the server's table are told of as without spares, and none is forked for them.
-private func ownChildrenBesideSpares() throws {
-    let server = try echoServer {
-        $0.spares = 4
-        $0.idleTimeout = .milliseconds(50)
-    }
+/// Children that the user forks in the server's table are told of as the server's own.
+private func ownChildrenBesideServer() throws {
+    let server = try echoServer { $0.idleTimeout = .milliseconds(50) }
     var own: [ProcessID] = []
     var ended: [ProcessID] = []
     var client: Client?
@@ -226,7 +222,6 @@ private func ownChildrenBesideSpares() throws {
     server.hooks.observe = { [unowned server] event in
         switch event {
         case .ended(let exit) where exit.peer == nil: ended.append(exit.pid)
-        // One spare of four is used up, which is too little for a refill; and as it stops, the spares are dismissed.
         case .forked, .stopping(.drain): (try? server.children.fork { 0 }).map { own.append($0) }
         default: break
         }
@@ -241,7 +236,7 @@ private func ownChildrenBesideSpares() throws {
         }
     }
     try server.serve()
-    try expect(childrenAfter == 4, "\(childrenAfter) children, which should be three spares and the client's")
+    try expect(childrenAfter == 1, "\(childrenAfter) children, which should be the client's")
     try expect(own.count == 2 && ended == own, "\(own) were the user's, \(ended) were told of")
 }
 

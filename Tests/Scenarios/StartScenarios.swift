@@ -51,7 +51,6 @@ private func endlessDurations() throws {
         $0.ioTimeout = endless
         $0.drain = endless
         $0.killAfter = endless
-        $0.spares = 1
     }
     let client = try server.client()
     var ended = 0

@@ -160,7 +160,7 @@ public final class ChildTable {
 
     /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of `start`.
     func fork<Start: BitwiseCopyable>(
-        peer: SocketAddress? = nil, options: ChildOptions, from stack: ParentStack, _ start: Start,
+        peer: SocketAddress, options: ChildOptions, from stack: ParentStack, _ start: Start,
         _ body: @convention(c) (UnsafeRawPointer?) -> Int32
     ) throws(ForkingError) -> ProcessID {
         try make(peer, options) { plan, pid in stack.fork(plan, start, body, &pid) }
@@ -272,19 +272,6 @@ public final class ChildTable {
     /// - Returns: whether they are.
     func awaitPrograms() -> Bool {
         spawner.map { forkcore_spawner_await($0, Self.patienceWithPrograms) } ?? true
-    }
-
-    /// A child that waited has got its client: from now on it counts as forked for that one.
-    ///
-    /// - Returns: false if `pid` is no live child of this table.
-    func begin(_ pid: ProcessID, for peer: SocketAddress, _ timeLimit: Duration?) -> Bool {
-        guard let slot = slots.slot(of: pid) else { return false }
-        let now = Instant.now
-        slots[slot].peer = peer
-        slots[slot].startedAt = now
-        slots[slot].deadline = timeLimit.map { now + $0 }
-        slots[slot].deadline.map(noteDeadline)
-        return true
     }
 
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.

@@ -127,10 +127,6 @@ extension ForkingServer {
 
     private func serve(_ connection: consuming Connection) throws(ForkingError) {
         let peer = connection.peer
-        if let pid = passOn(connection) {
-            noteFork(pid, for: peer)
-            return
-        }
         let start = ConnectionStart(
             server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: peer)
         do throws(ForkingError) {
@@ -160,7 +156,7 @@ extension ForkingServer {
     }
 
     /// Child: serves its client. It ends then, and releases nothing.
-    func attend(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
+    private func attend(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
         guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
         var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
         let status = run(for: peer) {

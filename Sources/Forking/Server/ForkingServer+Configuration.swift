@@ -8,10 +8,6 @@ extension ForkingServer {
     public struct Configuration: Sendable {
         /// How many children there are at once, at least 1. Further clients wait in the kernel's queue.
         public var maxChildren = 40
-        /// How many of them are forked ahead, while the server serves, so that a client need not wait for fork: at most
-        /// `maxChildren`. Each still serves one connection, and takes a descriptor of the parent's until its client comes.
-        /// Only for connections that a handler serves.
-        public var spares = 0
         /// How long without a new client until `ServerHooks.handleTimeout` runs; nil: never.
         public var idleTimeout: Duration? = .seconds(300)
         /// How long one connection may take; then its child gets SIGTERM, and `killAfter` later SIGKILL, each with its
@@ -64,10 +60,6 @@ extension ForkingServer {
             guard maxChildren >= 1 else {
                 throw .invalid("maxChildren is \(maxChildren), and must be at least 1")
             }
-            guard (0...maxChildren).contains(spares) else {
-                throw .invalid("spares is \(spares), and must be from 0 to maxChildren, which is \(maxChildren)")
-            }
-            try Self.checkDescriptors("spares", spares, "spare")
             guard (1...65_535).contains(datagramLimit) else {
                 throw .invalid("datagramLimit is \(datagramLimit), and must be from 1 to 65535 bytes")
             }
@@ -86,21 +78,15 @@ extension ForkingServer {
 
         /// Throws unless there can be a descriptor for each child that is a program, and some for the server.
         func checkDescriptors() throws(ForkingError) {
-            let berths = Int(FORKCORE_BERTHS)
-            try Self.checkDescriptors("maxChildren", maxChildren, "child that is a program", besides: berths)
-        }
-
-        private static func checkDescriptors(
-            _ name: String, _ count: Int, _ holder: String, besides more: Int = 0
-        ) throws(ForkingError) {
-            let others = 16 + more
+            let others = 16 + Int(FORKCORE_BERTHS)
             var limit = rlimit()
             guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
             let allowed = Int(clamping: limit.rlim_cur)
-            guard count > max(0, allowed - others) else { return }
+            guard maxChildren > max(0, allowed - others) else { return }
             throw .invalid(
-                "\(name) is \(count), and each \(holder) takes a descriptor here: with \(others) for the server that is "
-                    + "more than the \(allowed) allowed (ulimit -n), which are enough for \(max(0, allowed - others))")
+                "maxChildren is \(maxChildren), and each child that is a program takes a descriptor here: with \(others) for "
+                    + "the server that is more than the \(allowed) allowed (ulimit -n), which are enough for \(max(0, allowed - others))"
+            )
         }
 
         var childOptions: ChildOptions {

@@ -15,16 +15,14 @@ extension ForkingServer: StatusSource {
     /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait, of
     /// whom nothing else tells.
     var reportState: Int? {
-        loop.phase != .serving ? ~children.count : children.isFull || isShort ? nil : clients
+        loop.phase != .serving ? ~children.count : children.isFull || isShort ? nil : children.count
     }
 
     var reportLine: String {
         guard loop.phase == .serving else { return "stopping: \(children.count) clients left" }
         let waiting = reportState == nil ? listeners.queued + held.count + (heldDatagram == nil ? 0 : 1) : 0
-        return "\(clients) of \(configuration.maxChildren) clients" + (waiting > 0 ? ", \(waiting) wait" : "")
+        return "\(children.count) of \(configuration.maxChildren) clients" + (waiting > 0 ? ", \(waiting) wait" : "")
     }
-
-    private var clients: Int { children.count - spares.waiting.count }
 
     func forEachProcess(_ body: (ServerStatus.Process) -> Void) {
         children.adopt()
@@ -42,8 +40,6 @@ extension ForkingServer: StatusSource {
                 process.inState = since.map { max(.zero, now - $0) }
             } else if child.isLeftover {
                 process.state = .left
-            } else if spares.hasNoClient(child.pid) {
-                process.state = .spare
             }
             body(process)
         }

@@ -38,7 +38,6 @@ extension ForkingServer {
     /// Takes no more clients.
     private func turnAway(alsoHeld: Bool) {
         listeners.close()
-        spares.dismiss()
         guard alsoHeld else { return }
         held.closeAll()
         heldDatagram = nil

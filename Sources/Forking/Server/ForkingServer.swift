@@ -29,8 +29,8 @@ public final class ForkingServer {
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
     public let children: ChildTable
 
-    // The state of the loop. It is in several files: this one waits, +Clients, +Spares and +Lending fork, +Stopping
-    // begins and ends, +Upgrade has another take its place, +Status tells.
+    // The state of the loop. It is in several files: this one waits, +Clients and +Lending fork, +Stopping begins and
+    // ends, +Upgrade has another take its place, +Status tells.
     let loop: ServerLoop
     let service: Service
     /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
@@ -47,7 +47,6 @@ public final class ForkingServer {
     var clientsUntilSettled = 16
     var isShort = false
     let idleSince: ParentCell<Instant>
-    var spares: Spares
     /// Of a server that gives its listeners to programs.
     var lent = LentListeners()
     /// Those that stop it while it serves.
@@ -126,16 +125,10 @@ public final class ForkingServer {
         _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ServerHooks, _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()
-        if configuration.spares > 0 {
-            guard case .connections = service else {
-                throw .invalid("spares is \(configuration.spares), and must be 0 where no handler serves connections")
-            }
-        }
         childOptions = configuration.childOptions
         self.hooks = hooks
         self.service = service
         address = listener.address
-        spares = Spares(wanted: configuration.spares)
         idleSince = try ParentCell(.now)
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
@@ -265,11 +258,7 @@ public final class ForkingServer {
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         keepTime()
         if ready.contains(.control) { loop.answer(from: self) }
-        if ready.contains(.work) || isHolding, canAdmit {
-            try takeClient()
-        } else if lacksSpare {
-            forkSpare()
-        }
+        if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
     }
 
     /// A closure that holds something costs a count of references, in memory that children have a copy of: so the table's
@@ -284,8 +273,8 @@ public final class ForkingServer {
         let canAdmit = canAdmit
         return try loop.wait(
             for: canAdmit ? listeners.polled : -1,
-            until: earlier(earlier(idleDeadline, admission.shortageUntil), earlier(spares.pausedUntil, lent.next)),
-            isBusy: lacksSpare || (isHolding && canAdmit), isHolding: isHolding)
+            until: earlier(earlier(idleDeadline, admission.shortageUntil), lent.next),
+            isBusy: isHolding && canAdmit, isHolding: isHolding)
     }
 
     /// While it drains, the server still has children made for those whom it holds.
@@ -295,7 +284,7 @@ public final class ForkingServer {
         case .stopping(.drain, _): guard isHolding else { return false }
         default: return false
         }
-        return admission.decide(isFull: children.isFull && spares.waiting.isEmpty) == .admit
+        return admission.decide(isFull: children.isFull) == .admit
     }
 
     /// Whether somebody has been accepted, or received from, who has no child yet.
@@ -323,10 +312,21 @@ public final class ForkingServer {
         }
     }
 
+    /// Tells of a child's end.
+    func noteEnd(of exit: ChildExit) {
+        admission.noteEnd()
+        replies?.end(exit.pid)
+        if service.isLending {
+            var generator = SystemRandomNumberGenerator()
+            let failed = !exit.status.isSuccess && exit.reason == .own
+            lent.end(exit.pid, failed: failed, at: .now, using: &generator)
+        }
+        hooks.observe(.ended(exit))
+    }
+
     private func keepTime() {
         let now = Instant.now
         admission.keepTime(now)
-        spares.keepTime(now)
         takeBack(now)
         if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now

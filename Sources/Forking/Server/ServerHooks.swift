@@ -12,9 +12,6 @@ public struct ServerHooks {
     public var verifyDatagram: (Datagram) throws -> Bool = { _ in true }
     /// Parent: before the first client, and once more when the server has settled, some clients later. What is done here
     /// is ready in each child and costs it nothing: a formatter made, a table read, the handler's own code run once.
-    ///
-    /// With `Configuration.spares` also child: in each spare, before its client comes. What it writes to a file, or sends,
-    /// would be written or sent by each of them.
     public var prewarm: () -> Void = {}
     /// Parent: once in each turn of the loop, before it waits.
     public var serviceActions: () -> Void = {}

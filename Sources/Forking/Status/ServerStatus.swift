@@ -53,8 +53,6 @@ public struct ServerStatus: Hashable, Sendable {
             case stuck
             /// Child: it serves its client.
             case serving
-            /// Child: it was forked ahead, and has no client yet.
-            case spare
             /// It was sent a signal to end it.
             case ending
             /// Not a child itself, but what one that has ended, or one's descendant, has left running.
@@ -74,7 +72,7 @@ public struct ServerStatus: Hashable, Sendable {
         /// How long it has been in this state, busy and idle ones since a request began or ended last. Nil where nobody
         /// has noted it.
         public var inState: Duration?
-        /// Since it was forked, or a spare since it got its client.
+        /// Since it was forked.
         public var age: Duration
         /// Whom it serves, or a worker served last.
         public var peer: SocketAddress?
