@@ -147,14 +147,16 @@ void forkcore_mark_take(void *mark)
 
 int forkcore_marks_open(size_t slots, struct forkcore_marks **marks)
 {
+    void *own;
+    size_t size = sizeof **marks + slots * sizeof(struct patience);
+    int error = forkcore_parent_memory_open(size, &own);
+    if (error != 0)
+        return error;
     void *mutexes = mmap(NULL, slots * sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mutexes == MAP_FAILED)
-        return errno;
-    void *own;
-    int error = forkcore_parent_memory_open(sizeof **marks + slots * sizeof(struct patience), &own);
-    if (error != 0) {
-        munmap(mutexes, slots * sizeof(pthread_mutex_t));
+    if (mutexes == MAP_FAILED) {
+        error = errno;
+        forkcore_parent_memory_close(own, size);
         return error;
     }
     *marks = own;

@@ -9,9 +9,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+// MAP_STACK: most of it is never touched, so no huge pages. All is alike: what comes to lie side by side is one mapping, which
+// each fork has to leave out once.
 int forkcore_parent_memory_open(size_t size, void **memory)
 {
-    *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (*memory == MAP_FAILED)
         return errno;
     if (madvise(*memory, size, MADV_DONTFORK) == 0)

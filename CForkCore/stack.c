@@ -7,10 +7,10 @@
 // have a mapping of that stack, the kernel asks all of them whenever it looks for such a page's users. With thousands of children
 // this is most of what a fork costs.
 //
-// So the loop runs on a stack that is not for children (MADV_DONTFORK), and they run where it was called from, below that: on
-// pages that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and what libc writes around it needs
-// a page that both have: each fork is called from another page of a mapping, and that is made anew when all four of them have
-// been used. So few children have it, and the kernel has few to ask; with more of them those left behind are copied by each fork.
+// So the loop runs on a stack that is not for children (MADV_DONTFORK). They run where it was called from, below that: on pages
+// that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and libc writes to it around that: it is
+// called from there, too, and as soon as it has returned the parent gives that page back (MADV_DONTNEED). It is the child's alone
+// then, which goes on with it, and the next fork has another.
 
 #include "internal.h"
 
@@ -24,21 +24,23 @@
 #include <sys/resource.h>
 
 enum {
-    LANDINGS = 4,
-    LANDING = 64 * 1024, // for what others do around a fork (pthread_atfork); one page of it is used, mostly
-    GAP = 512,           // below the caller's frame
-    PAGE = 4096,         // a child begins with a whole one, and mostly needs no other
+    GAP = 512, // below the caller's frame
+    PAGE = 4096,
+    FORKING = 512, // so much of the stack, and more, a fork takes for certain
     MOST = 2048,
     GUARD = 64 * 1024,
 };
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
 
 static const size_t LEAST = (size_t)8 << 20, LARGEST = (size_t)1 << 30;
 
 struct forkcore_stack {
     size_t size;
     bool is_departing; // a child is forked that is not to have it
-    char *landings, *caller;
-    int used;
+    char *caller;
 };
 
 // The one that runs. Thread-local as the process's number is: in the page that each child changes anyway (see memory.c).
@@ -189,7 +191,14 @@ __attribute__((constructor)) static void begin(void)
 
 // ----------------------------------------------------------------------------------------------------------- the stack
 
-enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK };
+// Whoever needs more ends at its lower end. Where the kernel can have a guard within a mapping (Linux 6.13), this is one mapping
+// with whatever else is not for children beside it: each that there is has to be left out by each fork.
+static int put_guard(char *memory)
+{
+    if (madvise(memory, GUARD, MADV_GUARD_INSTALL) == 0 || mprotect(memory, GUARD, PROT_NONE) == 0)
+        return 0;
+    return errno;
+}
 
 int forkcore_stack_open(struct forkcore_stack **stack)
 {
@@ -199,33 +208,24 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     getrlimit(RLIMIT_STACK, &limit);
     size_t size = limit.rlim_cur > LARGEST ? LARGEST : (size_t)limit.rlim_cur & ~(size_t)(GUARD - 1);
     size = (size < LEAST ? LEAST : size) + GUARD;
-    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
-    if (memory == MAP_FAILED)
-        return errno;
-    // Whoever needs more ends at its lower end.
-    if (mprotect(memory, GUARD, PROT_NONE) != 0 || madvise(memory, size, MADV_DONTFORK) != 0) {
-        int error = errno;
-        munmap(memory, size);
+    void *memory;
+    int error = forkcore_parent_memory_open(size, &memory);
+    if (error != 0)
+        return error;
+    error = put_guard(memory);
+    if (error != 0) {
+        forkcore_parent_memory_close(memory, size);
         return error;
     }
     // What is changed for each fork lies in it, too.
-    *stack = (struct forkcore_stack *)(void *)(memory + size - sizeof **stack);
+    *stack = (struct forkcore_stack *)(void *)((char *)memory + size - sizeof **stack);
     (*stack)->size = size;
-    (*stack)->used = LANDINGS;
     return 0;
-}
-
-static void drop_landings(struct forkcore_stack *stack)
-{
-    if (stack->landings)
-        munmap(stack->landings, GUARD + LANDINGS * LANDING + GUARD);
-    stack->landings = NULL;
 }
 
 void forkcore_stack_close(struct forkcore_stack *stack)
 {
-    drop_landings(stack);
-    munmap((char *)stack + sizeof *stack - stack->size, stack->size);
+    forkcore_parent_memory_close((char *)stack + sizeof *stack - stack->size, stack->size);
 }
 
 // Not inline: below this frame must be nothing that a child needs.
@@ -244,12 +244,11 @@ __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, 
 
 // ------------------------------------------------------------------------------------------------------------- the fork
 
-// All that a child needs, on the page that it lands on.
+// All that a child needs, at the top of the page that it begins with.
 struct departure {
     struct forkcore_child_plan plan;
     struct forkcore_credentials credentials;
     int (*body)(const void *);
-    char *caller;
     pid_t pid;
     int error;
     _Alignas(16) char start[];
@@ -266,27 +265,14 @@ static void depart(void *context)
     struct departure *departure = context;
     departure->error = forkcore_fork(&departure->plan, &departure->pid);
     if (departure->error == 0 && departure->pid == 0)
-        forkcore_stack_begin(departure->caller, live, departure);
+        forkcore_stack_begin(departure, live, departure);
 }
 
-// Their place stays, between two guards, and what is mapped there is another each time: so it shares nothing with its neighbours,
-// nor with what was there.
-static int renew_landings(struct forkcore_stack *stack)
+// Nothing of the parent's is below its frame.
+static void give_back(const struct departure *departure, const char *caller)
 {
-    if (!stack->landings) {
-        char *place = mmap(NULL, GUARD + LANDINGS * LANDING + GUARD, PROT_NONE, FLAGS, -1, 0);
-        if (place == MAP_FAILED)
-            return errno;
-        madvise(place, GUARD + LANDINGS * LANDING + GUARD, MADV_DONTFORK); // the guards are the parent's
-        stack->landings = place;
-    }
-    if (mmap(stack->landings + GUARD, LANDINGS * LANDING, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0) == MAP_FAILED) {
-        int error = errno;
-        drop_landings(stack); // there can be a hole in it
-        return error;
-    }
-    stack->used = 0;
-    return 0;
+    char *bottom = (char *)(((uintptr_t)departure - FORKING) & ~(uintptr_t)(PAGE - 1));
+    madvise(bottom, (size_t)(caller - bottom), MADV_DONTNEED);
 }
 
 int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_child_plan *plan, const void *start, size_t size,
@@ -300,12 +286,8 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
             forkcore_exit(body(start));
         return code;
     }
-    int error = stack->used == LANDINGS ? renew_landings(stack) : 0;
-    if (error != 0)
-        return error;
-    char *end = stack->landings + GUARD + ++stack->used * LANDING;
-    struct departure *departure = (struct departure *)(((uintptr_t)end - sizeof *departure - size) & ~(uintptr_t)63);
-    *departure = (struct departure){.plan = *plan, .body = body, .caller = stack->caller};
+    struct departure *departure = (struct departure *)(((uintptr_t)stack->caller - sizeof *departure - size) & ~(uintptr_t)63);
+    *departure = (struct departure){.plan = *plan, .body = body};
     if (plan->identity.credentials) {
         departure->credentials = *plan->identity.credentials;
         departure->plan.identity.credentials = &departure->credentials;
@@ -315,5 +297,7 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
     forkcore_stack_switch(departure, depart, departure);
     stack->is_departing = false;
     *child = departure->pid;
-    return departure->error;
+    int error = departure->error;
+    give_back(departure, stack->caller);
+    return error;
 }

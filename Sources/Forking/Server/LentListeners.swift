@@ -12,7 +12,7 @@ struct LentListeners {
     private var failures: [Int32: Backoff] = [:]
 
     /// When the first of those that rest is to be looked after again.
-    var next: Instant? { resting.isEmpty ? nil : resting.map(\.until).min() }
+    private(set) var next: Instant?
 
     mutating func lend(_ listener: Int32, to pid: ProcessID) { borrowers[pid] = listener }
 
@@ -32,13 +32,17 @@ struct LentListeners {
     }
 
     /// No program could be found for one.
-    mutating func rest(_ listener: Int32, until: Instant) { resting.append((listener, until)) }
+    mutating func rest(_ listener: Int32, until: Instant) {
+        resting.append((listener, until))
+        next = earlier(next, until)
+    }
 
     /// Those whose rest is over.
     mutating func due(at now: Instant) -> [Int32] {
         guard !resting.isEmpty else { return [] }
         let due = resting.filter { $0.until <= now }.map(\.listener)
         resting.removeAll { $0.until <= now }
+        next = resting.map(\.until).min()
         return due
     }
 }
