@@ -39,6 +39,7 @@ struct ZygoteQueueTests {
 struct ZygoteChildTests {
     @Test("a child has what is its own") func surroundings() throws { try pass("zygote-child") }
     @Test("signals end children, not the zygote") func signals() throws { try pass("zygote-signals") }
+    @Test("nothing that a child has started outlives it") func leaves() throws { try pass("zygote-leaves-nothing") }
     @Test("what is done once is there for each child") func prewarm() throws { try pass("zygote-prewarm") }
     @Test("a lock that was taken then still works") func mutex() throws { try pass("zygote-prewarmed-mutex") }
     @Test("one that does not get ready is told of, and gone") func notReady() throws { try pass("zygote-not-ready") }

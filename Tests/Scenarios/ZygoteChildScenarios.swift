@@ -11,6 +11,7 @@ import TestSupport
 let zygoteChildScenarios: [String: @Sendable () throws -> Void] = [
     "zygote-child": surroundings,
     "zygote-signals": signals,
+    "zygote-leaves-nothing": leavesNothing,
     "zygote-prewarm": prewarm,
     "zygote-prewarmed-mutex": prewarmedMutex,
     "zygote-not-ready": notReady,
@@ -57,6 +58,24 @@ private func surroundings() throws {
     try expect(blocked == "SigBlk:\t0000000000000000", "blocked \(blocked)")
     others = []
     try expect(fcntl(listener.descriptor.rawValue, F_GETFD) >= 0, "ours was closed")
+    try zygote.finish()
+}
+
+/// What a child has left running in its group ends with it, though nobody has told that to end.
+private func leavesNothing() throws {
+    let zygote = try startZygote { handlers in
+        handlers.answer("leave") { request in
+            var pid: pid_t = 0
+            let arguments: [UnsafeMutablePointer<CChar>?] = [strdup("sleep"), strdup("1000"), nil]
+            try expect(posix_spawn(&pid, "/bin/sleep", nil, nil, arguments, nil) == 0, "posix_spawn")
+            _ = write(request.descriptors[0].rawValue, &pid, 4)
+            exit(3)
+        }
+    }
+    let (call, left) = try zygote.begun("leave")
+    let end = try failure(of: call)
+    try expect(end == .ended(.exited(code: 3)), "\(end)")
+    try expectGone([left])
     try zygote.finish()
 }
 
