@@ -39,4 +39,8 @@ enum progress client_advance(struct client *client, int epoll);
 enum progress client_half_close(struct client *client);
 enum progress client_fail(struct client *client, int failure);
 
+/// Opens `count` connections, exchanges a line on each, and leaves them open. The caller owns `descriptors[0..<*held]`, also on
+/// failure: ETIMEDOUT when `limit_ns` has passed, EINTR after a signal, else what the first one failed with.
+int hold_connections(uint16_t port, size_t count, uint64_t limit_ns, int *descriptors, size_t *held);
+
 #endif

@@ -9,7 +9,6 @@
 #include "forkbench_serve.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -207,7 +206,17 @@ static int hold_all(struct holding *holding, uint64_t deadline)
     return code;
 }
 
-int forkbench_hold(uint16_t port, size_t count, uint64_t limit_ns, int *descriptors, size_t *held)
+int forkbench_exchange(uint16_t port, uint64_t limit_ns)
+{
+    int descriptor = -1;
+    size_t held = 0;
+    int code = hold_connections(port, 1, limit_ns, &descriptor, &held);
+    if (held > 0)
+        close(descriptor);
+    return code;
+}
+
+int hold_connections(uint16_t port, size_t count, uint64_t limit_ns, int *descriptors, size_t *held)
 {
     struct holding holding = {.port = port, .descriptors = descriptors, .wanted = count};
     int code = gather(&holding.crowd, count < HOLDERS ? count + 1 : HOLDERS);
@@ -216,15 +225,4 @@ int forkbench_hold(uint16_t port, size_t count, uint64_t limit_ns, int *descript
     *held = holding.held;
     disperse(&holding.crowd);
     return code;
-}
-
-size_t forkbench_count_lost(const int *descriptors, size_t count)
-{
-    size_t lost = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct pollfd polled = {.fd = descriptors[i], .events = POLLIN | POLLRDHUP};
-        if (poll(&polled, 1, 0) != 0)
-            lost++;
-    }
-    return lost;
 }

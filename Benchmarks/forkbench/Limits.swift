@@ -39,6 +39,9 @@ enum Limits {
         return quotas.reduce(Int(forkbench_processors())) { max(1, min($0, Int($1.rounded(.up)))) }
     }
 
+    /// Idle connections are held by processes of their own, which need a descriptor for each.
+    static let connectionsPerHolder = 8000
+
     /// For what else runs here.
     private static let spareProcesses = 64
     private static let spareMemoryKiB = 256 * 1024

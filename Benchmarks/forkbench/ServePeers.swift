@@ -37,6 +37,9 @@ enum Peer: String, CaseIterable {
     /// Not a forking server: it has no children that could be looked at.
     var forks: Bool { self != .ceiling }
 
+    /// Whether the server itself has a descriptor open for each of its children.
+    var hasDescriptorForEach: Bool { self == .forkserveExec || self == .ceiling }
+
     /// Memory that one more idle child takes, in KiB, the kernel's share included: a guess on the safe side, to tell
     /// before whether the machine has it.
     var childKiB: Int {

@@ -49,8 +49,10 @@ struct ServeRounds {
             return "it needs a queue of \(clients + 1) connections, and net.core.somaxconn is \(most)"
         }
         let children = live + 2 * clients + 64
+        let holders = live / Limits.connectionsPerHolder + 1
+        let descriptors = peer.hasDescriptorForEach ? children : min(children, Limits.connectionsPerHolder + 64)
         return Limits.lack(
-            of: .init(processes: children, descriptors: children, memoryKiB: children * peer.childKiB))
+            of: .init(processes: children + holders, descriptors: descriptors, memoryKiB: children * peer.childKiB))
     }
 
     /// A round measures every peer with every number of live children and clients.

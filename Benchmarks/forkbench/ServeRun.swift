@@ -71,7 +71,7 @@ enum ServeRun {
 
     private static func measureAtRest(_ server: Server, clients: Int, _ plan: ServePlan) throws -> ServeSample {
         var (sample, isAtRest) = try Rest.around(isRough: plan.isQuick) {
-            try IdleConnections(1, to: server).close()
+            try exchange(with: server)
         } measure: {
             try measure(server, clients, plan.seconds)
         } again: {
@@ -79,6 +79,15 @@ enum ServeRun {
         }
         sample.isAtRest = isAtRest
         return sample
+    }
+
+    private static func exchange(with server: Server) throws {
+        let code = forkbench_exchange(server.port, UInt64(setUpLimit) * 1_000_000_000)
+        try Interruption.check()
+        guard code == 0 else {
+            let reason = code == ETIMEDOUT ? "in \(setUpLimit) s" : "(\(String(cString: strerror(code))))"
+            throw ServerFailure(description: "a single client was not served \(reason)\(server.complaint)")
+        }
     }
 
     private static func measure(_ server: Server, _ clients: Int, _ seconds: Double) throws -> ServeSample {
@@ -149,30 +158,34 @@ private struct ServeMemory {
 
 /// Clients that wait with an open connection, so that a child waits for each.
 private final class IdleConnections {
-    private var descriptors: [Int32]
-    private var held = 0
+    private var holders: [forkbench_holder] = []
 
     init(_ count: Int, to server: Server) throws {
-        descriptors = [Int32](repeating: -1, count: count)
-        if count == 0 { return }
-        let limit = UInt64(ServeRun.setUpLimit) * 1_000_000_000
-        let code = forkbench_hold(server.port, count, limit, &descriptors, &held)
-        try Interruption.check()
-        guard code == 0 else {
-            defer { close() }
-            let reason =
-                code == ETIMEDOUT ? "in \(ServeRun.setUpLimit) s" : "(then: \(String(cString: strerror(code))))"
-            throw ServerFailure(
-                description: "only \(held) of \(count) idle connections came about \(reason)\(server.complaint)")
+        let begun = nanoseconds()
+        for first in stride(from: 0, to: count, by: Limits.connectionsPerHolder) {
+            let rest = Int64(ServeRun.setUpLimit) * 1_000_000_000 - (nanoseconds() - begun)
+            var holder = forkbench_holder()
+            let wanted = min(count - first, Limits.connectionsPerHolder)
+            let code = forkbench_hold(server.port, wanted, UInt64(max(0, rest)), &holder)
+            holders.append(holder)
+            try Interruption.check()
+            guard code == 0 else {
+                defer { close() }
+                let held = holders.reduce(0) { $0 + $1.held }
+                let reason =
+                    code == ETIMEDOUT ? "in \(ServeRun.setUpLimit) s" : "(then: \(String(cString: strerror(code))))"
+                throw ServerFailure(
+                    description: "only \(held) of \(count) idle connections came about \(reason)\(server.complaint)")
+            }
         }
     }
 
     /// How many of them the server has ended, unasked.
-    var lost: Int { forkbench_count_lost(descriptors, held) }
+    var lost: Int { holders.indices.reduce(0) { $0 + forkbench_count_lost(&holders[$1]) } }
 
     func close() {
-        for descriptor in descriptors.prefix(held) { Glibc.close(descriptor) }
-        held = 0
+        for index in holders.indices { forkbench_let_go(&holders[index]) }
+        holders = []
     }
 
     deinit { close() }

@@ -33,12 +33,25 @@ struct forkbench_load {
 /// Puts the load on, and returns when the last connection has ended. EINTR after a signal; no connection is open then.
 int forkbench_run_load(struct forkbench_load *load);
 
-/// Opens `count` connections, exchanges a line on each, and leaves them open. The caller owns `descriptors[0..<*held]`,
-/// also on failure: ETIMEDOUT when `limit_ns` has passed, EINTR after a signal, else what the first one failed with.
-int forkbench_hold(uint16_t port, size_t count, uint64_t limit_ns, int *descriptors, size_t *held);
+/// Opens a connection, exchanges a line, and closes it. Returns as forkbench_hold does.
+int forkbench_exchange(uint16_t port, uint64_t limit_ns);
 
-/// How many of these connections the server has ended, or has sent something on.
-size_t forkbench_count_lost(const int *descriptors, size_t count);
+/// A process that holds connections, so that there can be more of them than one process may have descriptors.
+struct forkbench_holder {
+    pid_t pid;
+    int channel;
+    size_t held;
+};
+
+/// Starts one, which opens `count` connections, exchanges a line on each, and holds them. Also on failure the caller has it let
+/// go: ETIMEDOUT when `limit_ns` has passed, EINTR after a signal, else what the first connection failed with.
+int forkbench_hold(uint16_t port, size_t count, uint64_t limit_ns, struct forkbench_holder *holder);
+
+/// How many of its connections the server has ended, or has sent something on; all, if it has ended itself.
+size_t forkbench_count_lost(const struct forkbench_holder *holder);
+
+/// Closes them, and ends it.
+void forkbench_let_go(struct forkbench_holder *holder);
 
 // ------------------------------------------------------------------------------------------------------- processes
 
