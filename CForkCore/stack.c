@@ -210,6 +210,8 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     size = (size < LEAST ? LEAST : size) + GUARD;
     void *memory;
     int error = forkcore_parent_memory_open(size, &memory);
+    if (error == ENOMEM && size > LEAST + GUARD) // as with no limit but for all memory together
+        error = forkcore_parent_memory_open(size = LEAST + GUARD, &memory);
     if (error != 0)
         return error;
     error = put_guard(memory);
@@ -231,7 +233,7 @@ void forkcore_stack_close(struct forkcore_stack *stack)
 // Not inline: below this frame must be nothing that a child needs.
 __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void *context)
 {
-    if (top) { // a server in a hook of another one's
+    if (!stack || top) { // or a server in a hook of another one's
         body(context);
         return;
     }
@@ -280,7 +282,7 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
 {
     if (size > MOST)
         return EINVAL;
-    if (top != (const char *)stack) { // it was not switched to
+    if (!stack || top != (const char *)stack) { // it was not switched to
         int code = forkcore_fork(plan, child);
         if (code == 0 && *child == 0)
             forkcore_exit(body(start));

@@ -21,8 +21,8 @@ int forkcore_stack_open(struct forkcore_stack **stack);
 /// Gives it back. Parent, on another stack.
 void forkcore_stack_close(struct forkcore_stack *stack);
 
-/// Calls `body` on it, and returns when that does; on such a stack already, this one or another, it simply calls it. Parent, one
-/// thread at a time.
+/// Calls `body` on it, and returns when that does; on such a stack already, this one or another, and without one (NULL), it simply
+/// calls it. Parent, one thread at a time.
 ///
 /// A child that is forked from within `body` by libc's fork() has a copy of it all the same: then the stack is one that
 /// children get, for that moment. One that is made past that, by _Fork(3) or clone(2) with memory of its own, has none.

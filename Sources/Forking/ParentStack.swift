@@ -22,7 +22,6 @@ struct ParentStack: BitwiseCopyable {
 
     /// Calls `body` on it. Not in a child, which does not have it.
     func run(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
-        guard let stack else { return try body() }
         var failure: ForkingError?
         func call() {
             do throws(ForkingError) { try body() } catch { failure = error }

@@ -46,7 +46,7 @@ extension ServerEvent {
         case .forked, .refused: .debug
         case .ended: isTrouble ? .warning : .debug
         case .verifyFailed, .shortage: .warning
-        case .forkFailed, .upgradeFailed, .abandoned, .trouble: .error
+        case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
         }
     }
 
@@ -62,6 +62,7 @@ extension ServerEvent {
         case .upgrading: "upgrading: started a new program"
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
+        case .listeningAgain: "a listener was shut down, and listens again"
         case .stopping: "stopping"
         case .abandoned: "children are left alive, as they could not be ended"
         case .trouble(let trouble): trouble.message
@@ -79,6 +80,7 @@ extension ServerEvent {
         case .shortage(let error): ["error": .text("\(error)")]
         case .upgrading(let pid), .upgraded(let pid): ["pid": .number(pid)]
         case .upgradeFailed(let why): ["error": .text(why)]
+        case .listeningAgain(let address): ["address": .string("\(address)")]
         case .stopping(let step): ["step": .string("\(step)")]
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
         case .trouble(let trouble): trouble.metadata

@@ -43,7 +43,7 @@ public final class ServerMetrics: Sendable {
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()
-        case .serving, .upgrading, .upgraded, .upgradeFailed, .stopping, .abandoned, .trouble: break
+        case .serving, .upgrading, .upgraded, .upgradeFailed, .listeningAgain, .stopping, .abandoned, .trouble: break
         }
     }
 }

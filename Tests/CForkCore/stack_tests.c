@@ -270,6 +270,15 @@ static void the_page_that_a_child_began_with_is_given_back(void)
     run(look_for_the_page);
 }
 
+static void without_one_a_child_begins_as_any(void)
+{
+    pid_t pid;
+    int number = 9;
+    forkcore_stack_run(NULL, fork_from_inner, NULL);
+    CHECK(forkcore_stack_fork(NULL, &nothing, &number, sizeof number, answer, &pid) == 0);
+    CHECK(await_end(pid).code == 9);
+}
+
 enum { SMALL = 1 << 16 };
 
 static void *fork_on_a_small_stack(void *below)
@@ -328,6 +337,7 @@ const struct test stack_tests[] = {
     {"it is as large as the main thread's", it_is_as_large_as_the_main_threads},
     {"a child can have one, too", a_child_can_have_one_too},
     {"the page that a child began with is given back", the_page_that_a_child_began_with_is_given_back},
+    {"without one a child begins as any", without_one_a_child_begins_as_any},
     {"nothing below a small stack is touched", nothing_below_a_small_stack_is_touched},
 #ifdef __GLIBC__
     {"a child's frames end where it began", a_childs_frames_end_where_it_began},

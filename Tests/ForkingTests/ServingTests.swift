@@ -189,7 +189,8 @@ struct ServingTests {
         "in a process of one's own",
         arguments: [
             "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
-            "table-beside-server", "foreign-child-beside-server", "own-children-beside-server",
+            "table-beside-server", "foreign-child-beside-server", "own-children-beside-server", "listener-shut-down",
+            "listener-shut-down-lent", "listener-shut-down-unix", "no-memory-for-a-stack",
             "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
             "several-listeners-many-descriptors",
         ])

@@ -45,3 +45,61 @@ func slowPrograms() throws {
     try expect(turnsBefore > 5, "told after \(turnsBefore) tries, as what lasts")
     for client in clients { try expect(try client.receiveAll() == "served\n", "a client was not served") }
 }
+
+/// Somebody who has the listener, too, shuts it down: it listens again where it can; else the server ends.
+func listenerShutDown(_ address: String, lent: Bool = false) throws {
+    let listener = try Listener(SocketAddress(parsing: address))
+    let copy = dup(listener.descriptor.rawValue)
+    defer { close(copy) }
+    var configuration = ForkingServer.Configuration()
+    configuration.maxChildren = 4
+    let server =
+        if lent {
+            try ForkingServer(lending: listener, configuration: configuration) { _ in
+                Program(path: "/bin/sh", arguments: ["sh", "-c", "exec 0<&- 1>&-; exit 0"])
+            }
+        } else {
+            try ForkingServer(listener, configuration: configuration) { try $0.write("served\n") }
+        }
+    let isUnix = server.address.isUnix
+    var (mended, served) = (0, 0)
+    var client: Client?
+    server.hooks.observe = { [unowned server] event in
+        switch event {
+        case .serving: shutdown(copy, Int32(SHUT_RDWR))
+        case .listeningAgain:
+            mended += 1
+            client = try? server.client()
+        case .ended:
+            served += 1
+            server.stop()
+        default: break
+        }
+    }
+    if isUnix {
+        do {
+            try server.serve()
+            throw Failure("it serves on")
+        } catch let error as ForkingError {
+            try expect("\(error)".contains("for good"), "\(error)")
+        }
+        return
+    }
+    try server.serve()
+    try expect((mended, served) == (1, 1), "mended \(mended) times, served \(served)")
+    if !lent { try expect(try client?.receiveAll() == "served\n", "a client was not served") }
+}
+
+/// Children begin on the stack that their parent is on, then.
+func noMemoryForStack() throws {
+    let pages = contents(of: "/proc/self/statm")!.split(separator: " ").first.flatMap { Int($0) }!
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+    limit.rlim_cur = rlim_t(pages * 4096 + 6 << 20)
+    try expect(setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0, "setrlimit")
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { try $0.write("served\n") }
+    let client = try server.client()
+    server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop() } }
+    try server.serve()
+    try expect(try client.receiveAll() == "served\n", "the client was not served")
+}

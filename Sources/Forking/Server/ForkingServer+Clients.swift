@@ -28,9 +28,22 @@ extension ForkingServer {
                 noteClient()
             }
         } catch {
+            if case .system(_, .invalidArgument) = error, try listenAgain() { return }
             guard error.isShortage else { throw error }
             noteShortage(error)
         }
+    }
+
+    /// Whether somebody who has one of the listeners, too, had shut it down.
+    ///
+    /// - Throws: `ForkingError.invalid` where that is for good.
+    private func listenAgain() throws(ForkingError) -> Bool {
+        var hasMended = false
+        for shared in listeners.all where try shared.listener.listenAgain() {
+            hasMended = true
+            hooks.observe(.listeningAgain(shared.address))
+        }
+        return hasMended
     }
 
     private func takeConnection() throws(ForkingError) {
@@ -94,7 +107,11 @@ extension ForkingServer {
     /// The next client that waits at a listener, if there is one.
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
-        guard socket >= 0, let (descriptor, peer) = try Listener.take(from: socket) else { return nil }
+        guard socket >= 0 else { return nil }
+        guard let (descriptor, peer) = try Listener.take(from: socket) else {
+            if forkcore_is_shut_down(socket) { throw .system(call: "accept", .invalidArgument) }
+            return nil
+        }
         var connection = Connection(descriptor, peer: peer)
         connection.mayHoldRights = listeners.mayHoldRights
         return connection

@@ -11,6 +11,7 @@ extension ForkingServer {
     func lend(to program: (SocketAddress) throws(ForkingError) -> Program) throws(ForkingError) {
         let listener = try listeners.next()
         guard let address = listeners.all.first(where: { $0.descriptor == listener })?.address else { return }
+        guard !forkcore_is_shut_down(listener) else { throw .system(call: "accept", .invalidArgument) }
         let child: Program
         do throws(ForkingError) {
             child = try program(address)

@@ -56,6 +56,8 @@ public enum ServerEvent {
     case upgraded(ProcessID)
     /// It does not, and this one goes on; or it has ended while this one drains.
     case upgradeFailed(String)
+    /// Somebody who has this listener, too, had shut it down.
+    case listeningAgain(SocketAddress)
     /// A step of stopping has begun.
     case stopping(StopStep)
     /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
@@ -75,7 +77,7 @@ public enum ServerEvent {
             case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
             }
         case .serving, .forked, .refused, .upgrading, .upgraded, .stopping: false
-        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .abandoned, .trouble: true
+        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .listeningAgain, .abandoned, .trouble: true
         }
     }
 }
@@ -94,6 +96,7 @@ extension ServerEvent: CustomStringConvertible {
         case .upgrading(let pid): "upgrading: started \(pid)"
         case .upgraded(let pid): "upgraded: \(pid) serves now"
         case .upgradeFailed(let why): "not upgraded: \(why)"
+        case .listeningAgain(let address): "the listener on \(address) was shut down, and listens again"
         case .stopping(.drain): "stopping: draining"
         case .stopping(.terminate): "stopping: terminating the children that are left"
         case .stopping(.kill): "stopping: killing the children that are left"
