@@ -22,10 +22,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum {
     GAP = 512, // below the caller's frame
-    PAGE = 4096,
     FORKING = 512, // so much of the stack, and more, a fork takes for certain
     MOST = 2048,
     GUARD = 64 * 1024,
@@ -38,7 +38,7 @@ enum {
 static const size_t LEAST = (size_t)8 << 20, LARGEST = (size_t)1 << 30;
 
 struct forkcore_stack {
-    size_t size;
+    size_t size, page;
     bool is_departing; // a child is forked that is not to have it
     char *caller;
 };
@@ -222,6 +222,7 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     // What is changed for each fork lies in it, too.
     *stack = (struct forkcore_stack *)(void *)((char *)memory + size - sizeof **stack);
     (*stack)->size = size;
+    (*stack)->page = (size_t)sysconf(_SC_PAGESIZE);
     return 0;
 }
 
@@ -237,7 +238,7 @@ __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, 
         body(context);
         return;
     }
-    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(uintptr_t)(PAGE - 1));
+    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(uintptr_t)(stack->page - 1));
     top = (const char *)stack;
     bottom = top + sizeof *stack - stack->size;
     forkcore_stack_switch((void *)((uintptr_t)stack & ~(uintptr_t)63), body, context);
@@ -271,10 +272,10 @@ static void depart(void *context)
 }
 
 // Nothing of the parent's is below its frame.
-static void give_back(const struct departure *departure, const char *caller)
+static void give_back(const struct departure *departure, const struct forkcore_stack *stack)
 {
-    char *bottom = (char *)(((uintptr_t)departure - FORKING) & ~(uintptr_t)(PAGE - 1));
-    madvise(bottom, (size_t)(caller - bottom), MADV_DONTNEED);
+    char *bottom = (char *)(((uintptr_t)departure - FORKING) & ~(uintptr_t)(stack->page - 1));
+    madvise(bottom, (size_t)(stack->caller - bottom), MADV_DONTNEED);
 }
 
 int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_child_plan *plan, const void *start, size_t size,
@@ -300,6 +301,6 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
     stack->is_departing = false;
     *child = departure->pid;
     int error = departure->error;
-    give_back(departure, stack->caller);
+    give_back(departure, stack);
     return error;
 }
