@@ -144,6 +144,17 @@ struct ServingTests {
         try server.stop()
     }
 
+    @Test("a last answer that comes before its request is whole closes once that has come")
+    func early() throws {
+        let server = try Served(["tasks", "--idle", "300000"])
+        let client = try HTTPClient(server.address)
+        try client.client.send("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\n")
+        #expect(try #require(try client.answer()).saysClose)
+        try client.client.send("body")
+        #expect(try client.answer() == nil)
+        try server.stop()
+    }
+
     @Test("a client that has shut down its sending side gets its answer")
     func halfClosed() throws {
         let server = try Served(["tasks"])
