@@ -12,9 +12,10 @@
 
 int forkbench_fork_running(void (*body)(void *), void *context, pid_t *child)
 {
-    pid_t pid = fork();
+    pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+            _exit(1); // it died before it could be told
         body(context);
         _exit(0);
     }
