@@ -70,25 +70,19 @@ def mappings(pid):
                 yield start, end, name
 
 
-def frames(pid):
-    """The frame and the mapping of each page that is no file's."""
-    found = {}
+def mapped(pid):
+    """Each page that is there: its address, its entry in the kernel's pagemap, and its mapping's name."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
         for start, end, name in mappings(pid):
             entries = os.pread(file.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
             for index, (entry,) in enumerate(struct.iter_unpack("Q", entries)):
-                if entry >> 63 and not entry >> 61 & 1:
-                    found[start + index * PAGE] = (entry & (1 << 55) - 1, name)
-    return found
+                if entry >> 63:
+                    yield start + index * PAGE, entry, name
 
 
-def count_mapped(pid):
-    count = 0
-    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
-        for start, end, _ in mappings(pid):
-            entries = os.pread(file.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
-            count += sum(entry >> 63 for (entry,) in struct.iter_unpack("Q", entries))
-    return count
+def frames(pid):
+    """The frame and the mapping of each page that is no file's."""
+    return {page: (entry & (1 << 55) - 1, name) for page, entry, name in mapped(pid) if not entry >> 61 & 1}
 
 
 def count_left(pid, address, held):
@@ -134,7 +128,7 @@ def measure(program):
             "parent": parent,
             "child": statistics.median(map(faults, children)),
             "private": statistics.median(map(private_kib, children)),
-            "mapped": count_mapped(server.pid),
+            "mapped": sum(1 for _ in mapped(server.pid)),
         }
         if not any(frame for frame, _ in frames(server.pid).values()):
             sys.exit("the kernel does not tell frames' numbers, which takes root (CAP_SYS_ADMIN)")

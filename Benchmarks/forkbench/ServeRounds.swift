@@ -50,7 +50,8 @@ struct ServeRounds {
         }
         let children = live + 2 * clients + 64
         let holders = live / Limits.connectionsPerHolder + 1
-        let descriptors = peer.hasDescriptorForEach ? children : min(children, Limits.connectionsPerHolder + 64)
+        let ours = max(min(live, Limits.connectionsPerHolder), 2 * clients) + 64
+        let descriptors = peer.hasDescriptorForEach ? children : ours
         return Limits.lack(
             of: .init(processes: children + holders, descriptors: descriptors, memoryKiB: children * peer.childKiB))
     }

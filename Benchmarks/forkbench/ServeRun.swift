@@ -92,8 +92,8 @@ enum ServeRun {
 
     private static func measure(_ server: Server, _ clients: Int, _ seconds: Double) throws -> ServeSample {
         let before = ProcessStatus(server.pid)
+        let kernelBefore = KernelThreads()  // which looks at all processes: not on the load generator's bill
         let ownBefore = ownCPU()
-        let kernelBefore = KernelThreads()
         let load = try Load(clients: clients, warmUp: min(0.5, seconds / 2), seconds: seconds).put(on: server)
         let own = ownCPU() - ownBefore
         var sample = ServeSample()

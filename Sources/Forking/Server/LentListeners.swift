@@ -11,7 +11,8 @@ struct LentListeners {
     /// Of listeners whose last program failed.
     private var failures: [Int32: Backoff] = [:]
 
-    /// When the first of those that rest is to be looked after again.
+    /// When the first of those that rest is to be looked after again. Kept, as the loop asks in each turn: to look into the list
+    /// would count references each time.
     private(set) var next: Instant?
 
     mutating func lend(_ listener: Int32, to pid: ProcessID) { borrowers[pid] = listener }
