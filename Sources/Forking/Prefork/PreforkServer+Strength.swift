@@ -65,11 +65,13 @@ extension PreforkServer {
     /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a service
     /// that nobody can reach any more is none, and ends.
     func keepListening() {
-        do throws(ForkingError) {
-            _ = try listeners.listenAgain { hooks.observe(.listeningAgain($0)) }
-        } catch {
-            failure = error
-            advance(to: .drain)
+        for shared in listeners {
+            do throws(ForkingError) {
+                if try shared.listener.listenAgain() { hooks.observe(.listeningAgain(shared.address)) }
+            } catch {
+                failure = error
+                return advance(to: .drain)
+            }
         }
     }
 
