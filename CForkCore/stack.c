@@ -9,8 +9,8 @@
 //
 // So the loop runs on a stack that is not for children (MADV_DONTFORK). They run where it was called from, below that: on pages
 // that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and libc writes to it around that: it is
-// called from there, too, and as soon as it has returned the parent gives that page back (MADV_DONTNEED). It is the child's alone
-// then, which goes on with it, and the next fork has another.
+// called from there, too. Parent and child both write to that page then, and whoever comes first gets a copy of its own; the
+// other's first write makes the page as it was its own. So it has one user, whom the kernel finds at once.
 
 #include "internal.h"
 
@@ -26,7 +26,6 @@
 
 enum {
     GAP = 512, // below the caller's frame
-    FORKING = 512, // so much of the stack, and more, a fork takes for certain
     MOST = 2048,
     GUARD = 64 * 1024,
 };
@@ -38,7 +37,7 @@ enum {
 static const size_t LEAST = (size_t)8 << 20, LARGEST = (size_t)1 << 30;
 
 struct forkcore_stack {
-    size_t size, page;
+    size_t size;
     bool is_departing; // a child is forked that is not to have it
     char *caller;
 };
@@ -222,7 +221,6 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     // What is changed for each fork lies in it, too.
     *stack = (struct forkcore_stack *)(void *)((char *)memory + size - sizeof **stack);
     (*stack)->size = size;
-    (*stack)->page = (size_t)sysconf(_SC_PAGESIZE);
     return 0;
 }
 
@@ -238,7 +236,8 @@ __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, 
         body(context);
         return;
     }
-    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(uintptr_t)(stack->page - 1));
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    stack->caller = (char *)(((uintptr_t)__builtin_frame_address(0) - GAP) & ~(page - 1));
     top = (const char *)stack;
     bottom = top + sizeof *stack - stack->size;
     forkcore_stack_switch((void *)((uintptr_t)stack & ~(uintptr_t)63), body, context);
@@ -271,13 +270,6 @@ static void depart(void *context)
         forkcore_stack_begin(departure, live, departure);
 }
 
-// Nothing of the parent's is below its frame.
-static void give_back(const struct departure *departure, const struct forkcore_stack *stack)
-{
-    char *bottom = (char *)(((uintptr_t)departure - FORKING) & ~(uintptr_t)(stack->page - 1));
-    madvise(bottom, (size_t)(stack->caller - bottom), MADV_DONTNEED);
-}
-
 int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_child_plan *plan, const void *start, size_t size,
                         int (*body)(const void *), pid_t *child)
 {
@@ -300,7 +292,5 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
     forkcore_stack_switch(departure, depart, departure);
     stack->is_departing = false;
     *child = departure->pid;
-    int error = departure->error;
-    give_back(departure, stack);
-    return error;
+    return departure->error;
 }

@@ -247,29 +247,6 @@ static void a_child_can_have_one_too(void)
     run(fork_a_parent);
 }
 
-static int tell_where(const void *context)
-{
-    uintptr_t **place = (uintptr_t **)(uintptr_t)context;
-    **place = (uintptr_t)&place & ~(uintptr_t)4095;
-    return 0;
-}
-
-static void look_for_the_page(void *stack)
-{
-    uintptr_t *place = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    unsigned char is_there = 0;
-    pid_t pid;
-    CHECK(forkcore_stack_fork(stack, &nothing, &place, sizeof place, tell_where, &pid) == 0);
-    CHECK(await_end(pid).code == 0 && is_near_the_caller((const void *)*place));
-    CHECK(mincore((void *)*place, 4096, &is_there) == 0 && (is_there & 1) == 0);
-    munmap(place, 4096);
-}
-
-static void the_page_that_a_child_began_with_is_given_back(void)
-{
-    run(look_for_the_page);
-}
-
 static void without_one_a_child_begins_as_any(void)
 {
     pid_t pid;
@@ -336,7 +313,6 @@ const struct test stack_tests[] = {
     {"a handler on another stack may fork", a_handler_on_another_stack_may_fork},
     {"it is as large as the main thread's", it_is_as_large_as_the_main_threads},
     {"a child can have one, too", a_child_can_have_one_too},
-    {"the page that a child began with is given back", the_page_that_a_child_began_with_is_given_back},
     {"without one a child begins as any", without_one_a_child_begins_as_any},
     {"nothing below a small stack is touched", nothing_below_a_small_stack_is_touched},
 #ifdef __GLIBC__

@@ -48,7 +48,7 @@ struct CostTests {
 
     @Test("system calls", .needsTracing) func systemCalls() throws {
         let clients = 1000
-        let (parent, waiting, child) = (6.1, 4.4, 19.5)  // at most, for each
+        let (parent, waiting, child) = (5.1, 4.4, 19.5)  // at most, for each
         let directory = try TemporaryDirectory()
         let file = directory.path + "/trace"
         let script = "\(closingInherited); exec strace -f -qq -o \(file) \"$0\" echo 127.0.0.1:0"
