@@ -17,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 
+SETTLED = 20
 CLIENTS = 24  # the server settles after some; the last child is looked at
 ACCESS = re.compile(r"(?:I | [LSM]) +([0-9a-f]+),\d+$")
+EXECUTED = re.compile(r"I +([0-9a-f]+),\d+$")
 WRITING = re.compile(r" [SM] +([0-9a-f]+),\d+$")
 # Parts of Swift's own library, whose code is one section of some megabytes, and its data another: what stands behind them
 # in the list would stand behind those in the program.
@@ -57,16 +59,24 @@ def touched(program, directory):
         stdout=subprocess.PIPE, text=True,
     )
     host, port = server.stdout.readline().split()[-1].split(":")
-    for _ in range(CLIENTS):
+    parents = f"{directory}/trace.{server.pid}"
+    for number in range(CLIENTS):
+        if number == SETTLED:
+            start = os.path.getsize(parents)
         exchange((host, int(port)))
+    end = os.path.getsize(parents)
     server.send_signal(signal.SIGTERM)
     server.wait()
     last = max(int(path.rpartition(".")[2]) for path in glob.glob(f"{directory}/trace.*"))
-    return addresses(f"{directory}/trace.{last}", ACCESS), addresses(f"{directory}/trace.{server.pid}", WRITING)
+    return (
+        addresses(f"{directory}/trace.{last}", ACCESS), addresses(parents, EXECUTED, start, end), addresses(parents, WRITING)
+    )
 
 
-def addresses(trace, pattern):
-    with open(trace, encoding="ascii", errors="replace") as lines:
+def addresses(trace, pattern, start=0, end=None):
+    with open(trace, "rb") as file:
+        file.seek(start)
+        lines = file.read(-1 if end is None else end - start).decode("ascii", "replace").splitlines()
         return {int(match.group(1), 16) for line in lines if (match := pattern.match(line))}
 
 
@@ -97,8 +107,8 @@ def main(program, directory):
     stripped = os.path.join(directory, "forkserve")
     subprocess.run(["strip", "-g", "-o", stripped, program], check=True)  # valgrind cannot read Swift's debug information
     table = symbols(stripped)
-    childs, parents = (named(addresses, table) for addresses in touched(stripped, directory))
-    names = dict.fromkeys([*(name for name in [*childs, *parents] if name not in LAST), *OTHERS, *LAST])
+    touches, executes, writes = (named(addresses, table) for addresses in touched(stripped, directory))
+    names = dict.fromkeys([*(name for name in [*touches, *writes] if name not in LAST), *OTHERS, *LAST, *executes])
     print("\n".join(names))
 
 

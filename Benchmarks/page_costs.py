@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts what a client costs a forkserve in pages of memory: page_costs.py FORKSERVE [NAME=BOUND ...]
 
-    left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself
+    left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself; but
+             for the page that the child's own stack is on: what it has written to is its own
     parent   page faults of the parent for a client
     child    page faults of a child that has answered a line
     private  KiB that an idle child has for itself
@@ -85,15 +86,25 @@ def frames(pid):
     return {page: (entry & (1 << 55) - 1, name) for page, entry, name in mapped(pid) if not entry >> 61 & 1}
 
 
+def stack_page(pid):
+    """Where the stack pointer of a child is that waits for its client."""
+    while True:
+        with open(f"/proc/{pid}/syscall") as file:
+            number, *rest = file.read().split()
+        if number != "running":
+            return int(rest[-2], 16) // PAGE * PAGE
+
+
 def count_left(pid, address, held):
     """How often each page was left in the last child. Who writes to one first gets a copy, the other keeps it."""
     counts = {}
     for _ in range(ROUNDS):
         before = frames(pid)
         held.append(ask(address))
-        after, child = frames(pid), frames(newest_child(pid))
+        newest = newest_child(pid)
+        after, child, own = frames(pid), frames(newest), stack_page(newest)
         for page, (frame, name) in before.items():
-            if after.get(page, (frame,))[0] != frame and child.get(page, (0,))[0] == frame:
+            if page != own and after.get(page, (frame,))[0] != frame and child.get(page, (0,))[0] == frame:
                 counts[page, name] = counts.get((page, name), 0) + 1
     # Once in a while a page is allocated, or looked up: it is those that are written to for each client that count.
     return {page: count for page, count in counts.items() if count > ROUNDS / 2}

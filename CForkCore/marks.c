@@ -48,6 +48,8 @@
 #include <linux/futex.h>
 #endif
 
+extern char _end[]; // of the program's data, by the linker: see end(3)
+
 enum {
     HOLDER = 0x3fffffff, // of a lock word, the thread that holds it: FUTEX_TID_MASK in futex(2)
     VACANT = 1,          // as if process 1 held it, which is nobody's child
@@ -152,7 +154,9 @@ int forkcore_marks_open(size_t slots, struct forkcore_marks **marks)
     int error = forkcore_parent_memory_open(size, &own);
     if (error != 0)
         return error;
-    void *mutexes = mmap(NULL, slots * sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE,
+    // Behind the program's own data, if nothing is there: a child has the kernel's tables for those addresses already.
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), behind = ((uintptr_t)_end + page - 1) & ~(page - 1);
+    void *mutexes = mmap((void *)behind, slots * sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mutexes == MAP_FAILED) {
         error = errno;
