@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what a client costs a forkserve in pages of memory: page_costs.py FORKSERVE [NAME=BOUND ...]
+"""Counts what a child costs in pages of memory: page_costs.py [--pool | --zygote] PROGRAM [NAME=BOUND ...]
+
+Of a client of PROGRAM, a forkserve:
 
     left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself; but
              for the page that the child's own stack is on: what it has written to is its own
@@ -9,9 +11,13 @@
     private  KiB that an idle child has for itself
     mapped   pages whose entries a fork copies: what is there of the mappings that the parent has changed something in
 
+With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests; with
+--zygote, in the children of a zygote of PROGRAM's, a forkbench-host.
+
 Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -46,9 +52,18 @@ def faults(pid):
         return int(file.read().rpartition(")")[2].split()[7])
 
 
-def newest_child(pid):
+def children(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return int(file.read().split()[-1])
+        return [int(number) for number in file.read().split()]
+
+
+def await_child(pid, attempt):
+    """Tries until there is a child that was not there before."""
+    old = children(pid)
+    while True:
+        attempt()
+        if new := [child for child in children(pid) if child not in old]:
+            return new[-1]
 
 
 def private_kib(pid):
@@ -95,16 +110,14 @@ def stack_page(pid):
             return int(rest[-2], 16) // PAGE * PAGE
 
 
-def count_left(pid, address, held):
+def count_left(pid, make_child):
     """How often each page was left in the last child. Who writes to one first gets a copy, the other keeps it."""
     counts = {}
     for _ in range(ROUNDS):
-        before = frames(pid)
-        held.append(ask(address))
-        newest = newest_child(pid)
-        after, child, own = frames(pid), frames(newest), stack_page(newest)
+        before, child = make_child()
+        after, kept, own = frames(pid), frames(child), stack_page(child)
         for page, (frame, name) in before.items():
-            if page != own and after.get(page, (frame,))[0] != frame and child.get(page, (0,))[0] == frame:
+            if page != own and after.get(page, (frame,))[0] != frame and kept.get(page, (0,))[0] == frame:
                 counts[page, name] = counts.get((page, name), 0) + 1
     # Once in a while a page is allocated, or looked up: it is those that are written to for each client that count.
     return {page: count for page, count in counts.items() if count > ROUNDS / 2}
@@ -119,43 +132,84 @@ def symbols(program, page, name):
     return [f[3] for f in fields if int(f[0], 16) < page + PAGE and int(f[0], 16) + int(f[1], 16) > page][:20]
 
 
-def measure(program):
-    server = subprocess.Popen([program, "echo", "--max-children", "100", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
-    held = []
+@contextlib.contextmanager
+def started(*command):
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        host, _, port = server.stdout.readline().split()[-1].rpartition(":")
-        address = (host, int(port))
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def address_of(server):
+    host, _, port = server.stdout.readline().split()[-1].rpartition(":")
+    if not any(frame for frame, _ in frames(server.pid).values()):
+        sys.exit("the kernel does not tell frames' numbers, which takes root (CAP_SYS_ADMIN)")
+    return host, int(port)
+
+
+def measure_clients(program):
+    with started(program, "echo", "--max-children", "100", "127.0.0.1:0") as server, contextlib.ExitStack() as held:
+        pid, address = server.pid, address_of(server)
+
+        def hold():
+            before = frames(pid)
+            held.enter_context(ask(address))
+            return before, children(pid)[-1]
+
         for _ in range(WARM_UP):
             leave(ask(address))
-        before = faults(server.pid)
+        before = faults(pid)
         for _ in range(WARM_UP):
             leave(ask(address))
-        parent = (faults(server.pid) - before) / WARM_UP
-        children = []
-        for _ in range(IDLE):
-            held.append(ask(address))
-            children.append(newest_child(server.pid))
+        parent = (faults(pid) - before) / WARM_UP
+        idle = [hold()[1] for _ in range(IDLE)]
         costs = {
             "parent": parent,
-            "child": statistics.median(map(faults, children)),
-            "private": statistics.median(map(private_kib, children)),
-            "mapped": sum(1 for _ in mapped(server.pid)),
+            "child": statistics.median(map(faults, idle)),
+            "private": statistics.median(map(private_kib, idle)),
+            "mapped": sum(1 for _ in mapped(pid)),
         }
-        if not any(frame for frame, _ in frames(server.pid).values()):
-            sys.exit("the kernel does not tell frames' numbers, which takes root (CAP_SYS_ADMIN)")
-        left = count_left(server.pid, address, held)
-        return costs | {"left": len(left)}, left
-    finally:
-        for client in held:
-            client.close()
-        server.terminate()
-        server.wait()
+        return costs, count_left(pid, hold)
+
+
+def measure_pool(program):
+    with started(program, "prefork", "--workers", "2", "--max-requests", "2", "127.0.0.1:0") as server:
+        pid, address = server.pid, address_of(server)
+
+        def replace():
+            before = frames(pid)
+            child = await_child(pid, lambda: leave(ask(address)))
+            leave(ask(address))  # whatever the pool does about a new worker, it has done
+            return before, child
+
+        for _ in range(IDLE):
+            replace()
+        return {}, count_left(pid, replace)
+
+
+def measure_zygote(program):
+    with started(program, "zygote", "nap", "0", "0", "1000", "1000") as host:
+        zygote = await_child(host.pid, lambda: None) if not children(host.pid) else children(host.pid)[0]
+
+        def call():
+            before = []
+            child = await_child(zygote, lambda: before.append(frames(zygote)))
+            return before[-2], child
+
+        for _ in range(IDLE):
+            call()
+        return {}, count_left(zygote, call)
 
 
 def main():
-    program, bounds = sys.argv[1], dict(text.split("=") for text in sys.argv[2:])
-    costs, left = measure(program)
-    print(" ".join(f"{name}={costs[name]:g}" for name in ("left", "parent", "child", "private", "mapped")))
+    arguments = sys.argv[1:]
+    shape = arguments.pop(0) if arguments[0].startswith("--") else "--clients"
+    program, bounds = arguments[0], dict(text.split("=") for text in arguments[1:])
+    costs, left = {"--clients": measure_clients, "--pool": measure_pool, "--zygote": measure_zygote}[shape](program)
+    costs = {"left": len(left)} | costs
+    print(" ".join(f"{name}={cost:g}" for name, cost in costs.items()))
     for (page, name), count in left.items():
         print(f"{page:#x} of {name}, {count} times of {ROUNDS}: {' '.join(symbols(program, page, name))}")
     above = [name for name, bound in bounds.items() if costs[name] > float(bound)]

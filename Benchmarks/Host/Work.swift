@@ -8,8 +8,14 @@ public typealias Work = @Sendable ([UInt8]) -> [UInt8]
 
 /// The jobs that every host knows.
 enum Works {
-    static let all: [String: Work] = ["echo": { $0 }, "allocate": allocate, task: runTasks]
+    static let all: [String: Work] = ["echo": { $0 }, "allocate": allocate, task: runTasks, "nap": nap]
     static let task = "task"
+
+    /// For whoever wants to look at a child meanwhile (page_costs.py).
+    @Sendable private static func nap(_ request: [UInt8]) -> [UInt8] {
+        usleep(100_000)
+        return request
+    }
 
     /// Strings, a dictionary of them, and print.
     @Sendable private static func allocate(_ request: [UInt8]) -> [UInt8] {
