@@ -4,10 +4,9 @@
 extension ServerLoop {
     /// The server serves; the one before it may go.
     func noteServing() {
-        hasServed = true
+        life.becomeReady(hasPredecessor: Predecessor.isThere)
         reports?.say("READY=1", .now)
         Predecessor.tellReady()
-        awaitsWord = Predecessor.isThere
         takeControlOver()
     }
 
@@ -16,23 +15,21 @@ extension ServerLoop {
 
     /// The first step ends the service, and each says how long all that is to come may take: the manager would otherwise
     /// not wait for longer than it was set to.
-    func tellManager(of step: StopStep, drain: Duration, killAfter: Duration) {
-        guard reports != nil, !isHandedOver else { return }
-        let rest =
-            switch step {
-            case .drain: Instant(nanoseconds: 0) + drain + killAfter
-            case .terminate: Instant(nanoseconds: 0) + killAfter
-            case .kill: Instant(nanoseconds: 0) + Self.patienceWithTheKernel
-            }
-        let microseconds = (rest + .seconds(1)).nanoseconds / 1000
-        reports?.say((phase == .serving ? "STOPPING=1\n" : "") + "EXTEND_TIMEOUT_USEC=\(microseconds)", .now)
+    func announce(_ stop: Lifecycle.Stop) {
+        guard reports != nil, life.standing != .replaced else { return }
+        var lines: [String] = []
+        if stop.actions.contains(.announceEnd) { lines.append("STOPPING=1") }
+        if let rest = stop.rest {
+            lines.append("EXTEND_TIMEOUT_USEC=\((Instant(nanoseconds: 0) + rest + .seconds(1)).nanoseconds / 1000)")
+        }
+        reports?.say(lines.joined(separator: "\n"), .now)
     }
 
     /// Once in each turn: tells what time has come for. For the parameters see `ManagerReports.keepTime`.
     func report(_ state: @autoclosure () -> Int?, _ line: () -> String) {
         guard reports != nil else { return }
         reports?.keepTime(.now, state(), line)
-        if isHandedOver, reports?.isDone == true {
+        if life.standing == .replaced, reports?.isDone == true {
             successor?.tellMain()
             reports = nil
         }

@@ -8,10 +8,9 @@ import CForkCore
 final class ServerLoop {
     let children: ChildTable
     let stopSwitch: StopSwitch
-    var phase = Phase.serving
+    var life: Lifecycle
     /// Those that could not be ended.
     private(set) var abandoned: [ProcessID] = []
-    private(set) var isRunning = false
     private var signals: SignalDescriptor?
     /// What guards the server's own writes.
     private var writeGuard: UInt64 = 0
@@ -27,14 +26,10 @@ final class ServerLoop {
     /// What SIGUSR2 starts, from where this program was started.
     let executable = Executable.own
     var successor: Successor?
-    /// It serves on this one's sockets.
-    var isHandedOver = false
-    /// Whether a predecessor may still say that this program is the main one now.
-    var awaitsWord = false
-    var hasServed = false
 
-    init(_ children: ChildTable) throws(ForkingError) {
+    init(_ children: ChildTable, _ life: Lifecycle) throws(ForkingError) {
         self.children = children
+        self.life = life
         stopSwitch = try StopSwitch()
     }
 
@@ -46,8 +41,8 @@ final class ServerLoop {
     func begin(
         taking taken: Set<Signal>?, allowsThreads: Bool = false, control: SocketAddress? = nil
     ) throws(ForkingError) {
-        try requireNotRunning()
-        guard phase == .serving else { throw .invalid("this server was stopped: make a new one") }
+        try life.requireRunnable()
+        children.requireParent()
         if !allowsThreads { try Threads.requireOne() }
         if taken != nil { reports = ManagerReports(.take(), isSuccessor: Predecessor.isThere) }
         isManaged = reports != nil
@@ -58,11 +53,11 @@ final class ServerLoop {
         // A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the server's.
         writeGuard = forkcore_guard_writes()
         startedAt = .now
-        isRunning = true
+        life.run()
     }
 
     func end() {
-        isRunning = false
+        life.pause()
         signals = nil
         if children.count == 0 { children.endContainment() }
         endControl()
@@ -74,17 +69,17 @@ final class ServerLoop {
 
     /// The loop cannot be run from within itself.
     func requireNotRunning() throws(ForkingError) {
-        guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
+        try life.requireNotRunning()
         children.requireParent()
     }
 
     /// Takes no more of what it serves, and waits for its children to end: nothing but `turn` goes on.
     func close(_ turn: () throws(ForkingError) -> Void) throws(ForkingError) {
         try requireNotRunning()
-        isRunning = true
-        defer { isRunning = false }
+        life.run()
+        defer { life.pause() }
         stopSwitch.stop()
-        while phase != .over { try turn() }
+        while life.state != .stopped { try turn() }
         try checkAbandoned()
     }
 
@@ -217,9 +212,9 @@ final class ServerLoop {
             controlDescriptor, word, end,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
-        let isOver = phase != .serving && isDone && !isHolding
+        let isOver = life.state != .serving && isEmpty && !isHolding
         let mine = earlier(earlier(controlPausedUntil, reports?.next), successor?.deadline)
-        let next = earlier(earlier(phase.deadline, until), mine)
+        let next = earlier(earlier(life.deadline, until), mine)
         let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
         var ready: UInt32 = 0
         let code = polled.span.withUnsafeBufferPointer {
@@ -231,61 +226,29 @@ final class ServerLoop {
 
     // MARK: Stopping
 
-    /// Whether `step` is still to come: neither it nor a harder one was reached.
-    func isAhead(_ step: StopStep) -> Bool {
-        switch phase {
-        case .serving: true
-        case .stopping(let current, _): step > current
-        case .over: false
-        }
-    }
-
-    /// Goes to a step of stopping that is still ahead. `drain` is how long the first may take.
-    func enter(_ step: StopStep, drain: Duration, killAfter: Duration) {
-        tellManager(of: step, drain: drain, killAfter: killAfter)
+    /// Does what is not the server's own of a step of stopping.
+    func carryOut(_ stop: Lifecycle.Stop) {
+        announce(stop)
+        guard stop.rest != nil else { return }
         children.sweep()  // who has ended by himself was not told to: what he left behind is left alone
-        switch step {
-        case .drain:
-            phase = .stopping(.drain, until: .now + drain)
-        case .terminate:
-            children.terminateAll()
-            phase = .stopping(.terminate, until: .now + killAfter)
-        case .kill:
-            children.killAll()
-            phase = .stopping(.kill, until: .now + Self.patienceWithTheKernel)
-        }
+        if stop.actions.contains(.terminateChildren) { children.terminateAll() }
+        if stop.actions.contains(.killChildren) { children.killAll() }
     }
 
     /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another process
     /// is the main one now the manager must have heard before this one ends.
-    private var isDone: Bool {
-        children.isLifeless && !children.hasNews && (!isHandedOver || reports?.isDone ?? true)
+    private var isEmpty: Bool {
+        children.isLifeless && !children.hasNews && (life.standing != .replaced || reports?.isDone ?? true)
     }
 
-    /// What time brings to a server that stops.
-    enum Due {
-        /// The next step.
-        case step(StopStep)
-        /// Its end, though these could not be ended.
-        case abandoned([ProcessID])
-    }
-
+    /// What time has brought, in each turn.
+    ///
     /// - Parameter isHolding: somebody is still to be served.
-    func keepTime(_ now: Instant, isHolding: Bool = false) -> Due? {
-        guard case .stopping(let step, let deadline) = phase else { return nil }
-        if isDone, !isHolding {
-            phase = .over
-        } else if deadline <= now {
-            guard step == .kill else { return .step(phase.nextStep) }
-            abandoned = children.children.map(\.pid)
-            phase = .over
-            return .abandoned(abandoned)
-        }
-        return nil
+    func keepTime(_ now: Instant, isHolding: Bool = false) -> Lifecycle.Due? {
+        let due = life.keepTime(now, isEmpty: isEmpty && !isHolding)
+        if due == .abandonChildren { abandoned = children.children.map(\.pid) }
+        return due
     }
-
-    /// A process that was sent SIGKILL ends at once, unless it is stuck in the kernel.
-    static let patienceWithTheKernel = Duration.seconds(5)
 
     /// Throws if somebody is left, now that all is over.
     func checkAbandoned() throws(ForkingError) {
@@ -293,9 +256,9 @@ final class ServerLoop {
     }
 
     /// The loop cannot go on. No child is left behind.
-    func abandonShip() {
+    func fail() {
         children.killAll()
-        _ = try? children.wait(atMost: Self.patienceWithTheKernel)
-        phase = .over
+        _ = try? children.wait(atMost: Lifecycle.patienceWithKernel)
+        life.fail()
     }
 }

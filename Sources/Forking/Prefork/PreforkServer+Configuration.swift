@@ -125,6 +125,18 @@ extension PreforkServer {
             options.oomScore = oomScore
             return options
         }
+
+        var rules: PoolPolicy.Rules {
+            PoolPolicy.Rules(
+                startTimeout: spawnLimit, requestTimeout: requestLimit, heartbeatTimeout: heartbeatLimit,
+                drainTimeout: replacementDrain ?? max(requestLimit ?? .zero, drain),
+                isDrainTimeoutFirm: replacementDrain != nil, killTimeout: killAfter, maxReplacedAtOnce: replacedAtOnce,
+                maxFailures: givesUpAfter, limitsMemory: maxMemoryKiB != nil)
+        }
+
+        var size: PoolSize {
+            PoolSize(minimum: workers, maximum: maxWorkers ?? workers, ceiling: Self.ceiling)
+        }
     }
 
     /// What is taken as an event whatever `stopSignals` says.

@@ -3,32 +3,34 @@
 extension PreforkServer {
     /// Goes to a step of stopping, unless it or a harder one was reached.
     func advance(to step: StopStep) {
-        guard loop.isAhead(step) else { return }
-        hooks.observe(.stopping(step))
-        nextLook = nil
-        let areServed = step == .drain && servesLastClients
-        if areServed { for worker in workers { worker.seat.offerLastClients() } }
+        if let stop = loop.life.stop(step, at: .now) { carryOut(stop) }
+    }
+
+    func carryOut(_ stop: Lifecycle.Stop) {
+        hooks.observe(.stopping(stop.step))
+        policy.stop()
+        let areServed = stop.actions.contains(.acceptWaiting) && canServeWaiting
+        if areServed { for link in links.values { link.seat.offerLastClients() } }
         // Each is asked before the sockets stop: it shall not take that for an error.
-        for index in workers.indices { workers[index].askToDrain() }
-        if step > .drain { for worker in workers { worker.seat.askToDrain(atOnce: true) } }
+        for pid in links.keys { links[pid]?.askToDrain() }
+        if stop.step > .drain { for link in links.values { link.seat.askToDrain(atOnce: true) } }
         if areServed {
             lastClients.take(at: listeners)
         } else {
             lastClients.close()
         }
-        if !loop.isHandedOver {
+        if stop.actions.contains(.abandonSuccessor) {
             for shared in listeners { shared.listener.stopListening() }
             loop.abandonSuccessor()
         }
         listeners = []
         if areServed { passOnLastClients(.now) }
-        loop.enter(step, drain: configuration.drain, killAfter: configuration.killAfter)
+        loop.carryOut(stop)
     }
 
-    /// Whether those who wait now are still served: by workers, who take them, on sockets that nobody goes on with.
-    private var servesLastClients: Bool {
-        !loop.isHandedOver && configuration.drain > .zero
-            && workers.contains { $0.seat.lines.pointee.takesFromQueue.load(ordering: .relaxed) }
+    /// Whether there are workers who serve those who wait now, on sockets that nobody goes on with.
+    private var canServeWaiting: Bool {
+        links.values.contains { $0.seat.lines.pointee.takesFromQueue.load(ordering: .relaxed) }
     }
 
     /// Passes on as many of those who waited as there is room for.

@@ -12,7 +12,7 @@ extension PreforkServer {
         case .started(let pid): hooks.observe(.upgrading(pid))
         case .failed(let why): hooks.observe(.upgradeFailed(why))
         case .serves(let pid):
-            loop.handOver(endingReload: isReplacingAll, listeners)
+            loop.handOver(endingReload: policy.isReplacingAll, listeners)
             hooks.observe(.upgraded(pid))
             advance(to: .drain)
         case .lost(let pid):

@@ -37,8 +37,8 @@ public final class PreforkServer {
     /// Where clients come to.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop. It is in six files: this one waits, +Workers forks and looks after them, +Strength decides how
-    // many there are, +Stopping ends, +Upgrade begins anew, +Status tells.
+    // The state of the loop. It is in five files: this one waits, +Workers forks and does what `policy` decides, +Stopping ends,
+    // +Upgrade begins anew, +Status tells.
     let loop: ServerLoop
     let service: Service
     /// Workers wake the parent by it.
@@ -47,16 +47,11 @@ public final class PreforkServer {
     var lastClients: LastClients
     /// When to try again to pass on those of them for whom there was no room.
     var passOnAt: Instant?
-    var workers: [PoolWorker] = []
+    var policy: PoolPolicy
+    /// For each of the policy's workers.
+    var links: [ProcessID: WorkerLink] = [:]
     /// Those that have ended, and cannot be reaped.
     var held: Set<ProcessID> = []
-    var size: PoolSize
-    var backoff = Backoff()
-    /// When the newest of the failures came that `backoff` counts.
-    var lastFailure = Instant(nanoseconds: .min)
-    var isReplacingAll = false
-    var nextLook: Instant?
-    var nextMemoryLook: Instant?
     private var stopSignals: Set<Signal> = []
     /// What workers do not heed, as it is meant for the parent.
     private(set) var heedless: SignalSet = []
@@ -94,13 +89,13 @@ public final class PreforkServer {
         self.configuration = try configuration.checked()
         self.hooks = hooks
         self.service = service
-        size = PoolSize(
-            minimum: configuration.workers, maximum: configuration.maxWorkers ?? configuration.workers,
-            ceiling: Configuration.ceiling)
+        policy = PoolPolicy(configuration.rules, size: configuration.size)
         news = try News()
         lastClients = try LastClients()
         // Each worker may be there twice: it drains, and its successor serves.
-        loop = try ServerLoop(ChildTable(limit: 2 * Configuration.ceiling))
+        loop = try ServerLoop(
+            ChildTable(limit: 2 * Configuration.ceiling),
+            Lifecycle(drainTimeout: configuration.drain, killTimeout: configuration.killAfter))
         try add(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.onTrouble = { [weak self] in self?.note($0) }
@@ -148,9 +143,9 @@ public final class PreforkServer {
         }
         try InheritedSockets.settle()
         do throws(ForkingError) {
-            while loop.phase != .over { try turn() }
+            while loop.life.state != .stopped { try turn() }
         } catch {
-            loop.abandonShip()
+            loop.fail()
             lastClients.close()
             throw error
         }
@@ -166,13 +161,13 @@ public final class PreforkServer {
 
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
-        if loop.phase == .serving {
+        if loop.life.state == .serving {
             keepListening()
             tend(.now)
         }
         loop.report(reportState, { reportLine })
         let ready = try loop.wait(
-            for: news.descriptor, until: earlier(nextLook, earlier(news.pausedUntil, passOnAt)), isBusy: false)
+            for: news.descriptor, until: earlier(policy.nextLook, earlier(news.pausedUntil, passOnAt)), isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
@@ -181,8 +176,8 @@ public final class PreforkServer {
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         if let passOnAt, passOnAt <= .now { passOnLastClients(.now) }
         switch loop.keepTime(.now) {
-        case .step(let step): advance(to: step)
-        case .abandoned(let pids): hooks.observe(.abandoned(pids))
+        case .stop(let stop): carryOut(stop)
+        case .abandonChildren: hooks.observe(.abandoned(loop.abandoned))
         case nil: break
         }
         if ready.contains(.control) { loop.answer(from: self) }
@@ -200,14 +195,14 @@ public final class PreforkServer {
     private func takeSignals() {
         for signal in loop.takeSignals() {
             if stopSignals.contains(signal) {
-                advance(to: loop.phase.nextStep)
+                advance(to: loop.life.nextStep)
             } else if let hook = hooks.signals[signal] {
                 hook()
-            } else if loop.phase == .serving {
+            } else if loop.life.state == .serving {
                 switch signal {
                 case .hangup: replaceAll()
-                case .ttyInput: resize { $0.add() }
-                case .ttyOutput: resize { $0.remove() }
+                case .ttyInput: carryOut(policy.resize { $0.add() }, .now)
+                case .ttyOutput: carryOut(policy.resize { $0.remove() }, .now)
                 default: upgrade()
                 }
             }

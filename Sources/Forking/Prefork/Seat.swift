@@ -6,7 +6,7 @@ import Synchronization
 /// A page that parent and worker have in common: the worker's line of the scoreboard, and the word by which it is asked to
 /// drain. No other worker has it, and a new worker gets a new one.
 ///
-/// The parent trusts nothing in it: see `SeatReading`.
+/// The parent trusts nothing in it: see `WorkerSnapshot`.
 final class Seat: @unchecked Sendable {
     private static let size = 4096
     private static let linesOffset = 64, startsOffset = 1024
@@ -113,9 +113,9 @@ final class Seat: @unchecked Sendable {
     // MARK: Reading
 
     /// Parent: what stands there now.
-    func read(startedAt: Instant, now: Instant) -> SeatReading {
+    func read(startedAt: Instant, now: Instant) -> WorkerSnapshot {
         let isBusy = lines.pointee.active.load(ordering: .relaxed) > 0
-        return SeatReading(
+        return WorkerSnapshot(
             isReady: lines.pointee.isReady.load(ordering: .acquiring),
             wantsToRetire: lines.pointee.wantsToRetire.load(ordering: .relaxed),
             isDraining: isDraining,
@@ -131,21 +131,4 @@ final class Seat: @unchecked Sendable {
     private static func within(_ start: Instant, _ now: Instant, _ nanoseconds: Int64) -> Instant {
         min(max(start, Instant(nanoseconds: nanoseconds)), now)
     }
-}
-
-/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck, and be
-/// replaced for it; nothing else comes of it.
-struct SeatReading: Sendable {
-    var isReady: Bool
-    var wantsToRetire: Bool
-    var isDraining: Bool
-    var isBusy: Bool
-    var hasConnection: Bool
-    var requests: UInt64
-    /// When a request began or ended last.
-    var since: Instant
-    /// When the request began that is being served for longest, of those that have a limit.
-    var oldest: Instant?
-    var beat: Instant
-    var peer: SocketAddress?
 }

@@ -9,17 +9,17 @@ extension ForkingServer: StatusSource {
     var outline: ServerStatus {
         ServerStatus(
             shape: .forking, pid: forkcore_process(), addresses: addresses, age: loop.age,
-            phase: loop.phase == .serving ? .serving : .stopping, limit: configuration.maxChildren)
+            phase: loop.life.state == .serving ? .serving : .stopping, limit: configuration.maxChildren)
     }
 
     /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait, of
     /// whom nothing else tells.
     var reportState: Int? {
-        loop.phase != .serving ? ~children.count : children.isFull || isShort ? nil : children.count
+        loop.life.state != .serving ? ~children.count : children.isFull || isShort ? nil : children.count
     }
 
     var reportLine: String {
-        guard loop.phase == .serving else { return "stopping: \(children.count) clients left" }
+        guard loop.life.state == .serving else { return "stopping: \(children.count) clients left" }
         let waiting = reportState == nil ? listeners.queued + held.count + (heldDatagram == nil ? 0 : 1) : 0
         return "\(children.count) of \(configuration.maxChildren) clients" + (waiting > 0 ? ", \(waiting) wait" : "")
     }

@@ -12,27 +12,25 @@ extension ForkingServer {
 
     /// Goes to a step of stopping, unless it or a harder one was reached.
     func advance(to step: StopStep) {
-        guard loop.isAhead(step) else { return }
-        loop.abandonSuccessor()
-        if step == .drain, takesWaiting, !loop.isHandedOver, configuration.blockOnClose, configuration.drain > .zero {
+        if let stop = loop.life.stop(step, at: .now) { carryOut(stop) }
+    }
+
+    func carryOut(_ stop: Lifecycle.Stop) {
+        if stop.actions.contains(.abandonSuccessor) { loop.abandonSuccessor() }
+        if stop.actions.contains(.acceptWaiting), takesWaiting {
             holdWaiting()
             turnAway(alsoHeld: false)
         } else {
             turnAway(alsoHeld: true)
         }
-        hooks.observe(.stopping(step))
-        if configuration.blockOnClose {
-            loop.enter(step, drain: configuration.drain, killAfter: configuration.killAfter)
-        } else {
-            loop.tellManager("STOPPING=1")
-            loop.phase = .over
-        }
+        hooks.observe(.stopping(stop.step))
+        loop.carryOut(stop)
     }
 
     /// The loop cannot go on. No child is left behind.
-    func abandonShip() {
+    func fail() {
         turnAway(alsoHeld: true)
-        loop.abandonShip()
+        loop.fail()
     }
 
     /// Takes no more clients.

@@ -3,7 +3,7 @@
 extension ForkingServer {
     /// SIGUSR2: starts the program anew on the same sockets; once that one serves, this one drains.
     func upgrade() {
-        guard loop.phase == .serving else { return }
+        guard loop.life.state == .serving else { return }
         if let event = loop.upgrade(with: listeners.all, limit: configuration.spawnLimit) { note(event) }
     }
 

@@ -133,7 +133,11 @@ public final class ForkingServer {
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
         children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
-        loop = try ServerLoop(children)
+        loop = try ServerLoop(
+            children,
+            Lifecycle(
+                drainTimeout: configuration.drain, killTimeout: configuration.killAfter,
+                waitsForChildren: configuration.blockOnClose))
         try take(listener)
         children.onExit = { [weak self] in self?.noteEnd(of: $0) }
         children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
@@ -193,10 +197,10 @@ public final class ForkingServer {
             try onOwnStack { () throws(ForkingError) in
                 try turn()
                 takesWaiting = true
-                while loop.phase != .over { try turn() }
+                while loop.life.state != .stopped { try turn() }
             }
         } catch {
-            abandonShip()
+            fail()
             throw error
         }
         try loop.checkAbandoned()
@@ -216,7 +220,7 @@ public final class ForkingServer {
         hasTakenClient = false
         let started = idleSince.value
         try onOwnStack { () throws(ForkingError) in
-            while loop.phase == .serving, !hasTakenClient {
+            while loop.life.state == .serving, !hasTakenClient {
                 if let limit = configuration.idleTimeout, started + limit <= .now { return }
                 try turn()
             }
@@ -279,7 +283,7 @@ public final class ForkingServer {
 
     /// While it drains, the server still has children made for those whom it holds.
     private var canAdmit: Bool {
-        switch loop.phase {
+        switch loop.life.state {
         case .serving: break
         case .stopping(.drain, _): guard isHolding else { return false }
         default: return false
@@ -303,7 +307,7 @@ public final class ForkingServer {
     private func takeSignals() {
         for signal in loop.takeSignals() {
             if stopSignals.contains(signal) {
-                advance(to: loop.phase.nextStep)
+                advance(to: loop.life.nextStep)
             } else if let hook = hooks.signals[signal] {
                 hook()
             } else {
@@ -334,13 +338,13 @@ public final class ForkingServer {
             hooks.handleTimeout()
         }
         switch loop.keepTime(now, isHolding: isHolding) {
-        case .step(let step): advance(to: step)
-        case .abandoned(let pids): hooks.observe(.abandoned(pids))
+        case .stop(let stop): carryOut(stop)
+        case .abandonChildren: hooks.observe(.abandoned(loop.abandoned))
         case nil: break
         }
     }
 
     private var idleDeadline: Instant? {
-        loop.phase == .serving ? configuration.idleTimeout.map { idleSince.value + $0 } : nil
+        loop.life.state == .serving ? configuration.idleTimeout.map { idleSince.value + $0 } : nil
     }
 }

@@ -9,8 +9,7 @@ extension ServerLoop {
     /// - Returns: why it was not; nil if it was.
     func upgrade(with listeners: [SharedListener], limit: Duration) -> UpgradeEvent? {
         guard successor == nil else { return .failed("the one before is still being started") }
-        // Its predecessor would hear of it as a failure, and serve beside the one that is started here.
-        guard hasServed, !awaitsWord else { return .failed("this program is still taking another's place") }
+        guard life.canBeReplaced else { return .failed("this program is still taking another's place") }
         let sockets = listeners.map { Handover.Socket(descriptor: $0.descriptor, origin: $0.listener.origin) }
         do throws(ForkingError) {
             successor = try Successor(
@@ -24,16 +23,13 @@ extension ServerLoop {
     /// What to poll for the sake of an upgrade.
     var upgradeDescriptors: (Int32, Int32) {
         if let successor { return successor.descriptors }
-        return (awaitsWord ? Predecessor.word ?? -1 : -1, -1)
+        return (life.standing == .unconfirmed ? Predecessor.word ?? -1 : -1, -1)
     }
 
     /// What has happened to the other program. Once in each turn: there is an upgrade, or a reason to look, seldom.
     func lookAfterUpgrade(_ ready: Ready) -> UpgradeEvent? {
-        if awaitsWord, !ready.isDisjoint(with: .upgrade) {
-            // Said, or gone: there is no other main process but this one.
-            awaitsWord = false
-            reports?.becomeMain(.now)
-        }
+        // Said, or gone: there is no other main process but this one.
+        if !ready.isDisjoint(with: .upgrade), life.confirm() { reports?.becomeMain(.now) }
         guard let successor else { return nil }
         let event = successor.look(.now)
         switch event {
@@ -46,7 +42,7 @@ extension ServerLoop {
     /// The new program serves: it answers who asks for the status, and the manager is told. This one is to drain.
     func handOver(endingReload: Bool, _ listeners: [SharedListener]) {
         guard let successor else { return }
-        isHandedOver = true
+        life.handOver()
         for shared in listeners { shared.listener.leaveFile() }
         leaveControl()
         reports?.handOver(to: successor.pid, endingReload: endingReload, .now)
@@ -55,7 +51,6 @@ extension ServerLoop {
 
     /// This server stops, and has not been upgraded.
     func abandonSuccessor() {
-        guard !isHandedOver else { return }
         successor?.abandon()
         successor = nil
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A worker, as its parent knows it.
+/// A worker, as the policy of its pool knows it.
 struct PoolWorker {
     /// starting → ready → draining → ending, each but the second with its deadline.
     enum State {
@@ -20,16 +20,11 @@ struct PoolWorker {
     /// Forked to take the place of one that is to be replaced with all others.
     let isReplacement: Bool
     let retiresAt: Instant?
-    let seat: Seat
-    /// Closed, it asks the worker to drain.
-    var lifeline: ParentDescriptor?
-    /// Closed, as it is when the parent ends, it ends the worker.
-    let tie: ParentDescriptor
     var state: State
     /// It is to drain for this reason as soon as there is another in its place.
     var leaving: DrainReason?
     /// As of the last look.
-    var reading: SeatReading
+    var snapshot: WorkerSnapshot
     /// It drained of its own before it had done anything, which was counted as a failure.
     var hasFailed = false
 
@@ -50,7 +45,7 @@ struct PoolWorker {
     }
 
     /// Whether it could serve at once.
-    var isIdle: Bool { isReady && !reading.isBusy && !reading.hasConnection }
+    var isIdle: Bool { isReady && !snapshot.isBusy && !snapshot.hasConnection }
 
     /// Whether it drains because another has taken its place.
     var wasReplaced: Bool {
@@ -65,8 +60,35 @@ struct PoolWorker {
         }
     }
 
-    mutating func askToDrain() {
-        seat.askToDrain()
-        lifeline = nil
+    /// Whether it can do what it is there for: it has had a request; or it is up for long and has no clients, or does not
+    /// count them.
+    func hasProved(_ now: Instant) -> Bool {
+        snapshot.isReady && (snapshot.requests > 0 || now - startedAt > .seconds(10))
     }
+
+    /// Whether it drains of its own and has done nothing, so that another in its place would do the same at once.
+    func isFailedStart(_ reason: DrainReason, _ now: Instant) -> Bool {
+        switch reason {
+        case .signalled where !snapshot.isReady: true
+        case .signalled, .retired: snapshot.requests == 0 && now - startedAt < .seconds(1)
+        default: false
+        }
+    }
+}
+
+/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck, and be
+/// replaced for it; nothing else comes of it.
+struct WorkerSnapshot: Sendable {
+    var isReady: Bool
+    var wantsToRetire: Bool
+    var isDraining: Bool
+    var isBusy: Bool
+    var hasConnection: Bool
+    var requests: UInt64
+    /// When a request began or ended last.
+    var since: Instant
+    /// When the request began that is being served for longest, of those that have a limit.
+    var oldest: Instant?
+    var beat: Instant
+    var peer: SocketAddress?
 }
