@@ -2,14 +2,10 @@
 
 /// Host: what is known of one zygote's work.
 struct ZygoteCounts {
-    /// How many zygotes there were before this one.
-    var zygote = 0
     let startedAt = Instant.now
     /// How many children it was told to fork.
     var ordered: Int64 = 0
     private(set) var tally = ZygoteTally()
-
-    init(zygote: Int = 0) { self.zygote = zygote }
 
     /// Takes what came with an answer, and returns what is new in it.
     ///

@@ -9,14 +9,12 @@ extension ZygoteLink {
     func requireZygote(_ state: inout State) throws(ZygoteError) {
         listen(&state)
         guard state.control == nil else { return }
-        guard !state.isOver, !state.isDraining else { throw .shutDown }
-        let now = Instant.now
-        state.backoff.keepTime(now)
-        if let until = state.backoff.until { throw .lost(nextStart: until - now) }
+        guard state.queue.phase == .open else { throw .shutDown }
+        if let pause = state.queue.pause(at: .now) { throw .lost(nextStart: pause) }
         do { try startAgain(&state) } catch {
             state.events.append(.startFailed(error))
-            noteFailure(&state)
-            throw .lost(nextStart: state.backoff.until.map { $0 - .now })
+            state.queue.noteStartFailed(at: .now)
+            throw .lost(nextStart: state.queue.pause(at: .now))
         }
     }
 
@@ -25,7 +23,7 @@ extension ZygoteLink {
         while let control = state.control {
             do {
                 guard let message = try CallMessage.receive(over: control.rawValue) else { return }
-                state.isReady = state.isReady || message.kind == .reply
+                if message.kind == .reply { state.queue.noteReady() }
                 if message.kind == .threw { state.events.append(.startFailed(Self.notReady(message))) }
             } catch {
                 lose(&state)
@@ -44,27 +42,18 @@ extension ZygoteLink {
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
         state.table = nil
-        state.places = 0  // whenever somebody takes what became of those who had one
         var status = ExitStatus.unknown
         table.onExit = { status = $0.status }
         if isStuck { table.killAll() }
         if !isUnasked { table.signal(.continue, to: pid) }  // stopped, it would not hear of it
         if isUnasked { _ = try? table.wait(atMost: Self.briefly) }
         state.ending.append(EndingZygote(pid: pid, table: table, killAt: .now + .seconds(2)))
-        if state.isDraining {
-            giveUp(&state)
-            return tend(&state)
-        }
-        // One that was ready has earned a successor at once; but not one that ended early after another that had.
-        let endedEarly = Instant.now - state.counts.startedAt < .seconds(1)
-        if state.isReady, !(endedEarly && state.hasFailed) {
-            state.backoff.noteSuccess()
+        if let loss = state.queue.noteLost(at: .now) {
+            state.events.append(.lost(pid, status, failures: loss.failures, pause: loss.pause))
         } else {
-            noteFailure(&state)
+            giveUp(&state)
+            tend(&state)
         }
-        state.hasFailed = endedEarly
-        let pause = state.backoff.until.map { $0 - .now } ?? .zero
-        state.events.append(.lost(pid, status, failures: state.backoff.failures, pause: pause))
     }
 
     /// Reaps those that have ended, and kills those that take too long. Never waits.
@@ -75,22 +64,17 @@ extension ZygoteLink {
         }
         state.ending.removeAll { zygote in
             guard zygote.table.count == 0 else { return false }
-            if state.isDraining, state.control == nil { state.events.append(.ended(zygote.pid)) }
+            if state.queue.phase != .open, state.control == nil { state.events.append(.ended(zygote.pid)) }
             return true
         }
-        if state.isDraining, state.control == nil, state.ending.isEmpty { state.isOver = true }
-    }
-
-    private func noteFailure(_ state: inout State) {
-        var generator = SystemRandomNumberGenerator()
-        state.backoff.noteFailure(at: .now, using: &generator)
+        if state.ending.isEmpty { state.queue.noteAllReaped() }
     }
 
     /// One that is not ready yet does not stand still: what it prewarms takes its time.
     func replaceStuck(_ id: Ticket.ID) {
         change { state in
             listen(&state)
-            if state.running[id]?.zygote == state.counts.zygote, state.control != nil, state.isReady {
+            if state.queue.isRunning(id), case .ready = state.queue.zygote {
                 lose(&state, isStuck: true)
             }
         }
@@ -140,8 +124,8 @@ extension ZygoteLink {
         }
         state.table = table
         state.control = mine
-        state.isReady = false
-        state.counts = ZygoteCounts(zygote: state.counts.zygote + 1)
+        state.queue.noteStarted(at: .now)
+        state.counts = ZygoteCounts()
         state.events.append(.started(pid))
     }
 }

@@ -6,7 +6,7 @@ import Synchronization
 import SystemPackage
 
 /// A call that wants a child: what the zygote is to be given for it.
-struct Ticket {
+struct Ticket: Identifiable {
     typealias ID = UInt64
     private static let next = Atomic<ID>(0)
 
@@ -25,30 +25,16 @@ final class ZygoteLink: Sendable {
 
     /// Only ever touched under the lock: its table by one thread at a time, as tables want it.
     struct State: @unchecked Sendable {
+        var queue: CallQueue<Ticket>
         /// The host's end of the zygote's socket; nil while there is none.
         var control: ParentDescriptor?
-        /// Whether it has said that it is ready.
-        var isReady = false
         /// With the zygote as its one child; nil if there is none.
         var table: ChildTable?
         /// Those that have been told to end, or have said that they do, and have not been reaped.
         var ending: [EndingZygote] = []
         let successor: Program
-        var backoff = Backoff()
-        /// Whether the last one had ended early.
-        var hasFailed = false
-        /// By which of the zygotes, counted from 0, and since when.
-        /// Calls that had a place, until somebody has taken what became of them.
-        var running: [Ticket.ID: (zygote: Int, since: Instant)] = [:]
-        /// How many of them have it still: of a zygote that has ended, none.
-        var places = 0
-        var waiting: [Ticket] = []
-        /// Those that have got a place just now: what they have to send is sent without the lock.
-        var placed: [Ticket] = []
-        var isDraining = false
-        var isOver = false
-        /// By `end`, whatever it had.
-        var wasKilled = false
+        /// Those that run since just now: what they have to send is sent without the lock.
+        var started: [Ticket] = []
         var counts = ZygoteCounts()
         var events: [ZygoteEvent] = []
     }
@@ -69,9 +55,10 @@ final class ZygoteLink: Sendable {
         }
         forkcore_close(theirs)
         try Self.awaitReady(mine, table)
-        var state = State(table: table, successor: Self.successor())
-        state.control = mine
-        state.isReady = true
+        var queue = CallQueue<Ticket>(maxRunning: configuration.maxChildren, maxWaiting: configuration.maxWaiting)
+        queue.noteStarted(at: .now)
+        queue.noteReady()
+        let state = State(queue: queue, control: mine, table: table, successor: Self.successor())
         let pid = table.children.first?.pid
         self.state = Mutex(state)
         if let pid { configuration.observe(.started(pid)) }
@@ -121,11 +108,10 @@ final class ZygoteLink: Sendable {
     }
 
     private func requireRoom(_ state: inout State, _ name: String) throws(ZygoteError) {
-        guard !state.isDraining, !state.isOver else { throw .shutDown }
-        let (children, waiting) = (configuration.maxChildren, configuration.maxWaiting)
-        guard state.places < children || state.waiting.count < waiting else {
+        guard state.queue.phase == .open else { throw .shutDown }
+        guard state.queue.hasRoom else {
             state.events.append(.refused(handler: name))
-            throw .full(children: children, waiting: waiting)
+            throw .full(children: configuration.maxChildren, waiting: configuration.maxWaiting)
         }
     }
 
@@ -134,17 +120,17 @@ final class ZygoteLink: Sendable {
         try change { state throws(ZygoteError) in
             try requireRoom(&state, ticket.name)
             try requireZygote(&state)
-            state.waiting.append(ticket)
+            state.queue.append(ticket)
             let shortage = advance(&state)
-            guard let last = state.waiting.last, last.id == ticket.id else { return }
+            guard let last = state.queue.waiting.last, last.id == ticket.id else { return }
             do throws(ZygoteError) {
                 // Nobody is before it, and it has none; but a zygote that has many orders to take takes them by and by.
-                if shortage != 0, shortage != EAGAIN, state.waiting.count == 1 {
+                if shortage != 0, shortage != EAGAIN, state.queue.waiting.count == 1 {
                     throw ZygoteError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
                 try hold(ticket, state)
             } catch {
-                state.waiting.removeLast()
+                _ = state.queue.withdraw(ticket.id)
                 throw error
             }
         }
@@ -156,9 +142,9 @@ final class ZygoteLink: Sendable {
         guard ticket.channel.heldDescriptors > 0 else { return }
         var limit = rlimit()
         getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-        let held = state.waiting.reduce(0) { $0 + $1.channel.heldDescriptors }
+        let held = state.queue.waiting.reduce(0) { $0 + $1.channel.heldDescriptors }
         guard UInt64(held) <= limit.rlim_cur / 4 else {
-            throw .full(children: configuration.maxChildren, waiting: state.waiting.count - 1)
+            throw .full(children: configuration.maxChildren, waiting: state.queue.waiting.count - 1)
         }
     }
 
@@ -171,11 +157,9 @@ final class ZygoteLink: Sendable {
         if case .failure(let error) = outcome { failure = error }
         let duration = Instant.now - begun
         change { state in
-            let place = state.running.removeValue(forKey: id)
-            if place == nil { _ = drop(&state, id) }
-            if state.control != nil, place?.zygote == state.counts.zygote { state.places -= 1 }
+            let place = state.queue.finish(id)
             var work = ZygoteWork()
-            if let message, place?.zygote == state.counts.zygote { work = state.counts.take(message.head.tally) }
+            if let message, place?.generation == state.queue.generation { work = state.counts.take(message.head.tally) }
             let report = ZygoteCallReport(
                 handler: name, failure: failure, duration: duration, waited: place.map { $0.since - begun },
                 forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
@@ -186,15 +170,7 @@ final class ZygoteLink: Sendable {
     }
 
     /// Whether the call still waited; it does no more.
-    func withdraw(_ id: Ticket.ID) -> Bool {
-        state.withLock { drop(&$0, id) }
-    }
-
-    private func drop(_ state: inout State, _ id: Ticket.ID) -> Bool {
-        guard let place = state.waiting.firstIndex(where: { $0.id == id }) else { return false }
-        state.waiting.remove(at: place)
-        return true
-    }
+    func withdraw(_ id: Ticket.ID) -> Bool { state.withLock { $0.queue.withdraw(id) } }
 
     /// Orders children again, where there was a shortage of something.
     func retry() { change { _ = advance(&$0) } }
@@ -202,20 +178,18 @@ final class ZygoteLink: Sendable {
     /// Orders children for those who wait, as far as there are places. Returns the errno if there was a shortage.
     @discardableResult
     func advance(_ state: inout State) -> Int32 {
-        while state.places < configuration.maxChildren, let next = state.waiting.first {
+        while let next = state.queue.next {
             switch order(next, state) {
             case 0:
-                state.waiting.removeFirst()
-                state.placed.append(next)
+                state.queue.startNext(at: .now)
+                state.started.append(next)
                 state.counts.ordered += 1
-                state.places += 1
-                state.running[next.id] = (zygote: state.counts.zygote, since: .now)
                 state.events.append(.began(handler: next.name))
             case let code where Self.shortages.contains(code):
                 // No descriptors, or the zygote has so many orders to take that there is no room. Whoever ends looks again,
                 // and so does who waits.
                 return code
-            case ECANCELED: state.waiting.removeFirst()
+            case ECANCELED: state.queue.dropNext()
             default:
                 if state.control != nil { lose(&state) }
                 guard (try? requireZygote(&state)) != nil else {
@@ -224,7 +198,7 @@ final class ZygoteLink: Sendable {
                 }
             }
         }
-        if state.isDraining, state.waiting.isEmpty { sendDrain(&state) }
+        if state.queue.isLastOrderDue { sendDrain(&state) }
         return 0
     }
 
@@ -242,16 +216,14 @@ final class ZygoteLink: Sendable {
 
     /// Nobody would order for those who wait.
     func giveUp(_ state: inout State) {
-        for ticket in state.waiting { ticket.channel.fail(.lost(nextStart: nil)) }
-        state.waiting = []
+        for ticket in state.queue.giveUp() { ticket.channel.fail(.lost(nextStart: nil)) }
     }
 
     // MARK: Its end
 
     func drain() {
         change { state in
-            guard !state.isDraining else { return }
-            state.isDraining = true
+            guard state.queue.drain() else { return }
             advance(&state)
             tend(&state)
         }
@@ -266,19 +238,18 @@ final class ZygoteLink: Sendable {
 
     func end() {
         change { state in
-            state.isDraining = true
-            state.wasKilled = state.wasKilled || !state.isOver
+            state.queue.kill()
             if state.control != nil { lose(&state, isUnasked: false) }
         }
     }
 
-    var wasKilled: Bool { state.withLock { $0.wasKilled } }
+    var wasKilled: Bool { state.withLock { $0.queue.wasKilled } }
 
     var hasEnded: Bool {
         change { state in
             listen(&state)
             tend(&state)
-            return state.isOver
+            return state.queue.phase == .over
         }
     }
 
@@ -302,11 +273,11 @@ final class ZygoteLink: Sendable {
 
     func look() -> Duration? {
         change { state in
-            if !state.isOver {
+            if state.queue.phase != .over {
                 try? requireZygote(&state)
                 advance(&state)
             }
-            return state.backoff.until.map { max(.zero, $0 - .now) }
+            return state.queue.pause(at: .now)
         }
     }
 
@@ -327,7 +298,7 @@ final class ZygoteLink: Sendable {
     var statistics: ZygoteStatistics {
         change { state in
             ZygoteStatistics(
-                running: state.places, waiting: state.waiting.count, children: Int(state.counts.tally.alive),
+                running: state.queue.runningCount, waiting: state.queue.waiting.count, children: Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
                 reapTime: .nanoseconds(state.counts.tally.reaping))
         }
@@ -336,17 +307,17 @@ final class ZygoteLink: Sendable {
     /// Changes the state; sends, and tells of what happened, when it is unlocked again.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [ZygoteEvent] = []
-        var placed: [Ticket] = []
+        var started: [Ticket] = []
         defer {
-            placed.forEach { $0.channel.send() }
+            started.forEach { $0.channel.send() }
             events.forEach(configuration.observe)
         }
         return try state.withLock { (state) throws(E) -> R in
             defer {
                 events = state.events
                 state.events = []
-                placed = state.placed
-                state.placed = []
+                started = state.started
+                state.started = []
             }
             tend(&state)
             return try body(&state)

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Decides about the calls of a host: which run, which wait, and whether there is to be a zygote for them.
+///
+/// A call is appended, waits, and runs as soon as there is room among the running ones, in order; it ends by `finish`. The calls of
+/// a zygote that was lost still have to be finished, but count no more.
+struct CallQueue<Call: Identifiable> {
+    /// What may still come. Each leads to the next.
+    enum Phase {
+        case open
+        /// No further calls. Those that are there go on.
+        case draining
+        /// There are neither calls nor a zygote, nor will there be.
+        case over
+    }
+
+    /// The zygote that there is, since it was started.
+    enum Zygote: Equatable {
+        case none
+        case starting(since: Instant)
+        case ready(since: Instant)
+    }
+
+    /// Where a call runs, or ran.
+    struct Place: Equatable {
+        /// By which zygote: they are counted.
+        let generation: Int
+        let since: Instant
+    }
+
+    /// A zygote was lost that nobody had told to end.
+    struct Loss: Equatable {
+        /// How many in a row, each soon after its start or before it was ready.
+        let failures: Int
+        /// Until the next one may be started.
+        let pause: Duration
+    }
+
+    private(set) var phase = Phase.open
+    /// Whether it was ended whatever it had.
+    private(set) var wasKilled = false
+    private(set) var zygote = Zygote.none
+    private(set) var generation = -1
+    private(set) var waiting: [Call] = []
+    private var running: [Call.ID: Place] = [:]
+    /// The calls of zygotes that were lost.
+    private var orphaned: [Call.ID: Place] = [:]
+
+    private let maxRunning: Int
+    private let maxWaiting: Int
+    private var backoff = Backoff()
+    /// Whether the last zygote had ended early.
+    private var hasEndedEarly = false
+    private var random: any RandomNumberGenerator & Sendable
+
+    /// A zygote that ends within this time has ended early.
+    private static var early: Duration { .seconds(1) }
+
+    init(
+        maxRunning: Int, maxWaiting: Int, random: any RandomNumberGenerator & Sendable = SystemRandomNumberGenerator()
+    ) {
+        (self.maxRunning, self.maxWaiting, self.random) = (maxRunning, maxWaiting, random)
+    }
+
+    // MARK: Calls
+
+    var hasRoom: Bool { running.count < maxRunning || waiting.count < maxWaiting }
+
+    var runningCount: Int { running.count }
+
+    /// Whether this call runs in the zygote that there is now.
+    func isRunning(_ id: Call.ID) -> Bool { running[id] != nil }
+
+    mutating func append(_ call: Call) { waiting.append(call) }
+
+    /// The call to start now, if there is one.
+    var next: Call? { running.count < maxRunning ? waiting.first : nil }
+
+    /// The next call was given to the zygote.
+    mutating func startNext(at now: Instant) {
+        let call = waiting.removeFirst()
+        running[call.id] = Place(generation: generation, since: now)
+    }
+
+    /// Nobody wants the next call any more.
+    mutating func dropNext() { waiting.removeFirst() }
+
+    /// A call is taken back. Returns whether it still waited.
+    mutating func withdraw(_ id: Call.ID) -> Bool {
+        guard let index = waiting.firstIndex(where: { $0.id == id }) else { return false }
+        waiting.remove(at: index)
+        return true
+    }
+
+    /// A call has ended. Returns where it ran; nil if it did not.
+    mutating func finish(_ id: Call.ID) -> Place? {
+        if let place = running.removeValue(forKey: id) ?? orphaned.removeValue(forKey: id) { return place }
+        _ = withdraw(id)
+        return nil
+    }
+
+    /// There will be no zygote for those who wait. Returns them.
+    mutating func giveUp() -> [Call] {
+        defer { waiting = [] }
+        return waiting
+    }
+
+    // MARK: The zygote
+
+    mutating func noteStarted(at now: Instant) {
+        precondition(zygote == .none, "there is one zygote at a time")
+        generation += 1
+        zygote = .starting(since: now)
+    }
+
+    mutating func noteReady() {
+        if case .starting(let since) = zygote { zygote = .ready(since: since) }
+    }
+
+    /// None could be started; the next attempt waits.
+    mutating func noteStartFailed(at now: Instant) { backoff.noteFailure(at: now, using: &random) }
+
+    /// The zygote has ended, or is to. Returns nil if there was none, or if it was to end: then no other follows.
+    mutating func noteLost(at now: Instant) -> Loss? {
+        let (wasReady, since): (Bool, Instant)
+        switch zygote {
+        case .none: return nil
+        case .starting(let start): (wasReady, since) = (false, start)
+        case .ready(let start): (wasReady, since) = (true, start)
+        }
+        zygote = .none
+        orphaned.merge(running) { $1 }
+        running = [:]
+        guard phase == .open else { return nil }
+        // One that was ready has earned a successor at once; but not one that ended early after another that had.
+        let endsEarly = now - since < Self.early
+        if wasReady, !(endsEarly && hasEndedEarly) {
+            backoff.noteSuccess()
+        } else {
+            backoff.noteFailure(at: now, using: &random)
+        }
+        hasEndedEarly = endsEarly
+        return Loss(failures: backoff.failures, pause: pause(at: now) ?? .zero)
+    }
+
+    /// How long it is until a zygote may be started; nil: now.
+    mutating func pause(at now: Instant) -> Duration? {
+        backoff.keepTime(now)
+        return backoff.until.map { $0 - now }
+    }
+
+    // MARK: The end
+
+    /// No further calls. Returns whether that is new.
+    mutating func drain() -> Bool {
+        guard phase == .open else { return false }
+        phase = .draining
+        return true
+    }
+
+    /// It ends with whatever it has.
+    mutating func kill() {
+        guard phase != .over else { return }
+        (phase, wasKilled) = (.draining, true)
+    }
+
+    /// Whether the zygote is to be told that nothing else will come.
+    var isLastOrderDue: Bool { phase != .open && waiting.isEmpty }
+
+    /// Each zygote was reaped.
+    mutating func noteAllReaped() {
+        if phase == .draining, zygote == .none { phase = .over }
+    }
+}
