@@ -98,10 +98,3 @@ extension ForkingError {
         }
     }
 }
-
-/// Makes an error of what a C function returned, unless that is 0.
-func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError) {
-    if code != 0 {
-        throw .system(call: call(), Errno(rawValue: code))
-    }
-}

@@ -53,8 +53,9 @@ enum ProgramLine {
     private static func checkExecutable(_ path: FilePath, called name: String) throws(ForkingError) {
         let (missing, mode, refused) = path.withPlatformString { path -> (Int32, mode_t, Int32) in
             var found = stat()
-            guard stat(path, &found) == 0 else { return (errno, 0, 0) }
-            return (0, found.st_mode, access(path, X_OK) == 0 ? 0 : errno)
+            let missing = failure(of: stat(path, &found))
+            guard missing == 0 else { return (missing, 0, 0) }
+            return (0, found.st_mode, failure(of: access(path, X_OK)))
         }
         guard missing == 0 else { throw .invalid("there is no program '\(name)': \(Errno(rawValue: missing))") }
         guard mode & S_IFMT == S_IFREG else { throw .invalid("'\(name)' is not a program: it is no regular file") }

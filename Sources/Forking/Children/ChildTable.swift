@@ -318,11 +318,9 @@ public final class ChildTable {
         sweep()
         collect()
         while !isDeserted {
-            let rest = end.map { ($0 - Instant.now).inNanoseconds }
-            if let rest, rest <= 0 { return false }
-            var descriptor = source.descriptor
-            var ready: UInt32 = 0
-            try check(forkcore_wait_readable(&descriptor, 1, rest ?? -1, &ready), "ppoll")
+            let rest = end.map { $0 - Instant.now }
+            if let rest, rest <= .zero { return false }
+            _ = try waitUntilReadable(source.descriptor, atMost: rest)
             collect()
         }
         return true

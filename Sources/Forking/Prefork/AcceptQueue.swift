@@ -121,9 +121,7 @@ package final class AcceptQueue: Sendable {
 
     private func lookAtLifeline(atMost time: Duration) {
         unwatched.store(0, ordering: .relaxed)
-        var descriptor = lifeline
-        var ready: UInt32 = 0
-        if forkcore_wait_readable(&descriptor, 1, time.inNanoseconds, &ready) == 0, ready != 0 { noteEndOfLifeline() }
+        if (try? waitUntilReadable(lifeline, atMost: time)) == true { noteEndOfLifeline() }
     }
 
     /// A parent that asks to drain says so in the word first. One that does not has gone: then nobody is there any more

@@ -95,13 +95,11 @@ extension PreforkServer {
     /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a service
     /// that nobody can reach any more is none, and ends.
     func keepListening() {
-        for shared in listeners {
-            do throws(ForkingError) {
-                if try shared.listener.listenAgain() { hooks.observe(.listeningAgain(shared.address)) }
-            } catch {
-                failure = error
-                return advance(to: .drain)
-            }
+        do throws(ForkingError) {
+            _ = try listeners.listenAgain { hooks.observe(.listeningAgain($0)) }
+        } catch {
+            failure = error
+            advance(to: .drain)
         }
     }
 

@@ -28,22 +28,14 @@ extension ForkingServer {
                 noteClient()
             }
         } catch {
-            if case .system(_, .invalidArgument) = error, try listenAgain() { return }
+            if case .system(_, .invalidArgument) = error,
+                try listeners.all.listenAgain({ hooks.observe(.listeningAgain($0)) })
+            {
+                return
+            }
             guard error.isShortage else { throw error }
             noteShortage(error)
         }
-    }
-
-    /// Whether somebody who has one of the listeners, too, had shut it down.
-    ///
-    /// - Throws: `ForkingError.invalid` where that is for good.
-    private func listenAgain() throws(ForkingError) -> Bool {
-        var hasMended = false
-        for shared in listeners.all where try shared.listener.listenAgain() {
-            hasMended = true
-            hooks.observe(.listeningAgain(shared.address))
-        }
-        return hasMended
     }
 
     private func takeConnection() throws(ForkingError) {

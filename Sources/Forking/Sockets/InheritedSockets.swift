@@ -138,7 +138,7 @@ public enum InheritedSockets {
 
     private static func isMissing(_ path: SocketPath) -> Bool {
         var found = stat()
-        return lstat(path.c, &found) < 0 && errno == ENOENT
+        return failure(of: lstat(path.c, &found)) == ENOENT
     }
 
     private static func claim(_ isWanted: (InheritedSocket) -> Bool) throws(ForkingError) -> [InheritedSocket] {

@@ -155,11 +155,7 @@ public struct Listener: ~Copyable {
     var isOurs: Bool { !isAdopted && !isAnothers }
 
     /// Whether somebody waits there.
-    var isAwaited: Bool {
-        var number = socket.rawValue
-        var ready: UInt32 = 0
-        return forkcore_wait_readable(&number, 1, 0, &ready) == 0 && ready != 0
-    }
+    var isAwaited: Bool { isReadable(socket.rawValue) }
 
     /// Takes no more connections in any process that has this socket, unless it is somebody else's too. shutdown(2).
     func stopListening() {
@@ -280,7 +276,7 @@ public struct Listener: ~Copyable {
     /// The socket under another number, for who goes on to send on it.
     func copyOfSocket() throws(ForkingError) -> ParentDescriptor {
         let copy = fcntl(socket.rawValue, F_DUPFD_CLOEXEC, 3)
-        try check(copy < 0 ? errno : 0, "fcntl")
+        try check(failure(of: copy), "fcntl")
         return ParentDescriptor(copy, mayHoldRights: mayHoldRights)
     }
 }

@@ -81,6 +81,19 @@ struct ListenerSet: ~Copyable {
 }
 
 extension [SharedListener] {
+    /// Has those listen again that somebody who has them, too, had shut down, and tells of each.
+    ///
+    /// - Returns: whether there was one.
+    /// - Throws: `ForkingError.invalid` where that is for good; `.system`.
+    func listenAgain(_ tell: (SocketAddress) -> Void) throws(ForkingError) -> Bool {
+        var hasMended = false
+        for shared in self where try shared.listener.listenAgain() {
+            hasMended = true
+            tell(shared.address)
+        }
+        return hasMended
+    }
+
     /// Clients that wait in the kernel to be accepted.
     var queued: Int {
         reduce(0) { sum, shared in

@@ -32,9 +32,9 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         try self.init { (storage, length) throws(ForkingError) in
             length.pointee = socklen_t(Self.longest)
             let result = UnsafeMutableRawPointer(storage).withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                getpeername(descriptor, $0, length)
+                failure(of: getpeername(descriptor, $0, length))
             }
-            try check(result < 0 ? errno : 0, "getpeername")
+            try check(result, "getpeername")
         }
     }
 

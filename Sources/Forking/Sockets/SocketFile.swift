@@ -62,7 +62,7 @@ final class SocketFile {
         try check(forkcore_open_path(path.c, &file), "open \(path)")
         defer { forkcore_close(file) }
         var found = stat()
-        try check(fstat(file, &found) < 0 ? errno : 0, "fstat \(path)")
+        try check(failure(of: fstat(file, &found)), "fstat \(path)")
         guard found.st_mode & S_IFMT == S_IFSOCK, found.st_nlink == 1, found.st_uid == geteuid() else {
             throw .invalid("\(path) was replaced while it was made; what is there now was left as it is")
         }
@@ -79,8 +79,8 @@ final class SocketFile {
     private static func checkMade(_ result: Int32, _ call: String, _ path: SocketPath, _ file: Int32)
         throws(ForkingError)
     {
-        guard result < 0 else { return }
-        let code = errno
+        let code = failure(of: result)
+        guard code != 0 else { return }
         var (made, now) = (stat(), stat())
         if fstat(file, &made) == 0, lstat(path.c, &now) == 0, made.st_ino == now.st_ino { unlink(path.c) }
         throw .system(call: "\(call) \(path)", Errno(rawValue: code))
@@ -122,7 +122,7 @@ final class DirectoryLock {
         directory = Glibc.open(path.parent.c, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else { return }
         for _ in 0..<200 {
-            if flock(directory, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR) { return }
+            guard [EWOULDBLOCK, EINTR].contains(failure(of: flock(directory, LOCK_EX | LOCK_NB))) else { return }
             usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
         }
     }

@@ -26,8 +26,9 @@ struct Handover {
         // First out of the way of each other, then to where they are looked for.
         let above = Self.first + Int32(all.count)
         let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
-        for (index, descriptor) in moved.enumerated() where dup2(descriptor, Self.first + Int32(index)) < 0 {
-            return complain("a socket cannot be handed over: \(Errno(rawValue: errno))")
+        for (index, descriptor) in moved.enumerated() {
+            let code = failure(of: dup2(descriptor, Self.first + Int32(index)))
+            if code != 0 { return complain("a socket cannot be handed over: \(Errno(rawValue: code))") }
         }
         setenv("LISTEN_PID", "\(getpid())", 1)
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
@@ -40,8 +41,8 @@ struct Handover {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
         }
-        executable.arguments.withVector { _ = execv(executable.path, $0) }
-        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: errno))")
+        let code = executable.arguments.withVector { failure(of: execv(executable.path, $0)) }
+        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: code))")
     }
 
     /// A letter for each socket says where it comes from, and its name says the rest.

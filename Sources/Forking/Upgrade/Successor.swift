@@ -116,7 +116,7 @@ final class Successor {
     }
 
     private func begin(_ now: Instant) -> UpgradeEvent? {
-        guard isReadable(word) else { return failIfLeft() }
+        guard isReadable(word?.rawValue ?? -1) else { return failIfLeft() }
         var (descriptor, number): (Int32, Int32) = (-1, 0)
         guard forkcore_take_over(word!.rawValue, &descriptor, &number, MemoryLayout<Int32>.size) == 0 else {
             word = nil  // the go-between has ended, or will
@@ -129,7 +129,7 @@ final class Successor {
     }
 
     private func start(_ until: Instant, _ now: Instant) -> UpgradeEvent? {
-        if isReadable(word) {
+        if isReadable(word?.rawValue ?? -1) {
             if Handover.isSaid(on: word!.rawValue) {
                 stage = .parting
                 wasSubreaper = forkcore_set_subreaper(false)
@@ -180,14 +180,11 @@ final class Successor {
         word = nil
     }
 
-    private var hasEnded: Bool { isReadable(pidfd) }
-
-    private func isReadable(_ descriptor: ParentDescriptor?) -> Bool { wait(for: descriptor, atMost: .zero) }
+    private var hasEnded: Bool { isReadable(pidfd?.rawValue ?? -1) }
 
     private func wait(for descriptor: ParentDescriptor?, atMost time: Duration) -> Bool {
-        guard var number = descriptor?.rawValue else { return false }
-        var ready: UInt32 = 0
-        return forkcore_wait_readable(&number, 1, time.inNanoseconds, &ready) == 0 && ready != 0
+        guard let descriptor else { return false }
+        return (try? waitUntilReadable(descriptor.rawValue, atMost: time)) ?? false
     }
 }
 

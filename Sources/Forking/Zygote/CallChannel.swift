@@ -129,7 +129,7 @@ final class CallChannel: Sendable {
             for descriptor in given {
                 let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
                 guard copy >= 0 else {
-                    let code = errno
+                    let code = failure(of: copy)
                     request.descriptors.forEach(forkcore_close)
                     throw .system(call: "fcntl", Errno(rawValue: code))
                 }

@@ -38,9 +38,7 @@ struct ZygoteChild {
     private func awaitRequest() throws -> CallMessage? {
         while true {
             if let message = try CallMessage.receiveRequest(over: channel) { return message }
-            var descriptor = channel
-            var ready: UInt32 = 0
-            try check(forkcore_wait_readable(&descriptor, 1, -1, &ready), "ppoll")
+            _ = try waitUntilReadable(channel)
         }
     }
 

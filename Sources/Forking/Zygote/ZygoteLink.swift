@@ -83,9 +83,7 @@ final class ZygoteLink: Sendable {
     }
 
     private static func awaitReady(_ control: ParentDescriptor, _ table: ChildTable) throws(ForkingError) {
-        var descriptor = control.rawValue
-        var ready: UInt32 = 0
-        repeat { try check(forkcore_wait_readable(&descriptor, 1, -1, &ready), "ppoll") } while ready == 0
+        while try !waitUntilReadable(control.rawValue) {}
         let message = try? CallMessage.receive(over: control.rawValue)
         if message?.kind == .reply { return }
         var status: ExitStatus?
@@ -257,16 +255,15 @@ final class ZygoteLink: Sendable {
     func awaitEnd(_ duration: Duration) -> Bool {
         let end = Instant.now + duration
         while !hasEnded {
-            let rest = (end - .now).inNanoseconds
-            guard rest > 0 else { return false }
+            let rest = end - .now
+            guard rest > .zero else { return false }
             let watched = duplicate()
-            var descriptor = watched?.rawValue ?? -1
-            var ready: UInt32 = 0
+            defer { try? watched?.close() }
             // Without a descriptor to spare, it is looked every 10 ms; with one, whether it is to be killed.
-            let pause: Int64 = watched == nil ? 10_000_000 : 500_000_000
-            let code = forkcore_wait_readable(&descriptor, 1, min(rest, pause), &ready)
-            try? watched?.close()
-            guard code == 0 else { return false }
+            let pause: Duration = watched == nil ? .milliseconds(10) : .milliseconds(500)
+            guard (try? waitUntilReadable(watched?.rawValue ?? -1, atMost: min(rest, pause))) != nil else {
+                return false
+            }
         }
         return true
     }
@@ -298,7 +295,8 @@ final class ZygoteLink: Sendable {
     var statistics: ZygoteStatistics {
         change { state in
             ZygoteStatistics(
-                running: state.queue.runningCount, waiting: state.queue.waiting.count, children: Int(state.counts.tally.alive),
+                running: state.queue.runningCount, waiting: state.queue.waiting.count,
+                children: Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
                 reapTime: .nanoseconds(state.counts.tally.reaping))
         }

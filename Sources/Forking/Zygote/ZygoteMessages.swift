@@ -232,7 +232,7 @@ struct CallMessage {
         bytes = [UInt8](unsafeUninitializedCapacity: count) { free, filled in
             while filled < count {
                 let got = pread(file, free.baseAddress! + filled, count - filled, off_t(filled))
-                if got < 0, errno == EINTR { continue }
+                if failure(of: got) == EINTR { continue }
                 guard got > 0 else { return }
                 filled += got
             }

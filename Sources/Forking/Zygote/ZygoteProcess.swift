@@ -98,9 +98,9 @@ final class ZygoteProcess {
             for (place, watched) in [host.rawValue, hangUps.rawValue, table.descriptor.rawValue].enumerated() {
                 polled[place + 1] = pollfd(fd: watched, events: Int16(POLLIN), revents: 0)
             }
-            while poll(polled.baseAddress, nfds_t(polled.count), -1) < 0 {
-                guard errno == EINTR else { return nil }
-            }
+            var code: Int32
+            repeat { code = failure(of: poll(polled.baseAddress, nfds_t(polled.count), -1)) } while code == EINTR
+            guard code == 0 else { return nil }
             guard polled[0].revents & Int16(POLLHUP | POLLERR) == 0, polled[1].revents == 0 else { return nil }
             return (polled[0].revents != 0, polled[2].revents != 0, polled[3].revents != 0)
         }
