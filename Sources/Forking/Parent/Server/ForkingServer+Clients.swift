@@ -150,31 +150,11 @@ extension ForkingServer {
         // Here the parent's copy of the connection closes. The child's is the only one left.
     }
 
-    /// What a child needs that has nothing of its parent's stack.
-    private struct ConnectionStart: BitwiseCopyable {
-        let server: Unmanaged<ForkingServer>
-        let descriptor: Int32
-        let peer: SocketAddress
-    }
-
     /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
         guard error.isShortage else { return hooks.observe(.forkFailed(connection.peer, error)) }
         held.putBack(connection)
         throw error
-    }
-
-    /// Child: serves its client. It ends then, and releases nothing.
-    private func attend(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
-        guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
-        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
-        let status = run(for: peer) {
-            try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
-            try handler(&connection)
-        }
-        connection.finish()
-        _ = connection.release()
-        return status
     }
 
     private func serve(
@@ -243,35 +223,6 @@ extension ForkingServer {
                 let start = $0!.load(as: DatagramStart.self)
                 return start.server._withUnsafeGuaranteedRef { $0.attend(start) }
             }
-        }
-    }
-
-    private struct DatagramStart: BitwiseCopyable {
-        let server: Unmanaged<ForkingServer>
-        let bytes: UnsafeBufferPointer<UInt8>
-        let isTruncated: Bool
-        let peer: SocketAddress
-        let destination: forkcore_destination
-        let channel: Int32
-    }
-
-    /// Child: serves its client.
-    private func attend(_ start: DatagramStart) -> Int32 {
-        guard case .datagrams(let handler) = service else { preconditionFailure("it is no server of datagrams") }
-        let datagram = Datagram(
-            Array(start.bytes), isTruncated: start.isTruncated, peer: start.peer, to: start.destination,
-            way: .parent(start.channel))
-        return run(for: start.peer) { try handler(datagram) }
-    }
-
-    /// Child: what the handler does, its errors included, as an exit status.
-    private func run(for peer: SocketAddress, _ handler: () throws -> Void) -> Int32 {
-        do {
-            try handler()
-            return 0
-        } catch {
-            try? hooks.handleError(error, peer)
-            return 1
         }
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host and child: what a message's head has of values that are more than numbers.
 
 import Glibc
-
-// What a message's head has of values that are more than numbers.
 
 extension ExitStatus {
     init(_ end: CallMessage.End) {

@@ -151,22 +151,6 @@ extension PreforkServer {
         carryOut(actions, now)
     }
 
-    /// Worker: the body, its errors included, as an exit status.
-    private func run(_ setup: WorkerSetup) -> Int32 {
-        do {
-            let worker = try Worker(setup)
-            if configuration.stuckBacktraces { forkcore_tell_where_on_abort() }
-            switch service {
-            case .connections(let handler): try worker.serve(configuration, hooks, handler)
-            case .body(let body): try body(worker)
-            }
-            return 0
-        } catch {
-            Lines.tell("worker \(getpid()): \(error)")
-            return 1
-        }
-    }
-
     private func requestsUntilReplaced() -> UInt64 {
         guard let limit = configuration.maxRequests else { return .max }
         let tenth = limit / 10

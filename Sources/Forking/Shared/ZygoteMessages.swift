@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host, zygote and child: what they send to each other.
 
 import CForkCore
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host, which makes them, and child, which runs one.
 
 import CForkCore
 import Synchronization

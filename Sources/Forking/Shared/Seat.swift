@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Parent and worker.
 
 import CForkCore
 import Synchronization

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A child of a ForkingServer: one thread, and of all that the parent had, one client. What it does is the user's handler; it ends
+// by _exit, and releases nothing of the parent's.
+
+import CForkCore
+import SystemPackage
+
+extension ForkingServer {
+    /// What a child is told, as it has nothing of its parent's stack.
+    struct ConnectionStart: BitwiseCopyable {
+        let server: Unmanaged<ForkingServer>
+        let descriptor: Int32
+        let peer: SocketAddress
+    }
+
+    struct DatagramStart: BitwiseCopyable {
+        let server: Unmanaged<ForkingServer>
+        let bytes: UnsafeBufferPointer<UInt8>
+        let isTruncated: Bool
+        let peer: SocketAddress
+        let destination: forkcore_destination
+        let channel: Int32
+    }
+
+    /// Serves its client. Returns the exit status.
+    func attend(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
+        guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
+        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
+        let status = run(for: peer) {
+            try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
+            try handler(&connection)
+        }
+        connection.finish()
+        _ = connection.release()
+        return status
+    }
+
+    /// Serves its client, which has sent a datagram.
+    func attend(_ start: DatagramStart) -> Int32 {
+        guard case .datagrams(let handler) = service else { preconditionFailure("it is no server of datagrams") }
+        let datagram = Datagram(
+            Array(start.bytes), isTruncated: start.isTruncated, peer: start.peer, to: start.destination,
+            way: .parent(start.channel))
+        return run(for: start.peer) { try handler(datagram) }
+    }
+
+    /// What the handler does, its errors included, as an exit status.
+    private func run(for peer: SocketAddress, _ handler: () throws -> Void) -> Int32 {
+        do {
+            try handler()
+            return 0
+        } catch {
+            try? hooks.handleError(error, peer)
+            return 1
+        }
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Two processes of an upgrade: the go-between, a child of the old program, and its own child, which becomes the new program.
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// Between the old program and the new one, while that starts.
+enum GoBetween {
+    /// Go-between: starts the new program, tells which it is, and ends as it does, or once `lead` is at its end.
+    static func stand(for handover: Handover, _ executable: Executable, until lead: Int32) -> Int32 {
+        var started: ChildTable?
+        do throws(ForkingError) {
+            let table = try ChildTable(limit: 1, reaping: .pidfd)
+            started = table
+            var end: ChildExit?
+            table.onExit = { end = $0 }
+            var options = ChildOptions()
+            options.diesWithParent = false
+            options.containment = Containment.none
+            var pid = try table.fork(options: options) { handover.execute(executable) }
+            var pidfd: Int32 = -1
+            try check(forkcore_pidfd(pid, &pidfd), "pidfd_open")
+            try check(forkcore_hand_over(handover.word, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
+            // For the old program to see when the new one closes its own.
+            forkcore_close(handover.word)
+            let polled: InlineArray<2, Int32> = [lead, table.descriptor.rawValue]
+            while end == nil {
+                var ready: UInt32 = 0
+                let code = polled.span.withUnsafeBufferPointer {
+                    forkcore_wait_readable($0.baseAddress, $0.count, -1, &ready)
+                }
+                try check(code, "ppoll")
+                if ready & 1 != 0 { return 0 }
+                table.collect()
+            }
+            return endLike(end!.status)
+        } catch {
+            Lines.tell("upgrade: \(error)")
+            started?.killAll()
+            return 127
+        }
+    }
+
+    private static func endLike(_ status: ExitStatus) -> Int32 {
+        switch status {
+        case .exited(let code): return code
+        case .killed(let signal, _):
+            // It has dumped its core already, if it was to.
+            var none = rlimit(rlim_cur: 0, rlim_max: 0)
+            setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &none)
+            signal_default(signal.rawValue)
+            raise(signal.rawValue)
+            return 127
+        case .unknown: return 127
+        }
+    }
+
+    private static func signal_default(_ number: Int32) { _ = Glibc.signal(number, SIG_DFL) }
+}
+
+extension Handover {
+    /// Go-between's child: becomes the new program. Returns an exit status if it cannot.
+    func execute(_ executable: Executable) -> Int32 {
+        let all = sockets.map(\.descriptor) + [word] + (control.map { [$0] } ?? [])
+        // First out of the way of each other, then to where they are looked for.
+        let above = Self.first + Int32(all.count)
+        let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
+        for (index, descriptor) in moved.enumerated() {
+            let code = failure(of: dup2(descriptor, Self.first + Int32(index)))
+            if code != 0 { return complain("a socket cannot be handed over: \(Errno(rawValue: code))") }
+        }
+        setenv("LISTEN_PID", "\(getpid())", 1)
+        setenv("LISTEN_FDS", "\(sockets.count)", 1)
+        setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
+        let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
+        let flags = sockets.map { Self.flag(of: $0.origin) }.joined()
+        setenv(
+            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(flags)", 1)
+        for text in variables {
+            let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+            setenv(parts[0], parts[1], 1)
+        }
+        let code = executable.arguments.withVector { failure(of: execv(executable.path, $0)) }
+        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: code))")
+    }
+
+    private func complain(_ text: String) -> Int32 {
+        Lines.tell("upgrade: \(text)")
+        return 127
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CForkCore
+import Glibc
+import SystemPackage
+
+/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and a
+/// socket on which that one says that it serves.
+struct Handover {
+    static let variable = "FORKING_UPGRADE"
+    static let first: Int32 = 3
+
+    struct Socket {
+        let descriptor: Int32
+        let origin: Listener.Origin
+    }
+
+    let sockets: [Socket]
+    let word: Int32
+    let control: Int32?
+    let variables: [String]
+
+    /// A letter for each socket says where it comes from, and its name says the rest.
+    static func flag(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "1"
+        case .manager: "0"
+        case .descriptor: "d"
+        }
+    }
+
+    static func name(of origin: Listener.Origin) -> String {
+        switch origin {
+        case .made: "made"
+        case .manager(let name): name
+        case .descriptor(let number): String(number)
+        }
+    }
+
+    static func origin(flag: Character, name: String) -> Listener.Origin {
+        switch flag {
+        case "1": .made
+        case "d": Int32(name).map { .descriptor($0) } ?? .manager(name: name)
+        default: .manager(name: name)
+        }
+    }
+
+    /// Says on one end of a word what it is there to say.
+    static func say(on descriptor: Int32) { _ = send(descriptor, [1], 1, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
+
+    /// Whether the other program has said something, and not merely closed its end.
+    static func isSaid(on descriptor: Int32) -> Bool {
+        var byte: UInt8 = 0
+        return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
+    }
+}
