@@ -8,6 +8,9 @@ import Glibc
 /// The program: a server that gives each client a process of its own.
 @main
 struct ForkServe: ParsableCommand {
+    /// Also the newest heading of CHANGELOG.md: a test holds the two together.
+    static let version = "0.1.0"
+
     static let configuration = CommandConfiguration(
         commandName: "forkserve",
         abstract: "Serves each client in a process of its own.",
@@ -38,6 +41,7 @@ struct ForkServe: ParsableCommand {
             the table that 'forkserve status' shows. Exit status: 0 after a clean
             stop, 64 for wrong usage, 71 for what the system refused.
             """,
+        version: "forkserve " + version,
         subcommands: [Echo.self, Exec.self, Prefork.self, Status.self]
     )
 

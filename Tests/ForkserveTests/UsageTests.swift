@@ -35,6 +35,24 @@ struct UsageTests {
         for text in texts { #expect(output.contains(text), "no word of \(text)") }
     }
 
+    @Test("--version prints the number of CHANGELOG's newest heading", arguments: [[], ["echo"], ["exec"], ["status"]])
+    func version(command: [String]) throws {
+        let root = "\(#filePath)".split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
+        let changes = try #require(contents(of: root + "/CHANGELOG.md"))
+        let headings = changes.split(separator: "\n").filter { $0.hasPrefix("## [") && $0 != "## [Unreleased]" }
+        let number = try #require(headings.first).dropFirst("## [".count).prefix { $0 != "]" }
+        let (status, output, errors) = try outcome(command + ["--version"])
+        #expect(status == 0 && errors == "")
+        #expect(output == "forkserve \(number)\n")
+    }
+
+    @Test("what stands behind -- is the program's, --version and --help too", arguments: ["--version", "--help"])
+    func programsOwn(option: String) throws {
+        let (server, address) = try forkserve(["exec", "127.0.0.1:0", "--", "echo", "-n", "asked for", option])
+        #expect(try Client(address).receiveAll() == "asked for \(option)")
+        try stop(server)
+    }
+
     /// Wrong command lines, and what the first line on stderr must speak of.
     static let wrong: [(arguments: [String], texts: [String])] = [
         (["echo", "--user", "no such", "127.0.0.1:0"], ["--user: there is no user 'no such' in /etc/passwd"]),
