@@ -1,7 +1,14 @@
-// swift-tools-version: 6.1
+// swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
 import PackageDescription
+
+// For all targets: what a module's interface shows of another module, and what a file uses of it, stands in its imports.
+let swiftSettings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
 
 let package = Package(
     name: "swift-forking",
@@ -41,6 +48,7 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
         .target(
@@ -59,6 +67,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ]
         ),
         .executableTarget(
@@ -76,6 +85,7 @@ let package = Package(
                 "Forking", "CForkbench",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Benchmarks/forkbench"
         ),
@@ -108,7 +118,13 @@ let package = Package(
             path: "Tests/Scenarios"),
         // What Swift cannot call: ptrace(2) and other functions of C with a variable number of arguments.
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
+        .testTarget(
+            name: "ForkingTests",
+            dependencies: [
+                "Forking", "CForkCore", "TestSupport", "scenarios",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve", "scenarios"]),
         .testTarget(
             name: "ForkbenchTests",
@@ -120,6 +136,7 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/NIOServer"
         ),
@@ -130,6 +147,7 @@ let package = Package(
                 "Forking", "ForkingAsync", "ForkingCodable",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/ZygoteHost"
         ),
@@ -142,7 +160,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-                .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             path: "Tests/ServiceHost"
         ),
@@ -151,3 +169,5 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11
 )
+
+for target in package.targets { target.swiftSettings = swiftSettings }

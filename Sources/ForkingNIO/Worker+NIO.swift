@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Forking
+public import Forking
 @_exported import ForkingAsync  // `Worker.run`, without which nobody gets to `serve`
-import NIOCore
+public import NIOCore
 import NIOPosix
 
 extension Worker {
