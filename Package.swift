@@ -10,6 +10,11 @@ let swiftSettings: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+// Not by unsafeFlags, with which no other package could depend on this one. SwiftPM leaves these out there.
+let cSettings: [CSetting] = [
+    "all", "extra", "pedantic", "conversion", "shadow", "missing-prototypes", "strict-prototypes",
+].map { .enableWarning($0) }
+
 let package = Package(
     name: "swift-forking",
     products: [
@@ -33,7 +38,7 @@ let package = Package(
         .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
     ],
     targets: [
-        .target(name: "CForkCore", path: "CForkCore"),
+        .target(name: "CForkCore", path: "CForkCore", cSettings: cSettings),
         .target(
             name: "Forking",
             dependencies: [
@@ -78,7 +83,7 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
-        .target(name: "CForkbench", path: "Benchmarks/CForkbench"),
+        .target(name: "CForkbench", path: "Benchmarks/CForkbench", cSettings: cSettings),
         .executableTarget(
             name: "forkbench",
             dependencies: [
@@ -117,7 +122,7 @@ let package = Package(
             ],
             path: "Tests/Scenarios"),
         // What Swift cannot call: ptrace(2) and other functions of C with a variable number of arguments.
-        .target(name: "CTestSupport", path: "Tests/CTestSupport"),
+        .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
         .testTarget(
             name: "ForkingTests",
             dependencies: [
