@@ -49,7 +49,7 @@ let package = Package(
         .target(
             name: "ForkingNIO",
             dependencies: [
-                "Forking", "ForkingAsync",
+                "Forking",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -137,7 +137,7 @@ let package = Package(
         .executableTarget(
             name: "nioserver",
             dependencies: [
-                "Forking", "ForkingNIO", "TestSupport",
+                "Forking", "ForkingAsync", "ForkingNIO", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

@@ -32,6 +32,7 @@ let package = Package(
             dependencies: [
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingAsync", package: "swift-forking"),
                 .product(name: "ForkingNIO", package: "swift-forking"),
                 .product(name: "Hummingbird", package: "hummingbird"),
             ]
