@@ -1,7 +1,19 @@
-// swift-tools-version: 6.1
+// swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
 import PackageDescription
+
+// For all targets: what a module's interface shows of another module, and what a file uses of it, stands in its imports.
+let swiftSettings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+// Not by unsafeFlags, with which no other package could depend on this one. SwiftPM leaves these out there.
+let cSettings: [CSetting] = [
+    "all", "extra", "pedantic", "conversion", "shadow", "missing-prototypes", "strict-prototypes",
+].map { .enableWarning($0) }
 
 let package = Package(
     name: "swift-forking",
@@ -26,7 +38,7 @@ let package = Package(
         .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
     ],
     targets: [
-        .target(name: "CForkCore", path: "CForkCore"),
+        .target(name: "CForkCore", path: "CForkCore", cSettings: cSettings),
         .target(
             name: "Forking",
             dependencies: [
@@ -37,10 +49,11 @@ let package = Package(
         .target(
             name: "ForkingNIO",
             dependencies: [
-                "Forking", "ForkingAsync",
+                "Forking",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
         .target(
@@ -59,6 +72,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ]
         ),
         .executableTarget(
@@ -69,13 +83,14 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
-        .target(name: "CForkbench", path: "Benchmarks/CForkbench"),
+        .target(name: "CForkbench", path: "Benchmarks/CForkbench", cSettings: cSettings),
         .executableTarget(
             name: "forkbench",
             dependencies: [
                 "Forking", "CForkbench",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Benchmarks/forkbench"
         ),
@@ -107,8 +122,14 @@ let package = Package(
             ],
             path: "Tests/Scenarios"),
         // What Swift cannot call: ptrace(2) and other functions of C with a variable number of arguments.
-        .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "ForkingTests", dependencies: ["Forking", "TestSupport", "scenarios"]),
+        .target(name: "CTestSupport", path: "Tests/CTestSupport", cSettings: cSettings),
+        .testTarget(
+            name: "ForkingTests",
+            dependencies: [
+                "Forking", "CForkCore", "TestSupport", "scenarios",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve", "scenarios"]),
         .testTarget(
             name: "ForkbenchTests",
@@ -116,10 +137,11 @@ let package = Package(
         .executableTarget(
             name: "nioserver",
             dependencies: [
-                "Forking", "ForkingNIO", "TestSupport",
+                "Forking", "ForkingAsync", "ForkingNIO", "TestSupport",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/NIOServer"
         ),
@@ -130,6 +152,7 @@ let package = Package(
                 "Forking", "ForkingAsync", "ForkingCodable",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/ZygoteHost"
         ),
@@ -142,7 +165,7 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-                .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             path: "Tests/ServiceHost"
         ),
@@ -151,3 +174,5 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11
 )
+
+for target in package.targets { target.swiftSettings = swiftSettings }

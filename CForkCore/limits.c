@@ -37,7 +37,7 @@ bool forkcore_dispatch_has_threads(void)
 }
 
 // Never more than there was: only root may raise a hard limit, and nobody is to by accident.
-static int lower(int which, uint64_t soft, uint64_t hard)
+static int lower(unsigned which, uint64_t soft, uint64_t hard)
 {
     struct rlimit limit;
     if (getrlimit(which, &limit) != 0)

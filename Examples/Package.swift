@@ -1,4 +1,4 @@
-// swift-tools-version: 6.1
+// swift-tools-version: 6.2
 // SPDX-License-Identifier: Apache-2.0
 
 import PackageDescription
@@ -32,6 +32,7 @@ let package = Package(
             dependencies: [
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingAsync", package: "swift-forking"),
                 .product(name: "ForkingNIO", package: "swift-forking"),
                 .product(name: "Hummingbird", package: "hummingbird"),
             ]

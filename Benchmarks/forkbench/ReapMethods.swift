@@ -5,6 +5,7 @@
 import CForkbench
 import Forking
 import Glibc
+import SystemPackage
 
 protocol ReapMethod: AnyObject, SendableMetatype {
     static var name: String { get }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Dispatch
-import Forking
+public import Forking
 
 extension Worker {
     /// Runs asynchronous code in a worker's body, which is synchronous: blocks the first thread until `body` has ended,

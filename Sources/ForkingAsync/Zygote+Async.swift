@@ -4,8 +4,8 @@
 // each program that awaits, in any server, and needs no event loop group to be passed around. No thread waits.
 
 import Dispatch
-import Forking
-import SystemPackage
+public import Forking
+public import SystemPackage
 
 extension Zygote {
     /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.

@@ -2,7 +2,7 @@
 //
 // Calls with values instead of bytes, as JSON. In a module of its own, as it needs Foundation, which makes each fork dearer.
 
-import Forking
+public import Forking
 import ForkingAsync
 import Foundation
 

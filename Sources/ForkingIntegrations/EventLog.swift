@@ -6,8 +6,8 @@
 // as swift-log's StreamLogHandler, write to stderr, and wait where that is a pipe that nobody empties, or a stopped terminal.
 // One that is to stand in a parent writes by `Lines.tell`, or without waiting in a way of its own.
 
-import Forking
-import Logging
+public import Forking
+public import Logging
 import SystemPackage
 
 extension Logger {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CoreMetrics
-import Forking
+public import CoreMetrics
+public import Forking
 
 /// What happens in a `ForkingServer`, as metrics. Parent: make one before serving, and
 /// `server.hooks.observe = { metrics.record($0) }`.

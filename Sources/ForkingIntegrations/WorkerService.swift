@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Dispatch
-import Forking
+public import Forking
 import ForkingAsync
 import Glibc
-import ServiceLifecycle
+public import ServiceLifecycle
 import SystemPackage
+import UnixSignals
 
 extension Worker {
     /// Runs services in a worker's body, which is synchronous: blocks the first thread until the group has ended. When the

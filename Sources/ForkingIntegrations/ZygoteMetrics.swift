@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CoreMetrics
-import Forking
+public import CoreMetrics
+public import Forking
 
 /// What happens between a host and its zygote, as metrics. Host: make one before the zygote is started, and
 /// `configuration.observe = { metrics.record($0) }`.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Dispatch
-import Forking
+public import Forking
 import ForkingAsync
-import ServiceLifecycle
+public import ServiceLifecycle
 import SystemPackage
 
 /// A zygote as a service of swift-service-lifecycle's. Host.

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Forking
-@_exported import ForkingAsync  // `Worker.run`, without which nobody gets to `serve`
-import NIOCore
+public import Forking
+public import NIOCore
 import NIOPosix
 
 extension Worker {
     /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain and
-    /// its last connection has gone.
+    /// its last connection has gone. `Worker.run`, which gets from a worker's body to here, is ForkingAsync's.
     ///
     /// ```swift
+    /// import Forking
+    /// import ForkingAsync
+    /// import ForkingNIO
+    ///
     /// let server = try PreforkServer(listener) { worker in
     ///     try worker.run {
     ///         try await worker.serve { channel in

@@ -5,6 +5,7 @@
 // --heartbeat, --head and --idle are the limits of these names, in milliseconds.
 
 import Forking
+import ForkingAsync
 import ForkingNIO
 import Glibc
 import NIOCore

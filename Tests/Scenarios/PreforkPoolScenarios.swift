@@ -3,6 +3,7 @@
 import CTestSupport
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 /// `scenarios prefork [key=value ...]`: a pool for a test to drive from outside, with clients and signals. It says on

@@ -2,6 +2,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 // What runs in the children of `scenarios serve`.

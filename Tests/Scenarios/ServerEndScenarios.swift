@@ -3,6 +3,7 @@
 import CTestSupport
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 /// Ten clients of programs that take their time to be executed: eight are under way, one is held, the last waits in the

@@ -2,6 +2,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 // Servers whose clients live in the same process: the kernel's queue takes them before anybody serves. A child has

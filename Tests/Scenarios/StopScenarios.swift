@@ -3,6 +3,7 @@
 import CForkCore
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 let stopScenarios: [String: @Sendable () throws -> Void] = [

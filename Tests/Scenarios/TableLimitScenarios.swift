@@ -4,6 +4,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 let tableLimitScenarios: [String: @Sendable () throws -> Void] = [

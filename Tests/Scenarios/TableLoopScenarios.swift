@@ -4,6 +4,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 let tableLoopScenarios: [String: @Sendable () throws -> Void] = [

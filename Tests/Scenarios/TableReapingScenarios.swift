@@ -4,6 +4,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 let tableReapingScenarios: [String: @Sendable () throws -> Void] = [

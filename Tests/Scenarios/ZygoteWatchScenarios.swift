@@ -4,6 +4,7 @@
 
 import Forking
 import Glibc
+import SystemPackage
 import TestSupport
 
 let zygoteWatchScenarios: [String: @Sendable () throws -> Void] = [

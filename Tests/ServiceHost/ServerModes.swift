@@ -9,6 +9,7 @@ import Glibc
 import Logging
 import NIOCore
 import ServiceLifecycle
+import UnixSignals
 
 /// What service groups say of themselves is not looked at.
 let quiet = Logger(label: "group") { _ in SwiftLogNoOpLogHandler() }

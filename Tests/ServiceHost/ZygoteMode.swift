@@ -9,6 +9,7 @@ import ForkingIntegrations
 import Glibc
 import ServiceLifecycle
 import Synchronization
+import UnixSignals
 
 struct Thrown: Error, CustomStringConvertible {
     let description: String

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
+public import Glibc
 
 /// A client of a datagram server, with a deadline on each read.
 public final class DatagramClient {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CTestSupport
-import Glibc
+public import CTestSupport
+public import Glibc
+import Synchronization
 
 /// A program under test, in a session of its own. When its deadline passes, or it goes away, all that it has started is
 /// killed, whatever session that is in: nothing a test started outlives it.

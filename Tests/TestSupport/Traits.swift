@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Glibc
-import Testing
+public import Testing
 
 extension Trait where Self == ConditionTrait {
     /// The test needs a program that may not be there; `package` is what Debian calls the package that has it.

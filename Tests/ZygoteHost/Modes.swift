@@ -5,6 +5,7 @@ import ForkingAsync
 import ForkingCodable
 import Foundation
 import Synchronization
+import SystemPackage
 
 @Sendable func asynchronousCalls(_: Int) async throws {
     let bytes = (0..<1_000_000).map { UInt8(truncatingIfNeeded: $0) }

@@ -6,6 +6,7 @@ import Forking
 import ForkingAsync
 import ForkingCodable
 import Foundation
+import Synchronization
 
 let zygote = try Zygote.start(configuration: configuration()) { handlers in
     handlers.answer("echo") { Zygote.Reply($0.bytes) }

@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Forking
+import ForkingAsync
 import ForkingNIO
 import Glibc
 import Hummingbird

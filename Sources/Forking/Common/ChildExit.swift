@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import SystemPackage
+public import SystemPackage
 
 /// A process's number, as the kernel gives it.
 public typealias ProcessID = Int32

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import SystemPackage
+public import SystemPackage
 
 #if !os(Linux)
     #error("swift-forking needs Linux: it stands on signalfd, pidfd, epoll and PR_SET_PDEATHSIG")

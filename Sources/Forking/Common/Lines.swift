@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import SystemPackage
+public import SystemPackage
 
 /// A program's own lines, written so that it never waits for whoever reads them.
 ///

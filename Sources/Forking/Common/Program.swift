@@ -2,7 +2,7 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
+public import SystemPackage
 
 /// A program that a child is to be, with its arguments and environment. execve(2).
 public struct Program: Sendable {

@@ -3,7 +3,7 @@
 import CForkCore
 import Glibc
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 /// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it and
 /// ends. What crashes, hangs or leaks there costs that call alone.

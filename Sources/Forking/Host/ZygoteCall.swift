@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 extension Zygote {
     /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `take()` when it is readable, or when

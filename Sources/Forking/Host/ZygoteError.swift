@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import SystemPackage
+public import SystemPackage
 
 /// Why a call of a `Zygote`'s has no answer. Its `description` is one line for people.
 public enum ZygoteError: Error, Hashable, Sendable {

@@ -4,7 +4,7 @@
 
 import CForkCore
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 extension Zygote {
     /// What the zygote can do: closures that are in it because they were made before it was forked.

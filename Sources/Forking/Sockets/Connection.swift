@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import SystemPackage
+public import SystemPackage
 
 /// One client's stream: TCP or Unix. Reads are buffered, writes are not.
 ///

@@ -3,7 +3,7 @@
 import CForkCore
 import Glibc
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 /// Sockets that a service manager opened and handed to this process, or the program whose place it takes (see
 /// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See sd_listen_fds(3).

@@ -2,7 +2,7 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
+public import SystemPackage
 
 /// A socket that clients come to: TCP or Unix stream, listening, or UDP or Unix datagram, bound.
 ///

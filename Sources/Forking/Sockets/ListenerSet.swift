@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import SystemPackage
 
 /// A listener cannot be copied, and so cannot be one of several either; this can.
 final class SharedListener {

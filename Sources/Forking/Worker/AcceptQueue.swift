@@ -2,7 +2,7 @@
 
 import CForkCore
 import Synchronization
-import SystemPackage
+package import SystemPackage
 
 /// The shared listeners, as one worker waits for their clients, in whatever kind of loop.
 package final class AcceptQueue: Sendable {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import SystemPackage
+import Synchronization
+public import SystemPackage
 
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
 ///

@@ -2,7 +2,7 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
+public import SystemPackage
 
 /// A bounded set of forked children: it forks them, reaps them, keeps their time, signals them, and tells of each end.
 ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import SystemPackage
 
 /// What the servers of this library have in common: what they wait for, the signals they take, and how they end.
 ///

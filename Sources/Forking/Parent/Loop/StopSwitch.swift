@@ -2,7 +2,7 @@
 
 import CForkCore
 import Glibc
-import SystemPackage
+public import SystemPackage
 
 /// The steps by which a server stops, each harder than the one before.
 public enum StopStep: Comparable, Sendable {

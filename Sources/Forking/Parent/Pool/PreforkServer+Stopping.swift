@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Synchronization
+
 extension PreforkServer {
     /// Goes to a step of stopping, unless it or a harder one was reached.
     func advance(to step: StopStep) {
