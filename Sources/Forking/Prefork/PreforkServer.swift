@@ -97,8 +97,8 @@ public final class PreforkServer {
             ChildTable(limit: 2 * Configuration.ceiling),
             Lifecycle(drainTimeout: configuration.drain, killTimeout: configuration.killAfter))
         try add(listener)
-        children.onExit = { [weak self] in self?.noteEnd(of: $0) }
-        children.onTrouble = { [weak self] in self?.note($0) }
+        children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.noteTrouble = { [weak self] in self?.note($0) }
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
