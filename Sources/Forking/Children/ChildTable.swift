@@ -358,7 +358,7 @@ public final class ChildTable {
     /// Whether there is something to tell of.
     var hasNews: Bool { !ended.isEmpty || !troubles.isEmpty }
 
-    /// All that hear of an end.
+    /// Tells all that hear of an end.
     func tellAll(_ exit: ChildExit) {
         noteExit(exit)
         onExit(exit)

@@ -33,9 +33,9 @@ struct Handover {
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
         setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
         let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
-        let flags = sockets.map { Self.flag(of: $0.origin) }.joined()
-        setenv(
-            Self.variable, "\(getpid()) \(wordsPlace) \(controlsPlace) \(flags)", 1)
+        let terms = Terms(
+            pid: getpid(), word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
+        setenv(Self.variable, terms.text, 1)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
@@ -44,8 +44,22 @@ struct Handover {
         return complain("\(executable.path) cannot be executed: \(Errno(rawValue: errno))")
     }
 
+    /// What the variable says.
+    struct Terms: Equatable {
+        /// For whom it is: who has another's environment is not meant.
+        let pid: ProcessID
+        /// Where the new program says that it serves.
+        let word: Int32
+        /// Where it is to answer who asks for its status, or -1.
+        let control: Int32
+        /// One for each socket.
+        let flags: [Character]
+
+        var text: String { "\(pid) \(word) \(control) \(String(flags))" }
+    }
+
     /// A letter for each socket says where it comes from, and its name says the rest.
-    private static func flag(of origin: Listener.Origin) -> String {
+    static func flag(of origin: Listener.Origin) -> Character {
         switch origin {
         case .made: "1"
         case .manager: "0"
@@ -53,7 +67,7 @@ struct Handover {
         }
     }
 
-    private static func name(of origin: Listener.Origin) -> String {
+    static func name(of origin: Listener.Origin) -> String {
         switch origin {
         case .made: "made"
         case .manager(let name): name
@@ -81,5 +95,16 @@ struct Handover {
     static func isSaid(on descriptor: Int32) -> Bool {
         var byte: UInt8 = 0
         return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
+    }
+}
+
+extension Handover.Terms {
+    /// Nil if the text makes no sense.
+    init?(_ text: String) {
+        let parts = text.split(separator: " ", omittingEmptySubsequences: false)
+        guard parts.count == 4, let pid = ProcessID(parts[0]), let word = Int32(parts[1]), word >= 0,
+            let control = Int32(parts[2])
+        else { return nil }
+        self.init(pid: pid, word: word, control: control, flags: Array(parts[3]))
     }
 }
