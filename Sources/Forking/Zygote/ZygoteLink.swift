@@ -37,8 +37,8 @@ final class ZygoteLink: Sendable {
         var backoff = Backoff()
         /// Whether the last one had ended early.
         var hasFailed = false
-        /// By which of the zygotes, counted from 0, and since when.
-        /// Calls that had a place, until somebody has taken what became of them.
+        /// Calls that had a place, until somebody has taken what became of them: of which of the zygotes, counted from 0, and
+        /// since when.
         var running: [Ticket.ID: (zygote: Int, since: Instant)] = [:]
         /// How many of them have it still: of a zygote that has ended, none.
         var places = 0
