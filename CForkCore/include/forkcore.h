@@ -300,9 +300,14 @@ int forkcore_keep_zombies(void);
 /// An eventfd(2), non-blocking. The caller closes it.
 int forkcore_event_open(int *descriptor);
 
-/// Adds `value` to an eventfd: asks the server that polls it to stop. From any thread, errno kept: this is the one to
-/// call in a signal handler.
+/// Adds `value` to an eventfd. From any thread, errno kept.
 void forkcore_event_add(int descriptor, uint64_t value);
+
+// What a server's stop switch is given for each step, by this or by a write(2) of a program's own: the numbers are part of
+// the API (StopSwitch.word, docs/SIGNALS.md). An eventfd adds up what it is given, so each step has its own digits of the sum.
+#define FORKCORE_STOP_DRAIN 1ULL
+#define FORKCORE_STOP_TERMINATE (1ULL << 24)
+#define FORKCORE_STOP_KILL (1ULL << 48)
 
 /// Takes the sum of what was added, 0 when nothing was.
 uint64_t forkcore_event_take(int descriptor);

@@ -18,14 +18,14 @@ extension Logger {
     /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The details are
     /// metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`, `max_rss_kib`, `error` …
     public func record(_ event: ServerEvent) {
-        log(level: event.level, event.message, metadata: event.metadata)
+        log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
     /// Logs what happens in a `PreforkServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
     ///
     /// As for a `ForkingServer`, but that the life of each worker, of which there are few, is info too.
     public func record(_ event: PreforkEvent) {
-        log(level: event.level, event.message, metadata: event.metadata)
+        log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
     /// Logs what happens between a host and its zygote: `configuration.observe = { logger.record($0) }`. Host.
@@ -33,23 +33,26 @@ extension Logger {
     /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or could not
     /// be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
     public func record(_ event: ZygoteEvent) {
-        log(level: event.level, event.message, metadata: event.metadata)
+        log(level: Level(event.severity), event.message, metadata: event.metadata)
+    }
+}
+
+extension Logger.Level {
+    /// What an event says of itself.
+    fileprivate init(_ severity: EventSeverity) {
+        self =
+            switch severity {
+            case .debug: .debug
+            case .info: .info
+            case .warning: .warning
+            case .error: .error
+            }
     }
 }
 
 // MARK: - ForkingServer
 
 extension ServerEvent {
-    var level: Logger.Level {
-        switch self {
-        case .serving, .upgrading, .upgraded, .stopping: .info
-        case .forked, .refused: .debug
-        case .ended: isTrouble ? .warning : .debug
-        case .verifyFailed, .shortage: .warning
-        case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
-        }
-    }
-
     var message: Logger.Message {
         switch self {
         case .serving: "serving"
@@ -107,19 +110,6 @@ extension ChildTrouble {
 // MARK: - PreforkServer
 
 extension PreforkEvent {
-    var level: Logger.Level {
-        switch self {
-        case .ended(_, .crashed): .error
-        case .ended: isTrouble ? .warning : .info
-        case .notReady: .warning
-        case .forkFailed, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed, .abandoned,
-            .trouble:
-            .error
-        case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced: .info
-        case .upgrading, .upgraded, .stopping: .info
-        }
-    }
-
     var message: Logger.Message {
         switch self {
         case .serving: "serving"
@@ -175,21 +165,6 @@ extension PreforkEvent {
 // MARK: - Zygote
 
 extension ZygoteEvent {
-    var level: Logger.Level {
-        switch self {
-        case .started, .ended: .info
-        case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
-        case .startFailed: .error
-        case .began, .refused: .debug
-        case .finished(let report):
-            switch report.failure {
-            case .ended(.killed(.brokenPipe, _)): .debug  // its client left first, as clients do
-            case .ended, .deadline, .limitRefused, .system, .invalid: .warning
-            default: .debug
-            }
-        }
-    }
-
     var message: Logger.Message {
         switch self {
         case .started: "zygote started"

@@ -177,7 +177,7 @@ func tellOfTrouble(_ error: any Error, _ peer: SocketAddress, in process: Static
 
 private func tellOfAllEnds(_ event: ServerEvent) {
     switch event {
-    case .ended, .stopping: tell(event.description)
+    case .ended, .stopping: tell("forkserve: \(event)")
     default: tellOfTrouble(event)
     }
 }
@@ -200,24 +200,5 @@ func reportingErrors(_ body: () throws(ForkingError) -> Void) -> Int32 {
     } catch {
         tell("forkserve: \(error.namingOptions)")
         return EX_OSERR
-    }
-}
-
-extension ForkingError {
-    /// The library names properties of its configuration; who typed a command line knows them as options.
-    fileprivate var namingOptions: ForkingError {
-        guard case .invalid(let text) = self else { return self }
-        for (property, option) in [
-            ("maxChildren ", "--max-children "),
-            (
-                "a child cannot have the credentials and the oomScore that it is to have",
-                "--user and --oom-score-adj cannot be as asked for"
-            ),
-            ("containment is .descendants", "to keep what programs start together (else say --leave-daemons)"),
-        ]
-        where text.hasPrefix(property) {
-            return .invalid(option + text.dropFirst(property.count))
-        }
-        return self
     }
 }

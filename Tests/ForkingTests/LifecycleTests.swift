@@ -136,4 +136,14 @@ import Testing
         #expect(throws: ForkingError.self) { try life.requireRunnable() }
         try life.requireNotRunning()
     }
+
+    @Test("the time of a step begins when what it asks for has been done") func begun() {
+        var life = serving()
+        #expect(life.stop(.drain, at: start) != nil)
+        life.begin(.drain, at: start + .seconds(2))
+        #expect(life.deadline == start + .seconds(12))
+        #expect(life.stop(.kill, at: start + .seconds(3)) != nil)
+        life.begin(.drain, at: start + .seconds(4))
+        #expect(life.deadline == start + .seconds(3) + Lifecycle.patienceWithKernel, "that step is over")
+    }
 }

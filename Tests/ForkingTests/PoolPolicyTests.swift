@@ -77,7 +77,7 @@ private struct Played {
         let exit = ChildExit(
             pid: pid, peer: nil, status: status, reason: .own, duration: .seconds(1), isLeftover: false, usage: nil,
             refusal: nil)
-        return carryOut(policy.noteEnd(of: exit, inOrder, isServing: isServing, at: now)!) + (isServing ? turn() : [])
+        return carryOut(policy.noteEnd(of: exit, inOrder, isServing: isServing, at: now)) + (isServing ? turn() : [])
     }
 
     mutating func wait(_ time: Duration) -> [String] {
@@ -153,6 +153,27 @@ extension WorkerSnapshot {
             if number < 3 { _ = pool.wait(.seconds(60)) }
         }
         #expect(told.last == "give up", "\(told)")
+    }
+
+    @Test("however many fail at once, the pool gives up once, and tells of the first that was too much")
+    func givesUpOnce() {
+        var pool = Played(workers: 4) { $0.maxFailures = 2 }
+        _ = pool.turn()
+        for pid in 101...103 as ClosedRange<ProcessID> { pool.snapshots[pid]!.isDraining = true }
+        let told = pool.say(104) { $0.isDraining = true }
+        #expect(told.filter { $0 == "give up" }.count == 1, "\(told)")
+    }
+
+    @Test("whoever ends, the pool looks at once whether another is wanted") func looksAtOnce() {
+        var pool = Played.serving(2)
+        let exit = ChildExit(
+            pid: 101, peer: nil, status: .exited(code: 0), reason: .own, duration: .seconds(1), isLeftover: false,
+            usage: nil, refusal: nil)
+        let snapshots = pool.policy.workers.map(\.snapshot)
+        _ = pool.policy.noteEnd(of: exit, snapshots, isServing: true, at: pool.now)
+        #expect(pool.policy.nextLook == pool.now)
+        pool.snapshots[101] = nil
+        #expect(pool.turn() == ["worker 103 forked, number 0"])
     }
 
     @Test("a worker that is not ready in time is killed") func notReady() {

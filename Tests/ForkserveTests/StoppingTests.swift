@@ -147,11 +147,12 @@ struct StoppingTests {
         try server.waitForError("  127.0.0.1:\(client.port)\n")
         try client.send("7\n")
         #expect(try client.receiveAll() == "")
-        try server.waitForError("child \(pid), peer 127.0.0.1:")
+        try server.waitForError("forkserve: child \(pid), peer 127.0.0.1:")
         try server.waitForError(": exited with status 7 after 0.")
         server.send(SIGUSR1)
         try server.waitForError("children: 0 of 40\n")
         try stop(server)
+        #expect(server.errors.contains("forkserve: stopping: draining\n"), "\(server.errors)")
     }
 
     @Test("a client's end by a signal is said without --verbose too, a good end is not")

@@ -11,6 +11,7 @@ import TestSupport
 let preforkPoolScenarios: [String: @Sendable () throws -> Void] = [
     "prefork": preforkProgram,
     "prefork-many-descriptors": preforkProgram,
+    "prefork-observer-of-its-table": preforkObserverOfItsTable,
     "prefork-refusals": preforkRefusals,
 ]
 
@@ -203,6 +204,27 @@ private func listenToBells(for seconds: Double) -> Int {
         for bell in bells { _ = read(bell, &sum, 8) }
     }
     return bells.count
+}
+
+/// Who has an observer of the pool's table is told of each end, and the pool still replaces who has ended.
+private func preforkObserverOfItsTable() throws {
+    var configuration = PreforkServer.Configuration()
+    configuration.workers = 1
+    let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
+        (worker: Worker) in
+        worker.ready()
+        while try worker.accept() != nil {}
+    }
+    var (ready, seen, told) = (0, 0, 0)
+    server.hooks.observe = { [unowned server] event in
+        if case .ended = event { seen += 1 }
+        guard case .ready(let pid, _) = event else { return }
+        ready += 1
+        if ready == 1 { server.children.signal(.kill, to: pid) } else { server.stop() }
+    }
+    server.children.onExit = { _ in told += 1 }
+    try server.serve()
+    try expect((seen, told) == (2, 2), "of 2 ends the pool was told of \(seen), the other of \(told)")
 }
 
 /// What cannot be is refused before anything is forked.

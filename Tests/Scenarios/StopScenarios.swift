@@ -43,11 +43,12 @@ private func stopBeforeServing() throws {
 
 /// Where the handler, which can be given nothing, finds the server.
 nonisolated(unsafe) private var stopDescriptor: Int32 = -1
+nonisolated(unsafe) private var stopWord = StopSwitch.word(for: .drain)
 
 private func stopFromSignalHandler() throws {
     let server = try echoServer { $0.idleTimeout = nil }
     stopDescriptor = server.stopSwitch.descriptor.rawValue
-    signal(SIGALRM) { _ in forkcore_event_add(stopDescriptor, 1) }
+    signal(SIGALRM) { _ in _ = write(stopDescriptor, &stopWord, 8) }
     var soon = itimerval(it_interval: timeval(), it_value: timeval(tv_sec: 0, tv_usec: 50_000))
     setitimer(__itimer_which_t(ITIMER_REAL.rawValue), &soon, nil)
     try server.serve()

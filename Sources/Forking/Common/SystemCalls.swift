@@ -6,7 +6,10 @@ import SystemPackage
 
 /// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write the call as its
 /// argument: errno is read here, and nowhere else in Swift, before anything can change it. Any process.
-package func failure(of result: some SignedInteger) -> Int32 { result < 0 ? errno : 0 }
+package func failure(of result: some SignedInteger) -> Int32 {
+    let code = errno
+    return result < 0 ? code : 0
+}
 
 /// Makes an error of what a C function returned, unless that is 0.
 func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError) {

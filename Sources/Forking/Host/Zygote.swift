@@ -37,6 +37,7 @@ public final class Zygote: Sendable {
         /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
         /// for what is not as it should be; how calls end is left to who called.
         public var observe: @Sendable (ZygoteEvent) -> Void = { event in
+            if case .finished = event { return }
             if event.isTrouble { Lines.tell(event.description) }
         }
 

@@ -18,10 +18,21 @@ public enum ZygoteEvent: Sendable {
     case ended(ProcessID)
 
     /// Whether a person should see it.
-    public var isTrouble: Bool {
+    public var isTrouble: Bool { severity >= .warning }
+
+    /// How bad it is. A call whose child crashed, or could not be had, is a warning, though whoever called is told, too.
+    public var severity: EventSeverity {
         switch self {
-        case .lost, .startFailed: true
-        case .started, .began, .refused, .finished, .ended: false
+        case .started, .ended: .info
+        case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
+        case .startFailed: .error
+        case .began, .refused: .debug
+        case .finished(let report):
+            switch report.failure {
+            case .ended(.killed(.brokenPipe, _)): .debug  // its client left first, as clients do
+            case .ended, .deadline, .limitRefused, .system, .invalid: .warning
+            case nil, .threw, .cancelled, .full, .lost, .shutDown, .noHandler: .debug
+            }
         }
     }
 }

@@ -274,7 +274,8 @@ final class ZygoteLink: Sendable {
                 try? requireZygote(&state)
                 advance(&state)
             }
-            return state.queue.pause(at: .now)
+            guard state.control == nil, state.queue.phase == .open else { return nil }
+            return state.queue.pause(at: .now) ?? .zero
         }
     }
 

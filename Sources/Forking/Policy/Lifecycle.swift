@@ -151,20 +151,29 @@ struct Lifecycle {
             state = .stopped
             return Stop(step: step, actions: actions, rest: nil)
         }
+        state = .stopping(step, until: now + timeout(of: step))
         switch step {
         case .drain:
             // Those who wait at the sockets of a program that was replaced are its successor's.
             if standing != .replaced, drainTimeout > .zero { actions.insert(.acceptWaiting) }
-            state = .stopping(.drain, until: now + drainTimeout)
             return Stop(step: step, actions: actions, rest: drainTimeout + killTimeout)
-        case .terminate:
-            actions.insert(.terminateChildren)
-            state = .stopping(.terminate, until: now + killTimeout)
-            return Stop(step: step, actions: actions, rest: killTimeout)
-        case .kill:
-            actions.insert(.killChildren)
-            state = .stopping(.kill, until: now + Self.patienceWithKernel)
-            return Stop(step: step, actions: actions, rest: Self.patienceWithKernel)
+        case .terminate: actions.insert(.terminateChildren)
+        case .kill: actions.insert(.killChildren)
+        }
+        return Stop(step: step, actions: actions, rest: timeout(of: step))
+    }
+
+    /// What a step asks for has been done, which may have taken a while: its time begins now.
+    mutating func begin(_ step: StopStep, at now: Instant) {
+        guard case .stopping(step, _) = state else { return }
+        state = .stopping(step, until: now + timeout(of: step))
+    }
+
+    private func timeout(of step: StopStep) -> Duration {
+        switch step {
+        case .drain: drainTimeout
+        case .terminate: killTimeout
+        case .kill: Self.patienceWithKernel
         }
     }
 

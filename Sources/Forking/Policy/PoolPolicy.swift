@@ -50,6 +50,7 @@ struct PoolPolicy {
     private var backoff = Backoff()
     /// When the newest of the failures came that `backoff` counts.
     private var lastFailure = Instant(nanoseconds: .min)
+    private var hasGivenUp = false
     private var nextWeighing: Instant?
     private var random: any RandomNumberGenerator & Sendable
     private static let timeBetweenWeighings = Duration.seconds(5)
@@ -300,11 +301,11 @@ extension PoolPolicy {
     /// - Parameters:
     ///   - snapshots: of each of `workers`, in their order: that one's last, too.
     ///   - isServing: the server has not been stopped.
-    /// - Returns: nil if it is none of the pool's.
     mutating func noteEnd(
         of exit: ChildExit, _ snapshots: [WorkerSnapshot], isServing: Bool, at now: Instant
-    ) -> [Action]? {
-        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return nil }
+    ) -> [Action] {
+        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return [] }
+        if isServing { nextLook = now }  // another may be wanted in its place
         for index in workers.indices { workers[index].snapshot = snapshots[index] }
         let worker = workers.remove(at: index)
         let end = isServing ? meaning(of: exit, worker, now) : .expected
@@ -321,9 +322,10 @@ extension PoolPolicy {
     /// One that has ended cannot be reaped: it serves no more, and is replaced.
     ///
     /// - Returns: whether it is one of the pool's.
-    mutating func forget(_ pid: ProcessID) -> Bool {
+    mutating func forget(_ pid: ProcessID, isServing: Bool, at now: Instant) -> Bool {
         guard let index = workers.firstIndex(where: { $0.pid == pid }) else { return false }
         workers.remove(at: index)
+        if isServing { nextLook = now }
         return true
     }
 
@@ -346,12 +348,14 @@ extension PoolPolicy {
 
     /// One that failed at its start makes the next one wait, but none of those that serve.
     private mutating func noteFailure(_ now: Instant, _ actions: inout [Action]) {
+        guard !hasGivenUp else { return }
         for worker in workers { noteSuccess(worker, now) }
         backOff(now)
         if backoff.failures >= 5, let until = backoff.until {
             actions.append(.observe(.crashLoop(failures: backoff.failures, pause: until - now)))
         }
         if let limit = rules.maxFailures, backoff.failures >= limit {
+            hasGivenUp = true
             actions.append(.giveUp(.crashLoop(failures: backoff.failures)))
         }
     }

@@ -29,14 +29,18 @@ public final class ChildTable {
     /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is left
     /// alone.
     public var endsGroups = false
-    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table.
+    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. A server whose
+    /// table it is has heard of the end by then.
     public var onExit: (ChildExit) -> Void { didSet { isObserved = true } }
     /// Called for each child that cannot be ended or reaped, as `onExit` is.
     public var onTrouble: (ChildTrouble) -> Void = { _ in }
+    /// What the server does of itself whose table it is, before those: what it needs nobody takes from it.
+    var noteExit: (ChildExit) -> Void = { _ in }
+    var noteTrouble: (ChildTrouble) -> Void = { _ in }
     /// Whether ended processes are reaped that no table has forked: see `reapStrangers()`.
     public internal(set) var reapsStrangers = false
-    /// Whether `onExit` is somebody's; a server whose table's it is not is told of ends without it.
-    var isObserved = false
+    /// Whether `onExit` was set since the table was made.
+    private(set) var isObserved = false
 
     let source: ReapSource
     let slots: ChildSlots
@@ -298,7 +302,7 @@ public final class ChildTable {
     // MARK: Reaping
 
     /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
-    public func collect() { collect(telling: { onExit($0) }) }
+    public func collect() { collect(telling: tellAll) }
 
     /// The same, with another observer for this table's children. Inline, so that it need not be counted what that one holds.
     @inline(__always)
@@ -352,11 +356,21 @@ public final class ChildTable {
     /// Whether there is something to tell of.
     var hasNews: Bool { !ended.isEmpty || !troubles.isEmpty }
 
+    /// Tells all that hear of an end.
+    func tellAll(_ exit: ChildExit) {
+        noteExit(exit)
+        onExit(exit)
+    }
+
     /// Tells of what has ended, and of what does not. The observer may call this again: each is told once.
     @inline(__always)
     func tell(_ observe: (ChildExit) -> Void) {
         while let next = ended.next() { observe(ChildExit(next)) }
-        while !troubles.isEmpty { onTrouble(troubles.removeFirst()) }
+        while !troubles.isEmpty {
+            let trouble = troubles.removeFirst()
+            noteTrouble(trouble)
+            onTrouble(trouble)
+        }
     }
 
     /// The one place that signals.

@@ -171,7 +171,7 @@ final class ReapSource {
     func tellOthers() {
         while let index = tables.indices.first(where: { tables[$0].with { $0.hasNews } }) {
             let table = tables[index].retained
-            table.tell { table.onExit($0) }
+            table.tell(table.tellAll)
         }
     }
 

@@ -234,6 +234,7 @@ final class ServerLoop {
         children.sweep()  // who has ended by himself was not told to: what he left behind is left alone
         if stop.actions.contains(.terminateChildren) { children.terminateAll() }
         if stop.actions.contains(.killChildren) { children.killAll() }
+        life.begin(stop.step, at: .now)
     }
 
     /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another process
@@ -246,6 +247,7 @@ final class ServerLoop {
     ///
     /// - Parameter isHolding: somebody is still to be served.
     func keepTime(_ now: Instant, isHolding: Bool = false) -> Lifecycle.Due? {
+        guard life.deadline != nil else { return nil }
         let due = life.keepTime(now, isEmpty: isEmpty && !isHolding)
         if due == .abandonChildren { abandoned = children.children.map(\.pid) }
         return due

@@ -16,10 +16,10 @@ public enum StopStep: Comparable, Sendable {
 
 /// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
 ///
-/// From a signal handler, call the C function `forkcore_event_add(descriptor, 1)`, which is async-signal-safe; this
-/// type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
+/// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe; this type's
+/// Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
 public final class StopSwitch: Sendable {
-    /// An eventfd(2). It stays the switch's.
+    /// An eventfd(2), non-blocking. It stays the switch's. Children do not have it.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }
 
     private let event: ParentDescriptor
@@ -32,21 +32,21 @@ public final class StopSwitch: Sendable {
     /// Asks for a step. Asking for one that was passed already changes nothing.
     public func stop(_ step: StopStep = .drain) {
         guard owner == forkcore_process() else { return }
-        forkcore_event_add(descriptor.rawValue, Self.value(step))
+        forkcore_event_add(descriptor.rawValue, Self.word(for: step))
+    }
+
+    /// The eight bytes that ask for a step when they are written to `descriptor`.
+    public static func word(for step: StopStep) -> UInt64 {
+        switch step {
+        case .drain: FORKCORE_STOP_DRAIN
+        case .terminate: FORKCORE_STOP_TERMINATE
+        case .kill: FORKCORE_STOP_KILL
+        }
     }
 
     /// Parent: the hardest step that was asked for since the last look.
     func take() -> StopStep? {
         let sum = forkcore_event_take(descriptor.rawValue)
-        return [StopStep.kill, .terminate, .drain].first { sum >= Self.value($0) }
-    }
-
-    /// An eventfd adds up what is written to it: each step has its own digits of the sum.
-    private static func value(_ step: StopStep) -> UInt64 {
-        switch step {
-        case .drain: 1
-        case .terminate: 1 << 24
-        case .kill: 1 << 48
-        }
+        return [StopStep.kill, .terminate, .drain].first { sum >= Self.word(for: $0) }
     }
 }

@@ -73,19 +73,33 @@ public enum PreforkEvent {
 }
 
 /// Why a worker is to drain.
-public enum DrainReason: String, Sendable {
+public enum DrainReason: Sendable {
     /// It said `retire()`, or has served `maxRequests`.
-    case retired = "it asked to be replaced"
+    case retired
     /// It is older than `maxAge`.
-    case age = "it has reached its age"
+    case age
     /// It has more than `maxMemoryKiB`.
-    case memory = "it has too much memory"
+    case memory
     /// All are being replaced.
-    case replaced = "it is being replaced"
+    case replaced
     /// There are more than there should be.
-    case excess = "there are more than needed"
+    case excess
     /// It got SIGTERM from somebody else.
-    case signalled = "it got SIGTERM"
+    case signalled
+}
+
+extension DrainReason: CustomStringConvertible {
+    /// In words, for people.
+    public var description: String {
+        switch self {
+        case .retired: "it asked to be replaced"
+        case .age: "it has reached its age"
+        case .memory: "it has too much memory"
+        case .replaced: "it is being replaced"
+        case .excess: "there are more than needed"
+        case .signalled: "it got SIGTERM"
+        }
+    }
 }
 
 /// What a worker's end means.
@@ -100,17 +114,18 @@ public enum WorkerEnd: Sendable {
 
 extension PreforkEvent {
     /// Whether a person should see it.
-    public var isTrouble: Bool {
+    public var isTrouble: Bool { severity >= .warning }
+
+    /// How bad it is. The life of each worker, of which there are few, is info.
+    public var severity: EventSeverity {
         switch self {
-        case .ended(let exit, let end):
-            switch end {
-            case .expected: exit.reason != .stopped && !exit.status.isSuccess
-            case .failedStart, .crashed: true
-            }
-        case .forkFailed, .notReady, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed, .upgradeFailed,
-            .abandoned, .trouble:
-            true
-        default: false
+        case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced, .upgrading, .upgraded, .stopping:
+            .info
+        case .ended(let exit, .expected): exit.reason != .stopped && !exit.status.isSuccess ? .warning : .info
+        case .ended(_, .failedStart), .notReady: .warning
+        case .ended(_, .crashed), .forkFailed, .stuck, .overdue, .listeningAgain, .crashLoop, .replacingFailed,
+            .upgradeFailed, .abandoned, .trouble:
+            .error
         }
     }
 }
@@ -122,14 +137,14 @@ extension PreforkEvent: CustomStringConvertible {
         case .serving(let addresses): ServerEvent.serving(addresses).description
         case .forked(let pid, let number): "worker \(pid) forked, number \(number)"
         case .ready(let pid, let number): "worker \(pid) ready, number \(number)"
-        case .draining(let pid, let reason): "worker \(pid) drains: \(reason.rawValue)"
+        case .draining(let pid, let reason): "worker \(pid) drains: \(reason)"
         case .ended(let exit, let end): exit.told(of: "worker") + (end == .failedStart ? ", before it had served" : "")
         case .forkFailed(let error): "no worker could be forked: \(error)"
         case .notReady(let pid): "worker \(pid) was not ready in time, and is killed"
         case .stuck(let pid, let time, let peer):
             "worker \(pid) has been stuck for \(time.inSeconds)\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
         case .overdue(let pid, let reason, let time, let peer):
-            "worker \(pid) still serves \(time.inSeconds) after it was to drain (\(reason.rawValue))"
+            "worker \(pid) still serves \(time.inSeconds) after it was to drain (\(reason))"
                 + "\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
         case .listeningAgain(let address): "the listener on \(address) was shut down, and listens again"
         case .crashLoop(let failures, let pause):

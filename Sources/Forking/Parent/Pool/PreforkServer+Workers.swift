@@ -73,20 +73,28 @@ extension PreforkServer {
 
     /// Parent: one was reaped.
     func noteEnd(of exit: ChildExit) {
+        guard policy.workers.contains(where: { $0.pid == exit.pid }) else {
+            if held.remove(exit.pid) != nil { hooks.observe(.ended(exit, .expected)) }
+            return
+        }
         let now = Instant.now
         let isServing = loop.life.state == .serving
-        if let actions = policy.noteEnd(of: exit, snapshots(now), isServing: isServing, at: now) {
-            links[exit.pid] = nil
-            carryOut(actions, now)
-        } else if held.remove(exit.pid) != nil {
-            hooks.observe(.ended(exit, .expected))
-        }
+        let snapshots = isServing ? snapshots(now) : policy.workers.map(\.snapshot)
+        let actions = policy.noteEnd(of: exit, snapshots, isServing: isServing, at: now)
+        unlink(exit.pid)
+        carryOut(actions, now)
+    }
+
+    /// A worker is gone. If somebody else had reaped it, another may have its number already, and needs its own link.
+    private func unlink(_ pid: ProcessID) {
+        if !policy.workers.contains(where: { $0.pid == pid }) { links[pid] = nil }
     }
 
     /// Parent: one cannot be ended, or has ended and cannot be reaped; that one serves no more, and is replaced.
     func note(_ trouble: ChildTrouble) {
-        if case .held(let pid, _) = trouble, policy.forget(pid) {
-            links[pid] = nil
+        let isServing = loop.life.state == .serving
+        if case .held(let pid, _) = trouble, policy.forget(pid, isServing: isServing, at: .now) {
+            unlink(pid)
             held.insert(pid)
         }
         hooks.observe(.trouble(trouble))

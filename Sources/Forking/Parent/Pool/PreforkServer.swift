@@ -97,8 +97,8 @@ public final class PreforkServer {
             ChildTable(limit: 2 * Configuration.ceiling),
             Lifecycle(drainTimeout: configuration.drain, killTimeout: configuration.killAfter))
         try add(listener)
-        children.onExit = { [weak self] in self?.noteEnd(of: $0) }
-        children.onTrouble = { [weak self] in self?.note($0) }
+        children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.noteTrouble = { [weak self] in self?.note($0) }
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
@@ -161,10 +161,8 @@ public final class PreforkServer {
 
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
-        if loop.life.state == .serving {
-            keepListening()
-            tend(.now)
-        }
+        if loop.life.state == .serving { keepListening() }
+        if loop.life.state == .serving { tend(.now) }  // unless nobody can reach it any more
         loop.report(reportState, { reportLine })
         let ready = try loop.wait(
             for: news.descriptor, until: earlier(policy.nextLook, earlier(news.pausedUntil, passOnAt)), isBusy: false)

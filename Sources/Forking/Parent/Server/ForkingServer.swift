@@ -139,9 +139,8 @@ public final class ForkingServer {
                 drainTimeout: configuration.drain, killTimeout: configuration.killAfter,
                 waitsForChildren: configuration.blockOnClose))
         try take(listener)
-        children.onExit = { [weak self] in self?.noteEnd(of: $0) }
-        children.onTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
-        children.isObserved = false
+        children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
+        children.noteTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
@@ -265,10 +264,13 @@ public final class ForkingServer {
         if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
     }
 
-    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the table's
-    /// own is called only where somebody has set another.
+    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the server's is
+    /// not called here, and the table's only where somebody has set one.
     private func collect() {
-        children.collect(telling: { if children.isObserved { children.onExit($0) } else { noteEnd(of: $0) } })
+        children.collect(telling: {
+            noteEnd(of: $0)
+            if children.isObserved { children.onExit($0) }
+        })
     }
 
     /// Waits for something to do. While the table is full, or something is short, the listeners are not among what is

@@ -67,17 +67,25 @@ public enum ServerEvent {
     case trouble(ChildTrouble)
 
     /// Whether a person should see it.
-    public var isTrouble: Bool {
+    public var isTrouble: Bool { severity >= .warning }
+
+    /// How bad it is.
+    public var severity: EventSeverity {
         switch self {
-        case .ended(let exit) where exit.isLeftover: exit.reason == .timeLimit
-        case .ended(let exit):
-            switch exit.status {
-            case .exited(let code): code > 1 || exit.reason == .timeLimit  // 1 was explained by the child
-            case .killed(.brokenPipe, _): false  // its client left first, as clients do
-            case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
-            }
-        case .serving, .forked, .refused, .upgrading, .upgraded, .stopping: false
-        case .verifyFailed, .forkFailed, .shortage, .upgradeFailed, .listeningAgain, .abandoned, .trouble: true
+        case .serving, .upgrading, .upgraded, .stopping: .info
+        case .forked, .refused: .debug
+        case .ended(let exit): Self.isTrouble(exit) ? .warning : .debug
+        case .verifyFailed, .shortage: .warning
+        case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
+        }
+    }
+
+    private static func isTrouble(_ exit: ChildExit) -> Bool {
+        guard !exit.isLeftover else { return exit.reason == .timeLimit }
+        return switch exit.status {
+        case .exited(let code): code > 1 || exit.reason == .timeLimit  // 1 was explained by the child
+        case .killed(.brokenPipe, _): false  // its client left first, as clients do
+        case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
         }
     }
 }

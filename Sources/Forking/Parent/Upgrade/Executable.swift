@@ -14,19 +14,21 @@ struct Executable {
         var count: Int32 = 0
         let name = forkcore_arguments(&count)[0].map { String(cString: $0) } ?? ""
         let file = resolved("/proc/self/exe")
-        let found = places(of: name).first { resolved($0) == file }
+        let found = places(of: name, path: getenv("PATH").map { String(cString: $0) } ?? "", in: workingDirectory)
+            .first { resolved($0) == file }
         return Executable(path: found ?? installed, arguments: .ofThisProcess)
     }
 
     /// Where a shell looks for what is called so.
-    private static func places(of name: String) -> [String] {
+    static func places(
+        of name: String, path: String, in workingDirectory: @autoclosure () -> String?
+    ) -> [String] {
         if name.hasPrefix("/") { return [name] }
         if name.contains("/") {
-            guard let directory = workingDirectory else { return [] }
+            guard let directory = workingDirectory() else { return [] }
             return [directory + "/" + name]
         }
-        let directories = getenv("PATH").map { String(cString: $0) } ?? ""
-        return directories.split(separator: ":").filter { $0.hasPrefix("/") }.map { "\($0)/\(name)" }
+        return path.split(separator: ":").filter { $0.hasPrefix("/") }.map { "\($0)/\(name)" }
     }
 
     /// As the shell says it, which knows by which links it came there: those can lead to another release by the time of SIGUSR2.
@@ -53,7 +55,12 @@ struct Executable {
     private static var installed: String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
-        let path = String(decoding: buffer.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+        return withoutMark(
+            String(decoding: buffer.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self))
+    }
+
+    /// A path as the kernel says it, which marks that of a file that is there no more.
+    static func withoutMark(_ path: String) -> String {
         let mark = " (deleted)"
         return path.hasSuffix(mark) ? String(path.dropLast(mark.count)) : path
     }

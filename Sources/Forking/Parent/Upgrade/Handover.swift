@@ -20,8 +20,22 @@ struct Handover {
     let control: Int32?
     let variables: [String]
 
+    /// What the variable says.
+    struct Terms: Equatable {
+        /// For whom it is: who has another's environment is not meant.
+        let pid: ProcessID
+        /// Where the new program says that it serves.
+        let word: Int32
+        /// Where it is to answer who asks for its status, or -1.
+        let control: Int32
+        /// One for each socket.
+        let flags: [Character]
+
+        var text: String { "\(pid) \(word) \(control) \(String(flags))" }
+    }
+
     /// A letter for each socket says where it comes from, and its name says the rest.
-    static func flag(of origin: Listener.Origin) -> String {
+    static func flag(of origin: Listener.Origin) -> Character {
         switch origin {
         case .made: "1"
         case .manager: "0"
@@ -52,5 +66,16 @@ struct Handover {
     static func isSaid(on descriptor: Int32) -> Bool {
         var byte: UInt8 = 0
         return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
+    }
+}
+
+extension Handover.Terms {
+    /// Nil if the text makes no sense.
+    init?(_ text: String) {
+        let parts = text.split(separator: " ", omittingEmptySubsequences: false)
+        guard parts.count == 4, let pid = ProcessID(parts[0]), let word = Int32(parts[1]), word >= 0,
+            let control = Int32(parts[2])
+        else { return nil }
+        self.init(pid: pid, word: word, control: control, flags: Array(parts[3]))
     }
 }

@@ -8,12 +8,11 @@ enum Predecessor {
     private static let handedOver: (word: ParentDescriptor, flags: [Character], control: Int32?)? = {
         guard let value = getenv(Handover.variable) else { return nil }
         defer { unsetenv(Handover.variable) }
-        let parts = String(cString: value).split(separator: " ")
-        guard parts.count == 4, pid_t(parts[0]) == getpid(), let word = Int32(parts[1]), let control = Int32(parts[2]),
-            fcntl(word, F_SETFD, FD_CLOEXEC) == 0
+        guard let terms = Handover.Terms(String(cString: value)), terms.pid == getpid(),
+            fcntl(terms.word, F_SETFD, FD_CLOEXEC) == 0
         else { return nil }
-        let isThere = control >= 0 && fcntl(control, F_SETFD, FD_CLOEXEC) == 0
-        return (ParentDescriptor(word), Array(parts[3]), isThere ? control : nil)
+        let isThere = terms.control >= 0 && fcntl(terms.control, F_SETFD, FD_CLOEXEC) == 0
+        return (ParentDescriptor(terms.word), terms.flags, isThere ? terms.control : nil)
     }()
     private static let isControlTaken = Atomic(false)
 

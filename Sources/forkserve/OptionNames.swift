@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Forking
+
+extension ForkingError {
+    /// The library names properties of its configurations; who typed a command line knows them as options.
+    var namingOptions: ForkingError {
+        guard case .invalid(let text) = self else { return self }
+        return .invalid(OptionNames.naming(text))
+    }
+}
+
+/// What the properties are called on the command line.
+enum OptionNames {
+    /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes first.
+    static let options = [
+        "maxChildren": "--max-children", "timeLimit": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
+        "drain": "--drain", "killAfter": "--kill-after", "crashBacktraces": "--backtraces", "control": "--control",
+        "credentials": "--user", "oomScore": "--oom-score-adj", "workers": "--workers", "maxWorkers": "--max-workers",
+        "spawnLimit": "--spawn-limit", "givesUpAfter": "--gives-up-after", "maxRequests": "--max-requests",
+        "maxAge": "--max-age", "maxMemoryKiB": "--max-memory", "requestLimit": "--timeout",
+        "replacementDrain": "--replacement-drain", "replacedAtOnce": "--replaced-at-once",
+        "stuckBacktraces": "--backtraces", "keepAlive": "--keepalive", "userTimeout": "--user-timeout",
+        "isIPv6Only": "--ipv6-only", "backlog": "--backlog", "permissions": "--mode", "group": "--group",
+    ]
+
+    /// What it says otherwise.
+    private static let beginnings = [
+        (
+            "a child cannot have the credentials and the oomScore that it is to have",
+            "--user and --oom-score-adj cannot be as asked for"
+        ),
+        ("containment is .descendants", "to keep what programs start together (else say --leave-daemons)"),
+        ("a time limit of", "a --timeout of"), ("a backlog of", "a --backlog of"), ("a keepAlive ", "a --keepalive "),
+        ("a userTimeout ", "a --user-timeout "),
+    ]
+
+    /// An error's text, as who typed a command line understands it.
+    static func naming(_ text: String) -> String {
+        for (beginning, other) in beginnings where text.hasPrefix(beginning) {
+            return other + text.dropFirst(beginning.count)
+        }
+        let mark = text.prefix { $0 != " " }
+        guard let option = options[String(mark)], text.dropFirst(mark.count).hasPrefix(" is ") else { return text }
+        let words = text.split(separator: " ", omittingEmptySubsequences: false).dropFirst().map(String.init)
+        return ([option] + words.map(namingCompared)).joined(separator: " ")
+    }
+
+    /// `workers,` of `maxWorkers is 3, and must be from workers, which is 4, to 1024`.
+    private static func namingCompared(_ word: String) -> String {
+        guard word.hasSuffix(","), let option = options[String(word.dropLast())] else { return word }
+        return option + ","
+    }
+}

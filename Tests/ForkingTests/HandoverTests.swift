@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+
+@testable import Forking
+
+@Suite("What one program hands over to the next")
+struct HandoverTests {
+    @Test("each socket's origin comes through as a flag and a name")
+    func origins() {
+        let origins: [Listener.Origin] = [
+            .made, .manager(name: "x.socket"), .manager(name: ""), .manager(name: "made"), .descriptor(7),
+            .descriptor(0),
+        ]
+        for origin in origins {
+            let (flag, name) = (Handover.flag(of: origin), Handover.name(of: origin))
+            #expect(Handover.origin(flag: flag, name: name) == origin)
+        }
+    }
+
+    @Test("what no program of ours says is a service manager's")
+    func unknown() {
+        #expect(Handover.origin(flag: "?", name: "x") == .manager(name: "x"))
+        #expect(Handover.origin(flag: "d", name: "x") == .manager(name: "x"))
+    }
+
+    @Test("the variable says what it was given", arguments: [[], ["0"], ["1", "d", "0"]] as [[Character]])
+    func terms(flags: [Character]) {
+        for control: Int32 in [-1, 5] {
+            let terms = Handover.Terms(pid: 4711, word: 4, control: control, flags: flags)
+            #expect(Handover.Terms(terms.text) == terms)
+        }
+    }
+
+    @Test(
+        "what makes no sense is none",
+        arguments: [
+            "", " ", "4711", "4711 4 -1", "4711 4 -1 01 x", "x 4 -1 01", "4711 x -1 01", "4711 -4 -1 01", "4711 4 x 01",
+            "4711 99999999999 -1 01", " 4711 4 -1 01",
+        ])
+    func nonsense(text: String) { #expect(Handover.Terms(text) == nil) }
+
+    // MARK: Where the program is
+
+    @Test("a program is looked for where a shell would")
+    func places() {
+        func places(_ name: String, path: String = "/bin:relative::/usr/bin", in directory: String? = "/home")
+            -> [String]
+        {
+            Executable.places(of: name, path: path, in: directory)
+        }
+        #expect(places("/opt/server") == ["/opt/server"])
+        #expect(places("./server") == ["/home/./server"])
+        #expect(places("build/server") == ["/home/build/server"])
+        #expect(places("build/server", in: nil) == [])
+        #expect(places("server") == ["/bin/server", "/usr/bin/server"])
+        #expect(places("server", path: "") == [])
+    }
+
+    @Test("the kernel's mark of a file that has gone is no part of its path")
+    func mark() {
+        #expect(Executable.withoutMark("/opt/server (deleted)") == "/opt/server")
+        #expect(Executable.withoutMark("/opt/server") == "/opt/server")
+        #expect(Executable.withoutMark("/opt/ (deleted)/server") == "/opt/ (deleted)/server")
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import SystemPackage
+import Testing
+
+@testable import Forking
+
+@Suite("How bad an event is")
+struct SeverityTests {
+    private static func finished(_ failure: ZygoteError?) -> ZygoteEvent {
+        .finished(
+            ZygoteCallReport(
+                handler: "h", failure: failure, duration: .seconds(1), waited: nil, forkTime: nil, usage: nil,
+                work: ZygoteWork()))
+    }
+
+    @Test("a call whose child crashed or could not be had is trouble; one that its caller or its handler ended is not")
+    func calls() {
+        let crash = ZygoteError.ended(.killed(.segmentationFault, dumpedCore: false))
+        for failure in [
+            crash, .ended(.exited(code: 1)), .deadline(.seconds(1)), .system(call: "socketpair", .tooManyOpenFiles),
+        ] {
+            #expect(Self.finished(failure).isTrouble, "\(failure)")
+        }
+        // The one of a client that left first, as clients do.
+        let pipe = ZygoteError.ended(.killed(.brokenPipe, dumpedCore: false))
+        for failure in [
+            nil, pipe, .cancelled, .full(children: 1, waiting: 0), .shutDown, .threw(type: "E", description: "no"),
+        ] {
+            #expect(!Self.finished(failure).isTrouble, "\(String(describing: failure))")
+        }
+    }
+}
