@@ -188,7 +188,12 @@ struct LinesTests {
             try client.echo("hello")
             client.resetWhenClosed()
         }
-        if verbose { try server.waitForError("Connection reset by peer") }
+        if verbose {
+            try server.waitForError("Connection reset by peer")
+            let start = "forkserve: \(command == "prefork" ? "worker" : "child") "
+            let line = server.errors.split(separator: "\n").first { $0.contains("Connection reset by peer") }
+            #expect(line?.hasPrefix(start) == true, "\(server.errors)")
+        }
         try Client(place).echo("still there")
         try stop(server)
         if !verbose { #expect(server.errors == "") }
