@@ -44,7 +44,7 @@ extension ZygoteError {
     }
 }
 
-extension DrainReason {
+extension PreforkServer.DrainReason {
     var cause: String {
         switch self {
         case .retired: "retired"
@@ -57,7 +57,7 @@ extension DrainReason {
     }
 }
 
-extension WorkerEnd {
+extension PreforkServer.WorkerEnd {
     var cause: String {
         switch self {
         case .expected: "expected"

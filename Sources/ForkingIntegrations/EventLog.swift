@@ -17,14 +17,14 @@ extension Logger {
     ///
     /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The details are
     /// metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`, `max_rss_kib`, `error` …
-    public func record(_ event: ServerEvent) {
+    public func record(_ event: ForkingServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
     /// Logs what happens in a `PreforkServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
     ///
     /// As for a `ForkingServer`, but that the life of each worker, of which there are few, is info too.
-    public func record(_ event: PreforkEvent) {
+    public func record(_ event: PreforkServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
@@ -32,7 +32,7 @@ extension Logger {
     ///
     /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or could not
     /// be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
-    public func record(_ event: ZygoteEvent) {
+    public func record(_ event: Zygote.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 }
@@ -52,7 +52,7 @@ extension Logger.Level {
 
 // MARK: - ForkingServer
 
-extension ServerEvent {
+extension ForkingServer.Event {
     var message: Logger.Message {
         switch self {
         case .serving: "serving"
@@ -109,7 +109,7 @@ extension ChildTrouble {
 
 // MARK: - PreforkServer
 
-extension PreforkEvent {
+extension PreforkServer.Event {
     var message: Logger.Message {
         switch self {
         case .serving: "serving"
@@ -164,7 +164,7 @@ extension PreforkEvent {
 
 // MARK: - Zygote
 
-extension ZygoteEvent {
+extension Zygote.Event {
     var message: Logger.Message {
         switch self {
         case .started: "zygote started"
@@ -190,7 +190,7 @@ extension ZygoteEvent {
     }
 }
 
-extension ZygoteCallReport {
+extension Zygote.CallReport {
     fileprivate var metadata: Logger.Metadata {
         var metadata: Logger.Metadata = ["handler": .string(handler), "duration_ms": .milliseconds(duration)]
         if let waited { metadata["waited_ms"] = .milliseconds(waited) }

@@ -28,7 +28,7 @@ public final class ServerMetrics: Sendable {
     }
 
     /// Counts an event.
-    public func record(_ event: ServerEvent) {
+    public func record(_ event: ForkingServer.Event) {
         switch event {
         case .forked:
             forks.increment()
@@ -79,7 +79,7 @@ public final class PreforkMetrics: Sendable {
     }
 
     /// Counts an event.
-    public func record(_ event: PreforkEvent) {
+    public func record(_ event: PreforkServer.Event) {
         switch event {
         case .forked:
             forks.increment()

@@ -40,7 +40,7 @@ public final class ZygoteMetrics: Sendable {
     }
 
     /// Counts an event. Any thread.
-    public func record(_ event: ZygoteEvent) {
+    public func record(_ event: Zygote.Event) {
         switch event {
         case .began: children.change(by: 1)
         case .finished(let report): record(report)
@@ -52,7 +52,7 @@ public final class ZygoteMetrics: Sendable {
         }
     }
 
-    private func record(_ report: ZygoteCallReport) {
+    private func record(_ report: Zygote.CallReport) {
         calls[report.handler, report.failure?.cause ?? "answered"].increment()
         callDuration[report.handler].record(report.duration)
         if let waited = report.waited {

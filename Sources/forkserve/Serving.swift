@@ -175,14 +175,14 @@ func tellOfTrouble(_ error: any Error, _ peer: SocketAddress, in process: Static
     if (error as? ForkingError)?.isPeersDoing != true { tellOfError(error, peer, in: process) }
 }
 
-private func tellOfAllEnds(_ event: ServerEvent) {
+private func tellOfAllEnds(_ event: ForkingServer.Event) {
     switch event {
     case .ended, .stopping: tell("forkserve: \(event)")
     default: tellOfTrouble(event)
     }
 }
 
-private func tellOfTrouble(_ event: ServerEvent) {
+private func tellOfTrouble(_ event: ForkingServer.Event) {
     if case .serving(let addresses) = event { addresses.forEach(announce) }
     if event.isTrouble { tell("forkserve: \(event)") }
 }

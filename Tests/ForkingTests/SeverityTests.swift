@@ -7,11 +7,11 @@ import Testing
 
 @Suite("How bad an event is")
 struct SeverityTests {
-    private static func finished(_ failure: ZygoteError?) -> ZygoteEvent {
+    private static func finished(_ failure: ZygoteError?) -> Zygote.Event {
         .finished(
-            ZygoteCallReport(
+            Zygote.CallReport(
                 handler: "h", failure: failure, duration: .seconds(1), waited: nil, forkTime: nil, usage: nil,
-                work: ZygoteWork()))
+                work: Zygote.Work()))
     }
 
     @Test("a call whose child crashed or could not be had is trouble; one that its caller or its handler ended is not")

@@ -177,7 +177,7 @@ struct DescriptionTests {
         let refusal = ForkingError.system(call: "fork", .resourceTemporarilyUnavailable)
         let crash = Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false)
         let pipe = Forking.ExitStatus.killed(.brokenPipe, dumpedCore: false)
-        let events: [(ServerEvent, text: String, isTrouble: Bool)] = [
+        let events: [(ForkingServer.Event, text: String, isTrouble: Bool)] = [
             (.serving([peer, peer]), "serving on [::1]:5, [::1]:5", false),
             (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
             (.refused(peer), "refused [::1]:5", false),

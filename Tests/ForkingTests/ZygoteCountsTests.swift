@@ -22,10 +22,10 @@ struct ZygoteCountsTests {
     @Test("what is new is told once")
     func news() {
         var counts = counts
-        #expect(counts.take(tally(1, 1, 0, 0)) == ZygoteWork(forks: 1, reaped: 0, reapTime: .zero))
-        #expect(counts.take(tally(1, 1, 0, 0)) == ZygoteWork())
-        #expect(counts.take(tally(2, 5, 3, 700)) == ZygoteWork(forks: 4, reaped: 3, reapTime: .nanoseconds(700)))
-        #expect(counts.take(tally(1, 5, 4, 900)) == ZygoteWork(forks: 0, reaped: 1, reapTime: .nanoseconds(200)))
+        #expect(counts.take(tally(1, 1, 0, 0)) == Zygote.Work(forks: 1, reaped: 0, reapTime: .zero))
+        #expect(counts.take(tally(1, 1, 0, 0)) == Zygote.Work())
+        #expect(counts.take(tally(2, 5, 3, 700)) == Zygote.Work(forks: 4, reaped: 3, reapTime: .nanoseconds(700)))
+        #expect(counts.take(tally(1, 5, 4, 900)) == Zygote.Work(forks: 0, reaped: 1, reapTime: .nanoseconds(200)))
         #expect(counts.tally.alive == 1)
     }
 
@@ -34,7 +34,7 @@ struct ZygoteCountsTests {
         var counts = counts
         _ = counts.take(tally(2, 5, 3, 700))
         for older in [tally(4, 4, 3, 700), tally(2, 5, 2, 700), tally(2, 5, 3, 600)] {
-            #expect(counts.take(older) == ZygoteWork())
+            #expect(counts.take(older) == Zygote.Work())
             #expect(counts.tally.forked == 5 && counts.tally.reaped == 3 && counts.tally.reaping == 700)
         }
     }
@@ -48,7 +48,7 @@ struct ZygoteCountsTests {
             tally(0, 0, -1, 0), tally(0, 1, 1, -1), tally(0, 1, 1, long), tally(.max, .max, .max, .max),
             tally(.min, .min, .min, .min),
         ] {
-            #expect(counts.take(lie) == ZygoteWork(), "\(lie)")
+            #expect(counts.take(lie) == Zygote.Work(), "\(lie)")
         }
         #expect(counts.take(tally(0, 10, 10, 10)).forks == 10)
     }

@@ -22,7 +22,7 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
 ]
 
 /// What the observer was told.
-private let told = Mutex<[ZygoteEvent]>([])
+private let told = Mutex<[Zygote.Event]>([])
 
 private func start(
     _ change: (inout Zygote.Configuration) -> Void = { _ in }, prewarm: @escaping () -> Void = {}

@@ -95,9 +95,9 @@ func expectGone(_ pids: [pid_t], within seconds: Double = 60, line: Int = #line)
 
 /// What an observer was told.
 final class Told: Sendable {
-    private let events = Mutex<[ZygoteEvent]>([])
-    var all: [ZygoteEvent] { events.withLock { $0 } }
-    func add(_ event: ZygoteEvent) { events.withLock { $0.append(event) } }
+    private let events = Mutex<[Zygote.Event]>([])
+    var all: [Zygote.Event] { events.withLock { $0 } }
+    func add(_ event: Zygote.Event) { events.withLock { $0.append(event) } }
 
     /// The pauses after each loss, and how many failures had led to them.
     var losses: [(status: ExitStatus, failures: Int, pause: Duration)] {

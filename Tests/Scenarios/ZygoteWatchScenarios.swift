@@ -151,7 +151,7 @@ private func loseEarly(_ zygote: Zygote) throws {
 
 extension Told {
     fileprivate var begun: Int { all.count { if case .began = $0 { true } else { false } } }
-    fileprivate var reports: [ZygoteCallReport] {
+    fileprivate var reports: [Zygote.CallReport] {
         all.compactMap { if case .finished(let report) = $0 { report } else { nil } }
     }
 }

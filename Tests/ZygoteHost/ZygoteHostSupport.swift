@@ -14,7 +14,7 @@ func expect(_ condition: Bool, _ text: @autoclosure () -> String, line: Int = #l
 }
 
 /// Of the last calls.
-let reports = Mutex<[ZygoteCallReport]>([])
+let reports = Mutex<[Zygote.CallReport]>([])
 
 func seconds() -> Double {
     var time = timespec()

@@ -36,7 +36,7 @@ public final class Zygote: Sendable {
         public var maxReplyBytes = 16 << 20
         /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
         /// for what is not as it should be; how calls end is left to who called.
-        public var observe: @Sendable (ZygoteEvent) -> Void = { event in
+        public var observe: @Sendable (Zygote.Event) -> Void = { event in
             if case .finished = event { return }
             if event.isTrouble { Lines.tell(event.description) }
         }
@@ -210,7 +210,7 @@ public final class Zygote: Sendable {
     /// The zygote's number; nil if there is none at the moment.
     public var processID: ProcessID? { link.processID }
     /// What it has done, as far as its last answer tells.
-    public var statistics: ZygoteStatistics { link.statistics }
+    public var statistics: Zygote.Statistics { link.statistics }
     /// Readable when the zygote ended or has said something: then call `look()`. -1 while there is none; another one for each.
     ///
     /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is then

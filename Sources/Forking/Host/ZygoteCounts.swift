@@ -11,13 +11,13 @@ struct ZygoteCounts {
     ///
     /// Threads take answers in any order: what an older one tells is known already. And it came by way of a child, which may
     /// have made it up: what cannot be is not believed.
-    mutating func take(_ told: ZygoteTally) -> ZygoteWork {
+    mutating func take(_ told: ZygoteTally) -> Zygote.Work {
         guard (tally.forked...ordered).contains(told.forked), (tally.reaped...ordered).contains(told.reaped),
             (0...ordered).contains(told.alive), told.reaping >= tally.reaping,
             told.reaping <= (.now - startedAt).inNanoseconds
-        else { return ZygoteWork() }
+        else { return Zygote.Work() }
         defer { tally = told }
-        return ZygoteWork(
+        return Zygote.Work(
             forks: Int(told.forked - tally.forked), reaped: Int(told.reaped - tally.reaped),
             reapTime: .nanoseconds(told.reaping - tally.reaping))
     }

@@ -36,7 +36,7 @@ final class ZygoteLink: Sendable {
         /// Those that run since just now: what they have to send is sent without the lock.
         var started: [Ticket] = []
         var counts = ZygoteCounts()
-        var events: [ZygoteEvent] = []
+        var events: [Zygote.Event] = []
     }
 
     /// Forks the first zygote, and waits until it is ready.
@@ -156,9 +156,9 @@ final class ZygoteLink: Sendable {
         let duration = Instant.now - begun
         change { state in
             let place = state.queue.finish(id)
-            var work = ZygoteWork()
+            var work = Zygote.Work()
             if let message, place?.generation == state.queue.generation { work = state.counts.take(message.head.tally) }
-            let report = ZygoteCallReport(
+            let report = Zygote.CallReport(
                 handler: name, failure: failure, duration: duration, waited: place.map { $0.since - begun },
                 forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
                 usage: message.map { ResourceUsage($0.head.usage) }, work: work)
@@ -293,9 +293,9 @@ final class ZygoteLink: Sendable {
         }
     }
 
-    var statistics: ZygoteStatistics {
+    var statistics: Zygote.Statistics {
         change { state in
-            ZygoteStatistics(
+            Zygote.Statistics(
                 running: state.queue.runningCount, waiting: state.queue.waiting.count,
                 children: Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
@@ -305,7 +305,7 @@ final class ZygoteLink: Sendable {
 
     /// Changes the state; sends, and tells of what happened, when it is unlocked again.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
-        var events: [ZygoteEvent] = []
+        var events: [Zygote.Event] = []
         var started: [Ticket] = []
         defer {
             started.forEach { $0.channel.send() }

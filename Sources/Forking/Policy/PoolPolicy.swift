@@ -25,7 +25,7 @@ struct PoolPolicy {
     }
 
     enum Action {
-        case observe(PreforkEvent)
+        case observe(PreforkServer.Event)
         case fork
         case drain(ProcessID)
         /// It has been asked to drain, and takes too long.
@@ -139,7 +139,7 @@ struct PoolPolicy {
 
     /// Its time to drain is over, unless it serves a request whose own timeout leaves it more: one that came before that.
     private mutating func endDrain(
-        _ index: Int, _ reason: DrainReason, since: Instant, _ now: Instant, _ actions: inout [Action]
+        _ index: Int, _ reason: PreforkServer.DrainReason, since: Instant, _ now: Instant, _ actions: inout [Action]
     ) {
         let worker = workers[index]
         let last = since + rules.drainTimeout + rules.drainTimeout
@@ -193,7 +193,7 @@ struct PoolPolicy {
     }
 
     private mutating func drain(
-        _ index: Int, because reason: DrainReason, _ now: Instant, _ actions: inout [Action]
+        _ index: Int, because reason: PreforkServer.DrainReason, _ now: Instant, _ actions: inout [Action]
     ) {
         workers[index].state = .draining(reason, since: now, until: now + rules.drainTimeout)
         let worker = workers[index]
@@ -329,7 +329,7 @@ extension PoolPolicy {
         return true
     }
 
-    private func meaning(of exit: ChildExit, _ worker: PoolWorker, _ now: Instant) -> WorkerEnd {
+    private func meaning(of exit: ChildExit, _ worker: PoolWorker, _ now: Instant) -> PreforkServer.WorkerEnd {
         if worker.hasFailed { return .failedStart }
         switch worker.state {
         case .draining(let reason, _, _): return worker.isFailedStart(reason, now) ? .failedStart : .expected

@@ -8,9 +8,9 @@ struct PoolWorker {
         case starting(until: Instant)
         case ready
         /// It was asked to drain, or drains of its own.
-        case draining(DrainReason, since: Instant, until: Instant)
+        case draining(PreforkServer.DrainReason, since: Instant, until: Instant)
         /// It was sent a signal that ends it, as it was stuck or took too long to drain, and gets SIGKILL then.
-        case ending(DrainReason?, killAt: Instant)
+        case ending(PreforkServer.DrainReason?, killAt: Instant)
         case killed
     }
 
@@ -22,7 +22,7 @@ struct PoolWorker {
     let retiresAt: Instant?
     var state: State
     /// It is to drain for this reason as soon as there is another in its place.
-    var leaving: DrainReason?
+    var leaving: PreforkServer.DrainReason?
     /// As of the last look.
     var snapshot: WorkerSnapshot
     /// It drained of its own before it had done anything, which was counted as a failure.
@@ -67,7 +67,7 @@ struct PoolWorker {
     }
 
     /// Whether it drains of its own and has done nothing, so that another in its place would do the same at once.
-    func isFailedStart(_ reason: DrainReason, _ now: Instant) -> Bool {
+    func isFailedStart(_ reason: PreforkServer.DrainReason, _ now: Instant) -> Bool {
         switch reason {
         case .signalled where !snapshot.isReady: true
         case .signalled, .retired: snapshot.requests == 0 && now - startedAt < .seconds(1)

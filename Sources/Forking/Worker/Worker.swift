@@ -115,7 +115,7 @@ public final class Worker: Sendable {
 
     /// Serves one client after the other until it should drain.
     func serve(
-        _ configuration: PreforkServer.Configuration, _ hooks: PreforkHooks,
+        _ configuration: PreforkServer.Configuration, _ hooks: PreforkServer.Hooks,
         _ handler: (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
         let lingering = Lingering()

@@ -29,7 +29,7 @@ public final class PreforkServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
-    public var hooks: PreforkHooks
+    public var hooks: PreforkServer.Hooks
     /// Stops the server from any thread; it may outlive it.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The workers, and whatever else is forked in it.
@@ -65,7 +65,7 @@ public final class PreforkServer {
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: PreforkHooks = PreforkHooks(), handler: @escaping (inout Connection, Worker) throws -> Void
+        hooks: PreforkServer.Hooks = PreforkServer.Hooks(), handler: @escaping (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
@@ -77,13 +77,13 @@ public final class PreforkServer {
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: PreforkHooks = PreforkHooks(), worker body: @escaping (Worker) throws -> Void
+        hooks: PreforkServer.Hooks = PreforkServer.Hooks(), worker body: @escaping (Worker) throws -> Void
     ) throws(ForkingError) {
         try self.init(listener, configuration, hooks, .body(body))
     }
 
     private init(
-        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: PreforkHooks,
+        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: PreforkServer.Hooks,
         _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()

@@ -8,7 +8,7 @@ extension ForkingServer {
     public struct Configuration: Sendable {
         /// How many children there are at once, at least 1. Further clients wait in the kernel's queue.
         public var maxChildren = 40
-        /// How long without a new client until `ServerHooks.handleTimeout` runs; nil: never.
+        /// How long without a new client until `ForkingServer.Hooks.handleTimeout` runs; nil: never.
         public var idleTimeout: Duration? = .seconds(300)
         /// How long one connection may take; then its child gets SIGTERM, and `killAfter` later SIGKILL, each with its
         /// process group. Nil: as long as it likes.

@@ -23,7 +23,7 @@ public final class ForkingServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
-    public var hooks: ServerHooks
+    public var hooks: ForkingServer.Hooks
     /// Stops the server from any thread; it may outlive it.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
@@ -60,7 +60,7 @@ public final class ForkingServer {
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ServerHooks = ServerHooks(),
+        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
         handler: @escaping (inout Connection) throws -> Void
     ) throws(ForkingError) {
         guard !listener.isDatagram else {
@@ -76,7 +76,7 @@ public final class ForkingServer {
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
     public convenience init(
         datagrams listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ServerHooks = ServerHooks(), handler: @escaping (Datagram) throws -> Void
+        hooks: ForkingServer.Hooks = ForkingServer.Hooks(), handler: @escaping (Datagram) throws -> Void
     ) throws(ForkingError) {
         guard listener.isDatagram else {
             throw .invalid("the listener on \(listener.address) is not for datagrams: use init(_:)")
@@ -93,7 +93,7 @@ public final class ForkingServer {
     ///   than children, each of which takes one here; `.system`.
     public convenience init(
         programs listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ServerHooks = ServerHooks(),
+        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
         program: @escaping (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
         guard !listener.isDatagram else {
@@ -114,7 +114,7 @@ public final class ForkingServer {
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be; `.system`.
     public convenience init(
         lending listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ServerHooks = ServerHooks(),
+        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
         program: @escaping (SocketAddress) throws(ForkingError) -> Program
     ) throws(ForkingError) {
         try configuration.checkDescriptors()
@@ -122,7 +122,7 @@ public final class ForkingServer {
     }
 
     private init(
-        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ServerHooks, _ service: Service
+        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ForkingServer.Hooks, _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()
         childOptions = configuration.childOptions

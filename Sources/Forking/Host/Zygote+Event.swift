@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+extension Zygote {
+    /// What happens between a host and its zygote, as the host sees it.
+    public enum Event: Sendable {
+        /// A zygote was started; the first one is ready by then.
+        case started(ProcessID)
+        /// It has ended, unasked: so, and after so many failures in a row the next one is started after this time (zero: at once).
+        case lost(ProcessID, ExitStatus, failures: Int, pause: Duration)
+        /// No zygote could be started; it is tried again.
+        case startFailed(ForkingError)
+        /// A call has one of the places: the zygote was told to fork its child.
+        case began(handler: String)
+        /// A call was turned away, as too many wait.
+        case refused(handler: String)
+        /// A call has ended.
+        case finished(Zygote.CallReport)
+        /// It has ended, as it was asked to.
+        case ended(ProcessID)
+
+        /// Whether a person should see it.
+        public var isTrouble: Bool { severity >= .warning }
+
+        /// How bad it is. A call whose child crashed, or could not be had, is a warning, though whoever called is told, too.
+        public var severity: EventSeverity {
+            switch self {
+            case .started, .ended: .info
+            case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
+            case .startFailed: .error
+            case .began, .refused: .debug
+            case .finished(let report):
+                switch report.failure {
+                case .ended(.killed(.brokenPipe, _)): .debug  // its client left first, as clients do
+                case .ended, .deadline, .limitRefused, .system, .invalid: .warning
+                case nil, .threw, .cancelled, .full, .lost, .shutDown, .noHandler: .debug
+                }
+            }
+        }
+    }
+}
+
+extension Zygote {
+    /// A call has ended.
+    public struct CallReport: Sendable {
+        /// The handler's name.
+        public let handler: String
+        /// Why it has no answer; nil if it has.
+        public let failure: ZygoteError?
+        /// From its begin to its answer, waiting included.
+        public let duration: Duration
+        /// How long it waited for a place; nil if it never had one, and so no child.
+        public let waited: Duration?
+        /// From its order's arrival in the zygote to its child's first step; nil if the child told nothing.
+        public let forkTime: Duration?
+        /// What the child had used when it answered, or ended; nil if that is not known.
+        public let usage: ResourceUsage?
+        /// What the zygote has done since the report before this one, as far as it has told.
+        public let work: Zygote.Work
+    }
+}
+
+extension Zygote {
+    /// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last answer, before
+    /// it was lost, is not told at all.
+    public struct Work: Hashable, Sendable {
+        /// Children that it forked.
+        public var forks = 0
+        /// Children that it reaped.
+        public var reaped = 0
+        /// What it took to reap them, in all.
+        public var reapTime = Duration.zero
+    }
+}
+
+extension Zygote {
+    /// What a zygote has done. Children and times as of the last answer.
+    public struct Statistics: Hashable, Sendable {
+        /// Calls that have a place now.
+        public var running = 0
+        /// Calls that wait for one.
+        public var waiting = 0
+        /// Children that were alive.
+        public var children = 0
+        /// Children forked since the zygote began.
+        public var forks = 0
+        /// Children reaped since it began.
+        public var reaped = 0
+        /// What it took to reap them, in all.
+        public var reapTime = Duration.zero
+    }
+}
+
+extension Zygote.Event: CustomStringConvertible {
+    /// One line for people, without a newline.
+    public var description: String {
+        switch self {
+        case .started(let pid): "zygote \(pid) started"
+        case .lost(let pid, let status, _, .zero): "zygote \(pid) \(status); the next one is started at once"
+        case .lost(let pid, let status, let failures, let pause):
+            "zygote \(pid) \(status), \(failures) in a row; the next one is started after \(pause.inSeconds)"
+        case .startFailed(let error): "no zygote could be started: \(error)"
+        case .began(let handler): "a call of '\(handler)' has a place"
+        case .refused(let handler): "a call of '\(handler)' was refused, as too many wait"
+        case .finished(let report):
+            "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"
+        case .ended(let pid): "zygote \(pid) has ended"
+        }
+    }
+}
