@@ -10,7 +10,8 @@ public import SystemPackage
 extension Zygote {
     /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.
     ///
-    /// - Parameters: as `begin`.
+    /// The parameters are those of `begin`.
+    ///
     /// - Throws: `ZygoteError`, which tells what became of the call; `.cancelled` if the task was.
     public func run(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,

@@ -20,7 +20,8 @@ extension Zygote.Handlers {
 extension Zygote {
     /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.
     ///
-    /// - Parameters: as `begin`.
+    /// `deadline`, `limits` and `maxReplyBytes` are those of `begin`.
+    ///
     /// - Throws: `ZygoteError`; an `EncodingError`, or a `DecodingError` if the answer is no `Output`.
     public func run<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,

@@ -52,7 +52,9 @@ public struct WorkerService: Service {
     private let worker: Worker
     private let body: @Sendable () async throws -> Void
 
-    /// - Parameter body: what it does. It returns when the worker has drained.
+    /// - Parameters:
+    ///   - worker: the worker whose drain it follows.
+    ///   - body: what it does. It returns when the worker has drained.
     public init(_ worker: Worker, _ body: @escaping @Sendable () async throws -> Void) {
         self.worker = worker
         self.body = body

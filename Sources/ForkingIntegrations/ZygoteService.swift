@@ -24,7 +24,9 @@ public struct ZygoteService: Service {
 
     /// Of a zygote that was started before.
     ///
-    /// - Parameter deadline: how long the last calls may take on graceful shutdown; then they are killed.
+    /// - Parameters:
+    ///   - zygote: the zygote.
+    ///   - deadline: how long the last calls may take on graceful shutdown; then they are killed.
     public init(_ zygote: Zygote, deadline: Duration = .seconds(30)) {
         self.zygote = zygote
         self.deadline = deadline

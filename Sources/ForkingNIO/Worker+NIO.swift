@@ -68,7 +68,10 @@ extension Worker {
     /// The same with channel handlers alone: blocks the calling thread, and starts nothing of Concurrency. For the
     /// worker's body, never for an event loop.
     ///
-    /// - Parameter setup: adds the connection's handlers, on its event loop.
+    /// - Parameters:
+    ///   - group: the event loops, which the caller shuts down. By default one loop.
+    ///   - limits: how long a client of HTTP may take to send a request's head, and how long it may be idle.
+    ///   - setup: adds the connection's handlers, on its event loop.
     public func serve(
         on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>

@@ -16,7 +16,7 @@ public struct Credentials: Hashable, Sendable {
     /// All others; none of the parent's stay. setgroups(2).
     public var supplementaryGroups: [UInt32]
 
-    /// - Parameters: numbers, as the kernel knows them.
+    /// Of numbers, as the kernel knows them.
     public init(user: UInt32, group: UInt32, supplementaryGroups: [UInt32] = []) {
         self.user = user
         self.group = group

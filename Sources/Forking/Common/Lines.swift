@@ -15,7 +15,9 @@ public enum Lines {
     /// What is longer than PIPE_BUF (4096 bytes) is cut. Characters that could end the line, or steer a terminal, are spelled
     /// out. Any process and thread; it raises no signal: neither SIGPIPE nor SIGXFSZ, nor SIGTTOU under `stty tostop`.
     ///
-    /// - Parameter descriptor: a pipe, a terminal, a socket, a file; the latter takes as long as its disk.
+    /// - Parameters:
+    ///   - text: the line, without a newline.
+    ///   - descriptor: a pipe, a terminal, a socket, a file; the latter takes as long as its disk.
     public static func tell(_ text: String, on descriptor: FileDescriptor = .standardError) {
         var text = SocketAddress.printable(text, atMost: longest)
         text.withUTF8 { bytes in

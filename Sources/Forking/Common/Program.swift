@@ -16,8 +16,11 @@ public struct Program: Sendable {
     /// Whether it has the connection on descriptor 2 as well, rather than ours: some say there what their clients are to read.
     public var isStandardErrorConnected = false
 
-    /// - Parameter environment: by default that of this process, as it is now, without what a service manager said to this
-    ///   process alone.
+    /// - Parameters:
+    ///   - path: where it is.
+    ///   - arguments: its own name first.
+    ///   - environment: by default that of this process, as it is now, without what a service manager said to this
+    ///     process alone.
     public init(path: FilePath, arguments: CStrings, environment: CStrings = .environment) {
         self.path = path
         self.arguments = arguments

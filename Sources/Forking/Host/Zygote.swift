@@ -57,7 +57,9 @@ public final class Zygote: Sendable {
     ///
     /// In a process that was started to be a new zygote, `main` comes no further than here.
     ///
-    /// - Parameter register: says what the zygote can do. Runs here, before the fork.
+    /// - Parameters:
+    ///   - configuration: how much there can be at once, and who is told.
+    ///   - register: says what the zygote can do. Runs here, before the fork.
     /// - Throws: `ForkingError.threads`, with their number, if this process has more than one thread already; `.invalid` for the
     ///   configuration, or with what `prewarm` threw; `.system`.
     public static func start(

@@ -79,8 +79,10 @@ extension Zygote {
 
         /// An answer; of nothing, if nothing is said.
         ///
-        /// - Parameter descriptors: these are passed on, and are the reply's from now on. The call has to expect so many:
-        ///   `expecting` of `begin`.
+        /// - Parameters:
+        ///   - bytes: the answer itself.
+        ///   - descriptors: these are passed on, and are the reply's from now on. The call has to expect so many:
+        ///     `expecting` of `begin`.
         public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
             self.bytes = bytes
             owned = descriptors.isEmpty ? nil : OwnedDescriptors(descriptors, areStrangers: false)

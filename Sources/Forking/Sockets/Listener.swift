@@ -85,7 +85,9 @@ public struct Listener: ~Copyable {
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
     /// it is this listener's, which closes it, but never removes its file.
     ///
-    /// - Parameter acceptsDescriptors: see `Options.acceptsDescriptors`.
+    /// - Parameters:
+    ///   - descriptor: the socket.
+    ///   - acceptsDescriptors: see `Options.acceptsDescriptors`.
     /// - Throws: `ForkingError.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
     ///   that is not bound; it then stays its owner's.
     public init(adopting descriptor: FileDescriptor, acceptsDescriptors: Bool = false) throws(ForkingError) {

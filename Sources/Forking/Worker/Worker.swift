@@ -58,7 +58,9 @@ public final class Worker: Sendable {
 
     /// A request has begun: it is counted, and the worker is busy until each that has begun has ended.
     ///
-    /// - Parameter isLimited: whether `PreforkServer.Configuration.requestLimit` is for it.
+    /// - Parameters:
+    ///   - peer: whose request it is.
+    ///   - isLimited: whether `PreforkServer.Configuration.requestLimit` is for it.
     /// - Returns: its number, for `requestEnded(_:)`.
     @discardableResult
     public func requestBegan(from peer: SocketAddress? = nil, isLimited: Bool = true) -> Int {

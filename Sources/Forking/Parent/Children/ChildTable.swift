@@ -64,6 +64,7 @@ public final class ChildTable {
 
     /// - Parameters:
     ///   - limit: how many children there can be at once, at least 1.
+    ///   - reaping: how the table learns that a child has ended.
     ///   - onExit: see the property.
     /// - Throws: `ForkingError.invalid` for the limit, or if the process cannot give what `reaping` needs; `.system`.
     public init(
@@ -136,7 +137,10 @@ public final class ChildTable {
     /// they had a handler when the table first forked. It never returns from `body` into the parent's code; stdio is
     /// flushed at its end. A trap in `body` ends the child alone.
     ///
-    /// - Parameter peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
+    /// - Parameters:
+    ///   - peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
+    ///   - options: how the child is set up and bounded.
+    ///   - body: runs in the child.
     /// - Throws: `ForkingError.full`; `.threads` if this process has more than one thread and `options` do not allow it;
     ///   `.system` if the kernel refuses (EAGAIN, ENOMEM).
     @discardableResult

@@ -60,8 +60,12 @@ public final class PreforkServer {
 
     /// A pool whose workers serve one connection after the other.
     ///
-    /// - Parameter handler: runs in a worker for each connection, which is closed when it returns or throws. One that serves
-    ///   several requests on a connection looks at `Worker.isDraining` between them.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - handler: runs in a worker for each connection, which is closed when it returns or throws. One that serves
+    ///     several requests on a connection looks at `Worker.isDraining` between them.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
@@ -72,8 +76,12 @@ public final class PreforkServer {
 
     /// A pool whose workers serve on the listeners by themselves: with an event loop, with threads.
     ///
-    /// - Parameter body: runs in a worker. It says `Worker.ready()` once it serves, and returns when it was asked to drain
-    ///   and has done so; the process then ends with status 0, or with 1 if it throws.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - body: runs in a worker. It says `Worker.ready()` once it serves, and returns when it was asked to drain
+    ///     and has done so; the process then ends with status 0, or with 1 if it throws.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),

@@ -56,7 +56,11 @@ public final class ForkingServer {
 
     /// A server of connections.
     ///
-    /// - Parameter handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
@@ -72,7 +76,11 @@ public final class ForkingServer {
     /// A server of datagrams. Children have no part in the server's socket: what they answer, the parent sends while it serves,
     /// or collects its children.
     ///
-    /// - Parameter handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
     public convenience init(
         datagrams listener: consuming Listener, configuration: Configuration = Configuration(),
@@ -87,8 +95,12 @@ public final class ForkingServer {
     /// A server that executes a program for each connection, on its descriptors 0 and 1; 2 is inherited. See
     /// `ChildTable.spawn`.
     ///
-    /// - Parameter program: says which, and with which variables. Runs in the parent, for each client that was accepted,
-    ///   again for one that had to wait for descriptors; when it throws, the client is sent away.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - program: says which, and with which variables. Runs in the parent, for each client that was accepted,
+    ///     again for one that had to wait for descriptors; when it throws, the client is sent away.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
     ///   than children, each of which takes one here; `.system`.
     public convenience init(
@@ -110,7 +122,11 @@ public final class ForkingServer {
     /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one, longer
     /// each time. At a stop a program may go on for `Configuration.drain`, and takes who comes meanwhile.
     ///
-    /// - Parameter program: says which, for a listener's address. Runs in the parent.
+    /// - Parameters:
+    ///   - listener: where clients come to; the server's from now on.
+    ///   - configuration: how it behaves.
+    ///   - hooks: what runs besides; `hooks` can be set later, too.
+    ///   - program: says which, for a listener's address. Runs in the parent.
     /// - Throws: `ForkingError.invalid` for a configuration that cannot be; `.system`.
     public convenience init(
         lending listener: consuming Listener, configuration: Configuration = Configuration(),

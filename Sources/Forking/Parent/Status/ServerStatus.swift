@@ -86,7 +86,9 @@ public struct ServerStatus: Hashable, Sendable {
 extension ServerStatus {
     /// Asks a server by its control socket. Any process but the server's own, which would wait for itself.
     ///
-    /// - Parameter timeout: how long to wait for an answer, which comes between two turns of the server's loop.
+    /// - Parameters:
+    ///   - address: the control socket's.
+    ///   - timeout: how long to wait for an answer, which comes between two turns of the server's loop.
     /// - Throws: `ForkingError.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where nobody
     ///   listens, EACCES where one may not; `.timedOut`; `.invalid` if what answers is no such server, or does not answer
     ///   this user.
