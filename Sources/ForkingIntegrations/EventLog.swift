@@ -95,7 +95,7 @@ extension ChildTrouble {
     var message: Logger.Message {
         switch self {
         case .held: "ended, but cannot be reaped, as another process traces it"
-        case .notPermitted: "cannot be ended, as it has other credentials"
+        case .notPermitted: "cannot be ended, as it runs as another user"
         }
     }
 
@@ -126,7 +126,7 @@ extension PreforkServer.Event {
         case .resized: "number of workers changed"
         case .replacing: "replacing all workers"
         case .replaced: "all workers were replaced"
-        case .replacingFailed: "the workers stay, as no new one could be had"
+        case .replacingFailed: "the reload has failed, and the old workers stay"
         case .upgrading: "upgrading: started a new program"
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"

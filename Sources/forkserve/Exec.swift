@@ -47,7 +47,8 @@ struct Exec: ParsableCommand {
         try options.check()
         try program.check()
         guard !program.wait || !common.sockets.noDelay else {
-            throw ValidationError("--no-delay is for a client's connection, and --wait gives none: use one of them")
+            throw ValidationError(
+                "--no-delay cannot be used with --wait: the program gets the listening socket, not a connection")
         }
         guard commandCount > 0 else { throw ValidationError("no program to run: expected \(Self.form)") }
         do throws(ForkingError) {
@@ -99,11 +100,12 @@ struct ProgramOptions: ParsableArguments {
     func check() throws {
         guard wait || !udp else {
             throw ValidationError(
-                "--udp is for --wait, which gives the program the socket: a datagram is no connection")
+                "--udp needs --wait: datagrams have no connection to give to a program")
         }
         guard !wait || !stderrToClient else {
             throw ValidationError(
-                "--stderr-to-client is for a client's connection, and --wait gives none: use one of them")
+                "--stderr-to-client cannot be used with --wait: the program gets the listening socket, not a connection"
+            )
         }
     }
 }

@@ -28,9 +28,9 @@ enum OptionNames {
     private static let beginnings = [
         (
             "a child cannot have the credentials and the oomScore that it is to have",
-            "--user and --oom-score-adj cannot be as asked for"
+            "--user or --oom-score-adj cannot be set"
         ),
-        ("containment is .descendants", "to keep what programs start together (else say --leave-daemons)"),
+        ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
         ("a time limit of", "a --timeout of"), ("a backlog of", "a --backlog of"), ("a keepAlive ", "a --keepalive "),
         ("a userTimeout ", "a --user-timeout "),
     ]

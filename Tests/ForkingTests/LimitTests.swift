@@ -60,7 +60,7 @@ struct LimitTests {
         try server.event("hangup")
         let waiting = try server.client()
         try waiting.send("hello\n")
-        try server.event("clients wait: accept", "Too many open files")
+        try server.event("new clients wait until this has passed: accept", "Too many open files")
         for _ in 0..<4 { try server.event("idle") }
         try served.echo("still here")
         server.signal(SIGHUP)
@@ -112,7 +112,7 @@ struct LimitTests {
         try server.event("shortage begins")
         let waiting = try server.client()
         try waiting.send("hello\n")
-        try server.event("clients wait: fork", "Resource temporarily unavailable")
+        try server.event("new clients wait until this has passed: fork", "Resource temporarily unavailable")
         try served.echo("still here")
         #expect(!waiting.hasAnswer)
         server.signal(SIGUSR2)

@@ -39,6 +39,23 @@ struct ListenerTests {
 
     // MARK: TCP
 
+    @Test("one that was shut down listens again, for as many in its queue as before") func listensAgain() throws {
+        var options = Listener.Options()
+        options.backlog = 7
+        let listener = try Listener(anywhere, options: options)
+        let descriptor = listener.descriptor.rawValue
+        func backlog() throws -> UInt32 {
+            var (info, length) = (tcp_info(), socklen_t(MemoryLayout<tcp_info>.size))
+            try expect(getsockopt(descriptor, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0, "getsockopt")
+            return info.tcpi_sacked  // of a listening socket: see tcp_diag.c
+        }
+        #expect(try backlog() == 7)
+        #expect(try !listener.listenAgain())
+        shutdown(descriptor, Int32(SHUT_RD))
+        #expect(try listener.listenAgain())
+        #expect(try backlog() == 7)
+    }
+
     @Test("port 0 gives a port that can be connected to", arguments: ["127.0.0.1:0", "[::1]:0"])
     func chosenPort(_ text: String) throws {
         let listener = try Listener(SocketAddress(parsing: text))

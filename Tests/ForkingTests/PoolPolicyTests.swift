@@ -132,7 +132,8 @@ extension WorkerSnapshot {
         var pool = Played.serving(2)
         #expect(pool.replaceAll() == ["replacing all workers", "worker 103 forked, number 2"])
         let told = pool.end(103, .exited(code: 1))
-        #expect(told.contains { $0.hasPrefix("the workers stay: ") } && told.contains("reloaded"), "\(told)")
+        #expect(told.contains { $0.hasPrefix("the reload has failed, and the old workers stay: ") }, "\(told)")
+        #expect(told.contains("reloaded"), "\(told)")
         #expect(pool.wait(.seconds(60)) == [] && pool.policy.workers.map(\.pid) == [101, 102])
     }
 

@@ -88,7 +88,7 @@ struct PreforkLifeTests {
         let before = pool.ready
         sign.put()
         pool.signal(SIGHUP)
-        try pool.event("the workers stay: the new worker", "exited with status 1")
+        try pool.event("the reload has failed, and the old workers stay: the new worker", "exited with status 1")
         try pool.client().echo("served meanwhile")
         #expect(pool.ready == before && pool.fewestReady == 2)
         sign.remove()
@@ -106,7 +106,7 @@ struct PreforkLifeTests {
         sign.put()
         pool.signal(SIGHUP)
         try pool.event("was not ready in time")
-        try pool.event("the workers stay")
+        try pool.event("the reload has failed, and the old workers stay")
         #expect(pool.ready == before && pool.fewestReady == 2)
         sign.remove()
         try pool.stop()
@@ -123,7 +123,7 @@ struct PreforkLifeTests {
         ).serving()
         sign.put()
         pool.signal(SIGHUP)
-        try pool.event("the workers stay: not prepared")
+        try pool.event("the reload has failed, and the old workers stay: not prepared")
         try pool.stop()
         var heard: [String] = []
         var bytes = [UInt8](repeating: 0, count: 4096)
@@ -139,7 +139,7 @@ struct PreforkLifeTests {
         let pool = try Pool("workers=2", "prepare-file=\(sign.path)").serving()
         sign.put()
         pool.signal(SIGHUP)
-        try pool.event("the workers stay: not prepared")
+        try pool.event("the reload has failed, and the old workers stay: not prepared")
         sign.remove()
         let before = pool.ready
         pool.signal(SIGHUP)

@@ -68,7 +68,7 @@ struct StatusTests {
         ])
     func garbage(line: String) {
         let text = text(of: whole).dropLast(4) + Array((line + "\nend\n").utf8)
-        #expect(refusal { try ServerStatus(text: Array(text)) } == "line 12 makes no sense")
+        #expect(refusal { try ServerStatus(text: Array(text)) } == "line 12 is not understood")
     }
 
     @Test("random damage is read or refused, and no more")

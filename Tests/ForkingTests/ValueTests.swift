@@ -143,7 +143,9 @@ struct DescriptionTests {
         #expect(Forking.ExitStatus.exited(code: 7).description == "exited with status 7")
         #expect(Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false).description == "killed by SIGSEGV")
         #expect(Forking.ExitStatus.killed(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
-        #expect(Forking.ExitStatus.unknown.description == "ended, with a status unknown, as somebody else reaped it")
+        #expect(
+            Forking.ExitStatus.unknown.description
+                == "ended, and its exit status is unknown, as other code in this process waited for it")
     }
 
     private func exit(
@@ -161,7 +163,7 @@ struct DescriptionTests {
         #expect(exit(crash).description == "child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s")
         #expect(
             exit(crash, .timeLimit, peer: nil, isLeftover: true).description
-                == "what a child left, 4711: killed by SIGILL at its time limit after 0.012 s")
+                == "process 4711, which a child left: killed by SIGILL at its time limit after 0.012 s")
         #expect(exit(.exited(code: 3), peer: nil).description == "child 4711: exited with status 3 after 0.012 s")
         #expect(exit(crash, .timeLimit, peer: nil).description.contains("killed by SIGILL at its time limit after"))
         #expect(exit(crash, .stopped, peer: nil).description.contains("killed by SIGILL as the server stops after"))
@@ -182,19 +184,19 @@ struct DescriptionTests {
             (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
             (.refused(peer), "refused [::1]:5", false),
             (.verifyFailed(peer, refusal), "refused [::1]:5, as the verify hook failed: \(refusal)", true),
-            (.forkFailed(peer, refusal), "sent [::1]:5 away: \(refusal)", true),
-            (.shortage(refusal), "clients wait: \(refusal)", true),
+            (.forkFailed(peer, refusal), "client [::1]:5 was not served: \(refusal)", true),
+            (.shortage(refusal), "new clients wait until this has passed: \(refusal)", true),
             (.stopping(.drain), "stopping: draining", false),
             (.stopping(.terminate), "stopping: terminating the children that are left", false),
             (.stopping(.kill), "stopping: killing the children that are left", false),
             (.abandoned([3, 4]), "these children are left alive, as they could not be ended: [3, 4]", true),
             (
                 .trouble(.held(12, peer: peer)),
-                "child 12, peer [::1]:5: has ended, but cannot be reaped, as another process traces it", true
+                "child 12, peer [::1]:5: has ended, but cannot be reaped, as a debugger or tracer holds it", true
             ),
             (
                 .trouble(.notPermitted(12, peer: nil)),
-                "child 12: cannot be ended, as it has other credentials: kill: Operation not permitted", true
+                "child 12: cannot be ended, as it runs as another user: kill: Operation not permitted", true
             ),
             (.ended(exit(.exited(code: 0))), exit(.exited(code: 0)).description, false),
             (.ended(exit(.exited(code: 1))), exit(.exited(code: 1)).description, false),

@@ -181,7 +181,7 @@ struct ExecTests {
         let script = "\(closingInherited); ulimit -n 64; exec '\(forkserveProgram)' exec --max-children"
         let (status, output, errors) = try outcome(["-c", "\(script) 41 127.0.0.1:0 -- cat"], program: "bash")
         #expect(status == 71 && output == "")
-        for text in ["forkserve: --max-children is 41, ", "the 64 allowed (ulimit -n)", "enough for 40"] {
+        for text in ["forkserve: --max-children is 41, ", "(ulimit -n) is 64", "enough for 40"] {
             #expect(errors.contains(text), "\(errors)")
         }
         #expect(errors.filter { $0 == "\n" }.count == 1, "\(errors)")

@@ -66,7 +66,7 @@ struct IdentityTests {
         let (status, output, errors) = try outcome(
             ["--bounding-set", "-all", forkserveProgram, "echo"] + options + ["127.0.0.1:0"], program: "setpriv")
         #expect(status == EX_OSERR && output == "")
-        #expect(errors == "forkserve: --user and --oom-score-adj cannot be as asked for, which takes root: \(reason)\n")
+        #expect(errors == "forkserve: --user or --oom-score-adj cannot be set, which takes root: \(reason)\n")
     }
 
     @Test("a program has the name that was asked for, and its client reads its stderr where that was")

@@ -35,7 +35,7 @@ struct OptionNamesTests {
             ("a keepAlive with idle 0.0 seconds cannot be", "a --keepalive with idle 0.0 seconds cannot be"),
             (
                 "containment is .descendants, which",
-                "to keep what programs start together (else say --leave-daemons), which"
+                "what programs start is kept track of (not with --leave-daemons), which"
             ),
             ("control a, drain b", "control a, drain b"), ("", ""),
             ("'maxAge is 5' is no address", "'maxAge is 5' is no address"),

@@ -220,7 +220,7 @@ struct PreforkUpgradeTests {
         lineage.first.send(SIGUSR2)
         try lineage.first.waitForError("upgrading: started")
         lineage.first.send(SIGUSR2)
-        try lineage.first.waitForError("still being started")
+        try lineage.first.waitForError("is still starting")
         try lineage.end()
     }
 

@@ -58,12 +58,12 @@ struct UsageTests {
         (["echo", "--user", "no such", "127.0.0.1:0"], ["--user: there is no user 'no such' in /etc/passwd"]),
         (["echo", "--user", "4000", "127.0.0.1:0"], ["say the group too, as in 4000:4000"]),
         (["echo", "--oom-score-adj", "-1001", "127.0.0.1:0"], ["--oom-score-adj is -1001", "from -1000 to 1000"]),
-        (["exec", "--udp", "127.0.0.1:0", "--", "true"], ["--udp is for --wait"]),
+        (["exec", "--udp", "127.0.0.1:0", "--", "true"], ["--udp needs --wait"]),
         (
             ["exec", "--wait", "--stderr-to-client", "127.0.0.1:0", "--", "true"],
-            ["--stderr-to-client", "--wait gives none"]
+            ["--stderr-to-client", "cannot be used with --wait"]
         ),
-        (["exec", "--wait", "--no-delay", "127.0.0.1:0", "--", "true"], ["--no-delay", "--wait gives none"]),
+        (["exec", "--wait", "--no-delay", "127.0.0.1:0", "--", "true"], ["--no-delay", "cannot be used with --wait"]),
         (["echo", "nonsense"], ["'nonsense' is not an address", "127.0.0.1:7777"]),
         (["echo", "127.0.0.1"], ["'127.0.0.1' is not an address", "127.0.0.1:7777"]),
         (["echo", "127.0.0.1:"], ["not a port", "0 to 65535"]),

@@ -25,7 +25,7 @@ extension ExitStatus: CustomStringConvertible {
         switch self {
         case .exited(let code): "exited with status \(code)"
         case .killed(let signal, let dumpedCore): "killed by \(signal)" + (dumpedCore ? " (core dumped)" : "")
-        case .unknown: "ended, with a status unknown, as somebody else reaped it"
+        case .unknown: "ended, and its exit status is unknown, as other code in this process waited for it"
         }
     }
 }
@@ -91,9 +91,9 @@ extension ChildExit: CustomStringConvertible {
             case .timeLimit: " at its time limit"
             case .stopped: " as the server stops"
             }
-        let kind = isLeftover ? "what a \(kind) left," : kind
-        if let refusal { return "\(kind) \(pid)\(whom): its program cannot be executed: \(refusal)" }
-        return "\(kind) \(pid)\(whom): \(status)\(why) after \(duration.inSeconds)"
+        let child = isLeftover ? "process \(pid), which a \(kind) left" : "\(kind) \(pid)"
+        if let refusal { return "\(child)\(whom): its program cannot be executed: \(refusal)" }
+        return "\(child)\(whom): \(status)\(why) after \(duration.inSeconds)"
     }
 }
 

@@ -18,15 +18,15 @@ public enum ChildTrouble: Hashable, Sendable {
 }
 
 extension ChildTrouble: CustomStringConvertible {
-    /// `child 4711, peer 127.0.0.1:50000: has ended, but cannot be reaped, as another process traces it`
+    /// `child 4711, peer 127.0.0.1:50000: has ended, but cannot be reaped, as a debugger or tracer holds it`
     public var description: String { told(of: "child") }
 
     func told(of kind: String) -> String {
         switch self {
         case .held(let pid, let peer):
-            "\(kind) \(pid)\(Self.whom(peer)): has ended, but cannot be reaped, as another process traces it"
+            "\(kind) \(pid)\(Self.whom(peer)): has ended, but cannot be reaped, as a debugger or tracer holds it"
         case .notPermitted(let pid, let peer):
-            "\(kind) \(pid)\(Self.whom(peer)): cannot be ended, as it has other credentials: "
+            "\(kind) \(pid)\(Self.whom(peer)): cannot be ended, as it runs as another user: "
                 + "kill: Operation not permitted"
         }
     }

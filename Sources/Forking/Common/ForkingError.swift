@@ -50,7 +50,7 @@ extension ForkingError: CustomStringConvertible {
                 "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"
         case .crashLoop(let failures):
-            return "\(failures) workers in a row failed at their start: gave up"
+            return "gave up, as \(failures) workers in a row failed at their start"
         case .notEnded(let pids):
             return "stopped, but these processes could not be ended: \(pids)"
         case .timedOut:

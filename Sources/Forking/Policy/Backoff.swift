@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How long to wait before the next start of a worker, after starts that failed. Policy alone; the loop acts on it.
+/// How long to wait before the next start of a worker, a zygote or a program, after starts that failed. Policy alone; the loop acts on it.
 struct Backoff {
     /// The wait after one failure. Each further one doubles it.
     static let first = Duration.milliseconds(100)

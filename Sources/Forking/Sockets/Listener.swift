@@ -56,6 +56,7 @@ public struct Listener: ~Copyable {
     }
 
     let origin: Origin
+    private var backlog = Options().backlog
     /// Made by somebody else, who may go on with it.
     var isAdopted: Bool { origin != .made }
     /// Whether what comes may have descriptors attached that nobody here takes.
@@ -80,6 +81,7 @@ public struct Listener: ~Copyable {
         let (socket, file) = try Self.open(address, datagram, options)
         try self.init(
             socket, file, isDatagram: datagram, mayHoldRights: forkcore_takes_rights(socket.rawValue))
+        backlog = options.backlog
     }
 
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
@@ -171,10 +173,12 @@ public struct Listener: ~Copyable {
         guard !isAnothers else { return false }
         var again = false
         let code = address.withSockaddr {
-            forkcore_listen_again(socket.rawValue, $0, $1, Int32(clamping: Options().backlog), &again)
+            forkcore_listen_again(socket.rawValue, $0, $1, Int32(clamping: backlog), &again)
         }
         guard code != ESHUTDOWN else {
-            throw .invalid("somebody has shut down the listener on \(address), for good: nobody can connect any more")
+            throw .invalid(
+                "another process has shut down the listening socket on \(address), which cannot be mended: nobody can "
+                    + "connect any more")
         }
         try check(code, "listen \(address)")
         return again

@@ -160,7 +160,7 @@ extension PreforkServer.Event: CustomStringConvertible {
         case .resized(let count): "\(count) workers from now on"
         case .replacing: "replacing all workers"
         case .replaced: "all workers were replaced"
-        case .replacingFailed(let why): "the workers stay: \(why)"
+        case .replacingFailed(let why): "the reload has failed, and the old workers stay: \(why)"
         case .upgrading(let pid): ForkingServer.Event.upgrading(pid).description
         case .upgraded(let pid): ForkingServer.Event.upgraded(pid).description
         case .upgradeFailed(let why): ForkingServer.Event.upgradeFailed(why).description

@@ -84,9 +84,8 @@ extension ForkingServer {
             let allowed = Int(clamping: limit.rlim_cur)
             guard maxChildren > max(0, allowed - others) else { return }
             throw .invalid(
-                "maxChildren is \(maxChildren), and each child that is a program takes a descriptor here: with \(others) for "
-                    + "the server that is more than the \(allowed) allowed (ulimit -n), which are enough for \(max(0, allowed - others))"
-            )
+                "maxChildren is \(maxChildren), and the limit of descriptors (ulimit -n) is \(allowed), which are enough for "
+                    + "\(max(0, allowed - others)) children that are programs: lower the one or raise the other")
         }
 
         var childOptions: ChildOptions {

@@ -103,8 +103,8 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .ended(let exit): exit.description
         case .refused(let peer): "refused \(peer)"
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
-        case .forkFailed(let peer, let error): "sent \(peer) away: \(error)"
-        case .shortage(let error): "clients wait: \(error)"
+        case .forkFailed(let peer, let error): "client \(peer) was not served: \(error)"
+        case .shortage(let error): "new clients wait until this has passed: \(error)"
         case .upgrading(let pid): "upgrading: started \(pid)"
         case .upgraded(let pid): "upgraded: \(pid) serves now"
         case .upgradeFailed(let why): "not upgraded: \(why)"

@@ -8,8 +8,10 @@ extension ServerLoop {
     ///
     /// - Returns: why it was not; nil if it was.
     func upgrade(with listeners: [SharedListener], limit: Duration) -> UpgradeEvent? {
-        guard successor == nil else { return .failed("the one before is still being started") }
-        guard life.canBeReplaced else { return .failed("this program is still taking another's place") }
+        guard successor == nil else { return .failed("the program of an earlier SIGUSR2 is still starting") }
+        guard life.canBeReplaced else {
+            return .failed("this program has not fully started itself: send it again once it serves")
+        }
         let sockets = listeners.map { Handover.Socket(descriptor: $0.descriptor, origin: $0.listener.origin) }
         do throws(ForkingError) {
             successor = try Successor(

@@ -141,7 +141,9 @@ final class Successor {
         }
         if let failure = failIfLeft() { return failure }
         guard until <= now else { return nil }
-        let reason = word == nil ? "it has closed what it was to say on" : "it was not ready in time"
+        let reason =
+            word == nil
+            ? "it has closed its end of the socket without saying that it serves" : "it was not ready in time"
         abandon()
         return .failed("the new program, \(pid): \(reason)")
     }

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Three processes of an upgrade: the old program writes it, the child that becomes the new one passes it on, the new
+// one reads it.
 
 import CForkCore
 import Glibc

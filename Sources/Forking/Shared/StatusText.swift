@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The server, which is asked, and any process that asks.
 
 // A status as text, from one process to another: lines of words with a space between them, the first the line's key.
 //
@@ -86,7 +88,7 @@ extension ServerStatus {
         }
         var reader = StatusReader()
         for (index, line) in lines.enumerated().dropFirst() {
-            guard reader.take(line) else { throw .invalid("line \(index + 1) makes no sense") }
+            guard reader.take(line) else { throw .invalid("line \(index + 1) is not understood") }
         }
         guard let status = reader.status else { throw .invalid("a line is missing") }
         self = status

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The server, which is asked, and any process that asks.
 
 import CForkCore
 import Glibc
@@ -115,7 +117,8 @@ extension ServerStatus {
         case EAGAIN: throw .timedOut
         case ESHUTDOWN, ECONNRESET:
             throw .invalid(
-                "\(address) closed without an answer: it is no control socket, or its server is short of something")
+                "\(address) closed without an answer: it is no control socket, or its server lacks descriptors or memory"
+            )
         case EBADMSG, EMSGSIZE: throw .invalid("\(address) is not a control socket: something else answers there")
         case let code: throw .system(call: "recvmsg", Errno(rawValue: code))
         }
