@@ -3,11 +3,12 @@
 
 import PackageDescription
 
-// For all targets: what a module's interface shows of another module, and what a file uses of it, stands in its imports.
+// For all targets: what a module's interface shows of another module stands in its imports. Not MemberImportVisibility: a struct of
+// C's that Glibc and CForkCore both include belongs to whichever the compiler reads first, so that a file would build or not by the
+// order of other files.
 let swiftSettings: [SwiftSetting] = [
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),
-    .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
 // Not by unsafeFlags, with which no other package could depend on this one. SwiftPM leaves these out there.
@@ -175,4 +176,8 @@ let package = Package(
     cLanguageStandard: .c11
 )
 
-for target in package.targets { target.swiftSettings = swiftSettings }
+for target in package.targets {
+    // The interface of what tests share has types of C's.
+    let settings = target.name == "TestSupport" ? [.enableUpcomingFeature("ExistentialAny")] : swiftSettings
+    target.swiftSettings = (target.swiftSettings ?? []) + settings
+}

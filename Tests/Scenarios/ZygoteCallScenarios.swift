@@ -2,6 +2,7 @@
 //
 // Calls of a zygote: what they take and give, what becomes of them, and connections that are handed off.
 
+import CForkCore
 import Forking
 import Glibc
 import SystemPackage

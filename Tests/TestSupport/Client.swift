@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import Glibc
+import Glibc
 
 /// A client of a stream server, with a deadline on each read and write.
 public final class Client {

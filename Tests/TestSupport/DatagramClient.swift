@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import Glibc
+import Glibc
 
 /// A client of a datagram server, with a deadline on each read.
 public final class DatagramClient {
@@ -92,7 +92,7 @@ extension Client {
 }
 
 /// How many seconds of CPU a process has used.
-public func processorTime(of pid: pid_t) -> Double {
+public func processorTime(of pid: Int32) -> Double {
     guard let text = contents(of: "/proc/\(pid)/stat"), let end = text.lastIndex(of: ")") else { return 0 }
     let fields = text[text.index(end, offsetBy: 2)...].split(separator: " ")
     return Double(Int(fields[11])! + Int(fields[12])!) / Double(sysconf(Int32(_SC_CLK_TCK)))

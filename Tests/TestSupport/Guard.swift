@@ -44,7 +44,7 @@ enum Guard {
         let words: [String] = ["sh", "-c", script, "guard", "\(variable)=\(name)"]
         let arguments = words.map { strdup($0) } + [nil]
         defer { for string in arguments { free(string) } }
-        var pid: pid_t = 0
+        var pid: Int32 = 0
         return posix_spawnp(&pid, "sh", &actions, &attributes, arguments, environ) == 0
     }
 

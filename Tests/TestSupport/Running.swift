@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import CTestSupport
-public import Glibc
+import CTestSupport
+import Glibc
 import Synchronization
 
 /// A program under test, in a session of its own. When its deadline passes, or it goes away, all that it has started is
 /// killed, whatever session that is in: nothing a test started outlives it.
 public final class Running {
-    public let pid: pid_t
+    public let pid: Int32
     /// All of stdout and stderr read so far.
     public private(set) var output = ""
     public private(set) var errors = ""
@@ -61,7 +61,7 @@ public final class Running {
         let arguments = ([program] + arguments).map { strdup($0) } + [nil]
         let strings = variables.map { strdup("\($0)=\($1)") } + [nil]
         defer { for string in arguments + strings { free(string) } }
-        var pid: pid_t = 0
+        var pid: Int32 = 0
         let code = inheritance.withLock { _ in
             posix_spawnp(&pid, program, &actions, &attributes, arguments, strings)
         }
@@ -128,7 +128,7 @@ public final class Running {
     }
 
     /// What it has started, zombies included, but for the process that only waits for its end.
-    public var descendants: [pid_t] { family.filter { $0 != pid && !isWatcher($0) } }
+    public var descendants: [Int32] { family.filter { $0 != pid && !isWatcher($0) } }
 
     private func killAll() {
         while case let alive = family.filter({ $0 != pid || status == nil }), !alive.isEmpty {
@@ -179,10 +179,10 @@ public final class Running {
     private static let markVariable = "FORKING_TEST_RUN"
 
     /// It and what it has started: by its session, by its mark in the environment, and what descends from those.
-    private var family: [pid_t] {
+    private var family: [Int32] {
         var others = processes().compactMap { pid in Process(pid).map { (pid: pid, process: $0) } }
-        var members: Set<pid_t> = []
-        func move(_ belongs: ((pid: pid_t, process: Process)) -> Bool) -> Bool {
+        var members: Set<Int32> = []
+        func move(_ belongs: ((pid: Int32, process: Process)) -> Bool) -> Bool {
             let found = others.filter(belongs)
             members.formUnion(found.map(\.pid))
             others.removeAll { members.contains($0.pid) }
@@ -199,17 +199,17 @@ public final class Running {
 /// Reads /proc. What has ended and is process 1's to reap is gone: in a container that is often no init, and reaps nobody.
 public struct Process {
     public let state: Character
-    public let parent: pid_t
-    public let group: pid_t
-    public let session: pid_t
+    public let parent: Int32
+    public let group: Int32
+    public let session: Int32
 
-    public init?(_ pid: pid_t) {
+    public init?(_ pid: Int32) {
         guard let text = contents(of: "/proc/\(pid)/stat"), let end = text.lastIndex(of: ")") else { return nil }
         let fields = text[text.index(end, offsetBy: 2)...].split(separator: " ")
         state = fields[0].first!
-        parent = pid_t(fields[1])!
-        group = pid_t(fields[2])!
-        session = pid_t(fields[3])!
+        parent = Int32(fields[1])!
+        group = Int32(fields[2])!
+        session = Int32(fields[3])!
         if isZombie, parent == 1 { return nil }
     }
 
@@ -217,18 +217,20 @@ public struct Process {
 }
 
 /// Whether it is what a server starts to end its children, should it be killed.
-public func isWatcher(_ pid: pid_t) -> Bool { contents(of: "/proc/\(pid)/comm") == "forking-watch\n" }
+public func isWatcher(_ pid: Int32) -> Bool { contents(of: "/proc/\(pid)/comm") == "forking-watch\n" }
 
 /// All processes there are.
-public func processes() -> [pid_t] { entries(of: "/proc").compactMap { pid_t($0) } }
+public func processes() -> [Int32] { entries(of: "/proc").compactMap { Int32($0) } }
 
 /// How many descriptors this process, or another, has open.
-public func openDescriptors(of pid: pid_t = getpid()) -> [Int] {
+public func openDescriptors() -> [Int] { openDescriptors(of: getpid()) }
+
+public func openDescriptors(of pid: Int32) -> [Int] {
     // One of them is opendir's own, in our case.
     entries(of: "/proc/\(pid)/fd").compactMap { Int($0) }.filter { pid != getpid() || fcntl(Int32($0), F_GETFD) >= 0 }
 }
 
-private func describe(_ pid: pid_t) -> String {
+private func describe(_ pid: Int32) -> String {
     let command = contents(of: "/proc/\(pid)/cmdline")?.split(separator: "\0").joined(separator: " ") ?? ""
     return "\(pid) (\(Process(pid).map { String($0.state) } ?? "gone")) \(command)"
 }

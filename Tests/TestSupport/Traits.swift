@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Glibc
-public import Testing
+import Testing
 
 extension Trait where Self == ConditionTrait {
     /// The test needs a program that may not be there; `package` is what Debian calls the package that has it.
