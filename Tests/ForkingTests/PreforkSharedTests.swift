@@ -132,7 +132,7 @@ struct PreforkSharedTests {
         client.finishSending()
         try pool.event("stopping: draining")
         #expect(try pool.running.wait() == 1)
-        #expect(pool.running.errors.contains("somebody has shut down the listener on \(pool.address)"))
+        #expect(pool.running.errors.contains("another process has shut down the listening socket on \(pool.address)"))
         try pool.running.expectNothingAlive()
         #expect(access(directory.path + "/socket", F_OK) != 0)
     }

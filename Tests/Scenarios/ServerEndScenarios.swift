@@ -82,7 +82,7 @@ func listenerShutDown(_ address: String, lent: Bool = false) throws {
             try server.serve()
             throw Failure("it serves on")
         } catch let error as ForkingError {
-            try expect("\(error)".contains("for good"), "\(error)")
+            try expect("\(error)".contains("cannot be mended"), "\(error)")
         }
         return
     }
