@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-SETTLED = 20
+SETTLED = 20  # by then it has; what the parent does from then on is what it does for each client
 CLIENTS = 24  # the server settles after some; the last child is looked at
 ACCESS = re.compile(r"(?:I | [LSM]) +([0-9a-f]+),\d+$")
 EXECUTED = re.compile(r"I +([0-9a-f]+),\d+$")

@@ -191,10 +191,12 @@ def measure_pool(program):
 
 def measure_zygote(program):
     with started(program, "zygote", "nap", "0", "0", "1000", "1000") as host:
-        zygote = await_child(host.pid, lambda: None) if not children(host.pid) else children(host.pid)[0]
+        while not (zygotes := children(host.pid)):
+            pass
+        zygote = zygotes[0]
 
         def call():
-            before = []
+            before = [frames(zygote)]  # a child may be there after the first look
             child = await_child(zygote, lambda: before.append(frames(zygote)))
             return before[-2], child
 

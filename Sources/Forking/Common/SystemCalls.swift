@@ -4,8 +4,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write the call as its
-/// argument: errno is read here, and nowhere else in Swift, before anything can change it. Any process.
+/// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write it right behind
+/// that call, or around it: errno is read here, and nowhere else in Swift. Any process.
 package func failure(of result: some SignedInteger) -> Int32 {
     let code = errno
     return result < 0 ? code : 0

@@ -14,7 +14,7 @@ extension Zygote {
         /// A call was turned away, as too many wait.
         case refused(handler: String)
         /// A call has ended.
-        case finished(Zygote.CallReport)
+        case finished(CallReport)
         /// It has ended, as it was asked to.
         case ended(ProcessID)
 
@@ -37,9 +37,7 @@ extension Zygote {
             }
         }
     }
-}
 
-extension Zygote {
     /// A call has ended.
     public struct CallReport: Sendable {
         /// The handler's name.
@@ -55,11 +53,9 @@ extension Zygote {
         /// What the child had used when it answered, or ended; nil if that is not known.
         public let usage: ResourceUsage?
         /// What the zygote has done since the report before this one, as far as it has told.
-        public let work: Zygote.Work
+        public let work: Work
     }
-}
 
-extension Zygote {
     /// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last answer, before
     /// it was lost, is not told at all.
     public struct Work: Hashable, Sendable {
@@ -70,9 +66,7 @@ extension Zygote {
         /// What it took to reap them, in all.
         public var reapTime = Duration.zero
     }
-}
 
-extension Zygote {
     /// What a zygote has done. Children and times as of the last answer.
     public struct Statistics: Hashable, Sendable {
         /// Calls that have a place now.

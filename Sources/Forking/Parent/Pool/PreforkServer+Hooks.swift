@@ -15,7 +15,7 @@ extension PreforkServer {
         public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
         /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print` says is
         /// late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell` does neither.
-        public var observe: (PreforkServer.Event) -> Void = { event in
+        public var observe: (Event) -> Void = { event in
             if event.isTrouble { Lines.tell(event.description) }
         }
         /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool has a
@@ -25,9 +25,7 @@ extension PreforkServer {
         /// The defaults: what goes wrong is said on stderr.
         public init() {}
     }
-}
 
-extension PreforkServer {
     /// What happens in a pool, as its parent sees it.
     public enum Event: Sendable {
         /// All workers are ready for the first time.
@@ -37,9 +35,9 @@ extension PreforkServer {
         /// A worker serves.
         case ready(ProcessID, number: Int)
         /// A worker is to drain, for this reason.
-        case draining(ProcessID, PreforkServer.DrainReason)
+        case draining(ProcessID, DrainReason)
         /// A worker has ended and was reaped.
-        case ended(ChildExit, PreforkServer.WorkerEnd)
+        case ended(ChildExit, WorkerEnd)
         /// No worker could be forked; it is tried again.
         case forkFailed(ForkingError)
         /// A worker was not ready in time, and is killed.
@@ -47,7 +45,7 @@ extension PreforkServer {
         /// A worker has been busy, or silent, for too long, and is ended. The peer is whom it served last.
         case stuck(ProcessID, for: Duration, peer: SocketAddress?)
         /// A worker that was asked to drain has not ended for so long, and is ended. The peer is whom it served last.
-        case overdue(ProcessID, PreforkServer.DrainReason, after: Duration, peer: SocketAddress?)
+        case overdue(ProcessID, DrainReason, after: Duration, peer: SocketAddress?)
         /// A worker, or somebody else who has it, has shut down the listener on this address; it is listened on again.
         case listeningAgain(SocketAddress)
         /// So many workers in a row have failed at their start; the next one is forked after this time.
@@ -74,9 +72,7 @@ extension PreforkServer {
         /// A worker cannot be ended, or reaped; one that has ended is replaced.
         case trouble(ChildTrouble)
     }
-}
 
-extension PreforkServer {
     /// Why a worker is to drain.
     public enum DrainReason: Sendable {
         /// It said `retire()`, or has served `maxRequests`.
@@ -92,6 +88,16 @@ extension PreforkServer {
         /// It got SIGTERM from somebody else.
         case signalled
     }
+
+    /// What a worker's end means.
+    public enum WorkerEnd: Sendable {
+        /// It was asked to, or has served and then returned.
+        case expected
+        /// It was never ready, or never had a request: its successor waits.
+        case failedStart
+        /// It crashed, or was killed; its successor was forked at once.
+        case crashed
+    }
 }
 
 extension PreforkServer.DrainReason: CustomStringConvertible {
@@ -105,18 +111,6 @@ extension PreforkServer.DrainReason: CustomStringConvertible {
         case .excess: "there are more than needed"
         case .signalled: "it got SIGTERM"
         }
-    }
-}
-
-extension PreforkServer {
-    /// What a worker's end means.
-    public enum WorkerEnd: Sendable {
-        /// It was asked to, or has served and then returned.
-        case expected
-        /// It was never ready, or never had a request: its successor waits.
-        case failedStart
-        /// It crashed, or was killed; its successor was forked at once.
-        case crashed
     }
 }
 

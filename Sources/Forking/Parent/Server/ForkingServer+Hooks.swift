@@ -23,7 +23,7 @@ extension ForkingServer {
         /// was too slow, as clients do; anybody could fill a disk with those lines.
         public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
         /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
-        public var observe: (ForkingServer.Event) -> Void = { event in
+        public var observe: (Event) -> Void = { event in
             if event.isTrouble { Lines.tell(event.description) }
         }
         /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
@@ -34,9 +34,7 @@ extension ForkingServer {
         /// The defaults: everybody is served, and what goes wrong is said on stderr.
         public init() {}
     }
-}
 
-extension ForkingServer {
     /// What happens in a server, as its parent sees it.
     public enum Event: Sendable {
         /// The loop has begun: signals are being taken, clients are being served.
