@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a child may use.
+// What a child may use. By system calls alone, as a child that becomes a program runs in its parent's memory.
 
 #include "internal.h"
 #include "forkcore_zygote.h"
+#include "raw.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,49 +37,56 @@ bool forkcore_dispatch_has_threads(void)
     return _dispatch_is_multithreaded && _dispatch_is_multithreaded();
 }
 
-// Never more than there was: only root may raise a hard limit, and nobody is to by accident.
-static int lower(unsigned which, uint64_t soft, uint64_t hard)
+struct limit {
+    uint64_t soft, hard;
+};
+
+static long limit_of(int which, const struct limit *new, struct limit *old)
 {
-    struct rlimit limit;
-    if (getrlimit(which, &limit) != 0)
-        return errno;
-    limit.rlim_max = hard < limit.rlim_max ? hard : limit.rlim_max;
-    limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
-    return setrlimit(which, &limit) != 0 ? errno : 0;
+    return forkcore_raw(SYS_prlimit64, 0, which, (long)new, (long)old);
+}
+
+// Never more than there was: only root may raise a hard limit, and nobody is to by accident.
+static long lower(int which, uint64_t soft, uint64_t hard)
+{
+    struct limit limit;
+    long result = limit_of(which, NULL, &limit);
+    if (result < 0)
+        return result;
+    limit.hard = hard < limit.hard ? hard : limit.hard;
+    limit.soft = soft < limit.hard ? soft : limit.hard;
+    return limit_of(which, &limit, NULL);
 }
 
 // How many bytes are mapped now: the first number of /proc/self/statm, in pages. Not 0 unless it cannot be told.
-static int mapped(uint64_t *bytes)
+static long mapped(uint64_t *bytes)
 {
     char text[32];
-    int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    long file = forkcore_raw(SYS_openat, AT_FDCWD, (long)"/proc/self/statm", O_RDONLY | O_CLOEXEC, 0);
     if (file < 0)
-        return errno;
-    ssize_t got = read(file, text, sizeof text);
-    forkcore_close(file);
+        return file;
+    long got = forkcore_raw(SYS_read, file, (long)text, sizeof text, 0);
+    forkcore_raw(SYS_close, file, 0, 0, 0);
     *bytes = 0;
-    for (ssize_t i = 0; i < got && text[i] >= '0' && text[i] <= '9'; i++)
+    for (long i = 0; i < got && text[i] >= '0' && text[i] <= '9'; i++)
         *bytes = *bytes * 10 + (uint64_t)(text[i] - '0');
     *bytes *= (uint64_t)sysconf(_SC_PAGESIZE);
-    return *bytes == 0 ? EIO : 0;
+    return *bytes == 0 ? -EIO : 0;
 }
 
-// Each thread that allocates would reserve 64 MiB for an arena of its own. Where that fails glibc falls back on a page or more
-// for each block, which is slow, and uses the limit up.
-static void share_one_arena(void)
+void forkcore_share_one_arena(void)
 {
 #ifdef __GLIBC__
     mallopt(M_ARENA_MAX, 1);
 #endif
 }
 
-static int limit_memory(uint64_t more)
+static long limit_memory(const struct forkcore_limits *limits)
 {
-    uint64_t bytes;
-    int error = mapped(&bytes);
-    share_one_arena();
-    uint64_t all = bytes + more < more ? UINT64_MAX : bytes + more;
-    return error != 0 ? error : lower(RLIMIT_AS, all, all);
+    uint64_t bytes = 0;
+    long result = limits->memory_is_all ? 0 : mapped(&bytes);
+    uint64_t all = bytes + limits->memory < bytes ? UINT64_MAX : bytes + limits->memory;
+    return result < 0 ? result : lower(RLIMIT_AS, all, all);
 }
 
 #ifndef __NR_io_uring_setup
@@ -93,18 +101,18 @@ static int limit_memory(uint64_t more)
 
 // A TCP socket that was made before can be connected to nobody, nor be given another port: Landlock knows the rights that
 // such a ruleset names, and grants none of them. ENOSYS, EOPNOTSUPP where it is not there; E2BIG, EINVAL where it is older.
-static int forbid_tcp(void)
+static long forbid_tcp(void)
 {
     enum { BIND_TCP = 1 << 0, CONNECT_TCP = 1 << 1 };
     const struct {
         uint64_t files, network;
     } handled = {.network = BIND_TCP | CONNECT_TCP};
-    int rules = (int)syscall(__NR_landlock_create_ruleset, &handled, sizeof handled, 0);
+    long rules = forkcore_raw(__NR_landlock_create_ruleset, (long)&handled, sizeof handled, 0, 0);
     if (rules < 0)
-        return errno;
-    int error = syscall(__NR_landlock_restrict_self, rules, 0) != 0 ? errno : 0;
-    forkcore_close(rules);
-    return error;
+        return rules;
+    long result = forkcore_raw(__NR_landlock_restrict_self, rules, 0, 0, 0);
+    forkcore_raw(SYS_close, rules, 0, 0, 0);
+    return result;
 }
 
 #ifdef OWN_ARCHITECTURE
@@ -113,7 +121,7 @@ static int forbid_tcp(void)
 // more connected, could listen, or send to somebody else as it connects (MSG_FASTOPEN), which Landlock does not see. System
 // calls of another architecture, or of x86-64's other kind, go by other numbers, and there are none for this process. Where
 // connect(2) is not seen to otherwise there is none, as a filter cannot see to whom it is.
-static int forbid_network(bool can_connect)
+static long forbid_network(bool can_connect)
 {
     enum { X32 = 0x40000000, FLAGS_2 = 13, FLAGS_3 = 15, REFUSE = 17, ALLOW = 18 };
 #define TO(place, here) ((place) - (here) - 1)
@@ -140,42 +148,42 @@ static int forbid_network(bool can_connect)
     };
 #undef TO
     struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0 ? errno : 0;
+    return forkcore_raw(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, (long)&program, 0);
 }
 
 #else
 
-static int forbid_network(bool can_connect)
+static long forbid_network(bool can_connect)
 {
     (void)can_connect;
-    return ENOSYS;
+    return -ENOSYS;
 }
 
 #endif
 
-int forkcore_limit(const struct forkcore_limits *limits, const char **refused)
+int forkcore_limit(const struct forkcore_limits *limits, const char **call)
 {
-    int error = 0;
+    long result = 0;
     if (limits->cpu_seconds > 0) {
-        *refused = "setrlimit RLIMIT_CPU";
-        error = lower(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 1);
+        *call = "setrlimit RLIMIT_CPU";
+        result = lower(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 1);
     }
-    if (error == 0 && limits->memory > 0) { // before files: it takes a descriptor
-        *refused = "setrlimit RLIMIT_AS";
-        error = limit_memory(limits->memory);
+    if (result >= 0 && limits->memory > 0) { // before files: it takes a descriptor
+        *call = "setrlimit RLIMIT_AS";
+        result = limit_memory(limits);
     }
-    if (error == 0 && (limits->no_new_privileges || limits->no_network)) {
-        *refused = "prctl PR_SET_NO_NEW_PRIVS";
-        error = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? errno : 0;
+    if (result >= 0 && (limits->no_new_privileges || limits->no_network)) {
+        *call = "prctl PR_SET_NO_NEW_PRIVS";
+        result = forkcore_raw(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0);
     }
-    bool can_connect = error == 0 && limits->no_network && forbid_tcp() == 0; // before files, too
-    if (error == 0 && limits->open_files > 0) {
-        *refused = "setrlimit RLIMIT_NOFILE";
-        error = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
+    bool can_connect = result >= 0 && limits->no_network && forbid_tcp() >= 0; // before files, too
+    if (result >= 0 && limits->open_files > 0) {
+        *call = "setrlimit RLIMIT_NOFILE";
+        result = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);
     }
-    if (error == 0 && limits->no_network) {
-        *refused = "prctl PR_SET_SECCOMP";
-        error = forbid_network(can_connect);
+    if (result >= 0 && limits->no_network) {
+        *call = "seccomp";
+        result = forbid_network(can_connect);
     }
-    return error;
+    return (int)-result;
 }

@@ -114,7 +114,7 @@ static void tie(const struct forkcore_child_plan *plan, pid_t parent)
         setsid();
     else if (plan->own_group)
         setpgid(0, 0);
-    if (forkcore_take_identity(&plan->identity, &call) != 0)
+    if (forkcore_confine(&plan->confinement, &call) != 0)
         _exit(126);
     if (plan->dies_with_parent) {
         if (plan->watcher)

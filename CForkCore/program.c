@@ -29,7 +29,7 @@ struct berth {
     pid_t parent, *watched;
     uint64_t defaults;
     bool own_group, own_session, dies_with_parent, closes_aside, takes_errors;
-    struct forkcore_identity identity;
+    struct forkcore_confinement confinement;
     struct forkcore_credentials credentials; // with its groups in `strings`, too
     int *refusal, ignored;
     const char *path;
@@ -103,7 +103,7 @@ static int become_program(void *context)
     const char *call;
     long result = take_descriptors(berth->descriptor, berth->place, berth->takes_errors);
     if (result >= 0)
-        result = -forkcore_take_identity(&berth->identity, &call);
+        result = -forkcore_confine(&berth->confinement, &call);
     if (berth->dies_with_parent) {
         if (berth->watched)
             __atomic_store_n(berth->watched, (pid_t)forkcore_raw(SYS_getpid, 0, 0, 0, 0), __ATOMIC_SEQ_CST);
@@ -238,9 +238,9 @@ static struct extent extent_of(char *const vector[])
     return extent;
 }
 
-static size_t size_of_groups(const struct forkcore_identity *identity)
+static size_t size_of_groups(const struct forkcore_confinement *confinement)
 {
-    return identity->credentials ? identity->credentials->group_count * sizeof *identity->credentials->groups : 0;
+    return confinement->credentials ? confinement->credentials->group_count * sizeof *confinement->credentials->groups : 0;
 }
 
 static char *copy_string(const char *string, char **end)
@@ -258,26 +258,26 @@ static void copy_vector(char *const from[], char *to[], char **end)
     *to = NULL;
 }
 
-static void copy_identity(struct berth *berth, const struct forkcore_identity *identity, char **end)
+static void copy_confinement(struct berth *berth, const struct forkcore_confinement *confinement, char **end)
 {
-    berth->identity = *identity;
-    if (!identity->credentials)
+    berth->confinement = *confinement;
+    if (!confinement->credentials)
         return;
-    berth->credentials = *identity->credentials;
+    berth->credentials = *confinement->credentials;
     berth->credentials.groups = (uint32_t *)(void *)*end;
     if (berth->credentials.group_count > 0)
-        memcpy(*end, identity->credentials->groups, size_of_groups(identity));
-    *end += size_of_groups(identity);
-    berth->identity.credentials = &berth->credentials;
+        memcpy(*end, confinement->credentials->groups, size_of_groups(confinement));
+    *end += size_of_groups(confinement);
+    berth->confinement.credentials = &berth->credentials;
 }
 
 // The caller's strings may be gone before the program has them.
-static int copy_strings(struct berth *berth, const struct forkcore_identity *identity, const char *path, char *const argv[],
+static int copy_strings(struct berth *berth, const struct forkcore_confinement *confinement, const char *path, char *const argv[],
                         char *const envp[])
 {
     struct extent arguments = extent_of(argv), variables = extent_of(envp);
     size_t pointers = (arguments.count + 1 + variables.count + 1) * sizeof(char *);
-    size_t size = pointers + size_of_groups(identity) + arguments.bytes + variables.bytes + strlen(path) + 1;
+    size_t size = pointers + size_of_groups(confinement) + arguments.bytes + variables.bytes + strlen(path) + 1;
     if (size > berth->size) {
         void *memory;
         size = size < FIRST_SIZE ? FIRST_SIZE : size;
@@ -292,7 +292,7 @@ static int copy_strings(struct berth *berth, const struct forkcore_identity *ide
     berth->argv = (char **)(void *)berth->strings;
     berth->envp = berth->argv + arguments.count + 1;
     char *end = berth->strings + pointers;
-    copy_identity(berth, identity, &end);
+    copy_confinement(berth, confinement, &end);
     berth->path = copy_string(path, &end);
     copy_vector(argv, berth->argv, &end);
     copy_vector(envp, berth->envp, &end);
@@ -339,7 +339,7 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     if (!berth || forkcore_is_closing_aside())
         return EBUSY;
     spawner->call = "mmap";
-    int error = copy_strings(berth, &plan->identity, path, argv, envp);
+    int error = copy_strings(berth, &plan->confinement, path, argv, envp);
     if (error != 0)
         return error;
     spawner->call = "fcntl";
@@ -353,7 +353,7 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     berth->aboard = 1;
     // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that waits.
-    const int stand_still = FORKCORE_HAS_RAW && !plan->identity.sets_oom_score ? 0 : CLONE_VFORK;
+    const int stand_still = FORKCORE_HAS_RAW && !plan->confinement.sets_oom_score ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
     *child = clone(become_program, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
     error = *child < 0 ? errno : 0;

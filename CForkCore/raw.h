@@ -13,11 +13,11 @@
 
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
-    register long fourth __asm__("r10") = d;
+    register long fourth __asm__("r10") = d, fifth __asm__("r8") = 0; // which prctl(2) looks at
     long result;
     __asm__ volatile("syscall"
                      : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
                      : "rcx", "r11", "memory");
     return result;
 }
@@ -29,8 +29,11 @@ static inline long forkcore_raw(long number, long a, long b, long c, long d)
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
     register long which __asm__("x8") = number, first __asm__("x0") = a, second __asm__("x1") = b;
-    register long third __asm__("x2") = c, fourth __asm__("x3") = d;
-    __asm__ volatile("svc 0" : "+r"(first) : "r"(which), "r"(second), "r"(third), "r"(fourth) : "memory");
+    register long third __asm__("x2") = c, fourth __asm__("x3") = d, fifth __asm__("x4") = 0; // which prctl(2) looks at
+    __asm__ volatile("svc 0"
+                     : "+r"(first)
+                     : "r"(which), "r"(second), "r"(third), "r"(fourth), "r"(fifth)
+                     : "memory");
     return first;
 }
 
@@ -43,7 +46,7 @@ static inline long forkcore_raw(long number, long a, long b, long c, long d)
 
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
-    long result = syscall(number, a, b, c, d);
+    long result = syscall(number, a, b, c, d, 0L);
     return result == -1 ? -errno : result;
 }
 

@@ -283,9 +283,9 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
     }
     struct departure *departure = (struct departure *)(((uintptr_t)stack->caller - sizeof *departure - size) & ~(uintptr_t)63);
     *departure = (struct departure){.plan = *plan, .body = body};
-    if (plan->identity.credentials) {
-        departure->credentials = *plan->identity.credentials;
-        departure->plan.identity.credentials = &departure->credentials;
+    if (plan->confinement.credentials) {
+        departure->credentials = *plan->confinement.credentials;
+        departure->plan.confinement.credentials = &departure->credentials;
     }
     memcpy(departure->start, start, size);
     stack->is_departing = true;

@@ -81,12 +81,13 @@ public enum Host {
         }
         if let failure = tally.failure { complain(failure) }
         try writeAll(Array((tally.line + "\n").utf8), to: output)
-        zygote?.shutDownAndWait(deadline: .seconds(1))
+        zygote?.shutDownAndWait(timeout: .seconds(1))
     }
 
     private static func startZygote(_ work: @escaping Work, _ warmUp: @escaping () -> Void) throws -> Zygote {
-        try Zygote.start { handlers in
-            handlers.prewarm(warmUp)
+        var hooks = Zygote.Hooks()
+        hooks.beforeFork = warmUp
+        return try Zygote.start(hooks: hooks) { handlers in
             handlers.answer("work") { Zygote.Reply(work($0.bytes)) }
         }
     }

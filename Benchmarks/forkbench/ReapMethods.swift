@@ -42,7 +42,7 @@ final class TableMethod: ReapMethod {
 
     private let table: ChildTable
 
-    init(limit: Int) throws { table = try ChildTable(limit: limit) }
+    init(limit: Int) throws { table = try ChildTable(maxChildren: limit) }
 
     func fork() throws { try table.fork { 0 } }
 

@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#include "forkcore_identity.h"
+#include "forkcore_confinement.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -51,7 +51,7 @@ struct forkcore_child_plan {
     int place;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
     bool closes_aside;     ///< forkcore_spawn: our copy of that descriptor is closed by forkcore_close_aside
     bool takes_errors;     ///< forkcore_spawn: the program has it as descriptor 2 as well
-    struct forkcore_identity identity; ///< a child that cannot take it on ends with status 126, or is no program (see `refusal`)
+    struct forkcore_confinement confinement; ///< a child that cannot take it on ends with status 126, or is no program (see `refusal`)
 };
 
 /// Forks, and returns twice, as fork(2) does: in the child with 0 in `*child`, after the steps of `plan`.

@@ -80,22 +80,6 @@ uint32_t forkcore_word_value(const uint32_t *word);
 /// Waits while it has this value, but no longer than `timeout_ns`. It may return without a reason.
 void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 
-// ------------------------------------------------------------------------------------------------------------ limits
-
-/// What a process may use from now on; 0 or false: as before.
-struct forkcore_limits {
-    uint64_t cpu_seconds;  ///< then SIGXCPU, and SIGKILL a second later. RLIMIT_CPU
-    uint64_t memory;       ///< bytes to be mapped besides what is now. RLIMIT_AS
-    uint64_t open_files;   ///< numbers of descriptors lie below this. RLIMIT_NOFILE
-    bool no_new_privileges; ///< no program gives it any. PR_SET_NO_NEW_PRIVS
-    bool no_network;        ///< sockets of the Unix kind only, which takes new privileges too. seccomp(2)
-};
-
-/// Takes them on. `*refused` names the call that failed, whose errno is returned; what came before stays in force.
-///
-/// Child. Signal-safe.
-int forkcore_limit(const struct forkcore_limits *limits, const char **refused);
-
 /// Whether libdispatch, where it is linked in, has started threads in this process: a child's Tasks would wait for them.
 ///
 /// Any process. Signal-safe.

@@ -12,11 +12,11 @@ extension Zygote {
     ///
     /// The parameters are those of `begin`.
     ///
-    /// - Throws: `ZygoteError`, which tells what became of the call; `.cancelled` if the task was.
+    /// - Throws: `ForkingError`, which tells what became of the call; `.cancelled` if the task was.
     public func run(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
-        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
-    ) async throws(ZygoteError) -> Reply {
+        deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
+    ) async throws(ForkingError) -> Reply {
         guard !Task.isCancelled else { throw .cancelled }
         return try await begin(
             name, bytes, descriptors: descriptors, expecting: count, deadline: deadline, limits: limits,
@@ -24,21 +24,21 @@ extension Zygote {
         ).reply()
     }
 
-    /// Drains, and awaits the zygote's end; after `deadline` it and its children are killed.
+    /// Drains, and awaits the zygote's end; after `timeout` it and its children are killed.
     ///
     /// - Returns: whether all had ended by themselves.
     @discardableResult
-    public func shutDown(deadline: Duration = .seconds(30)) async -> Bool {
+    public func shutDown(timeout: Duration = .seconds(30)) async -> Bool {
         await withCheckedContinuation { continuation in
             // Once in a host's life a thread may wait; this is none of those that run tasks.
-            DispatchQueue.global().async { continuation.resume(returning: self.shutDownAndWait(deadline: deadline)) }
+            DispatchQueue.global().async { continuation.resume(returning: self.shutDownAndWait(timeout: timeout)) }
         }
     }
 }
 
 extension Zygote.Handlers {
     /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there. It needs threads, so
-    /// `Zygote.Limits` that leave no room for them are refused.
+    /// `ResourceLimits` that leave no room for them are refused.
     public mutating func answer(
         _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
     ) {
@@ -50,7 +50,7 @@ extension Zygote.Handlers {
 
 extension Zygote.Call {
     /// Awaits the answer. Cancelling the task kills the child. Once.
-    public func reply() async throws(ZygoteError) -> Zygote.Reply {
+    public func reply() async throws(ForkingError) -> Zygote.Reply {
         let result = await withTaskCancellationHandler {
             await withCheckedContinuation { Watch(self, $0).begin() }
         } onCancel: {
@@ -62,7 +62,7 @@ extension Zygote.Call {
 
 /// Looks at a call whenever there may be news of it.
 private final class Watch: @unchecked Sendable {  // all on one queue
-    typealias Outcome = Result<Zygote.Reply, ZygoteError>
+    typealias Outcome = Result<Zygote.Reply, ForkingError>
 
     private let call: Zygote.Call
     private let queue = DispatchQueue(label: "forking.call")
@@ -103,13 +103,13 @@ private final class Watch: @unchecked Sendable {  // all on one queue
 
     private func lookLater() {
         guard outcome == nil else { return }
-        timer.schedule(deadline: .now() + .nanoseconds(Int(call.lookAgain.inNanoseconds)))
+        timer.schedule(deadline: .now() + .nanoseconds(Int(call.nextPollDelay.inNanoseconds)))
     }
 
     private func look() {
         guard outcome == nil else { return }
-        do throws(ZygoteError) {
-            guard let reply = try call.take() else { return }
+        do throws(ForkingError) {
+            guard let reply = try call.poll() else { return }
             outcome = .success(reply)
         } catch {
             outcome = .failure(error)

@@ -22,10 +22,10 @@ extension Zygote {
     ///
     /// `deadline`, `limits` and `maxReplyBytes` are those of `begin`.
     ///
-    /// - Throws: `ZygoteError`; an `EncodingError`, or a `DecodingError` if the answer is no `Output`.
+    /// - Throws: `ForkingError`; an `EncodingError`, or a `DecodingError` if the answer is no `Output`.
     public func run<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,
-        limits: Limits = Limits(), maxReplyBytes: Int? = nil
+        limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
     ) async throws -> Output {
         let reply = try await run(
             name, bytes(of: input), deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)
@@ -36,7 +36,7 @@ extension Zygote {
     @available(*, noasync, message: "await run(_:_:returning:)")
     public func runAndWait<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,
-        limits: Limits = Limits(), maxReplyBytes: Int? = nil
+        limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
     ) throws -> Output {
         let reply = try runAndWait(
             name, bytes(of: input), deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)

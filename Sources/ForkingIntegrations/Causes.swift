@@ -10,7 +10,7 @@ extension ExitStatus {
         case .exited(code: 0): "success"
         case .exited: "failure"
         // What a child said of itself may be any number.
-        case .killed(let signal, _): (1...64).contains(signal.rawValue) ? signal.description : "unknown"
+        case .signaled(let signal, _): (1...64).contains(signal.rawValue) ? signal.description : "unknown"
         case .unknown: "unknown"
         }
     }
@@ -20,26 +20,27 @@ extension ChildExit {
     var cause: String {
         switch reason {
         case .own: refusal == nil ? status.cause : "refused"
-        case .timeLimit: "time_limit"
+        case .timeout: "timeout"
         case .stopped: "stopped"
         }
     }
 }
 
-extension ZygoteError {
+extension ForkingError {
     var cause: String {
-        switch self {
+        switch detail {
         case .threw: "threw"
         case .ended(let status): status.isSuccess ? "exit" : status.cause
-        case .deadline: "deadline"
+        case .deadlineExceeded: "deadline"
         case .cancelled: "cancelled"
-        case .full: "full"
+        case .full, .busy: "full"
         case .lost: "lost"
         case .shutDown: "shut_down"
         case .noHandler: "no_handler"
         case .limitRefused: "limit_refused"
         case .system: "system"
         case .invalid: "invalid"
+        case .crowded, .threads, .crashLoop, .notEnded, .timedOut, .lineTooLong, .endOfStream: "system"
         }
     }
 }

@@ -11,7 +11,7 @@ public import Logging
 import SystemPackage
 
 extension Logger {
-    /// Logs what happens in a `ForkingServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
+    /// Logs what happens in a `ForkingServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
     ///
     /// It waits as long as the log handler does, and the server with it: see `Lines`.
     ///
@@ -21,14 +21,14 @@ extension Logger {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
-    /// Logs what happens in a `PreforkServer`: `server.hooks.observe = { logger.record($0) }`. Parent.
+    /// Logs what happens in a `PreforkServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
     ///
     /// As for a `ForkingServer`, but that the life of each worker, of which there are few, is info too.
     public func record(_ event: PreforkServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
-    /// Logs what happens between a host and its zygote: `configuration.observe = { logger.record($0) }`. Host.
+    /// Logs what happens between a host and its zygote: `hooks.onEvent = { logger.record($0) }`. Host.
     ///
     /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or could not
     /// be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
@@ -60,6 +60,7 @@ extension ForkingServer.Event {
         case .ended: "child ended"
         case .refused: "client refused"
         case .verifyFailed: "client refused, as the verify hook failed"
+        case .beforeForkFailed: "the hook before the fork failed"
         case .forkFailed: "client sent away, as there was no child for it"
         case .shortage: "clients wait, as there is a shortage"
         case .upgrading: "upgrading: started a new program"
@@ -80,6 +81,7 @@ extension ForkingServer.Event {
         case .refused(let peer): ["peer": .string("\(peer)")]
         case .verifyFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .forkFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
+        case .beforeForkFailed(let error): ["error": .text("\(error)")]
         case .shortage(let error): ["error": .text("\(error)")]
         case .upgrading(let pid), .upgraded(let pid): ["pid": .number(pid)]
         case .upgradeFailed(let why): ["error": .text(why)]
@@ -199,7 +201,7 @@ extension Zygote.CallReport {
         guard let failure else { return metadata }
         metadata["failure"] = .string(failure.cause)
         metadata["error"] = .text("\(failure)")
-        if case .ended(let status) = failure { metadata.merge(status.metadata) { $1 } }
+        if let status = failure.exitStatus { metadata.merge(status.metadata) { $1 } }
         return metadata
     }
 }
@@ -222,7 +224,7 @@ extension ExitStatus {
     fileprivate var metadata: Logger.Metadata {
         switch self {
         case .exited(let code): ["exit_status": .number(code)]
-        case .killed(let signal, let dumpedCore):
+        case .signaled(let signal, let dumpedCore):
             dumpedCore
                 ? ["signal": .string("\(signal)"), "dumped_core": "true"] : ["signal": .string("\(signal)")]
         case .unknown: ["exit_status": "unknown"]

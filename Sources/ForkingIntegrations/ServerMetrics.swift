@@ -4,7 +4,7 @@ public import CoreMetrics
 public import Forking
 
 /// What happens in a `ForkingServer`, as metrics. Parent: make one before serving, and
-/// `server.hooks.observe = { metrics.record($0) }`.
+/// `server.hooks.onEvent = { metrics.record($1) }`.
 /// Their names and labels are in docs/METRICS.md.
 public final class ServerMetrics: Sendable {
     private let children: LiveGauge
@@ -43,13 +43,15 @@ public final class ServerMetrics: Sendable {
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()
-        case .serving, .upgrading, .upgraded, .upgradeFailed, .listeningAgain, .stopping, .abandoned, .trouble: break
+        case .serving, .beforeForkFailed, .upgrading, .upgraded, .upgradeFailed, .listeningAgain, .stopping, .abandoned,
+            .trouble:
+            break
         }
     }
 }
 
 /// What happens in a `PreforkServer`, as metrics. Parent: make one before serving, and
-/// `server.hooks.observe = { metrics.record($0) }`.
+/// `server.hooks.onEvent = { metrics.record($1) }`.
 /// Their names and labels are in docs/METRICS.md.
 public final class PreforkMetrics: Sendable {
     private let workers: LiveGauge

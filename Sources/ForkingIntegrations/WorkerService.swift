@@ -13,14 +13,14 @@ extension Worker {
     /// worker is to drain, the group shuts down gracefully.
     ///
     /// ```swift
-    /// let server = try PreforkServer(listener) { worker in
+    /// let server = try PreforkServer(workers: listener) { worker in
     ///     let serving = WorkerService(worker) { try await worker.serve(setup: …, handle: …) }
     ///     try worker.run(ServiceGroupConfiguration(services: [database, serving], logger: logger))
     /// }
     /// ```
     ///
     /// The worker ends with its group: a service that returns or throws ends the worker, unless its configuration says
-    /// otherwise, and the parent forks another. A service says `ready()`, as `serve` does; until then the worker does not count.
+    /// otherwise, and the parent forks another. A service says `notifyReady()`, as `serve` does; until then the worker does not count.
     ///
     /// - Parameter configuration: the group's. SIGTERM is not among its signals, even if it says so: that drains a worker
     ///   anyway, and a second one ends it. sigaction(2)

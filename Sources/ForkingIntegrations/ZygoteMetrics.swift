@@ -4,7 +4,7 @@ public import CoreMetrics
 public import Forking
 
 /// What happens between a host and its zygote, as metrics. Host: make one before the zygote is started, and
-/// `configuration.observe = { metrics.record($0) }`.
+/// `hooks.onEvent = { metrics.record($0) }`.
 /// Their names and labels are in docs/METRICS.md.
 public final class ZygoteMetrics: Sendable {
     private let children: LiveGauge

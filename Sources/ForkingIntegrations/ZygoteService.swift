@@ -20,16 +20,16 @@ import SystemPackage
 /// is cancelled. Services shut down in reverse order: those that call the zygote stand after it, and are served to their end.
 public struct ZygoteService: Service {
     private let zygote: Zygote
-    private let deadline: Duration
+    private let drainTimeout: Duration
 
     /// Of a zygote that was started before.
     ///
     /// - Parameters:
     ///   - zygote: the zygote.
-    ///   - deadline: how long the last calls may take on graceful shutdown; then they are killed.
-    public init(_ zygote: Zygote, deadline: Duration = .seconds(30)) {
+    ///   - drainTimeout: how long the last calls may take on graceful shutdown; then they are killed.
+    public init(_ zygote: Zygote, drainTimeout: Duration = .seconds(30)) {
         self.zygote = zygote
-        self.deadline = deadline
+        self.drainTimeout = drainTimeout
     }
 
     /// Returns when there is no zygote any more: after graceful shutdown or cancellation, or when somebody else has drained
@@ -40,7 +40,7 @@ public struct ZygoteService: Service {
             await withGracefulShutdownHandler {
                 await keeper.keep()
             } onGracefulShutdown: {
-                keeper.drain(deadline)
+                keeper.drain(drainTimeout)
             }
         } onCancel: {
             keeper.kill()
@@ -74,25 +74,25 @@ private final class ZygoteKeeper: @unchecked Sendable {
         }
     }
 
-    func drain(_ deadline: Duration) {
+    func drain(_ timeout: Duration) {
         queue.async {
-            self.zygote.drain()
+            self.zygote.stop()
             self.source?.cancel()
         }
-        queue.asyncAfter(deadline: .now() + .nanoseconds(Int(deadline.inNanoseconds))) { [weak self] in
-            self?.zygote.kill()
+        queue.asyncAfter(deadline: .now() + .nanoseconds(Int(timeout.inNanoseconds))) { [weak self] in
+            self?.zygote.stop(.kill)
         }
     }
 
     func kill() {
         queue.async {
-            self.zygote.kill()
+            self.zygote.stop(.kill)
             self.source?.cancel()
         }
     }
 
     private func look() {
-        let pause = zygote.look()
+        let pause = zygote.poll()
         guard !zygote.hasEnded else {
             continuation?.resume()
             continuation = nil

@@ -14,7 +14,7 @@ public struct HTTPLimits: Sendable {
 }
 
 /// Right before HTTP/1's decoder, which tells of a head only when it is whole: closes the connection when its limit is over.
-/// What is not waited for is another's to bound, such as `PreforkServer.Configuration.requestLimit`.
+/// What is not waited for is another's to bound, such as `PreforkServer.Configuration.requestTimeout`.
 final class HTTPClock: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer

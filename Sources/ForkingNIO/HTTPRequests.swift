@@ -26,8 +26,8 @@ final class HTTPRequests: ChannelDuplexHandler {
     private let clock: HTTPClock
     private let peer: Forking.SocketAddress?
     private var stage = Stage.serving
-    /// Requests whose answers have not been sent, by number: more than one if the client does not wait for them.
-    private var unanswered = CircularBuffer<Int>()
+    /// Requests whose answers have not been sent: more than one if the client does not wait for them.
+    private var unanswered = CircularBuffer<Worker.RequestID>()
     private var isReceiving = false
     /// Whether the last answer has left for the client.
     private var isSent = false
@@ -50,7 +50,7 @@ final class HTTPRequests: ChannelDuplexHandler {
             isReceiving = true
             wantsClose = !head.isKeepAlive
             wantsTunnel = head.method == .CONNECT
-            unanswered.append(worker.requestBegan(from: peer))
+            unanswered.append(worker.beginRequest(from: peer))
         case .body: break
         case .end: isReceiving = false
         }
@@ -101,8 +101,8 @@ final class HTTPRequests: ChannelDuplexHandler {
     }
 
     private func hasAnswered() {
-        guard let number = unanswered.popFirst() else { return }  // an answer to what was no request
-        worker.requestEnded(number)
+        guard let request = unanswered.popFirst() else { return }  // an answer to what was no request
+        worker.endRequest(request)
     }
 
     /// Closes our side, and the client's when it has read the answer and closed: to close both at once would reset the

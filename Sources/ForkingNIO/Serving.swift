@@ -46,9 +46,9 @@ final class Serving: Sendable {
     /// Succeeds when the worker has drained.
     func serve() -> EventLoopFuture<Void> {
         waiter.start()
-        worker.heartbeatLimit.map { beat(every: .init($0 / 4)) }
+        worker.heartbeatTimeout.map { beat(every: .init($0 / 4)) }
         waitForClient()
-        worker.ready()
+        worker.notifyReady()
         return connections.isOver.flatMapThrowing { [self] in
             isOver.store(true, ordering: .relaxed)
             waiter.shutdownGracefully { _ in }
@@ -113,8 +113,8 @@ final class Serving: Sendable {
             try pipeline.addHandler(HTTPRequests(worker, clock, from: peer), position: .after(decoder))
             try pipeline.addHandler(clock, position: .before(decoder))
         } else {
-            let number = worker.requestBegan(from: peer, isLimited: false)
-            channel.closeFuture.whenComplete { [worker] _ in worker.requestEnded(number) }
+            let request = worker.beginRequest(from: peer, isTimed: false)
+            channel.closeFuture.whenComplete { [worker] _ in worker.endRequest(request) }
         }
     }
 
@@ -143,7 +143,7 @@ final class Serving: Sendable {
     }
 
     private func hasBeaten(every interval: TimeAmount) {
-        worker.heartbeat()
+        worker.sendHeartbeat()
         loops[0].scheduleTask(in: interval) { self.beat(every: interval) }
     }
 }

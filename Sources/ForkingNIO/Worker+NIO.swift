@@ -13,7 +13,7 @@ extension Worker {
     /// import ForkingAsync
     /// import ForkingNIO
     ///
-    /// let server = try PreforkServer(listener) { worker in
+    /// let server = try PreforkServer(workers: listener) { worker in
     ///     try worker.run {
     ///         try await worker.serve { channel in
     ///             http1.setup(channel: channel, logger: logger)
@@ -24,11 +24,11 @@ extension Worker {
     /// }
     /// ```
     ///
-    /// The parent is told that the worker is `ready()`, and hears its `heartbeat()` as long as all event loops turn and
+    /// The parent is told that the worker is `notifyReady()`, and hears its `sendHeartbeat()` as long as all event loops turn and
     /// Concurrency has a thread to run a task.
     ///
-    /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `requestBegan` and
-    /// `requestEnded` count, and it is closed after the answer to a request that wants that, or to the next one while the
+    /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `beginRequest` and
+    /// `endRequest` count, and it is closed after the answer to a request that wants that, or to the next one while the
     /// worker drains; that answer says `Connection: close`. Any other connection counts as one request without a limit, and
     /// its handlers end it; a long-lived one should look at `isDraining`.
     ///
@@ -41,7 +41,7 @@ extension Worker {
     ///   - setup: makes a connection's pipeline, on its event loop, as NIO's `childChannelInitializer` does.
     ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client that
     ///     has shut down its sending side is not taken for gone.
-    /// - Throws: `ForkingError.system` if waiting for clients or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting for clients or accepting fails for good; shortages are waited out.
     public func serve<Value: Sendable>(
         on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Value>,

@@ -28,13 +28,13 @@ enum HTTPService {
         var bytes: [UInt8] = []
         do throws(ForkingError) {
             while let head = try readHead(&bytes, &connection, limits) {
-                worker.requestBegan(from: connection.peer)
+                let request = worker.beginRequest(from: connection.peer)
                 let isLast = head.isLast || head.isOpenEnded || worker.isDraining
                 try connection.write(isLast ? lastAnswer : answer)
-                worker.requestEnded()
+                worker.endRequest(request)
                 if isLast { return }
             }
-        } catch .timedOut {
+        } catch where error.code == .timedOut {
             // Others may want the worker.
         }
     }

@@ -5,7 +5,7 @@ import Forking
 extension ForkingError {
     /// The library names properties of its configurations; who typed a command line knows them as options.
     var namingOptions: ForkingError {
-        guard case .invalid(let text) = self else { return self }
+        guard case .invalid(let text) = detail else { return self }
         return .invalid(OptionNames.naming(text))
     }
 }
@@ -14,14 +14,15 @@ extension ForkingError {
 enum OptionNames {
     /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes first.
     static let options = [
-        "maxChildren": "--max-children", "timeLimit": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
-        "drain": "--drain", "killAfter": "--kill-after", "crashBacktraces": "--backtraces", "control": "--control",
-        "credentials": "--user", "oomScore": "--oom-score-adj", "workers": "--workers", "maxWorkers": "--max-workers",
-        "spawnLimit": "--spawn-limit", "givesUpAfter": "--gives-up-after", "maxRequests": "--max-requests",
-        "maxAge": "--max-age", "maxMemoryKiB": "--max-memory", "requestLimit": "--timeout",
-        "replacementDrain": "--replacement-drain", "replacedAtOnce": "--replaced-at-once",
-        "stuckBacktraces": "--backtraces", "keepAlive": "--keepalive", "userTimeout": "--user-timeout",
-        "isIPv6Only": "--ipv6-only", "backlog": "--backlog", "permissions": "--mode", "group": "--group",
+        "maxChildren": "--max-children", "timeout": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
+        "drainTimeout": "--drain", "killTimeout": "--kill-after", "printsCrashBacktrace": "--backtraces",
+        "control": "--control", "credentials": "--user", "oomScore": "--oom-score-adj", "workers": "--workers",
+        "maxWorkers": "--max-workers", "startTimeout": "--spawn-limit", "maxFailures": "--gives-up-after",
+        "maxRequests": "--max-requests", "maxAge": "--max-age", "maxMemoryKiB": "--max-memory",
+        "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain",
+        "maxReplacedAtOnce": "--replaced-at-once", "printsStuckBacktrace": "--backtraces", "keepAlive": "--keepalive",
+        "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only", "backlog": "--backlog", "permissions": "--mode",
+        "group": "--group",
     ]
 
     /// What it says otherwise.
@@ -31,7 +32,7 @@ enum OptionNames {
             "--user or --oom-score-adj cannot be set"
         ),
         ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
-        ("a time limit of", "a --timeout of"), ("a backlog of", "a --backlog of"), ("a keepAlive ", "a --keepalive "),
+        ("a backlog of", "a --backlog of"), ("a keepAlive ", "a --keepalive "),
         ("a userTimeout ", "a --user-timeout "),
     ]
 

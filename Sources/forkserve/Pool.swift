@@ -26,13 +26,13 @@ extension Job {
         }
         let server = made!
         let verbose = common.verbose
-        server.hooks.observe = { event in
+        server.hooks.onEvent = { _, event in
             if case .serving(let addresses) = event { addresses.forEach(announce) }
             if verbose || event.isTrouble { tell("forkserve: \(event)") }
         }
-        server.hooks.handleError =
+        server.hooks.onError =
             verbose ? { tellOfError($0, $1, in: "worker") } : { tellOfTrouble($0, $1, in: "worker") }
-        server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
+        server.hooks.signals[.userDefinedOne] = { server in printTable(server.status) }
         try server.serve()
     }
 
@@ -40,28 +40,28 @@ extension Job {
         var configuration = PreforkServer.Configuration()
         if let workers = pool.workers { configuration.workers = workers }
         configuration.maxWorkers = pool.maxWorkers
-        configuration.requestLimit = pool.timeout.map(Duration.seconds)
+        configuration.requestTimeout = pool.timeout.map(Duration.seconds)
         configuration.maxRequests = pool.maxRequests
         configuration.maxAge = pool.maxAge.map(Duration.seconds)
         configuration.maxMemoryKiB = pool.maxMemory.map { $0 * 1024 }
-        configuration.replacedAtOnce = pool.replacedAtOnce
-        configuration.spawnLimit = .seconds(pool.spawnLimit)
-        configuration.givesUpAfter = pool.givesUpAfter
-        configuration.replacementDrain = pool.replacementDrain.map(Duration.seconds)
-        configuration.drain = .seconds(common.drain)
-        configuration.killAfter = .seconds(common.killAfter)
-        configuration.crashBacktraces = common.backtraces
-        configuration.stuckBacktraces = common.backtraces
+        configuration.maxReplacedAtOnce = pool.replacedAtOnce
+        configuration.startTimeout = .seconds(pool.spawnLimit)
+        configuration.maxFailures = pool.givesUpAfter
+        configuration.replacementDrainTimeout = pool.replacementDrain.map(Duration.seconds)
+        configuration.drainTimeout = .seconds(common.drain)
+        configuration.child.killTimeout = .seconds(common.killAfter)
+        configuration.child.printsCrashBacktrace = common.backtraces
+        configuration.printsStuckBacktrace = common.backtraces
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         configuration.noDelay = common.sockets.noDelay
         if service == .httpPool {
-            configuration.countsConnections = false
+            configuration.requestUnit = .declared
             if ioTimeout == nil { configuration.ioTimeout = .seconds(10) }
         }
         configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
-        configuration.credentials = common.identity.credentials
-        configuration.oomScore = common.identity.oomScore
+        configuration.child.credentials = common.identity.credentials
+        configuration.child.oomScore = common.identity.oomScore
         return configuration
     }
 }

@@ -12,7 +12,7 @@ enum ProgramLine {
     /// - Parameters:
     ///   - count: with how many arguments the command line ends that are the program and its own.
     ///   - ownName: what it sees as its own name, if not what it was called by.
-    /// - Throws: `ForkingError.invalid` if there is no such program, or it cannot be executed.
+    /// - Throws: `ForkingError.Code.invalid` if there is no such program, or it cannot be executed.
     static func program(ofLast count: Int, called ownName: String?) throws(ForkingError) -> Program {
         // Byte for byte as they were given to us: not all that is an argument is UTF-8.
         let all = Arguments.vector

@@ -16,14 +16,14 @@ extension Job {
     private func serveForking() throws(ForkingError) {
         let server = try forkingServer()
         // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
-        server.hooks.observe = common.verbose ? { tellOfAllEnds($0) } : { tellOfTrouble($0) }
-        server.hooks.handleError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
-        server.hooks.signals[.user1] = { [unowned server] in printTable(server.status) }
+        server.hooks.onEvent = common.verbose ? { tellOfAllEnds($1) } : { tellOfTrouble($1) }
+        server.hooks.onError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
+        server.hooks.signals[.userDefinedOne] = { server in printTable(server.status) }
         if service == .echoDatagrams {
             let echoGuard = EchoGuard(server.addresses)
-            server.hooks.verifyDatagram = { echoGuard.admits($0) }
+            server.hooks.verifyDatagram = { echoGuard.admits($1) }
         }
-        if service == .echo { server.hooks.prewarm = EchoService.rehearse }
+        if service == .echo { server.hooks.beforeFork = { _ in EchoService.rehearse() } }
         try server.serve()
     }
 
@@ -69,17 +69,17 @@ extension Job {
     private func configuration() throws(ForkingError) -> ForkingServer.Configuration {
         var configuration = ForkingServer.Configuration()
         configuration.maxChildren = forking.maxChildren
-        configuration.timeLimit = forking.timeout.map(Duration.seconds)
+        configuration.child.timeout = forking.timeout.map(Duration.seconds)
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
-        if programArguments > 0, !forking.leavesDaemons { configuration.containment = .descendants }
+        if programArguments > 0, !forking.leavesDaemons { configuration.child.containment = .descendants }
         configuration.noDelay = common.sockets.noDelay
-        configuration.drain = .seconds(common.drain)
-        configuration.killAfter = .seconds(common.killAfter)
-        configuration.crashBacktraces = common.backtraces
+        configuration.drainTimeout = .seconds(common.drain)
+        configuration.child.killTimeout = .seconds(common.killAfter)
+        configuration.child.printsCrashBacktrace = common.backtraces
         configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
-        configuration.credentials = common.identity.credentials
-        configuration.oomScore = common.identity.oomScore
+        configuration.child.credentials = common.identity.credentials
+        configuration.child.oomScore = common.identity.oomScore
         return configuration
     }
 
@@ -96,9 +96,9 @@ extension Job {
             switch try Place(address) {
             case .address(let address):
                 let isDatagram = service == .echoDatagrams || service == .lendingDatagrams
-                try body(asAsked(InheritedSockets.listener(on: address, datagram: isDatagram, options: options)))
+                try body(asAsked(Listener(address, datagram: isDatagram, options: options)))
             case .descriptor(let number):
-                try body(asAsked(InheritedSockets.listener(adopting: FileDescriptor(rawValue: number))))
+                try body(asAsked(Listener(adopting: FileDescriptor(rawValue: number))))
             case .serviceManager(let name):
                 try InheritedSockets.forEachListener(named: name) { (listener) throws(ForkingError) in
                     try body(asAsked(listener))

@@ -64,11 +64,11 @@ enum ControlPath {
     static func read(_ address: SocketAddress) throws(ForkingError) -> ServerStatus {
         do throws(ForkingError) {
             return try ServerStatus.read(from: address)
-        } catch .system(_, .noSuchFileOrDirectory) {
+        } catch where error.errno == .noSuchFileOrDirectory {
             throw .invalid("there is no socket \(address): is it what the server's --control says?")
-        } catch .system(_, .connectionRefused) {
+        } catch where error.errno == .connectionRefused {
             throw .invalid("nobody listens on \(address): its server has ended, or it is no socket")
-        } catch .timedOut {
+        } catch where error.code == .timedOut {
             throw .invalid("no answer on \(address): it is no control socket, or its server is stuck")
         }
     }

@@ -38,11 +38,11 @@ enum StatusTable {
     private static func heading(_ status: ServerStatus) -> String {
         let place = status.addresses.map(\.description).joined(separator: ", ")
         let kind = status.shape == .forking ? "children" : "workers"
-        let wanted = status.wanted ?? status.limit
+        let wanted = status.wanted ?? status.maxProcesses
         return "\(status.shape.rawValue) server \(status.pid)" + (place.isEmpty ? "" : " on \(place)")
             + (status.phase == .serving ? ", serving for " : ", stopping after ") + time(status.age)
             + ", \(kind): \(status.processes.count) of \(wanted)"
-            + (wanted < status.limit ? ", at most \(status.limit)" : "")
+            + (wanted < status.maxProcesses ? ", at most \(status.maxProcesses)" : "")
     }
 
     /// Names and numbers stand one below the other, each line with as many words.
@@ -90,7 +90,7 @@ enum StatusJSON {
             ("addresses", array(status.addresses.map(string))),
             ("phase", string(status.phase.rawValue)),
             ("age_seconds", seconds(status.age)),
-            ("limit", "\(status.limit)"),
+            ("limit", "\(status.maxProcesses)"),
             ("wanted", status.wanted.map { "\($0)" }),
             ("processes", array(status.processes.indices.map { text(status.processes[$0], memory[$0], started[$0]) })),
         ])

@@ -9,7 +9,7 @@
 
 static const uint32_t groups[] = {12, 34};
 static const struct forkcore_credentials someone = {.user = 4321, .group = 1234, .groups = groups, .group_count = 2};
-static const struct forkcore_identity another = {.credentials = &someone, .sets_oom_score = true, .oom_score = 321};
+static const struct forkcore_confinement another = {.credentials = &someone, .sets_oom_score = true, .oom_score = 321};
 
 static bool is_root(void) { return geteuid() == 0; }
 
@@ -42,7 +42,7 @@ static int look_who(void *context)
 
 static void a_child_is_another(void)
 {
-    struct forkcore_child_plan plan = {.dies_with_parent = true, .own_group = true, .identity = another};
+    struct forkcore_child_plan plan = {.dies_with_parent = true, .own_group = true, .confinement = another};
     int before = oom_score();
     CHECK(await_end(start(&plan, look_who, NULL)).code == (is_root() ? 0 : 126));
     CHECK(oom_score() == before);
@@ -51,7 +51,7 @@ static void a_child_is_another(void)
 static void a_program_is_another(void)
 {
     struct forkcore_spawner *spawner;
-    struct forkcore_child_plan plan = {.dies_with_parent = true, .takes_errors = true, .identity = another};
+    struct forkcore_child_plan plan = {.dies_with_parent = true, .takes_errors = true, .confinement = another};
     char *argv[] = {"sh", "-c", "exec >&2; id -u; id -g; id -G; cat /proc/self/oom_score_adj", NULL}, *envp[] = {"PATH=/usr/bin:/bin", NULL};
     char text[100] = "";
     int ends[2], refusal, pidfd, before = oom_score();
@@ -76,11 +76,11 @@ static void a_program_is_another(void)
 static void what_cannot_be_is_known_before(void)
 {
     const char *call = NULL;
-    struct forkcore_identity impossible = {.sets_oom_score = true, .oom_score = 1001};
-    CHECK(forkcore_try_identity(&another, &call) == (is_root() ? 0 : EPERM));
+    struct forkcore_confinement impossible = {.sets_oom_score = true, .oom_score = 1001};
+    CHECK(forkcore_try_confinement(&another, &call) == (is_root() ? 0 : EPERM));
     CHECK(is_root() || strcmp(call, "setgroups") == 0);
-    CHECK(forkcore_try_identity(&impossible, &call) == EINVAL && strcmp(call, "write oom_score_adj") == 0);
-    CHECK(forkcore_try_identity(&(struct forkcore_identity){0}, &call) == 0);
+    CHECK(forkcore_try_confinement(&impossible, &call) == EINVAL && strcmp(call, "write oom_score_adj") == 0);
+    CHECK(forkcore_try_confinement(&(struct forkcore_confinement){0}, &call) == 0);
     CHECK(waitpid(-1, NULL, __WALL | WNOHANG) < 0 && errno == ECHILD);
 }
 

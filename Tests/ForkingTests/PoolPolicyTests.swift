@@ -28,7 +28,7 @@ private struct Played {
         var told: [String] = []
         for action in actions {
             switch action {
-            case .observe(let event): told.append(event.description)
+            case .tell(let event): told.append(event.description)
             case .fork:
                 guard !policy.isPausing else { continue }
                 guard forks else {
@@ -139,7 +139,7 @@ extension WorkerSnapshot {
 
     @Test("a worker that crashes is replaced at once, one that fails at its start only after a while") func crashes() {
         var pool = Played.serving(1)
-        #expect(pool.end(101, .killed(.segmentationFault, dumpedCore: false)).last == "worker 102 forked, number 0")
+        #expect(pool.end(101, .signaled(.segmentationFault, dumpedCore: false)).last == "worker 102 forked, number 0")
         let told = pool.end(102, .exited(code: 1))
         #expect(told.count == 1 && told[0].hasSuffix(", before it had served"), "\(told)")
         #expect(pool.wait(.milliseconds(79)) == [], "the first pause is 100 ms, a fifth more or less")
@@ -211,7 +211,7 @@ extension WorkerSnapshot {
         #expect(pool.wait(.seconds(3)) == ["SIGKILL 101"])
     }
 
-    @Test("no more than so many are replaced at the same time") func replacedAtOnce() {
+    @Test("no more than so many are replaced at the same time") func maxReplacedAtOnce() {
         var pool = Played.serving(4) { $0.maxReplacedAtOnce = 2 }
         #expect(pool.replaceAll().count { $0.contains("forked") } == 2)
         #expect(pool.ready(105).contains("ask 101"))
@@ -252,7 +252,7 @@ extension WorkerSnapshot {
         var pool = Played.serving(2)
         pool.policy.stop()
         #expect(pool.policy.nextLook == nil)
-        #expect(pool.end(101, .killed(.kill, dumpedCore: false), isServing: false).count == 1)
+        #expect(pool.end(101, .signaled(.kill, dumpedCore: false), isServing: false).count == 1)
         #expect(pool.policy.workers.map(\.pid) == [102])
     }
 

@@ -77,7 +77,7 @@ struct PreforkReplacedTests {
     }
 
     @Test("a limit for it alone: neither the request's nor the stop's")
-    func replacementDrain() throws {
+    func replacementDrainTimeout() throws {
         let pool = try Pool("workers=1", "limit=60", "drain=60", "replacement-drain=0.3", "kill=0.3").serving()
         let client = try pool.client()
         let pid = try client.ask("pid")

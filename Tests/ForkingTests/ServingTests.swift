@@ -92,7 +92,7 @@ struct ServingTests {
     }
 
     @Test("the service hook runs in each turn, and there is none without an event")
-    func serviceActions() throws {
+    func onTurn() throws {
         let server = try Served()
         var reports: [Int] = []
         for _ in 0..<3 {

@@ -7,7 +7,7 @@ import Testing
 
 @Suite("How bad an event is")
 struct SeverityTests {
-    private static func finished(_ failure: ZygoteError?) -> Zygote.Event {
+    private static func finished(_ failure: ForkingError?) -> Zygote.Event {
         .finished(
             Zygote.CallReport(
                 handler: "h", failure: failure, duration: .seconds(1), waited: nil, forkTime: nil, usage: nil,
@@ -16,14 +16,14 @@ struct SeverityTests {
 
     @Test("a call whose child crashed or could not be had is trouble; one that its caller or its handler ended is not")
     func calls() {
-        let crash = ZygoteError.ended(.killed(.segmentationFault, dumpedCore: false))
+        let crash = ForkingError.ended(.signaled(.segmentationFault, dumpedCore: false))
         for failure in [
-            crash, .ended(.exited(code: 1)), .deadline(.seconds(1)), .system(call: "socketpair", .tooManyOpenFiles),
+            crash, .ended(.exited(code: 1)), .deadlineExceeded(.seconds(1)), .system(call: "socketpair", .tooManyOpenFiles),
         ] {
             #expect(Self.finished(failure).isTrouble, "\(failure)")
         }
         // The one of a client that left first, as clients do.
-        let pipe = ZygoteError.ended(.killed(.brokenPipe, dumpedCore: false))
+        let pipe = ForkingError.ended(.signaled(.brokenPipe, dumpedCore: false))
         for failure in [
             nil, pipe, .cancelled, .full(children: 1, waiting: 0), .shutDown, .threw(type: "E", description: "no"),
         ] {

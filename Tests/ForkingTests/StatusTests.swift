@@ -10,7 +10,7 @@ import Testing
 struct StatusTests {
     private let whole = try! ServerStatus(
         shape: .prefork, pid: 7, addresses: [SocketAddress(parsing: "[::1]:80"), SocketAddress(unix: "/a b\n\"\u{1}")],
-        age: .nanoseconds(12), phase: .stopping, limit: 3, wanted: 2,
+        age: .nanoseconds(12), phase: .stopping, maxProcesses: 3, wanted: 2,
         processes: [
             ServerStatus.Process(
                 pid: 9, number: 0, state: .busy, requests: .max, inState: .zero, age: .seconds(1 << 30),

@@ -48,7 +48,7 @@ struct StopSwitchTests {
         } catch {
             #expect("\(error)".contains("SIGHUP is among both stopSignals and hooks.signals"))
         }
-        let all = try ServerLoop.signals(stopping: [.terminate], own: [.user2], hooks: hooks.keys)
-        #expect(all == [.terminate, .user2, .hangup])
+        let all = try ServerLoop.signals(stopping: [.terminate], own: [.userDefinedTwo], hooks: hooks.keys)
+        #expect(all == [.terminate, .userDefinedTwo, .hangup])
     }
 }

@@ -139,10 +139,10 @@ struct DescriptionTests {
     @Test("an exit status is told in words")
     func statuses() {
         #expect(Forking.ExitStatus.exited(code: 0).isSuccess && !Forking.ExitStatus.exited(code: 1).isSuccess)
-        #expect(!Forking.ExitStatus.killed(.kill, dumpedCore: false).isSuccess && !Forking.ExitStatus.unknown.isSuccess)
+        #expect(!Forking.ExitStatus.signaled(.kill, dumpedCore: false).isSuccess && !Forking.ExitStatus.unknown.isSuccess)
         #expect(Forking.ExitStatus.exited(code: 7).description == "exited with status 7")
-        #expect(Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false).description == "killed by SIGSEGV")
-        #expect(Forking.ExitStatus.killed(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
+        #expect(Forking.ExitStatus.signaled(.segmentationFault, dumpedCore: false).description == "killed by SIGSEGV")
+        #expect(Forking.ExitStatus.signaled(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
         #expect(
             Forking.ExitStatus.unknown.description
                 == "ended, and its exit status is unknown, as other code in this process waited for it")
@@ -159,26 +159,26 @@ struct DescriptionTests {
 
     @Test("an end says who, whom it served, how and after how long")
     func exits() {
-        let crash = Forking.ExitStatus.killed(.illegalInstruction, dumpedCore: false)
+        let crash = Forking.ExitStatus.signaled(.illegalInstruction, dumpedCore: false)
         #expect(exit(crash).description == "child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s")
         #expect(
-            exit(crash, .timeLimit, peer: nil, isLeftover: true).description
+            exit(crash, .timeout, peer: nil, isLeftover: true).description
                 == "process 4711, which a child left: killed by SIGILL at its time limit after 0.012 s")
         #expect(exit(.exited(code: 3), peer: nil).description == "child 4711: exited with status 3 after 0.012 s")
-        #expect(exit(crash, .timeLimit, peer: nil).description.contains("killed by SIGILL at its time limit after"))
+        #expect(exit(crash, .timeout, peer: nil).description.contains("killed by SIGILL at its time limit after"))
         #expect(exit(crash, .stopped, peer: nil).description.contains("killed by SIGILL as the server stops after"))
         #expect(
             exit(.exited(code: 127), peer: nil, refusal: .noSuchFileOrDirectory).description
                 == "child 4711: its program cannot be executed: No such file or directory")
-        #expect(exit(.exited(code: 0)).isSuccess && !exit(.exited(code: 0), .timeLimit).isSuccess)
+        #expect(exit(.exited(code: 0)).isSuccess && !exit(.exited(code: 0), .timeout).isSuccess)
     }
 
     @Test("an event is one line, and trouble is known as such")
     func events() throws {
         let peer = try SocketAddress(parsing: "[::1]:5")
         let refusal = ForkingError.system(call: "fork", .resourceTemporarilyUnavailable)
-        let crash = Forking.ExitStatus.killed(.segmentationFault, dumpedCore: false)
-        let pipe = Forking.ExitStatus.killed(.brokenPipe, dumpedCore: false)
+        let crash = Forking.ExitStatus.signaled(.segmentationFault, dumpedCore: false)
+        let pipe = Forking.ExitStatus.signaled(.brokenPipe, dumpedCore: false)
         let events: [(ForkingServer.Event, text: String, isTrouble: Bool)] = [
             (.serving([peer, peer]), "serving on [::1]:5, [::1]:5", false),
             (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
@@ -203,7 +203,7 @@ struct DescriptionTests {
             (.ended(exit(.exited(code: 2))), exit(.exited(code: 2)).description, true),
             (.ended(exit(.unknown)), exit(.unknown).description, true),
             (.ended(exit(crash)), exit(crash).description, true),
-            (.ended(exit(crash, .timeLimit)), exit(crash, .timeLimit).description, true),
+            (.ended(exit(crash, .timeout)), exit(crash, .timeout).description, true),
             (.ended(exit(crash, .stopped)), exit(crash, .stopped).description, false),
             // Its client left first.
             (.ended(exit(pipe)), exit(pipe).description, false),
@@ -243,7 +243,7 @@ struct DescriptionTests {
     @Test("what a child says can neither end a line nor be of any length")
     func zygoteErrors() {
         let text = "a\nb\u{1b}[31m\u{202e}" + String(repeating: "x", count: 100_000)
-        let errors: [ZygoteError] = [
+        let errors: [ForkingError] = [
             .threw(type: text, description: text), .limitRefused(call: text, .noMemory), .system(call: text, .noMemory),
             .invalid(text), .noHandler(text, known: [text]),
         ]
@@ -267,11 +267,11 @@ struct ConfigurationTests {
         return refusal { try configuration.checked() }
     }
 
-    @Test("the defaults are those of the seed")
+    @Test("the defaults are those of Python's socketserver")
     func defaults() {
         let configuration = ForkingServer.Configuration()
         #expect(configuration.maxChildren == 40 && configuration.idleTimeout == .seconds(300))
-        #expect(configuration.datagramLimit == 8192 && configuration.blockOnClose)
+        #expect(configuration.maxDatagramBytes == 8192 && configuration.waitsForChildren)
         #expect(said { _ in } == nil)
     }
 
@@ -281,14 +281,14 @@ struct ConfigurationTests {
             #expect(said { $0.maxChildren = limit } == "maxChildren is \(limit), and must be at least 1")
         }
         for limit in [0, -1, 65_536] {
-            #expect(said { $0.datagramLimit = limit } == "datagramLimit is \(limit), and must be from 1 to 65535 bytes")
+            #expect(said { $0.maxDatagramBytes = limit } == "maxDatagramBytes is \(limit), and must be from 1 to 65535")
         }
-        #expect(said { $0.drain = .seconds(-1) }?.hasPrefix("drain is -1.0 seconds, and cannot be negative") == true)
-        #expect(said { $0.killAfter = .seconds(-1) }?.hasPrefix("killAfter is ") == true)
+        #expect(said { $0.drainTimeout = .seconds(-1) }?.hasPrefix("drainTimeout is -1.0 seconds, and cannot be negative") == true)
+        #expect(said { $0.child.killTimeout = .seconds(-1) }?.hasPrefix("killTimeout is ") == true)
         for wrong in [Duration.zero, .seconds(-1)] {
             #expect(said { $0.idleTimeout = wrong }?.hasPrefix("idleTimeout is ") == true)
             #expect(said { $0.ioTimeout = wrong }?.hasPrefix("ioTimeout is ") == true)
-            #expect(said { $0.timeLimit = wrong }?.hasPrefix("a time limit of ") == true)
+            #expect(said { $0.child.timeout = wrong }?.hasPrefix("timeout is ") == true)
         }
         for signal in [Signal.kill, .stop, .child, Signal(rawValue: 0), Signal(rawValue: 65), Signal(rawValue: -1)] {
             #expect(said { $0.stopSignals = [.terminate, signal] }?.hasPrefix("\(signal) cannot be") == true)
@@ -300,20 +300,20 @@ struct ConfigurationTests {
         #expect(said { $0.maxChildren = .max } == nil)
         #expect(
             said {
-                $0.drain = .zero; $0.killAfter = .zero
+                $0.drainTimeout = .zero; $0.child.killTimeout = .zero
             } == nil)
         #expect(
             said {
-                $0.drain = .seconds(Int64.max); $0.timeLimit = .seconds(Int64.max)
+                $0.drainTimeout = .seconds(Int64.max); $0.child.timeout = .seconds(Int64.max)
             } == nil)
         #expect(
             said {
-                $0.idleTimeout = nil; $0.ioTimeout = .nanoseconds(1); $0.timeLimit = .nanoseconds(1)
+                $0.idleTimeout = nil; $0.ioTimeout = .nanoseconds(1); $0.child.timeout = .nanoseconds(1)
             } == nil)
         #expect(said { $0.stopSignals = [] } == nil)
         #expect(
             said {
-                $0.stopSignals = [Signal(rawValue: 64), .hangup]; $0.datagramLimit = 65_535
+                $0.stopSignals = [Signal(rawValue: 64), .hangup]; $0.maxDatagramBytes = 65_535
             } == nil)
     }
 }

@@ -9,14 +9,14 @@ import Testing
 struct OptionNamesTests {
     /// What forkserve leaves as it is by default, or sets by itself.
     private let unset: Set = [
-        "acceptsDescriptors", "allowsThreads", "blockOnClose", "childrenDieWithParent", "containment",
-        "countsConnections", "datagramLimit", "heartbeatLimit", "idleTimeout", "reapsStrangers", "reusesAddress",
-        "reusesPort", "stopSignals",
+        "acceptsDescriptors", "allowsThreads", "child", "containment", "diesWithParent", "heartbeatTimeout", "heedless",
+        "idleTimeout", "limits", "maxDatagramBytes", "reapsStrangers", "requestUnit", "reusesAddress", "reusesPort",
+        "stopSignals", "waitsForChildren",
     ]
 
     @Test("each property that the command line sets has an option's name")
     func all() {
-        let all: [Any] = [ForkingServer.Configuration(), PreforkServer.Configuration(), Listener.Options()]
+        let all: [Any] = [ForkingServer.Configuration(), PreforkServer.Configuration(), ChildOptions(), Listener.Options()]
         let names = all.flatMap { Mirror(reflecting: $0).children.compactMap(\.label) }
         for name in names where !unset.contains(name) {
             #expect(OptionNames.options[name] != nil, "\(name)")
@@ -27,7 +27,7 @@ struct OptionNamesTests {
         "the first word of what the library says is one, and what that is compared to",
         arguments: [
             ("maxChildren is 5, and each child", "--max-children is 5, and each child"),
-            ("replacedAtOnce is 0, and must be at least 1", "--replaced-at-once is 0, and must be at least 1"),
+            ("maxReplacedAtOnce is 0, and must be at least 1", "--replaced-at-once is 0, and must be at least 1"),
             (
                 "maxWorkers is 3, and must be from workers, which is 4, to 1024",
                 "--max-workers is 3, and must be from --workers, which is 4, to 1024"
@@ -48,7 +48,7 @@ struct OptionNamesTests {
         configuration.maxRequests = 0
         do {
             _ = try PreforkServer(
-                Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration, worker: { _ in })
+                workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration, body: { _ in })
             Issue.record("it was taken")
         } catch {
             #expect(error.namingOptions == .invalid("--max-requests is 0, and must be at least 1, or nil for none"))

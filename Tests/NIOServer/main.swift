@@ -114,11 +114,11 @@ func responseHead(_ body: ByteBuffer) -> HTTPResponseHead {
 
 var configuration = PreforkServer.Configuration()
 configuration.workers = option("--workers", default: 2)
-configuration.drain = .milliseconds(option("--drain", default: 1000))
-configuration.killAfter = .milliseconds(option("--kill", default: 3000))
+configuration.drainTimeout = .milliseconds(option("--drain", default: 1000))
+configuration.child.killTimeout = .milliseconds(option("--kill", default: 3000))
 let heartbeat = option("--heartbeat", default: 0)
-if heartbeat > 0 { configuration.heartbeatLimit = .milliseconds(heartbeat) }
-let server = try PreforkServer(Listener(adopting: FileDescriptor(rawValue: 3)), configuration: configuration) {
+if heartbeat > 0 { configuration.heartbeatTimeout = .milliseconds(heartbeat) }
+let server = try PreforkServer(workers: Listener(adopting: FileDescriptor(rawValue: 3)), configuration: configuration) {
     [kind, loops, late, limits] worker in
     try serve(kind, loops, late, limits, worker)
 }

@@ -47,8 +47,8 @@ private func childBreaksSockets() throws {
             clients = [Int(breaker.descriptor), Int(client.descriptor)]
             try breaker.send("break")
             var isSent = false
-            server.hooks.observe = { [unowned server] in
-                guard case .ended = $0 else { return }
+            server.hooks.onEvent = { server, event in
+                guard case .ended = event else { return }
                 if isSent { server.stop() } else { try? client.send("honest") }
                 isSent = true
             }
@@ -68,8 +68,8 @@ private func childsMemory() throws {
     }
     var ended = 0
     let client = try DatagramClient("\(server.address)")
-    server.hooks.observe = { [unowned server] in
-        guard case .ended = $0 else { return }
+    server.hooks.onEvent = { server, event in
+        guard case .ended = event else { return }
         ended += 1
         if ended == 20 { try? client.send("search") }
         if ended == 21 { server.stop() }
@@ -113,7 +113,7 @@ private func repliesWhileCollecting() throws {
     let client = try DatagramClient("\(server.address)")
     for text in ["one", "two"] {
         try client.send(text)
-        try expect(server.handleRequest(), "nothing was taken")
+        try expect(server.serveOne(), "nothing was taken")
         if text == "one" {
             try server.collectChildren(blocking: true)
         } else {
@@ -137,9 +137,9 @@ private func repliesWhileDraining() throws {
         _ = read(gate.read, &byte, 1)
         try datagram.reply(datagram.bytes)
     }
-    server.hooks.observe = { [unowned server] in
-        if case .forked = $0 { server.stop() }
-        if case .stopping(.drain) = $0 { close(gate.write) }
+    server.hooks.onEvent = { server, event in
+        if case .forked = event { server.stop() }
+        if case .stopping(.drain) = event { close(gate.write) }
     }
     let client = try DatagramClient("\(server.address)")
     try client.send("late")

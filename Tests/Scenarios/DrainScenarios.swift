@@ -25,14 +25,14 @@ private func listener(_ address: String = "127.0.0.1:0") throws -> Listener {
 private func oneAtATime() -> ForkingServer.Configuration {
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = 1
-    configuration.drain = .seconds(60)
+    configuration.drainTimeout = .seconds(60)
     return configuration
 }
 
 /// Stops it as soon as the first client has its child. Returns how many had one.
 private func serveStoppingAtFirst(_ server: ForkingServer) throws -> Int {
     var forks = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         if case .forked = event { forks += 1 }
         if case .forked = event, forks == 1 { server.stop() }
         if event.isTrouble { printErrorLine("\(event)") }
@@ -74,7 +74,7 @@ private func waitingAtStopForPrograms() throws {
 private func waitingAtEndOfDrain() throws {
     let server = try echoServer {
         $0.maxChildren = 1
-        $0.drain = .milliseconds(200)
+        $0.drainTimeout = .milliseconds(200)
     }
     let busy = try server.client()
     let clients = try (0..<3).map { _ in try server.briefClient() }
@@ -135,7 +135,7 @@ private func waitingAtAdoptedSocket() throws {
 private func waitingAtClose() throws {
     let server = try echoServer()
     let (first, second) = (try server.briefClient(), try server.briefClient())
-    try server.handleRequest()
+    try server.serveOne()
     try server.close()
     try expect(try first.receiveAll() == "hello\n", "the first was not served")
     try expect(try second.receiveAll() == "", "the second was served")
@@ -173,11 +173,11 @@ private func waitingForProcesses(_ kind: Kind) throws {
     var told = [0]  // before the first has a child, and after each
     let clients = try (0..<6).map { _ in try server.client() }
     for client in clients { try client.send("hello\n") }
-    server.hooks.verifyConnection = { _ in
+    server.hooks.verifyConnection = { _, _ in
         verified += 1
         return true
     }
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         switch event {
         case .forked:
             forks += 1
@@ -213,7 +213,7 @@ private func datagramsWaitForProcesses() throws {
     let client = try DatagramClient("\(server.address)")
     for number in 0..<4 { try client.send("\(number)") }
     var (forks, sentAway, shortages) = (0, 0, 0)
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         switch event {
         case .forked:
             forks += 1

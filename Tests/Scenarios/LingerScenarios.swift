@@ -57,7 +57,7 @@ private func wholeAnswerOfChild() throws {
     let server = try ForkingServer(listener) { try giveAnswer(&$0, done) }
     for _ in 0..<3 {
         let client = try server.client()
-        try expect(server.handleRequest(), "no client was taken")
+        try expect(server.serveOne(), "no client was taken")
         let count = try readTalking(client, after: done)
         try expect(count == answerLength, "\(count) bytes of \(answerLength) came")
         _ = forkcore_event_take(done)
@@ -75,7 +75,7 @@ private func wholeAnswerOverUnix() throws {
     let client = try server.client()
     try client.send("begin\n")
     try client.send(String(repeating: "\n", count: 5000))
-    try expect(server.handleRequest(), "no client was taken")
+    try expect(server.serveOne(), "no client was taken")
     try expect(try server.children.wait(atMost: .seconds(60)), "its child lives")
     try expect(try client.receive() == "answer\n", "another answer")
     var byte: UInt8 = 0
@@ -153,7 +153,7 @@ private func expectLeft(_ body: (Client) -> Void) throws {
     let server = try ForkingServer(listener) { try giveAnswer(&$0, done) }
     let client = try server.client()
     try client.send("begin\n")
-    try expect(server.handleRequest(), "no client was taken")
+    try expect(server.serveOne(), "no client was taken")
     try eventually(within: 60, "its child still listens") {
         body(client)
         try server.collectChildren()

@@ -18,8 +18,8 @@ let preforkPoolScenarios: [String: @Sendable () throws -> Void] = [
 private func preforkProgram() throws {
     let settings = Settings(CommandLine.arguments.dropFirst(2))
     let server = try pool(settings)
-    server.hooks.prepare = { if isThere(settings.text("prepare-file")) { throw Failure("not prepared") } }
-    server.hooks.observe = { say("\($0)") }
+    server.hooks.beforeFork = { _ in if isThere(settings.text("prepare-file")) { throw Failure("not prepared") } }
+    server.hooks.onEvent = { say("\($1)") }
     try server.serve()
     say("workers left: \(server.children.count)")
 }
@@ -30,25 +30,25 @@ private func pool(_ settings: Settings) throws -> PreforkServer {
     var configuration = PreforkServer.Configuration()
     configuration.workers = settings.number("workers") ?? 2
     configuration.maxWorkers = settings.number("max")
-    configuration.spawnLimit = settings.seconds("spawn") ?? configuration.spawnLimit
-    configuration.givesUpAfter = settings.number("gives-up")
+    configuration.startTimeout = settings.seconds("spawn") ?? configuration.startTimeout
+    configuration.maxFailures = settings.number("gives-up")
     configuration.maxRequests = settings.number("requests")
     configuration.maxAge = settings.seconds("age")
     configuration.maxMemoryKiB = settings.number("memory")
-    configuration.requestLimit = settings.seconds("limit")
-    configuration.heartbeatLimit = settings.seconds("heartbeat")
-    configuration.replacementDrain = settings.seconds("replacement-drain")
-    configuration.countsConnections = !settings.isOff("counts")
-    configuration.replacedAtOnce = settings.number("at-once") ?? 1
-    configuration.drain = settings.seconds("drain") ?? .seconds(30)
-    configuration.killAfter = settings.seconds("kill") ?? .seconds(30)
+    configuration.requestTimeout = settings.seconds("limit")
+    configuration.heartbeatTimeout = settings.seconds("heartbeat")
+    configuration.replacementDrainTimeout = settings.seconds("replacement-drain")
+    configuration.requestUnit = settings.isOff("counts") ? .declared : .connection
+    configuration.maxReplacedAtOnce = settings.number("at-once") ?? 1
+    configuration.drainTimeout = settings.seconds("drain") ?? .seconds(30)
+    configuration.child.killTimeout = settings.seconds("kill") ?? .seconds(30)
     configuration.ioTimeout = settings.seconds("io")
     let listener = try Listener(SocketAddress(parsing: settings.text("address") ?? "127.0.0.1:0"))
     guard let body = settings.text("body") else {
         return try PreforkServer(listener, configuration: configuration) { try obey(&$0, worker: $1) }
     }
     let file = settings.text("file")
-    return try PreforkServer(listener, configuration: configuration) { worker in
+    return try PreforkServer(workers: listener, configuration: configuration) { worker in
         try run(body, worker, file: file)
     }
 }
@@ -58,21 +58,21 @@ private func run(_ body: String, _ worker: Worker, file: String?) throws {
     switch body {
     case "accept":
         if isThere(file) { throw Failure("told to fail") }
-        worker.ready()
+        worker.notifyReady()
         while var connection = try worker.accept() {
-            worker.requestBegan(from: connection.peer)
+            let request = worker.beginRequest(from: connection.peer)
             try obey(&connection, worker: worker)
-            worker.requestEnded()
+            worker.endRequest(request)
         }
     case "late":  // not ready as long as the file is there
         while isThere(file) { usleep(5000) }
-        worker.ready()
+        worker.notifyReady()
         while !worker.isDraining { pause() }
     case "never":
         signal(SIGTERM, SIG_IGN)
         while true { pause() }
     case "returns": break
-    case "ready-returns": worker.ready()
+    case "ready-returns": worker.notifyReady()
     case "term":
         kill(getpid(), SIGTERM)
         try expect(worker.isDraining, "it does not drain")
@@ -80,9 +80,9 @@ private func run(_ body: String, _ worker: Worker, file: String?) throws {
         kill(getpid(), SIGTERM)
         while true { pause() }
     case "beats":
-        worker.ready()
+        worker.notifyReady()
         while !isReadable(worker.drainDescriptor.rawValue, within: 0.02) {
-            worker.heartbeat()
+            worker.sendHeartbeat()
             if isThere(file) { while now() > 0 {} }
         }
     default: throw Failure("no such body: \(body)")
@@ -91,6 +91,7 @@ private func run(_ body: String, _ worker: Worker, file: String?) throws {
 
 /// Worker: does what the client says, a command a line. What is no command comes back as it is.
 private func obey(_ connection: inout Connection, worker: Worker) throws {
+    var request: Worker.RequestID?
     while let line = try connection.readLine() {
         let words = String(decoding: line.dropLast(), as: UTF8.self).split(separator: " ").map(String.init)
         var answer = words.joined(separator: " ")
@@ -114,8 +115,8 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         case "shut-down": answer = "\(worker.listeners.map { shutdown($0.rawValue, Int32(SHUT_RDWR)) })"
         case "read-limit": connection.limitReading(to: .seconds(Double(words[1])!))
         case "be-held": answer = "\(try tracerOfThis())"
-        case "end": worker.requestEnded()
-        case "begin": worker.requestBegan()
+        case "end": if let begun = request.take() { worker.endRequest(begun) }
+        case "begin": request = worker.beginRequest()
         default: break
         }
         try connection.write(answer + "\n")
@@ -125,7 +126,7 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
 /// Worker: forks a child of its own, sends it SIGTERM, and says how it ended.
 private func endOfTerminatedChild() throws -> String {
     var end = "alive"
-    let table = try ChildTable(limit: 1, reaping: .pidfd) { end = "\($0.status)" }
+    let table = try ChildTable(maxChildren: 1, reaping: .pidfd) { end = "\($0.status)" }
     let pid = try table.fork { while true { pause() } }
     table.signal(.terminate, to: pid)
     if try !table.wait(atMost: .seconds(2)) {
@@ -210,13 +211,13 @@ private func listenToBells(for seconds: Double) -> Int {
 private func preforkObserverOfItsTable() throws {
     var configuration = PreforkServer.Configuration()
     configuration.workers = 1
-    let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
+    let server = try PreforkServer(workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
         (worker: Worker) in
-        worker.ready()
+        worker.notifyReady()
         while try worker.accept() != nil {}
     }
     var (ready, seen, told) = (0, 0, 0)
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         if case .ended = event { seen += 1 }
         guard case .ready(let pid, _) = event else { return }
         ready += 1
@@ -234,33 +235,33 @@ private func preforkRefusals() throws {
         change(&configuration)
         let text = try invalidity {
             _ = try PreforkServer(
-                Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration, worker: { _ in })
+                workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration, body: { _ in })
         }
         try expect(text.contains(word), text)
     }
     try refused("workers is 0") { $0.workers = 0 }
     try refused("workers is 1025") { $0.workers = 1025 }
     try refused("maxWorkers is 3") { ($0.workers, $0.maxWorkers) = (4, 3) }
-    try refused("replacedAtOnce") { $0.replacedAtOnce = 0 }
-    try refused("givesUpAfter") { $0.givesUpAfter = 0 }
+    try refused("maxReplacedAtOnce") { $0.maxReplacedAtOnce = 0 }
+    try refused("maxFailures") { $0.maxFailures = 0 }
     try refused("maxRequests") { $0.maxRequests = 0 }
     try refused("maxMemoryKiB") { $0.maxMemoryKiB = -1 }
-    try refused("spawnLimit") { $0.spawnLimit = .zero }
-    try refused("requestLimit") { $0.requestLimit = .zero }
-    try refused("drain") { $0.drain = .seconds(-1) }
-    try refused("replacementDrain") { $0.replacementDrain = .seconds(-1) }
+    try refused("startTimeout") { $0.startTimeout = .zero }
+    try refused("requestTimeout") { $0.requestTimeout = .zero }
+    try refused("drain") { $0.drainTimeout = .seconds(-1) }
+    try refused("replacementDrainTimeout") { $0.replacementDrainTimeout = .seconds(-1) }
     try refused("meaning of its own") { $0.stopSignals = [.hangup] }
     try refused("SIGKILL") { $0.stopSignals = [.kill] }
 
     let datagrams = try invalidity {
-        _ = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0"), datagram: true), worker: { _ in })
+        _ = try PreforkServer(workers: Listener(SocketAddress(parsing: "127.0.0.1:0"), datagram: true), body: { _ in })
     }
     try expect(datagrams.contains("datagrams"), datagrams)
 
-    let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), worker: { _ in })
+    let server = try PreforkServer(workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), body: { _ in })
     var forks = 0
-    server.hooks.observe = { if case .forked = $0 { forks += 1 } }
-    server.hooks.prepare = { throw Failure("not today") }
+    server.hooks.onEvent = { if case .forked = $1 { forks += 1 } }
+    server.hooks.beforeFork = { _ in throw Failure("not today") }
     let unprepared = try invalidity { try server.serve() }
     try expect(unprepared.contains("not today") && forks == 0, unprepared)
     try withThread {

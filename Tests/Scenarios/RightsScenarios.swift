@@ -89,7 +89,7 @@ private func attachedIsRefused() throws {
     let other = try Client("\(adopted.address)")
     try expectRefused(other.descriptor, "a connection of an adopted listener")
     let server = try echoServer { $0.control = try? SocketAddress(unix: "@forking-attached-\(getpid())") }
-    server.hooks.serviceActions = { [unowned server] in
+    server.hooks.onTurn = { server in
         defer { server.stop() }
         guard let asking = try? Client("\(server.configuration.control!)") else { return }
         do { try expectRefused(asking.descriptor, "a control socket") } catch { fatalError("\(error)") }
@@ -103,11 +103,11 @@ private func attachedToRefusedClient() throws {
     let directory = try TemporaryDirectory()
     let server = try ForkingServer(openListener(directory.path + "/s")) { try $0.write("served\n") }
     var seen = 0
-    server.hooks.verifyConnection = { _ in
+    server.hooks.verifyConnection = { _, _ in
         seen += 1
         return seen > 1
     }
-    server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop() } }
+    server.hooks.onEvent = { server, event in if case .ended = event { server.stop() } }
     let lingering = try Lingering()
     let hostile = try Client("\(server.address)"), honest = try Client("\(server.address)")
     try lingering.attach(on: hostile.descriptor)
@@ -131,13 +131,13 @@ private func attachedToHeldClient() throws {
     let directory = try TemporaryDirectory()
     let lingering = try Lingering()
     var configuration = ForkingServer.Configuration()
-    (configuration.maxChildren, configuration.drain) = (1, .milliseconds(100))
+    (configuration.maxChildren, configuration.drainTimeout) = (1, .milliseconds(100))
     let server = try ForkingServer(openListener(directory.path + "/s"), configuration: configuration) { _ in
         _ = liveOn()
     }
     let first = try Client("\(server.address)"), hostile = try Client("\(server.address)")
     try lingering.attach(on: hostile.descriptor)
-    server.hooks.observe = { [unowned server] in if case .forked = $0 { server.stop() } }
+    server.hooks.onEvent = { server, event in if case .forked = event { server.stop() } }
     try withoutWaiting { try server.serve() }
     withExtendedLifetime(first) {}
 }
@@ -157,15 +157,15 @@ private func attachedToProgram() throws {
         Program(path: "/bin/true", arguments: ["true"])
     }
     var open = 0
-    server.hooks.observe = { [unowned server] in
-        if case .forked(let pid, _) = $0 {
+    server.hooks.onEvent = { server, event in
+        if case .forked(let pid, _) = event {
             try? expectZombie(pid)  // the parent's copies are the last ones then
             open = openDescriptors().count
         }
-        if case .ended = $0 { server.stop() }
+        if case .ended = event { server.stop() }
     }
     // First the accepted one is closed, then that which the program was made from.
-    server.hooks.serviceActions = { try? eventually("it is open") { open == 0 || openDescriptors().count < open } }
+    server.hooks.onTurn = { _ in try? eventually("it is open") { open == 0 || openDescriptors().count < open } }
     let lingering = try Lingering()
     let hostile = try Client("\(server.address)")
     try lingering.attach(on: hostile.descriptor)
@@ -179,7 +179,7 @@ private func attachedToDatagram() throws {
     let server = try ForkingServer(datagrams: openListener(directory.path + "/d", datagram: true)) { datagram in
         try datagram.reply(datagram.bytes)
     }
-    server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop() } }
+    server.hooks.onEvent = { server, event in if case .ended = event { server.stop() } }
     let lingering = try Lingering()
     let client = try DatagramClient("\(server.address)", boundTo: directory.path + "/c")
     try lingering.attach(on: client.descriptor)
@@ -196,8 +196,8 @@ private func attachedToAdopted() throws {
     let hostile = try Client("unix:\(directory.path)/s")
     try lingering.attach(on: hostile.descriptor)
     let server = try ForkingServer(Listener(adopting: FileDescriptor(rawValue: bound))) { _ in }
-    server.hooks.verifyConnection = { _ in false }
-    server.hooks.observe = { [unowned server] in if case .refused = $0 { server.stop() } }
+    server.hooks.verifyConnection = { _, _ in false }
+    server.hooks.onEvent = { server, event in if case .refused = event { server.stop() } }
     try withoutWaiting { try server.serve() }
 }
 
@@ -211,8 +211,8 @@ private func attachedByChild() throws {
         _exit(forkcore_hand_over(channel, 0, [1], 1) == EPERM ? 4 : 3)
     }
     var status: ExitStatus?
-    server.hooks.observe = { [unowned server] in
-        guard case .ended(let exit) = $0 else { return }
+    server.hooks.onEvent = { server, event in
+        guard case .ended(let exit) = event else { return }
         status = exit.status
         server.stop()
     }

@@ -117,7 +117,7 @@ private func startHelper(ignoringSIGTERM: Bool) -> pid_t {
     var options = ChildOptions()
     options.containment = Containment.none
     options.diesWithParent = false
-    guard let table = try? ChildTable(limit: 1), let ready = try? pipe() else { return 0 }
+    guard let table = try? ChildTable(maxChildren: 1), let ready = try? pipe() else { return 0 }
     let helper = try? table.fork(options: options) {
         if ignoringSIGTERM { signal(SIGTERM, SIG_IGN) }
         close(ready.read)

@@ -41,8 +41,8 @@ private func serveProgram() throws {
     do {
         let server = try server(settings, inherited: inherited)
         addHooks(settings, to: server)
-        server.hooks.signals[.user1] = { shortage?.begin() }
-        server.hooks.signals[.user2] = { shortage?.end() }
+        server.hooks.signals[.userDefinedOne] = { _ in shortage?.begin() }
+        server.hooks.signals[.userDefinedTwo] = { _ in shortage?.end() }
         if settings.isOn("unflushed") { print("the parent's unflushed bytes", terminator: " ") }
         try server.serve()
     }
@@ -53,14 +53,14 @@ private func server(_ settings: Settings, inherited: [Int]) throws -> ForkingSer
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = settings.number("max") ?? configuration.maxChildren
     configuration.idleTimeout = settings.seconds("idle")
-    configuration.timeLimit = settings.seconds("limit")
+    configuration.child.timeout = settings.seconds("limit")
     configuration.ioTimeout = settings.seconds("io")
-    configuration.drain = settings.seconds("drain") ?? .seconds(30)
-    configuration.killAfter = settings.seconds("kill") ?? .seconds(30)
+    configuration.drainTimeout = settings.seconds("drain") ?? .seconds(30)
+    configuration.child.killTimeout = settings.seconds("kill") ?? .seconds(30)
     configuration.noDelay = settings.isOn("nodelay")
-    configuration.childrenDieWithParent = !settings.isOff("tied")
-    configuration.crashBacktraces = settings.isOn("backtraces")
-    configuration.datagramLimit = settings.number("datagram") ?? configuration.datagramLimit
+    configuration.child.diesWithParent = !settings.isOff("tied")
+    configuration.child.printsCrashBacktrace = settings.isOn("backtraces")
+    configuration.maxDatagramBytes = settings.number("datagram") ?? configuration.maxDatagramBytes
     let address = try SocketAddress(parsing: settings.text("address") ?? "127.0.0.1:0")
     let isDatagram = settings.isOn("datagrams")
     let listener = try Listener(address, datagram: isDatagram)
@@ -83,25 +83,25 @@ final class Box<Target: AnyObject> {
 private func addHooks(_ settings: Settings, to server: ForkingServer) {
     var turns = 0
     var clients = 0
-    server.hooks.serviceActions = { turns += 1 }
-    server.hooks.handleTimeout = { say("idle") }
-    server.hooks.signals[.hangup] = { [unowned server] in
+    server.hooks.onTurn = { _ in turns += 1 }
+    server.hooks.onIdle = { _ in say("idle") }
+    server.hooks.signals[.hangup] = { server in
         say("hangup: \(turns) turns, \(server.children.count) children, descriptors \(openDescriptors())")
         turns = 0
     }
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         if case .serving = event { say("\(event)") } else if !settings.isOn("quiet") { say("\(event)") }
         if case .forked = event, settings.isOn("stop-at-fork") { server.stop() }
     }
     let verifying = settings.isOn("verify")
-    server.hooks.verifyConnection = { _ in
+    server.hooks.verifyConnection = { _, _ in
         clients += 1
         if verifying, clients == 1 { return false }
         if verifying, clients == 2 { throw Failure("the hook's own") }
         return true
     }
     if let reply = settings.text("on-error") {
-        server.hooks.handleError = { error, _ in
+        server.hooks.onError = { error, _ in
             say("handling \(error)")
             if reply == "throw" { throw Failure("the hook failed") }
         }

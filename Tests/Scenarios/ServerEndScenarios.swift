@@ -17,7 +17,7 @@ func slowPrograms() throws {
     defer { close(descriptor) }
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = 10
-    configuration.drain = .zero
+    configuration.drainTimeout = .zero
     let server = try ForkingServer(
         programs: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration
     ) { _ in
@@ -25,7 +25,7 @@ func slowPrograms() throws {
     }
     var (shortages, ended, turnsBefore, turnsHeld) = (0, 0, 0, 0)
     var clients: [Client] = []
-    server.hooks.observe = { event in
+    server.hooks.onEvent = { _, event in
         switch event {
         case .shortage(let error):
             if error == .crowded { shortages += 1 }
@@ -33,7 +33,7 @@ func slowPrograms() throws {
         default: break
         }
     }
-    server.hooks.serviceActions = { [unowned server] in
+    server.hooks.onTurn = { server in
         if server.children.count == 8 {
             if shortages == 0 { turnsBefore += 1 } else { turnsHeld += 1 }
         }
@@ -65,7 +65,7 @@ func listenerShutDown(_ address: String, lent: Bool = false) throws {
     let isUnix = server.address.isUnix
     var (mended, served) = (0, 0)
     var client: Client?
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         switch event {
         case .serving: shutdown(copy, Int32(SHUT_RDWR))
         case .listeningAgain:
@@ -100,7 +100,7 @@ func noMemoryForStack() throws {
     try expect(setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0, "setrlimit")
     let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { try $0.write("served\n") }
     let client = try server.client()
-    server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop() } }
+    server.hooks.onEvent = { server, event in if case .ended = event { server.stop() } }
     try server.serve()
     try expect(try client.receiveAll() == "served\n", "the client was not served")
 }

@@ -81,12 +81,12 @@ func withThread(_ body: () throws -> Void) throws {
 private func threadsRefused() throws {
     let server = try echoServer()
     try withThread {
-        for attempt in [{ try server.serve() }, { _ = try server.handleRequest() }] {
+        for attempt in [{ try server.serve() }, { _ = try server.serveOne() }] {
             do {
                 try attempt()
                 throw Failure("it serves in a process with two threads")
-            } catch ForkingError.threads(let count) {
-                try expect(count == 2, "\(count) threads")
+            } catch let error as ForkingError where error.code == .threads {
+                try expect(error == .threads(count: 2), "\(error)")
             }
         }
     }
@@ -99,16 +99,16 @@ private func threadsRefused() throws {
 private func oneStep() throws {
     let server = try echoServer { $0.idleTimeout = .milliseconds(50) }
     var idle = 0
-    server.hooks.handleTimeout = { idle += 1 }
-    try expect(try !server.handleRequest(), "it took a client that never came")
+    server.hooks.onIdle = { _ in idle += 1 }
+    try expect(try !server.serveOne(), "it took a client that never came")
     try expect(idle == 1, "the hook ran \(idle) times")
     let client = try server.client()
-    try expect(try server.handleRequest(), "it did not take the client")
+    try expect(try server.serveOne(), "it did not take the client")
     try client.echo("hello")
     client.finishSending()
     try server.collectChildren(blocking: true)
     server.stop()
-    try expect(try !server.handleRequest(), "it took a client after it was stopped")
+    try expect(try !server.serveOne(), "it took a client after it was stopped")
     try server.close()
 }
 
@@ -119,29 +119,29 @@ private func oneStepReaps() throws {
         $0.idleTimeout = .milliseconds(200)
     }
     var ended: [ProcessID] = []
-    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit.pid) } }
+    server.hooks.onEvent = { if case .ended(let exit) = $1 { ended.append(exit.pid) } }
     let (first, second) = (try server.client(), try server.client())
-    try expect(try server.handleRequest(), "the first was not taken")
+    try expect(try server.serveOne(), "the first was not taken")
     let child = server.onlyChild
-    try expect(try !server.handleRequest(), "the second was taken at the limit")
+    try expect(try !server.serveOne(), "the second was taken at the limit")
     first.finishSending()
     try expectZombie(child)
-    try expect(try server.handleRequest(), "the second was not taken, \(ended) having ended")
+    try expect(try server.serveOne(), "the second was not taken, \(ended) having ended")
     try expect(ended == [child], "\(ended) ended")
     second.finishSending()
     try expectZombie(server.onlyChild)
-    try expect(try !server.handleRequest(), "a third one was taken")
+    try expect(try !server.serveOne(), "a third one was taken")
     try expect(ended.count == 2, "the second's child was not reaped while waiting")
 }
 
 private func collectChildren() throws {
     let server = try echoServer()
     var ended: [ProcessID] = []
-    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit.pid) } }
+    server.hooks.onEvent = { if case .ended(let exit) = $1 { ended.append(exit.pid) } }
     let (first, second) = (try server.client(), try server.client())
-    try server.handleRequest()
+    try server.serveOne()
     let child = server.onlyChild
-    try server.handleRequest()
+    try server.serveOne()
     first.finishSending()
     try expectZombie(child)
     try server.collectChildren()
@@ -154,13 +154,13 @@ private func collectChildren() throws {
 
 private func tableBesideServer() throws {
     let server = try echoServer { $0.maxChildren = 2 }
-    let table = try ChildTable(limit: 4)
+    let table = try ChildTable(maxChildren: 4)
     var (ofServer, ofTable): ([ExitStatus], [ExitStatus]) = ([], [])
     let stopSwitch = server.stopSwitch
     func stopAtLast() {
         if ofServer.count == 6, ofTable.count == 4 { stopSwitch.stop() }
     }
-    server.hooks.observe = { event in
+    server.hooks.onEvent = { _, event in
         if case .ended(let exit) = event { ofServer.append(exit.status) }
         stopAtLast()
     }
@@ -183,7 +183,7 @@ private func foreignChildBesideServer() throws {
     try expectZombie(foreign)
     let server = try echoServer { $0.maxChildren = 1 }
     var ended = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         if case .ended = event { ended += 1 }
         if ended == 3 { server.stop() }
     }
@@ -198,11 +198,11 @@ private func foreignChildBesideServer() throws {
 private func observerOfItsTable() throws {
     let server = try echoServer()
     var (seen, told) = (0, 0)
-    server.hooks.observe = { if case .ended = $0 { seen += 1 } }
+    server.hooks.onEvent = { if case .ended = $1 { seen += 1 } }
     server.children.onExit = { _ in told += 1 }
     for _ in 0..<3 {
         let client = try server.briefClient()
-        try expect(server.handleRequest(), "no client was taken")
+        try expect(server.serveOne(), "no client was taken")
         for child in server.children.children {
             try eventually("a child lives") { Process(child.pid)?.isZombie ?? true }
         }
@@ -220,14 +220,14 @@ private func ownChildrenBesideServer() throws {
     var ended: [ProcessID] = []
     var client: Client?
     var childrenAfter = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         switch event {
         case .ended(let exit) where exit.peer == nil: ended.append(exit.pid)
         case .forked, .stopping(.drain): (try? server.children.fork { 0 }).map { own.append($0) }
         default: break
         }
     }
-    server.hooks.handleTimeout = { [unowned server] in
+    server.hooks.onIdle = { server in
         if client == nil {
             client = try? server.client()
         } else if let first = own.first, !server.children.children.contains(where: { $0.pid == first }) {
@@ -258,11 +258,11 @@ private final class ShortOfDescriptors {
             onTry(self)
             return Program(path: "/bin/cat", arguments: ["cat"])
         }
-        server.hooks.verifyConnection = { [unowned self] _ in
+        server.hooks.verifyConnection = { [unowned self] _, _ in
             verified += 1
             return true
         }
-        server.hooks.observe = { [unowned self] event in
+        server.hooks.onEvent = { [unowned self] _, event in
             if case .shortage(let error) = event { told.append(error) }
             if case .forkFailed = event { sentAway += 1 }
         }
@@ -290,15 +290,15 @@ private func programsWaitForDescriptors() throws {
             short.end()
         }
         var turns = 0
-        short.server.hooks.serviceActions = { turns += 1 }
+        short.server.hooks.onTurn = { _ in turns += 1 }
         client = try short.server.briefClient()
         let next = try short.server.briefClient()
         short.begin(free: free)
-        try expect(try short.server.handleRequest(), "the client was not taken")
+        try expect(try short.server.serveOne(), "the client was not taken")
         try expect(short.tries == 4 && !hadAnswer && short.verified == 1, "\(short.tries) tries")
         try expect(turns < 20, "\(turns) turns of the loop")
         try expect(short.told == [.system(call: call, .tooManyOpenFiles)] && short.sentAway == 0, "\(short.told)")
-        try expect(try short.server.handleRequest(), "the next was not taken")
+        try expect(try short.server.serveOne(), "the next was not taken")
         try short.server.collectChildren(blocking: true)
         for one in [client!, next] { try expect(try one.receiveAll() == "hello\n", "a client was not served") }
     }
@@ -308,7 +308,7 @@ private func heldClientAtStop() throws {
     let short = try ShortOfDescriptors { if $0.tries == 3 { $0.server.stop() } }
     let client = try short.server.briefClient()
     short.begin(free: 1)
-    try expect(try !short.server.handleRequest(), "the client was taken")
+    try expect(try !short.server.serveOne(), "the client was taken")
     short.end()
     try expect(try client.receiveAll() == "", "the client was served")
     try short.server.close()
@@ -322,10 +322,10 @@ private func allGivenBack() throws {
         let server = try echoServer()
         var during = before
         var ignored = false
-        server.hooks.signals[.hangup] = {}
-        server.hooks.observe = { _ in (during, ignored) = (blockedSignals(), ignores(SIGPIPE)) }
+        server.hooks.signals[.hangup] = { _ in }
+        server.hooks.onEvent = { _, _ in (during, ignored) = (blockedSignals(), ignores(SIGPIPE)) }
         var childIgnores: [Int32] = []
-        server.hooks.serviceActions = { [unowned server] in
+        server.hooks.onTurn = { server in
             guard childIgnores.isEmpty else { return }
             childIgnores = [0]
             _ = try? server.children.fork {
@@ -333,10 +333,10 @@ private func allGivenBack() throws {
             }
             server.stop()
         }
-        let observe = server.hooks.observe
-        server.hooks.observe = {
-            observe($0)
-            if case .ended(let exit) = $0, case .exited(let code) = exit.status { childIgnores = [code] }
+        let onEvent = server.hooks.onEvent
+        server.hooks.onEvent = { server, event in
+            onEvent(server, event)
+            if case .ended(let exit) = event, case .exited(let code) = exit.status { childIgnores = [code] }
         }
         try server.serve()
         try expect(childIgnores == [2], "in a child: \(childIgnores)")
@@ -369,18 +369,19 @@ private func severalListeners() throws {
     do {
         try server.add(Listener(SocketAddress(parsing: "127.0.0.1:0"), datagram: true))
         throw Failure("a listener of datagrams was taken")
-    } catch ForkingError.invalid(let reason) {
+    } catch let error as ForkingError where error.code == .invalid {
+        let reason = error.description
         try expect(reason.contains("is for datagrams, and this server's others are not"), reason)
     }
     var served: [Bool] = []
-    server.hooks.observe = { if case .forked(_, let peer) = $0 { served.append(peer.isUnix) } }
+    server.hooks.onEvent = { if case .forked(_, let peer) = $1 { served.append(peer.isUnix) } }
     let many = try (0..<8).map { _ in try server.briefClient() }
     let few = try (0..<2).map { _ in try Client(name) }
     for client in few {
         try client.send("hello\n")
         client.finishSending()
     }
-    for _ in 0..<10 { try expect(server.handleRequest(), "somebody was not served") }
+    for _ in 0..<10 { try expect(server.serveOne(), "somebody was not served") }
     for client in many + few { try expect(client.receiveAll() == "hello\n", "not served") }
     try expect(served.prefix(4).count(where: \.self) == 2 && served.count(where: \.self) == 2, "\(served)")
     try server.collectChildren(blocking: true)

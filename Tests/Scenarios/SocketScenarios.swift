@@ -24,7 +24,7 @@ private func failingBinds() throws {
                 _ = try Listener(address)
                 throw Failure("\(address) was bound twice")
             } catch let error as ForkingError {
-                if case .system(_, .tooManyOpenFiles) = error { throw Failure("descriptors leaked: \(error)") }
+                if error.errno == .tooManyOpenFiles { throw Failure("descriptors leaked: \(error)") }
             }
         }
     }
@@ -42,7 +42,7 @@ private func listenerInChild() throws {
     let directory = try TemporaryDirectory()
     let path = directory.path + "/s"
     let owner = Owner(try Listener(SocketAddress(unix: path)))
-    let table = try ChildTable(limit: 1)
+    let table = try ChildTable(maxChildren: 1)
     try table.fork {
         owner.drop()
         return 0
@@ -59,7 +59,7 @@ private func descriptorInChild() throws {
     let listener = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
     let number = listener.descriptor.rawValue
     let owner = Owner(listener)
-    let table = try ChildTable(limit: 1)
+    let table = try ChildTable(maxChildren: 1)
     var status: ExitStatus?
     table.onExit = { status = $0.status }
     try table.fork {
@@ -89,7 +89,8 @@ private func handedOver() throws {
         do {
             _ = try take(mine, wrong)
             throw Failure("LISTEN_FDS='\(wrong)' was taken")
-        } catch ForkingError.invalid(let reason) {
+        } catch let error as ForkingError where error.code == .invalid {
+        let reason = error.description
             try expect(reason.contains("LISTEN_FDS is '\(wrong)'"), reason)
             try expect(getenv("LISTEN_PID") == nil, "the variables are left")
         }
@@ -104,7 +105,8 @@ private func handedOver() throws {
     do {
         _ = try take(mine, "1", names: "a")
         throw Failure("a closed descriptor was taken")
-    } catch ForkingError.invalid(let reason) {
+    } catch let error as ForkingError where error.code == .invalid {
+        let reason = error.description
         try expect(reason.contains("descriptor 3 is not open"), reason)
     }
 }

@@ -19,7 +19,7 @@ let startScenarios: [String: @Sendable () throws -> Void] = [
 private func standardDescriptors() throws {
     let openers: [() throws -> Void] = [
         { try expectHigh(Listener(SocketAddress(parsing: "127.0.0.1:0")).descriptor.rawValue) },
-        { try expectHigh(ChildTable(limit: 1).descriptor.rawValue) },
+        { try expectHigh(ChildTable(maxChildren: 1).descriptor.rawValue) },
         {
             let zygote = try startZygote()
             try expectHigh(3)
@@ -46,15 +46,15 @@ private let endless = Duration.seconds(1e19)
 
 private func endlessDurations() throws {
     let server = try echoServer {
-        $0.timeLimit = endless
+        $0.child.timeout = endless
         $0.idleTimeout = endless
         $0.ioTimeout = endless
-        $0.drain = endless
-        $0.killAfter = endless
+        $0.drainTimeout = endless
+        $0.child.killTimeout = endless
     }
     let client = try server.client()
     var ended = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         switch event {
         case .forked(_, let peer) where "\(peer)".hasSuffix(":\(client.port)"):
             try! client.echo("hello")
@@ -67,9 +67,9 @@ private func endlessDurations() throws {
     }
     try server.serve()
     try expect(ended >= 1, "nobody was served")
-    let table = try ChildTable(limit: 1)
+    let table = try ChildTable(maxChildren: 1)
     var options = ChildOptions()
-    options.timeLimit = endless
+    options.timeout = endless
     try table.fork(options: options) { 0 }
     try expect(try table.wait(atMost: endless), "it does not wait for ever")
 }
@@ -77,20 +77,20 @@ private func endlessDurations() throws {
 private func endlessDurationsOfAPool() throws {
     var configuration = PreforkServer.Configuration()
     configuration.workers = 1
-    configuration.requestLimit = endless
-    configuration.heartbeatLimit = endless
+    configuration.requestTimeout = endless
+    configuration.heartbeatTimeout = endless
     configuration.ioTimeout = endless
     configuration.maxAge = endless
-    configuration.spawnLimit = endless
-    configuration.drain = endless
-    configuration.killAfter = endless
+    configuration.startTimeout = endless
+    configuration.drainTimeout = endless
+    configuration.child.killTimeout = endless
     let server = try PreforkServer(
         Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration
     ) { connection, _ in
         while let line = try connection.readLine() { try connection.write(line) }
     }
     var ended = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         if case .serving(let addresses) = event {
             let client = try! Client("\(addresses[0])")
             try! client.echo("hello")
@@ -124,7 +124,7 @@ private func fileSizeLimit() throws {
     }
     let client = try server.client()
     var code: Int32 = 0
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         guard case .forked = event else { return }
         limitFiles(to: 4096)
         code = pwrite(file, [1], 1, 4096) < 0 ? errno : 0
@@ -143,8 +143,8 @@ private func zygoteFileSizeLimit() throws {
     do {
         _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 100_000))
         throw Failure("it was sent")
-    } catch ZygoteError.system(let call, .fileTooLarge) {
-        try expect(call == "write", call)
+    } catch let error as ForkingError where error.errno == .fileTooLarge {
+        try expect(error.call == "write", "\(error)")
     }
     try expect(disposition(of: SIGXFSZ) == 0 && !isBlocked(SIGXFSZ), "SIGXFSZ is not as it was")
     try expect(try zygote.runAndWait("echo", [1, 2, 3]).bytes == [1, 2, 3], "no answer after that")

@@ -25,20 +25,21 @@ private func stopBeforeServing() throws {
     let client = try server.client()
     server.stop()
     var forks = 0
-    server.hooks.observe = { if case .forked = $0 { forks += 1 } }
+    server.hooks.onEvent = { if case .forked = $1 { forks += 1 } }
     try server.serve()
     try expect(forks == 0, "it served")
     try expect(try client.receiveAll() == "", "a client was left waiting")
     do {
         try server.serve()
         throw Failure("it serves after it was stopped")
-    } catch ForkingError.invalid(let text) {
+    } catch let error as ForkingError where error.code == .invalid {
+        let text = error.description
         try expect(text.contains("stopped"), text)
     }
     do {
-        try server.handleRequest()
+        try server.serveOne()
         throw Failure("it takes a client after it was stopped")
-    } catch ForkingError.invalid {}
+    } catch let error as ForkingError where error.code == .invalid {}
 }
 
 /// Where the handler, which can be given nothing, finds the server.
@@ -58,10 +59,10 @@ private func stopFromSignalHandler() throws {
 private func stopFromThread() throws {
     let server = try echoServer {
         $0.idleTimeout = nil
-        $0.allowsThreads = true
+        $0.child.allowsThreads = true
     }
     var thread = pthread_t()
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         guard case .serving = event else { return }
         let stopSwitch = Unmanaged.passRetained(server.stopSwitch).toOpaque()
         pthread_create(
@@ -85,20 +86,20 @@ private func stopFromHooks() throws {
         try expect(server.children.count == 0, "\(name): children are left")
         _ = try client.receiveAll()
     }
-    try stops("serviceActions") { server in server.hooks.serviceActions = { [unowned server] in server.stop() } }
-    try stops("handleTimeout") { server in server.hooks.handleTimeout = { [unowned server] in server.stop() } }
+    try stops("onTurn") { server in server.hooks.onTurn = { server in server.stop() } }
+    try stops("onIdle") { server in server.hooks.onIdle = { server in server.stop() } }
     try stops("verifyConnection") { server in
-        server.hooks.verifyConnection = { [unowned server] _ in
+        server.hooks.verifyConnection = { server, _ in
             server.stop()
             return true
         }
     }
     try stops("observe") { server in
-        server.hooks.observe = { [unowned server] in if case .ended = $0 { server.stop(.kill) } }
+        server.hooks.onEvent = { server, event in if case .ended = event { server.stop(.kill) } }
     }
     try stops("signals") { server in
-        server.hooks.signals[.hangup] = { [unowned server] in server.stop(.terminate) }
-        server.hooks.handleTimeout = { kill(getpid(), SIGHUP) }
+        server.hooks.signals[.hangup] = { server in server.stop(.terminate) }
+        server.hooks.onIdle = { _ in kill(getpid(), SIGHUP) }
     }
 }
 
@@ -108,14 +109,14 @@ private func stopTwice() throws {
         let server = try echoServer()
         var steps: [StopStep] = []
         let client = try server.client()
-        server.hooks.observe = { [unowned server] event in
+        server.hooks.onEvent = { server, event in
             if case .forked = event { for step in first { server.stop(step) } }
             guard case .stopping(let step) = event else { return }
             steps.append(step)
             if steps.count == 1 { server.stop(again) }
         }
         // The child lives until the turn after the first stop, which is the one that hears of the second.
-        server.hooks.serviceActions = { if !steps.isEmpty { client.finishSending() } }
+        server.hooks.onTurn = { _ in if !steps.isEmpty { client.finishSending() } }
         try server.serve()
         return steps
     }
@@ -136,7 +137,7 @@ private func stopAfterAnEnd() throws {
         }
         _ = try words.hear()
     }
-    server.hooks.observe = { [unowned server] event in
+    server.hooks.onEvent = { server, event in
         guard case .forked(let pid, _) = event else { return }
         try? expectZombie(pid)
         server.stop(.terminate)
@@ -156,7 +157,7 @@ private func twentyQuickStops() throws {
         let server = try echoServer(address)
         address = "\(server.address)"
         let client = try server.briefClient()
-        server.hooks.observe = { [unowned server] event in
+        server.hooks.onEvent = { server, event in
             if case .forked = event { server.stop() }
         }
         try server.serve()
@@ -166,26 +167,26 @@ private func twentyQuickStops() throws {
 
 private func closeEndsChildren() throws {
     let server = try echoServer {
-        $0.drain = .milliseconds(50)
-        $0.blockOnClose = true
+        $0.drainTimeout = .milliseconds(50)
+        $0.waitsForChildren = true
     }
     var ended: [ChildExit] = []
-    server.hooks.observe = { if case .ended(let exit) = $0 { ended.append(exit) } }
+    server.hooks.onEvent = { if case .ended(let exit) = $1 { ended.append(exit) } }
     let client = try server.client()
-    try server.handleRequest()
+    try server.serveOne()
     try client.echo("hello")
     try server.close()
     try expect(ended.count == 1 && server.children.count == 0, "\(ended.count) ended")
-    try expect(ended[0].status == .killed(.terminate, dumpedCore: false), "\(ended[0])")
+    try expect(ended[0].status == .signaled(.terminate, dumpedCore: false), "\(ended[0])")
     try expect(ended[0].reason == .stopped, "\(ended[0])")
     try server.close()  // once more does no harm
 }
 
 /// A child holds no listener: a server that left its children alone gives its port up.
 private func portBindsAgain() throws {
-    let server = try echoServer { $0.blockOnClose = false }
+    let server = try echoServer { $0.waitsForChildren = false }
     let client = try server.client()
-    try server.handleRequest()
+    try server.serveOne()
     try client.echo("hello")
     try server.close()
     try expect(server.children.count == 1, "closing ended the child")
@@ -202,8 +203,8 @@ private func portBindsAgain() throws {
 private func closeFromHook() throws {
     let server = try echoServer { $0.idleTimeout = .milliseconds(20) }
     var refusals: [String] = []
-    server.hooks.handleTimeout = { [unowned server] in
-        for call in [server.serve, server.close, { _ = try server.handleRequest() }] {
+    server.hooks.onIdle = { server in
+        for call in [server.serve, server.close, { _ = try server.serveOne() }] {
             do { try call() } catch { refusals.append("\(error)") }
         }
         server.stop()
@@ -217,14 +218,14 @@ private func serverInHook() throws {
     let inner = try echoServer()
     let outer = try echoServer { $0.idleTimeout = .milliseconds(20) }
     var ends: [ExitStatus] = []
-    inner.hooks.observe = { if case .ended(let exit) = $0 { ends.append(exit.status) } }
+    inner.hooks.onEvent = { if case .ended(let exit) = $1 { ends.append(exit.status) } }
     var failure: (any Error)?
-    outer.hooks.handleTimeout = { [unowned outer] in
+    outer.hooks.onIdle = { outer in
         outer.stop()
         do {
             for number in 1...3 as ClosedRange<Int32> {
                 let client = try inner.client()
-                try expect(try inner.handleRequest(), "nobody came")
+                try expect(try inner.serveOne(), "nobody came")
                 try client.echo("hello")
                 client.finishSending()
                 try inner.children.fork { number + 10 }

@@ -46,13 +46,13 @@ private func crashSignals() throws {
     let recording = try RecordingTable()
     var options = ChildOptions()
     for number in [SIGSEGV, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE] {
-        options.crashBacktraces = false
+        options.printsCrashBacktrace = false
         try recording.table.fork(options: options) { raise(number) }
         try recording.finish()
-        let expected = ExitStatus.killed(Signal(rawValue: number), dumpedCore: false)
+        let expected = ExitStatus.signaled(Signal(rawValue: number), dumpedCore: false)
         try expect(recording.exits.last?.status == expected, "the handler ran: \(recording.exits)")
 
-        options.crashBacktraces = true
+        options.printsCrashBacktrace = true
         try recording.table.fork(options: options) { raise(number) }
         try recording.finish()
         try expect(recording.exits.last?.status == .exited(code: 33), "the handler did not run: \(recording.exits)")
@@ -170,7 +170,7 @@ private func parentsTable(_ way: ChildTable.Reaping) throws {
             table.collect()
             return table.count == 1
         }
-        guard recording.exits.last?.pid == pid, case .killed(let signal, _)? = recording.exits.last?.status,
+        guard recording.exits.last?.pid == pid, case .signaled(let signal, _)? = recording.exits.last?.status,
             [.illegalInstruction, .trap].contains(signal)
         else { throw Failure("use \(index) ended as \(recording.exits)") }
     }
@@ -199,10 +199,10 @@ private func parentsTableDropped() throws {
 
 /// A child's own table gets the numbers of the parent's descriptors, which were closed; then the parent's goes away.
 private func parentsTableReplaced(_ way: ChildTable.Reaping) throws {
-    var table: ChildTable? = try ChildTable(limit: 1, reaping: way)
+    var table: ChildTable? = try ChildTable(maxChildren: 1, reaping: way)
     let recording = try RecordingTable(reaping: .pidfd)
     try recording.table.fork {
-        guard let own = try? ChildTable(limit: 1, reaping: way) else { return 1 }
+        guard let own = try? ChildTable(maxChildren: 1, reaping: way) else { return 1 }
         table = own
         guard fcntl(own.descriptor.rawValue, F_GETFD) >= 0 else { return 2 }
         var status: ExitStatus?
@@ -222,7 +222,7 @@ private func parentKilled(_ way: ChildTable.Reaping) throws {
     let parent = try recording.table.fork {
         var stays = ChildOptions()
         stays.diesWithParent = false
-        guard let table = try? ChildTable(limit: 2, reaping: way) else { return 1 }
+        guard let table = try? ChildTable(maxChildren: 2, reaping: way) else { return 1 }
         let children = [
             try? table.fork {
                 stayersReports.closeWrite()

@@ -52,7 +52,7 @@ private func leftBehind(_ way: ChildTable.Reaping) throws {
     try expect(table.isFull, "it has no place")
     let left = table.children
     try expect(left.count == 1 && left[0].isLeftover && left[0].pid != child, "\(left)")
-    guard case .full = try refusal({ try table.fork { 0 } }) else { throw Failure("another was forked") }
+    guard case .full = try refusal({ try table.fork { 0 } }).detail else { throw Failure("another was forked") }
     table.terminateAll()
     try recording.finish()
     let last = recording.exits.last
@@ -66,8 +66,8 @@ private func leftBehind(_ way: ChildTable.Reaping) throws {
 private func leftBehindInTime(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
     var options = contained()
-    options.timeLimit = .milliseconds(300)
-    options.killAfter = .milliseconds(100)
+    options.timeout = .milliseconds(300)
+    options.killTimeout = .milliseconds(100)
     try recording.table.fork(options: options) {
         _ = foreignChild {
             setsid()
@@ -83,7 +83,7 @@ private func leftBehindInTime(_ way: ChildTable.Reaping) throws {
         recording.table.collect()
     }
     try expect(recording.exits[0].isSuccess && recording.exits[1].isLeftover, "\(recording.exits)")
-    try expect(recording.exits[1].reason == .timeLimit, "\(recording.exits)")
+    try expect(recording.exits[1].reason == .timeout, "\(recording.exits)")
 }
 
 /// Who waits for all waits for it, also if it was not found before; and it is found once, however often it is looked for.
@@ -116,7 +116,7 @@ private func descendantsAreTold(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
     let words = try Channel()
     var options = contained()
-    options.killAfter = .seconds(1000)
+    options.killTimeout = .seconds(1000)
     let child = try recording.table.fork(options: options) {
         signal(SIGTERM, SIG_IGN)
         _ = foreignChild {
@@ -147,7 +147,7 @@ private func descendantsOutliveTheirChild(_ way: ChildTable.Reaping, late: Bool)
     let recording = try RecordingTable(reaping: way)
     let (words, daemons) = (try Channel(), try Channel())
     var options = contained()
-    options.killAfter = .milliseconds(300)
+    options.killTimeout = .milliseconds(300)
     func daemon() -> Int32 {
         setsid()
         signal(SIGTERM, SIG_IGN)
@@ -171,7 +171,7 @@ private func descendantsOutliveTheirChild(_ way: ChildTable.Reaping, late: Bool)
     if late { recording.table.terminateAll() } else { recording.table.terminate(child) }
     try recording.finish()
     try expect(recording.exits.map(\.isLeftover) == [false, true], "\(recording.exits)")
-    try expect(recording.exits[1].status == .killed(.kill, dumpedCore: false), "\(recording.exits)")
+    try expect(recording.exits[1].status == .signaled(.kill, dumpedCore: false), "\(recording.exits)")
     words.close()
     daemons.close()
 }
@@ -180,7 +180,7 @@ private func descendantsOutliveTheirChild(_ way: ChildTable.Reaping, late: Bool)
 private func leftBehindByTheKilled(_ way: ChildTable.Reaping) throws {
     let living = try Channel()
     let parent = foreignChild {
-        guard let table = try? ChildTable(limit: 4, reaping: way) else { return 1 }
+        guard let table = try? ChildTable(maxChildren: 4, reaping: way) else { return 1 }
         for _ in 0..<4 {
             _ = try? table.fork(options: contained()) {
                 _ = foreignChild {
@@ -205,11 +205,11 @@ private func leftBehindByTheKilled(_ way: ChildTable.Reaping) throws {
 
 /// A child that nobody could end with this process is not made, and can be once there are processes again.
 private func noProcessForTheWatcher() throws {
-    let table = try ChildTable(limit: 4, reaping: .pidfd)
+    let table = try ChildTable(maxChildren: 4, reaping: .pidfd)
     try becomeUser(withProcesses: 1)
     for _ in 0..<2 {
         let error = try refusal { try table.fork(options: contained()) { 0 } }
-        guard case .system("fork", .resourceTemporarilyUnavailable) = error else { throw Failure("\(error)") }
+        guard error == .system(call: "fork", .resourceTemporarilyUnavailable) else { throw Failure("\(error)") }
     }
     try expect(table.count == 0 && children(of: getpid()).isEmpty, "something was made")
 }

@@ -21,8 +21,8 @@ private func runTask() -> Int32 {
 
 private func tenSeconds() -> ChildOptions {
     var options = ChildOptions()
-    options.timeLimit = .seconds(10)
-    options.killAfter = .zero
+    options.timeout = .seconds(10)
+    options.killTimeout = .zero
     options.allowsThreads = true
     return options
 }
@@ -49,7 +49,7 @@ private func expectCrashOfTask() throws {
     try recording.table.fork(options: tenSeconds(), runTask)
     let exit = try recording.finishOne()
     try expect(exit.status != .exited(code: 0), "a Task has run: what was it that the child was to be kept from?")
-    guard exit.reason == .own, case .killed = exit.status else { throw Failure("it hung: \(exit)") }
+    guard exit.reason == .own, case .signaled = exit.status else { throw Failure("it hung: \(exit)") }
 }
 
 /// The parent never had another thread: its children may.

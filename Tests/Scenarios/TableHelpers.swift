@@ -12,7 +12,7 @@ final class RecordingTable {
     private(set) var exits: [ChildExit] = []
 
     init(limit: Int = 8, reaping: ChildTable.Reaping = .signal) throws {
-        table = try ChildTable(limit: limit, reaping: reaping)
+        table = try ChildTable(maxChildren: limit, reaping: reaping)
         table.onExit = { [unowned self] in exits.append($0) }
     }
 
@@ -127,7 +127,7 @@ func refusal(_ body: () throws -> Void, line: Int = #line) throws -> ForkingErro
 /// The text of `ForkingError.invalid`.
 func invalidity(_ body: () throws -> Void, line: Int = #line) throws -> String {
     let error = try refusal(body, line: line)
-    guard case .invalid(let text) = error else { throw Failure("line \(line): \(error)") }
+    guard case .invalid(let text) = error.detail else { throw Failure("line \(line): \(error)") }
     return text
 }
 

@@ -47,7 +47,7 @@ private func childSignalHandled() throws {
     let handler = disposition(of: SIGCHLD)
     let descriptors = openDescriptors()
     for _ in 0..<2 {
-        let text = try invalidity { _ = try ChildTable(limit: 1) }
+        let text = try invalidity { _ = try ChildTable(maxChildren: 1) }
         try expect(text.contains("SIGCHLD") && text.contains("pidfd"), "the error names no way out: \(text)")
         try expect(disposition(of: SIGCHLD) == handler && handler > 1, "the handler was replaced")
         try expect(!isBlocked(SIGCHLD) && openDescriptors() == descriptors, "a refused table leaves something behind")
@@ -97,8 +97,8 @@ private func twoTables() throws {
 
 /// An observer may let go of another table, even of one that has something to tell.
 private func twoTablesOneDropped() throws {
-    let table = try ChildTable(limit: 2)
-    var others = [try ChildTable(limit: 2) { _ in fatalError("told after it was dropped") }, try ChildTable(limit: 2)]
+    let table = try ChildTable(maxChildren: 2)
+    var others = [try ChildTable(maxChildren: 2) { _ in fatalError("told after it was dropped") }, try ChildTable(maxChildren: 2)]
     var told = 0
     table.onExit = { _ in
         told += 1
@@ -121,7 +121,7 @@ private func tableOffFirstThread() throws {
         onAnotherThread {
             let answer: String
             do {
-                answer = try invalidity { _ = try ChildTable(limit: 1) }
+                answer = try invalidity { _ = try ChildTable(maxChildren: 1) }
             } catch {
                 answer = "\(error)"
             }
@@ -129,7 +129,7 @@ private func tableOffFirstThread() throws {
         }
     }
     tryThere()
-    let first = try ChildTable(limit: 1)
+    let first = try ChildTable(maxChildren: 1)
     withExtendedLifetime(first) { tryThere() }
     try expect(answers.withLock(\.count) == 2, "not two answers")
     for answer in answers.withLock(\.self) {
@@ -141,7 +141,7 @@ private func tableOffFirstThread() throws {
 private func threadTakesChildSignal() throws {
     let descriptors = openDescriptors()
     try besideAThread {
-        let text = try invalidity { _ = try ChildTable(limit: 1) }
+        let text = try invalidity { _ = try ChildTable(maxChildren: 1) }
         try expect(text.contains("does not block SIGCHLD") && text.contains("pidfd"), "no way out is named: \(text)")
         try expect(!isBlocked(SIGCHLD), "a refused table leaves SIGCHLD blocked")
     }
@@ -159,7 +159,7 @@ private func threadTakesChildSignal() throws {
 }
 
 private func threadedProcess(_ way: ChildTable.Reaping) throws {
-    let table = try ChildTable(limit: 1, reaping: way)
+    let table = try ChildTable(maxChildren: 1, reaping: way)
     try besideAThread {
         try besideAThread {
             let error = try refusal { try table.fork { 0 } }

@@ -18,12 +18,12 @@ let tableLimitScenarios: [String: @Sendable () throws -> Void] = [
 private func limitChecked() throws {
     for limit in [0, -1, Int.min] {
         for way in [ChildTable.Reaping.signal, .pidfd] {
-            let text = try invalidity { _ = try ChildTable(limit: limit, reaping: way) }
+            let text = try invalidity { _ = try ChildTable(maxChildren: limit, reaping: way) }
             try expect(text.contains("\(limit)") && text.contains("at least 1"), text)
         }
     }
     try expect(!isBlocked(SIGCHLD), "SIGCHLD was blocked for a table that is not")
-    for limit in [1, Int.max] { _ = try ChildTable(limit: limit) }
+    for limit in [1, Int.max] { _ = try ChildTable(maxChildren: limit) }
 }
 
 private func fullTable(_ way: ChildTable.Reaping) throws {
@@ -115,14 +115,14 @@ private func pidfdRefused() throws {
 }
 
 private func optionsChecked() throws {
-    let table = try ChildTable(limit: 1)
+    let table = try ChildTable(maxChildren: 1)
     for limit in [Duration.zero, .seconds(-1)] {
         var options = ChildOptions()
-        options.timeLimit = limit
+        options.timeout = limit
         _ = try invalidity { try table.fork(options: options) { 0 } }
     }
     var options = ChildOptions()
-    options.killAfter = .nanoseconds(-1)
+    options.killTimeout = .nanoseconds(-1)
     _ = try invalidity { try table.fork(options: options) { 0 } }
     try expect(table.count == 0, "a slot is taken")
     try expectNoChildren()

@@ -36,8 +36,8 @@ private func pollable(_ way: ChildTable.Reaping) throws {
     try expect(!isReadable(descriptor, within: 0) || now() - collected > 0.9, "readable after a collect()")
 
     var options = ChildOptions()
-    options.timeLimit = .milliseconds(1500)
-    options.killAfter = .seconds(60)
+    options.timeout = .milliseconds(1500)
+    options.killTimeout = .seconds(60)
     signal(SIGTERM, SIG_IGN)
     let pid = try table.fork(options: options, liveOn)
     signal(SIGTERM, SIG_DFL)
@@ -72,7 +72,7 @@ private func idleIsQuiet() throws {
 /// An observer that puts a new child in the place of each that ends, in a table with room for one.
 private func reentrantFork(_ way: ChildTable.Reaping) throws {
     var codes: [ExitStatus] = []
-    let table = try ChildTable(limit: 1, reaping: way)
+    let table = try ChildTable(maxChildren: 1, reaping: way)
     var failure: (any Error)?
     table.onExit = { [unowned table] exit in
         codes.append(exit.status)
@@ -91,7 +91,7 @@ private func reentrantCollect(_ way: ChildTable.Reaping) throws {
     let gate = try Channel()
     var codes: [ExitStatus] = []
     var depth = 0
-    let table = try ChildTable(limit: 10, reaping: way)
+    let table = try ChildTable(maxChildren: 10, reaping: way)
     table.onExit = { [unowned table] exit in
         depth += 1
         codes.append(exit.status)
@@ -143,7 +143,7 @@ private func signalStorm(_ way: ChildTable.Reaping) throws {
 
 /// What an observer sets is the observer of the very next end.
 private func observerReplaced() throws {
-    let table = try ChildTable(limit: 3)
+    let table = try ChildTable(maxChildren: 3)
     var (first, second) = (0, 0)
     table.onExit = { _ in
         first += 1

@@ -145,7 +145,7 @@ private final class Ledger {
     /// - Parameter scribbler: was killed.
     func check(but scribbler: ProcessID) throws {
         try expect(recording.exits.count == count + 1, "\(recording.exits.count) exits of \(count + 1) were told")
-        for exit in recording.exits where exit.pid != scribbler || exit.status != .killed(.kill, dumpedCore: false) {
+        for exit in recording.exits where exit.pid != scribbler || exit.status != .signaled(.kill, dumpedCore: false) {
             guard let index = codes[exit.pid]?.firstIndex(where: { exit.status == .exited(code: $0) }) else {
                 throw Failure("told of \(exit), which was to end with \(codes[exit.pid] ?? [])")
             }
@@ -277,7 +277,7 @@ private func killedAtBirth() throws {
     recording.table.collect()
     try expect(recording.table.count == 0, "\(recording.table.count) have to wait for a sweep")
     try expect(recording.exits.count == 100, "\(recording.exits.count) were told")
-    try expect(recording.exits.allSatisfy { $0.status == .killed(.kill, dumpedCore: false) }, "\(recording.exits)")
+    try expect(recording.exits.allSatisfy { $0.status == .signaled(.kill, dumpedCore: false) }, "\(recording.exits)")
     try recording.table.fork { 7 }
     try recording.finish()
     try expect(recording.exits.last?.status == .exited(code: 7), "\(recording.exits.last!)")

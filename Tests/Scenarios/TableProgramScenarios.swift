@@ -26,7 +26,7 @@ private func spawnedPrograms() throws {
     try recording.finish()
     for exit in recording.exits {
         try expect(exit.refusal == nil, "\(exit)")
-        let expected: ExitStatus = exit.pid == coded ? .exited(code: 7) : .killed(.user2, dumpedCore: false)
+        let expected: ExitStatus = exit.pid == coded ? .exited(code: 7) : .signaled(.userDefinedTwo, dumpedCore: false)
         try expect(exit.status == expected && exit.peer == (exit.pid == coded ? peer : nil), "\(exit)")
     }
     try expect(recording.exits.count == 2, "\(recording.exits)")
@@ -62,7 +62,7 @@ private func spawnBySignalTraps() throws {
     let stderr = try Channel()
     try recording.table.fork {
         dup2(stderr.ends.write, 2)
-        guard let table = try? ChildTable(limit: 1) else { return 1 }
+        guard let table = try? ChildTable(maxChildren: 1) else { return 1 }
         _ = try? table.spawn(shell("exit 0"), on: .standardInput)
         return 2
     }
@@ -72,7 +72,7 @@ private func spawnBySignalTraps() throws {
     stderr.closeRead()
     let exit = try recording.finishOne()
     try expect(text.contains("must reap by pidfd"), "it said '\(text)'")
-    guard case .killed(let signal, _) = exit.status, [.illegalInstruction, .trap].contains(signal) else {
+    guard case .signaled(let signal, _) = exit.status, [.illegalInstruction, .trap].contains(signal) else {
         throw Failure("\(exit)")
     }
 }

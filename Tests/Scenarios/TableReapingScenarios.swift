@@ -23,7 +23,7 @@ let tableReapingScenarios: [String: @Sendable () throws -> Void] = [
 /// The kernel merges SIGCHLDs: 100 exits that happen while nobody looks give one signal.
 private func coalescedExits() throws {
     var ended: [ChildExit] = []
-    let table = try ChildTable(limit: 100)
+    let table = try ChildTable(maxChildren: 100)
     table.onExit = { ended.append($0) }
     let gate = try Channel()
     for code in 0..<100 {
@@ -92,7 +92,7 @@ private func toldAsItWas(_ way: ChildTable.Reaping) throws {
     let begun = now()
     let coded = try recording.table.fork { 42 }
     let killed = try recording.table.fork(liveOn)
-    try expect(recording.table.signal(.user2, to: killed), "the signal was not sent")
+    try expect(recording.table.signal(.userDefinedTwo, to: killed), "the signal was not sent")
     let trapped = try recording.table.fork {
         dup2(open("/dev/null", O_WRONLY), 2)
         let none: [Int] = []
@@ -106,9 +106,9 @@ private func toldAsItWas(_ way: ChildTable.Reaping) throws {
         try expect(exit.duration > .zero && exit.duration <= elapsed, "lived \(exit.duration) of \(elapsed)")
         switch exit.pid {
         case coded: try expect(exit.status == .exited(code: 42) && !exit.isSuccess, "\(exit)")
-        case killed: try expect(exit.status == .killed(.user2, dumpedCore: false), "\(exit)")
+        case killed: try expect(exit.status == .signaled(.userDefinedTwo, dumpedCore: false), "\(exit)")
         default:
-            guard case .killed(let signal, _) = exit.status, [.illegalInstruction, .trap].contains(signal) else {
+            guard case .signaled(let signal, _) = exit.status, [.illegalInstruction, .trap].contains(signal) else {
                 throw Failure("a trap ended as \(exit)")
             }
         }
@@ -142,7 +142,7 @@ private func coreFlag() throws {
         }
         try recording.finish()
         let status = recording.exits.last?.status
-        try expect(status == .killed(.abort, dumpedCore: size > 0), "with cores of \(size): \(recording.exits)")
+        try expect(status == .signaled(.abort, dumpedCore: size > 0), "with cores of \(size): \(recording.exits)")
     }
 }
 
@@ -180,7 +180,7 @@ private func resourceUsage() throws {
 private func stoppedChild(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
     var options = ChildOptions()
-    options.killAfter = .seconds(10)
+    options.killTimeout = .seconds(10)
     let pid = try recording.table.fork(options: options, liveOn)
     recording.table.signal(.stop, to: pid)
     try eventually("the child does not stop") { Process(pid)?.state == "T" }
@@ -190,13 +190,13 @@ private func stoppedChild(_ way: ChildTable.Reaping) throws {
 
     recording.table.terminate(pid)
     let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.terminate, dumpedCore: false) && exit.reason == .stopped, "\(exit)")
+    try expect(exit.status == .signaled(.terminate, dumpedCore: false) && exit.reason == .stopped, "\(exit)")
 }
 
 /// Its children live on, and are whoever's who wants to wait for them.
 private func tableGoesAway(_ way: ChildTable.Reaping) throws {
     let gate = try Channel()
-    var table: ChildTable? = try ChildTable(limit: 2, reaping: way) { _ in fatalError("no one collects") }
+    var table: ChildTable? = try ChildTable(maxChildren: 2, reaping: way) { _ in fatalError("no one collects") }
     let living = try table!.fork {
         gate.waitToBeTold()
         return 7
@@ -217,7 +217,7 @@ private func noGrowth(_ way: ChildTable.Reaping, children: Int) throws {
         return Int(pages)! * sysconf(Int32(_SC_PAGESIZE)) / 1024
     }
     var ended = 0
-    let table = try ChildTable(limit: 4, reaping: way) { _ in ended += 1 }
+    let table = try ChildTable(maxChildren: 4, reaping: way) { _ in ended += 1 }
     func run(_ count: Int) throws {
         for _ in 0..<count {
             try table.fork { 0 }

@@ -27,19 +27,19 @@ private func ignoringTermination<R>(_ body: () throws -> R) rethrows -> R {
     return try body()
 }
 
-private func options(timeLimit: Duration? = nil, killAfter: Duration = .seconds(30)) -> ChildOptions {
+private func options(timeout: Duration? = nil, killTimeout: Duration = .seconds(30)) -> ChildOptions {
     var options = ChildOptions()
-    options.timeLimit = timeLimit
-    options.killAfter = killAfter
+    options.timeout = timeout
+    options.killTimeout = killTimeout
     return options
 }
 
 private func timeLimit(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
-    try recording.table.fork(options: options(timeLimit: .milliseconds(50)), liveOn)
-    let quick = try recording.table.fork(options: options(timeLimit: .seconds(60))) { 0 }
+    try recording.table.fork(options: options(timeout: .milliseconds(50)), liveOn)
+    let quick = try recording.table.fork(options: options(timeout: .seconds(60))) { 0 }
     for exit in try recording.finish() where exit.pid != quick {
-        try expect(exit.status == .killed(.terminate, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+        try expect(exit.status == .signaled(.terminate, dumpedCore: false) && exit.reason == .timeout, "\(exit)")
         try expect(exit.duration >= .milliseconds(50) && !exit.isSuccess, "\(exit)")
     }
     try expect(recording.exits.contains { $0.pid == quick && $0.isSuccess }, "\(recording.exits)")
@@ -47,10 +47,10 @@ private func timeLimit(_ way: ChildTable.Reaping) throws {
 
 private func stubbornChild(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
-    let limits = options(timeLimit: .milliseconds(50), killAfter: .milliseconds(100))
+    let limits = options(timeout: .milliseconds(50), killTimeout: .milliseconds(100))
     try ignoringTermination { _ = try recording.table.fork(options: limits, liveOn) }
     let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.kill, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+    try expect(exit.status == .signaled(.kill, dumpedCore: false) && exit.reason == .timeout, "\(exit)")
     try expect(exit.duration >= .milliseconds(150), "killed too early: \(exit)")
 }
 
@@ -80,7 +80,7 @@ private func timeLimitOfGroup(stubbornLeader: Bool) throws {
     for way in [ChildTable.Reaping.signal, .pidfd] {
         let (reports, gate) = (try Channel(), try Channel())
         let recording = try RecordingTable(reaping: way)
-        let limits = options(timeLimit: .milliseconds(500), killAfter: .milliseconds(stubbornLeader ? 100 : 30_000))
+        let limits = options(timeout: .milliseconds(500), killTimeout: .milliseconds(stubbornLeader ? 100 : 30_000))
         _ = try ignoringTermination {
             try forkFamily(recording.table, limits, reports: reports, gate: gate) {
                 if !stubbornLeader { signal(SIGTERM, SIG_DFL) }
@@ -89,7 +89,7 @@ private func timeLimitOfGroup(stubbornLeader: Bool) throws {
         }
         let exit = try recording.finishOne()
         let last: Signal = stubbornLeader ? .kill : .terminate
-        try expect(exit.status == .killed(last, dumpedCore: false) && exit.reason == .timeLimit, "\(exit)")
+        try expect(exit.status == .signaled(last, dumpedCore: false) && exit.reason == .timeout, "\(exit)")
         let heard = try reports.hear()
         try expect(heard == nil, "the grandchild lives")
         reports.closeRead()
@@ -121,7 +121,7 @@ private func terminateReachesGroup(_ way: ChildTable.Reaping) throws {
     try expect(Process(pid).map { !$0.isZombie } ?? false, "the leader was not to end")
     recording.table.killAll()
     let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.kill, dumpedCore: false) && exit.reason == .stopped, "\(exit)")
+    try expect(exit.status == .signaled(.kill, dumpedCore: false) && exit.reason == .stopped, "\(exit)")
     reports.closeRead()
 }
 
@@ -143,7 +143,7 @@ private func endsGroupsLeaderFirst(_ way: ChildTable.Reaping) throws {
 private func backgroundLeftAlone(_ way: ChildTable.Reaping) throws {
     let (reports, gate) = (try Channel(), try Channel())
     let recording = try RecordingTable(reaping: way)
-    _ = try forkFamily(recording.table, options(timeLimit: .seconds(30)), reports: reports, gate: gate) { 9 }
+    _ = try forkFamily(recording.table, options(timeout: .seconds(30)), reports: reports, gate: gate) { 9 }
     let exit = try recording.finishOne()
     try expect(exit.status == .exited(code: 9) && exit.reason == .own, "\(exit)")
     recording.table.terminateAll()
@@ -160,10 +160,10 @@ private func backgroundLeftAlone(_ way: ChildTable.Reaping) throws {
 private func eachItsDeadline() throws {
     let recording = try RecordingTable()
     let other = try RecordingTable()
-    let long = try recording.table.fork(options: options(timeLimit: .milliseconds(600)), liveOn)
-    let short = try recording.table.fork(options: options(timeLimit: .milliseconds(200)), liveOn)
-    let middle = try other.table.fork(options: options(timeLimit: .milliseconds(400)), liveOn)
-    let forever = try recording.table.fork(options: options(timeLimit: .seconds(1 << 62)), liveOn)
+    let long = try recording.table.fork(options: options(timeout: .milliseconds(600)), liveOn)
+    let short = try recording.table.fork(options: options(timeout: .milliseconds(200)), liveOn)
+    let middle = try other.table.fork(options: options(timeout: .milliseconds(400)), liveOn)
+    let forever = try recording.table.fork(options: options(timeout: .seconds(1 << 62)), liveOn)
     try eventually("deadlines were overlooked: \(recording.table.children)") {
         _ = isReadable(recording.table.descriptor.rawValue, within: 5)
         recording.table.collect()
@@ -172,7 +172,7 @@ private func eachItsDeadline() throws {
     try expect(recording.exits.map(\.pid) == [short, long] && other.exits.map(\.pid) == [middle], "wrong order")
     for exit in recording.exits + other.exits {
         let limit = [long: 600, short: 200, middle: 400][exit.pid]!
-        try expect(exit.duration >= .milliseconds(limit) && exit.reason == .timeLimit, "\(exit)")
+        try expect(exit.duration >= .milliseconds(limit) && exit.reason == .timeout, "\(exit)")
     }
     try expect(recording.table.children.map(\.pid) == [forever], "\(recording.table.children)")
     recording.table.killAll()
@@ -211,7 +211,7 @@ private func leftItsGroup() throws {
         let recording = try RecordingTable()
         let ready = try Channel()
         var options = ChildOptions()
-        options.killAfter = .milliseconds(50)
+        options.killTimeout = .milliseconds(50)
         try recording.table.fork(options: options) {
             signal(SIGTERM, SIG_IGN)
             if leavesOthers { _ = foreignChild { liveOn() } }
@@ -222,7 +222,7 @@ private func leftItsGroup() throws {
         _ = try ready.hear()
         recording.table.terminateAll()
         let exit = try recording.finishOne()
-        try expect(exit.status == .killed(.kill, dumpedCore: false), "\(exit)")
+        try expect(exit.status == .signaled(.kill, dumpedCore: false), "\(exit)")
         ready.close()
     }
 }

@@ -35,7 +35,7 @@ private func tracedByItsParent(_ way: ChildTable.Reaping) throws {
     try expectZombie(foreign)
     var options = ChildOptions()
     // A pidfd tells of no stop; a limit finds it.
-    if way == .pidfd { (options.timeLimit, options.killAfter) = (.milliseconds(500), .milliseconds(500)) }
+    if way == .pidfd { (options.timeout, options.killTimeout) = (.milliseconds(500), .milliseconds(500)) }
     let pid = try recording.table.fork(options: options) {
         if test_be_traced() != 0 { return 1 }
         raise(SIGSTOP)
@@ -43,7 +43,7 @@ private func tracedByItsParent(_ way: ChildTable.Reaping) throws {
     }
     try eventually("it does not stop") { Process(pid).map { $0.state != "R" && $0.state != "S" } ?? true }
     let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.kill, dumpedCore: false), "\(exit)")
+    try expect(exit.status == .signaled(.kill, dumpedCore: false), "\(exit)")
     try expect(Process(pid) == nil, "it lives, or is a zombie, though its end was told")
     try expectForeign(foreign, endsWith: 72)
 }
@@ -53,7 +53,7 @@ private func threadTracedByItsParent(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(limit: 1, reaping: way)
     var options = ChildOptions()
     // A pidfd tells of no such end; a limit finds it.
-    if way == .pidfd { (options.timeLimit, options.killAfter) = (.milliseconds(300), .milliseconds(100)) }
+    if way == .pidfd { (options.timeout, options.killTimeout) = (.milliseconds(300), .milliseconds(100)) }
     try recording.table.fork(options: options) { test_start_traced_thread() == 0 ? 7 : 1 }
     let exit = try recording.finishOne()
     try expect(exit.status == .exited(code: 7), "\(exit)")
@@ -148,8 +148,8 @@ private func heldByATracer() throws {
 private func heldByATracerOfItsGroup(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
     var options = ChildOptions()
-    options.timeLimit = .seconds(2)
-    options.killAfter = .milliseconds(200)
+    options.timeout = .seconds(2)
+    options.killTimeout = .milliseconds(200)
     let words = try Channel()
     try recording.table.fork(options: options) {
         test_let_others_trace()
@@ -163,7 +163,7 @@ private func heldByATracerOfItsGroup(_ way: ChildTable.Reaping) throws {
         return 7
     }
     let exit = try recording.finishOne()
-    try expect(exit.status == .exited(code: 7) && exit.reason == .timeLimit, "\(exit)")
+    try expect(exit.status == .exited(code: 7) && exit.reason == .timeout, "\(exit)")
     words.close()
 }
 
@@ -257,14 +257,14 @@ private func notPermitted(_ way: ChildTable.Reaping, isAlone: Bool) throws {
     _ = try ready.hear()
     ready.close()
     try expect(setreuid(65_534, 0) == 0 && seteuid(65_534) == 0, "root cannot become nobody")
-    try expect(!recording.table.signal(.user1, to: pid, group: true), "it was signalled")
+    try expect(!recording.table.signal(.userDefinedOne, to: pid, group: true), "it was signalled")
     recording.table.terminateAll()
     recording.table.collect()
     try expect(troubles == [.notPermitted(pid, peer: nil)], "\(troubles)")
     try expect(seteuid(0) == 0 && setreuid(0, 0) == 0, "nobody cannot become root again")
     recording.table.killAll()
     let exit = try recording.finishOne()
-    try expect(exit.status == .killed(.kill, dumpedCore: false) && troubles.count == 1, "\(exit), \(troubles)")
+    try expect(exit.status == .signaled(.kill, dumpedCore: false) && troubles.count == 1, "\(exit), \(troubles)")
 }
 
 // MARK: Programs for forkserve to run

@@ -50,7 +50,7 @@ private func longReply(_ limit: Int) throws {
     let zygote = try startZygote(maxReplyBytes: limit)
     let most = [UInt8](repeating: 1, count: limit)
     try expect(try zygote.runAndWait("echo", most).bytes == most, "\(limit) bytes were refused")
-    guard case .invalid(let text) = try failure({ _ = try zygote.runAndWait("echo", most + [1]) }) else {
+    guard case .invalid(let text) = try failure({ _ = try zygote.runAndWait("echo", most + [1]) }).detail else {
         throw Failure("another error")
     }
     try expect(text.contains("\(limit + 1)") && text.contains("\(limit)"), text)
@@ -109,15 +109,15 @@ private func manyDescriptors() throws {
 
 private func failures() throws {
     let zygote = try startZygote(maxChildren: 1, maxWaiting: 1)
-    let pid = zygote.processID
-    try zygote.expectFailure(.ended(.killed(.illegalInstruction, dumpedCore: false)), from: "trap")
+    let pid = zygote.pid
+    try zygote.expectFailure(.ended(.signaled(.illegalInstruction, dumpedCore: false)), from: "trap")
     try zygote.expectFailure(.threw(type: "Failure", description: "as asked"), from: "throw")
     try zygote.expectFailure(.ended(.exited(code: 7)), from: "exit", [7])
     try zygote.expectFailure(.ended(.exited(code: 0)), from: "exit", [0])
-    try zygote.expectFailure(.deadline(.milliseconds(50)), from: "hang", deadline: .milliseconds(50))
-    try zygote.expectFailure(.noHandler("nothing", known: zygote.names), from: "nothing")
+    try zygote.expectFailure(.deadlineExceeded(.milliseconds(50)), from: "hang", deadline: .milliseconds(50))
+    try zygote.expectFailure(.noHandler("nothing", known: zygote.handlerNames), from: "nothing")
     for deadline in [Duration.zero, .seconds(-1)] {
-        guard case .invalid = try failure({ _ = try zygote.begin("echo", deadline: deadline) }) else {
+        guard try failure({ _ = try zygote.begin("echo", deadline: deadline) }).code == .invalid else {
             throw Failure("a deadline of \(deadline) was taken")
         }
     }
@@ -140,10 +140,10 @@ private func failures() throws {
     try expect(isReadable(answered.descriptor.rawValue, within: 20), "no answer")
     answered.cancel()
     try expect(answered.wait().bytes == [5], "the answer was thrown away")
-    try expect(zygote.processID == pid, "it was replaced")
+    try expect(zygote.pid == pid, "it was replaced")
     try zygote.finish()
     try zygote.expectFailure(.shutDown, from: "echo")
-    try expect(zygote.processID == nil && zygote.descriptor.rawValue == -1, "there is one")
+    try expect(zygote.pid == nil && zygote.descriptor!.rawValue == -1, "there is one")
 }
 
 /// Nobody takes the answer of such a call.
@@ -154,7 +154,7 @@ private func dropped() throws {
         try zygote.expectEcho()  // there is but one place
         try expectGone([child], within: 0)
     }
-    try expect(zygote.statistics.running == 0, "\(zygote.statistics)")
+    try expect(zygote.status.running == 0, "\(zygote.status)")
     try zygote.finish()
 }
 
@@ -208,7 +208,7 @@ private func handOff() throws {
         let call = try zygote.handOff("lines", descriptor, Array("hello\n".utf8))
         try expect(client.receive() == "hello\n", "the call's bytes did not come")
         try client.echo("one")
-        try expect(try call.take() == nil, "done before its end")
+        try expect(try call.poll() == nil, "done before its end")
         try client.send("rest")
         client.finishSending()
         try expect(client.receiveAll() == "rest", "the rest is missing")
@@ -264,7 +264,7 @@ private func handOffReset() throws {
         handlers.serve("hear") { connection, request in
             guard let line = try connection.readLine() else { throw Failure("no line") }
             let peer = "\(connection.peer)"
-            do { _ = try connection.readLine() } catch ForkingError.system(_, .connectionReset) {
+            do { _ = try connection.readLine() } catch let error as ForkingError where error.errno == .connectionReset {
                 throw Failure("\(peer): \(String(decoding: line + request.bytes, as: UTF8.self)), reset")
             }
             throw Failure("no reset")
@@ -279,7 +279,7 @@ private func handOffReset() throws {
     let accepted = accept(listener.descriptor.rawValue, nil, nil)
     let peer = try SocketAddress(parsing: "127.0.0.1:7")
     let told = try failure(of: zygote.handOff("hear", accepted, Array("bytes".utf8), peer: peer))
-    guard case .threw("Failure", let text) = told else { throw Failure("\(told)") }
+    guard case .threw("Failure", let text) = told.detail else { throw Failure("\(told)") }
     try expect(text.hasPrefix("127.0.0.1:7: line") && text.hasSuffix("bytes, reset"), text)
     try zygote.finish()
 }
@@ -298,7 +298,7 @@ private func cutAnswer() throws {
     kill(child, SIGKILL)
     try eventually("it lives") { Process(child) == nil }
     let error = try failure(of: call)
-    try expect(error == .ended(.killed(.kill, dumpedCore: false)), "\(error)")
+    try expect(error == .ended(.signaled(.kill, dumpedCore: false)), "\(error)")
     // One that is not taken is there as long as it is not, and then whole.
     let later = try zygote.begin("pour")
     try expect(isReadable(later.descriptor.rawValue, within: 20), "nothing of an answer")

@@ -92,10 +92,10 @@ private func lines(startingWith names: String...) throws -> String {
 /// for who drains.
 private func signals() throws {
     let zygote = try startZygote()
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     for signal in [SIGTERM, SIGINT, SIGHUP] { kill(pid, signal) }
     try zygote.expectEcho()
-    try expect(zygote.processID == pid, "it is another zygote")
+    try expect(zygote.pid == pid, "it is another zygote")
     for sent in [SIGTERM, SIGINT, SIGHUP] {
         let (call, child) = try zygote.begun()
         kill(child, sent)
@@ -111,12 +111,10 @@ private final class Table {
 private func prewarm() throws {
     let said = try Channel()
     let table = Table()
-    let zygote = try startZygote { handlers in
-        handlers.prewarm {
-            table.value += 41
-            said.say(UInt8(truncatingIfNeeded: getpid()))
-        }
-        handlers.prewarm { table.value += 1 }
+    let zygote = try startZygote(hooks: .before {
+        table.value += 42
+        said.say(UInt8(truncatingIfNeeded: getpid()))
+    }) { handlers in
         handlers.answer("value") { _ in Zygote.Reply([UInt8(table.value)]) }
         handlers.answer("change") { _ in
             table.value = 1
@@ -128,7 +126,7 @@ private func prewarm() throws {
         _ = try zygote.runAndWait("change")
     }
     try expect(table.value == 0, "it was done here")
-    try expect(try said.hear() == UInt8(truncatingIfNeeded: zygote.processID!), "it was done elsewhere")
+    try expect(try said.hear() == UInt8(truncatingIfNeeded: zygote.pid!), "it was done elsewhere")
     try expect(!isReadable(said.ends.read, within: 0), "it was done again")
     said.close()
     try zygote.finish()
@@ -138,8 +136,7 @@ private let counter = Mutex(0)
 
 /// A Mutex keeps the number of the thread that locks it in a thread-local variable, which a fork copies.
 private func prewarmedMutex() throws {
-    let zygote = try startZygote { handlers in
-        handlers.prewarm { counter.withLock { $0 = 100 } }
+    let zygote = try startZygote(hooks: .before { counter.withLock { $0 = 100 } }) { handlers in
         handlers.answer("contend") { _ in
             onAnotherThread { for _ in 0..<50_000 { counter.withLock { $0 += 1 } } }
             var thread = pthread_t()
@@ -164,18 +161,18 @@ private func prewarmedMutex() throws {
 /// What goes wrong while it gets warm is told by the start, and leaves nothing.
 private func notReady() throws {
     func check(_ wanted: String, line: Int = #line, _ body: @escaping () throws -> Void) throws {
-        let text = try invalidity({ _ = try startZygote { $0.prewarm(body) } }, line: line)
+        let text = try invalidity({ _ = try startZygote(hooks: .before(body)) }, line: line)
         try expect(text.contains(wanted), text, line: line)
         try expectNoChildren()
     }
-    try check("prewarm failed: it threw Failure: as asked") { throw Failure("as asked") }
+    try check("hook before the fork failed: it threw Failure: as asked") { throw Failure("as asked") }
     try check("SIGILL") { _ = [1].firstIndex(of: 2)! }
     try check("status 3") { exit(3) }
     try check("there are 2") {
         var thread = pthread_t()
         pthread_create(&thread, nil, { _ in while true { pause() } }, nil)
     }
-    let zygote = try startZygote { $0.prewarm { onAnotherThread {} } }  // gone by then
+    let zygote = try startZygote(hooks: .before { onAnotherThread {} })  // gone by then
     try zygote.expectEcho()
     try zygote.finish()
 }
@@ -201,10 +198,10 @@ private func refusals() throws {
     try expect(try zygote.runAndWait(String(repeating: "x", count: 64)).bytes == [1], "a long name")
     let second = try invalidity { _ = try startZygote() }
     try expect(second.contains("already"), second)
-    for wrong in [\Zygote.Limits.cpuSeconds, \.memory, \.openFiles] {
-        var limits = Zygote.Limits()
+    for wrong in [\ResourceLimits.maxCPUSeconds, \.maxMemoryBytes, \.maxOpenFiles] {
+        var limits = ResourceLimits()
         limits[keyPath: wrong] = 0
-        guard case .invalid = try failure({ _ = try zygote.begin("echo", limits: limits) }) else {
+        guard try failure({ _ = try zygote.begin("echo", limits: limits) }).code == .invalid else {
             throw Failure("no limit at all was taken")
         }
     }

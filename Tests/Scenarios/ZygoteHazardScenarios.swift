@@ -25,13 +25,16 @@ let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
 private let told = Mutex<[Zygote.Event]>([])
 
 private func start(
-    _ change: (inout Zygote.Configuration) -> Void = { _ in }, prewarm: @escaping () -> Void = {}
+    _ change: (inout Zygote.Configuration) -> Void = { _ in },
+    onEvent: @escaping @Sendable (Zygote.Event) -> Void = { event in told.withLock { $0.append(event) } },
+    beforeFork: @escaping () -> Void = {}
 ) throws -> Zygote {
     var configuration = Zygote.Configuration()
-    configuration.observe = { event in told.withLock { $0.append(event) } }
     change(&configuration)
-    return try Zygote.start(configuration: configuration) { handlers in
-        handlers.prewarm(prewarm)
+    var hooks = Zygote.Hooks()
+    hooks.onEvent = onEvent
+    hooks.beforeFork = beforeFork
+    return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
         handlers.answer("echo") { Zygote.Reply($0.bytes) }
         handlers.answer("hang") { _ in while true { pause() } }
         handlers.answer("mask") { _ in
@@ -46,9 +49,9 @@ private func start(
 private var isSuccessor: Bool { getenv("FORKING_ZYGOTE") != nil }
 
 private func killZygote(_ zygote: Zygote) throws {
-    guard let pid = zygote.processID else { throw Failure("no zygote") }
+    guard let pid = zygote.pid else { throw Failure("no zygote") }
     kill(pid, SIGKILL)
-    try awaitReadable(zygote.descriptor.rawValue)
+    try awaitReadable(zygote.descriptor!.rawValue)
 }
 
 private func awaitReadable(_ descriptor: Int32) throws {
@@ -58,15 +61,15 @@ private func awaitReadable(_ descriptor: Int32) throws {
 
 private func lookAfterDrain() throws {
     let zygote = try start()
-    zygote.drain()
-    try awaitReadable(zygote.descriptor.rawValue)
-    zygote.look()
-    try expect(zygote.processID == nil, "a zygote was started after the drain")
+    zygote.stop()
+    try awaitReadable(zygote.descriptor!.rawValue)
+    zygote.poll()
+    try expect(zygote.pid == nil, "a zygote was started after the drain")
 }
 
 /// The zygote says so on a channel whose request nobody has read; that must not hide its word.
 private func notForked() throws {
-    let zygote = try start(prewarm: {
+    let zygote = try start(beforeFork: {
         if getuid() == 0 { setuid(65534) }
         var none = rlimit(rlim_cur: 0, rlim_max: 0)
         setrlimit(Int32(__RLIMIT_NPROC.rawValue), &none)
@@ -102,7 +105,7 @@ private func orphan() throws {
     var ends: [Int32] = [-1, -1]
     try expect(pipe(&ends) == 0, "no pipe")
     defer { close(ends[0]) }
-    let table = try ChildTable(limit: 1)
+    let table = try ChildTable(maxChildren: 1)
     try table.fork {
         dup2(ends[1], 2)
         close(ends[0])
@@ -128,12 +131,12 @@ private func orphan() throws {
 }
 
 private let waitingCall = Mutex<Zygote.Call?>(nil)
-private let outcome = Mutex<ZygoteError?>(nil)
+private let outcome = Mutex<ForkingError?>(nil)
 
 /// A thread waits for a call without a deadline, the zygote stands still, and another thread cancels the call.
 private func cancelStopped() throws {
     let zygote = try start()
-    kill(zygote.processID!, SIGSTOP)
+    kill(zygote.pid!, SIGSTOP)
     let call = try zygote.begin("hang")
     waitingCall.withLock { $0 = call }
     var thread = pthread_t()
@@ -141,7 +144,7 @@ private func cancelStopped() throws {
         &thread, nil,
         { _ in
             let call = waitingCall.withLock { $0! }
-            do throws(ZygoteError) { _ = try call.wait() } catch { outcome.withLock { $0 = error } }
+            do throws(ForkingError) { _ = try call.wait() } catch { outcome.withLock { $0 = error } }
             return nil
         }, nil)
     let begun = now()
@@ -178,26 +181,24 @@ private func isAsleep(_: pthread_t) -> Bool {
 /// A new zygote that is not ready yet does not stand still.
 private func slowPrewarm() throws {
     let successor = isSuccessor
-    let zygote = try start(prewarm: { if successor { raise(SIGSTOP) } })
+    let zygote = try start(beforeFork: { if successor { raise(SIGSTOP) } })
     try killZygote(zygote)
     let error = try failure { _ = try zygote.runAndWait("echo", deadline: .milliseconds(50)) }
-    try expect(error == .deadline(.milliseconds(50)), "\(error)")
-    guard let pid = zygote.processID else { throw Failure("the new zygote was killed before it was ready") }
+    try expect(error == .deadlineExceeded(.milliseconds(50)), "\(error)")
+    guard let pid = zygote.pid else { throw Failure("the new zygote was killed before it was ready") }
     kill(pid, SIGCONT)
     let reply = try zygote.runAndWait("echo", [1])
-    try expect(reply.bytes == [1] && zygote.processID == pid, "another zygote")
+    try expect(reply.bytes == [1] && zygote.pid == pid, "another zygote")
 }
 
 private let observedCall = Mutex<Zygote.Call?>(nil)
 
 /// An observer may do what it likes with calls: also with the one whose end it is told of.
 private func observer() throws {
-    let zygote = try start {
-        $0.observe = { event in
-            guard case .finished = event else { return }
-            observedCall.withLock { $0 }?.cancel()
-        }
-    }
+    let zygote = try start(onEvent: { event in
+        guard case .finished = event else { return }
+        observedCall.withLock { $0 }?.cancel()
+    })
     let call = try zygote.begin("echo", [1])
     observedCall.withLock { $0 = call }
     let reply = try call.wait()
@@ -209,14 +210,14 @@ private func replyBytes() throws {
     let zygote = try start { $0.maxReplyBytes = 10 }
     _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 10))
     let error = try failure { _ = try zygote.runAndWait("echo", [UInt8](repeating: 1, count: 11)) }
-    guard case .invalid = error else { throw Failure("\(error)") }
+    guard error.code == .invalid else { throw Failure("\(error)") }
 }
 
 /// A zygote that is dead, but cannot be reaped yet: here because a debugger that stands still has not let go of it.
 private func lateToEnd() throws {
     let zygote = try start()
-    let pid = zygote.processID!
-    let tracers = try ChildTable(limit: 1, reaping: .pidfd)
+    let pid = zygote.pid!
+    let tracers = try ChildTable(maxChildren: 1, reaping: .pidfd)
     let null = try FileDescriptor.open("/dev/null", .readWrite)
     let tracer = try tracers.spawn(
         Program(path: "/usr/bin/env", arguments: ["env", "strace", "-qq", "-o", "/dev/null", "-p", "\(pid)"]), on: null)
@@ -229,15 +230,15 @@ private func lateToEnd() throws {
     kill(tracer, SIGSTOP)
     kill(pid, SIGKILL)
     let error = try failure { _ = try zygote.runAndWait("echo", [1], deadline: .milliseconds(50)) }
-    try expect(error == .deadline(.milliseconds(50)), "\(error)")
+    try expect(error == .deadlineExceeded(.milliseconds(50)), "\(error)")
     // It cannot be reaped: nobody waits for that, and another one serves.
     let reply = try zygote.runAndWait("echo", [1])
-    try expect(reply.bytes == [1] && zygote.processID != pid, "no successor")
+    try expect(reply.bytes == [1] && zygote.pid != pid, "no successor")
     try expect(Process(pid) != nil, "it was reaped: this test is none")
     kill(tracer, SIGKILL)
     try expect(tracers.wait(atMost: .seconds(10)), "the tracer lives")
     try eventually("it is not reaped, although it can be") {
-        _ = zygote.statistics
+        _ = zygote.status
         return Process(pid) == nil
     }
 }
@@ -259,7 +260,7 @@ private func untaken() throws {
     let calls = try (0..<2).map { _ in try zygote.begin("hang") }
     let waiting = try zygote.begin("echo", [1], deadline: .seconds(5))
     try killZygote(zygote)
-    zygote.look()
+    zygote.poll()
     let first = try waiting.wait()
     let reply = try zygote.runAndWait("echo", [2], deadline: .seconds(5))
     try expect(first.bytes == [1] && reply.bytes == [2], "wrong bytes")

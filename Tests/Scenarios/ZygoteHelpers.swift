@@ -11,15 +11,16 @@ import TestSupport
 
 func startZygote(
     maxChildren: Int = 4, maxWaiting: Int = 4, maxReplyBytes: Int = 1 << 30,
-    told: Told? = nil,
+    told: Told? = nil, hooks: Zygote.Hooks = Zygote.Hooks(),
     _ more: (inout Zygote.Handlers) throws -> Void = { _ in }
 ) throws -> Zygote {
     var configuration = Zygote.Configuration()
     configuration.maxChildren = maxChildren
     configuration.maxWaiting = maxWaiting
     configuration.maxReplyBytes = maxReplyBytes
-    configuration.observe = { told?.add($0) }
-    return try Zygote.start(configuration: configuration) { handlers in
+    var hooks = hooks
+    hooks.onEvent = { told?.add($0) }
+    return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
         handlers.answer("echo") { Zygote.Reply($0.bytes, descriptors: $0.descriptors) }
         handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
         handlers.answer("throw") { _ in throw Failure("as asked") }
@@ -36,6 +37,14 @@ func startZygote(
 func begin(_ request: Zygote.Request) {
     var pid = getpid()
     if let descriptor = request.descriptors.first { _ = write(descriptor.rawValue, &pid, 4) }
+}
+
+extension Zygote.Hooks {
+    static func before(_ body: @escaping () throws -> Void) -> Zygote.Hooks {
+        var hooks = Zygote.Hooks()
+        hooks.beforeFork = body
+        return hooks
+    }
 }
 
 extension Zygote {
@@ -59,13 +68,13 @@ extension Zygote {
 
     /// The end of a scenario.
     func finish(line: Int = #line) throws {
-        let done = shutDownAndWait(deadline: .seconds(20))
+        let done = shutDownAndWait(timeout: .seconds(20))
         try expect(done, "it did not end", line: line)
     }
 
     /// Checks what a call fails with.
     func expectFailure(
-        _ wanted: ZygoteError, from name: String, _ bytes: [UInt8] = [], deadline: Duration? = nil, line: Int = #line
+        _ wanted: ForkingError, from name: String, _ bytes: [UInt8] = [], deadline: Duration? = nil, line: Int = #line
     ) throws {
         let got = try failure(line: line) { _ = try runAndWait(name, bytes, deadline: deadline) }
         try expect(got == wanted, "\(got), not \(wanted)", line: line)
@@ -73,18 +82,18 @@ extension Zygote {
 }
 
 /// What a call fails with.
-func failure(line: Int = #line, _ body: () throws -> Void) throws -> ZygoteError {
-    do { try body() } catch let error as ZygoteError { return error }
+func failure(line: Int = #line, _ body: () throws -> Void) throws -> ForkingError {
+    do { try body() } catch let error as ForkingError { return error }
     throw Failure("line \(line): no failure")
 }
 
-func failure(of call: Zygote.Call, line: Int = #line) throws -> ZygoteError {
+func failure(of call: Zygote.Call, line: Int = #line) throws -> ForkingError {
     try failure(line: line) { _ = try call.wait() }
 }
 
 /// The signal that a child was killed by, if that is what the error tells.
-func signal(in error: ZygoteError) -> Signal? {
-    if case .ended(.killed(let signal, _)) = error { signal } else { nil }
+func signal(in error: ForkingError) -> Signal? {
+    if case .signaled(let signal, _)? = error.exitStatus { signal } else { nil }
 }
 
 func expectGone(_ pids: [pid_t], within seconds: Double = 60, line: Int = #line) throws {

@@ -104,7 +104,7 @@ private func hostileChild() throws {
             try forge(Forged(Forged.reply).bytes, "", Array(repeating: 2, count: Int(FORKCORE_DESCRIPTORS)))
         }
     }
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     let before = openDescriptors()
     func expectNoneLeft(_ name: String) throws {
         try eventually("\(name): descriptors are left") { openDescriptors() == before }
@@ -113,7 +113,7 @@ private func hostileChild() throws {
     try expect(text(try zygote.runAndWait("in parts")) == "in parts", "this test forges badly")
     for (name, _) in attacks {
         let error = try failure { _ = try zygote.runAndWait(name, expecting: 2) }
-        guard case .invalid = error else { throw Failure("\(name): \(error)") }
+        guard error.code == .invalid else { throw Failure("\(name): \(error)") }
         try expectNoneLeft(name)
         try zygote.expectEcho()
     }
@@ -122,7 +122,7 @@ private func hostileChild() throws {
     try expect(many == .system(call: "recvmsg", .tooManyOpenFiles), "\(many)")
     try expectNoneLeft("many descriptors")
     try zygote.expectEcho()
-    try expect(zygote.processID == pid, "it is another zygote")
+    try expect(zygote.pid == pid, "it is another zygote")
     try zygote.finish()
 }
 
@@ -141,7 +141,7 @@ private func unexpectedDescriptors() throws {
         try eventually("line \(line): descriptors are left: \(openDescriptors())") { openDescriptors() == before }
     }
     for (given, expected) in [(3, 0), (1, 0), (0, 2), (1, 2), (3, 2)] as [(UInt8, Int)] {
-        let wanted = ZygoteError.invalid(
+        let wanted = ForkingError.invalid(
             "the child sent \(given) descriptor\(given == 1 ? "" : "s"), and \(expected) \(expected == 1 ? "was" : "were") "
                 + "expected")
         let told = try failure { _ = try zygote.runAndWait("give", [given], expecting: expected) }
@@ -150,7 +150,7 @@ private func unexpectedDescriptors() throws {
         let forced = try failure { _ = try zygote.runAndWait("force", [given], expecting: expected) }
         // A kernel that sees to it does not even let the child send them.
         if expected == 0, try refusesRights() {
-            guard case .threw(_, "not sent: Operation not permitted") = forced else { throw Failure("\(forced)") }
+            guard forced.thrown?.description == "not sent: Operation not permitted" else { throw Failure("\(forced)") }
         } else {
             try expect(forced == wanted, "\(forced), not \(wanted)")
         }
@@ -209,7 +209,7 @@ private func lingeringDescriptors() throws {
     func sent(_ bytes: [UInt8]) throws -> Zygote.Call {
         let call = try zygote.begin("linger", bytes, expecting: 1)
         try expect(isReadable(call.descriptor.rawValue, within: 20), "no answer")
-        let pid = zygote.processID!
+        let pid = zygote.pid!
         try eventually("its child lives") { !processes().contains { Process($0)?.parent == pid } }
         return call
     }
@@ -242,17 +242,17 @@ private func hostileGroup(_ name: String) throws {
             }
         }
     }
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     let (late, first) = try zygote.begun(name, deadline: .milliseconds(500))
     let error = try failure(of: late)
-    let killed = [ZygoteError.deadline(.milliseconds(500)), .ended(.killed(.kill, dumpedCore: false))]
+    let killed = [ForkingError.deadlineExceeded(.milliseconds(500)), .ended(.signaled(.kill, dumpedCore: false))]
     try expect(killed.contains(error), "\(error)")
     try expectGone([first])
     let (unwanted, second) = try zygote.begun(name)
     unwanted.cancel()
     _ = try failure(of: unwanted)
     try expectGone([second])
-    try expect(zygote.processID == pid, "it is another zygote")
+    try expect(zygote.pid == pid, "it is another zygote")
     try zygote.expectEcho()
     try zygote.finish()
 }
@@ -268,10 +268,10 @@ private func heldChild() throws {
     }
     let (call, tracer) = try zygote.begun("be held")
     defer { kill(tracer, SIGKILL) }
-    var error: ZygoteError?
+    var error: ForkingError?
     try eventually("the call goes on") {
         try zygote.expectEcho()  // as another child ends, the zygote looks
-        do { _ = try call.take() } catch let thrown as ZygoteError { error = thrown }
+        do { _ = try call.poll() } catch let thrown as ForkingError { error = thrown }
         return error != nil
     }
     try expect(error == .ended(.unknown), "\(error!)")
@@ -312,10 +312,10 @@ private func hostileNumbers() throws {
             do {
                 _ = try zygote.runAndWait("numbers", [kind, rest, texts])
                 try expect(kind == Forged.reply, "\(kind) was taken for an answer")
-            } catch let error as ZygoteError {
+            } catch let error as ForkingError {
                 try expect(kind != Forged.reply && !"\(error)".isEmpty, "\(kind): \(error)")
             }
-            _ = "\(zygote.statistics)"
+            _ = "\(zygote.status)"
         }
     }
     try zygote.expectEcho()

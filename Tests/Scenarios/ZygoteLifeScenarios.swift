@@ -28,7 +28,7 @@ private func serveForASecond(_ zygote: Zygote) throws {
 private func killed() throws {
     let told = Told()
     let zygote = try startZygote(maxChildren: 2, maxWaiting: 3, told: told)
-    var pids: [pid_t] = [zygote.processID!]
+    var pids: [pid_t] = [zygote.pid!]
     for _ in 0..<2 {
         try serveForASecond(zygote)
         let children = [try zygote.begun(), try zygote.begun()]
@@ -41,12 +41,12 @@ private func killed() throws {
         }
         try expect(now() - begun < 20, "it took \(now() - begun) s")
         try expectGone(children.map(\.child))
-        pids.append(zygote.processID!)
+        pids.append(zygote.pid!)
         try expect(!pids.dropLast().contains(pids.last!), "it is the old one")
     }
     try expect(told.losses.count == 2 && told.starts == 3, "\(told.all)")
     for loss in told.losses {
-        try expect(loss.status == .killed(.kill, dumpedCore: false) && loss.pause == .zero, "\(loss)")
+        try expect(loss.status == .signaled(.kill, dumpedCore: false) && loss.pause == .zero, "\(loss)")
     }
     let parent = Process(pids.last!)!.parent
     try expect(parent == getpid(), "it is another's child: \(parent)")
@@ -59,12 +59,12 @@ private func killed() throws {
 private func watched() throws {
     let zygote = try startZygote()
     try serveForASecond(zygote)
-    let pid = zygote.processID!
-    try expect(!isReadable(zygote.descriptor.rawValue, within: 0), "it has something to say")
-    try expect(zygote.look() == nil && zygote.processID == pid, "it was replaced")
+    let pid = zygote.pid!
+    try expect(!isReadable(zygote.descriptor!.rawValue, within: 0), "it has something to say")
+    try expect(zygote.poll() == nil && zygote.pid == pid, "it was replaced")
     kill(pid, SIGKILL)
-    try expect(isReadable(zygote.descriptor.rawValue, within: 20), "its end is not told")
-    try expect(zygote.look() == nil && zygote.processID != pid && zygote.processID != nil, "there is no other")
+    try expect(isReadable(zygote.descriptor!.rawValue, within: 20), "its end is not told")
+    try expect(zygote.poll() == nil && zygote.pid != pid && zygote.pid != nil, "there is no other")
     try zygote.expectEcho()
     try zygote.finish()
 }
@@ -76,27 +76,27 @@ private func backOff() throws {
     let told = Told()
     let zygote = try startZygote(told: told)
     try serveForASecond(zygote)
-    kill(zygote.processID!, SIGKILL)
-    try eventually("it lives on") { Process(zygote.processID ?? 0)?.isZombie ?? true }
+    kill(zygote.pid!, SIGKILL)
+    try eventually("it lives on") { Process(zygote.pid ?? 0)?.isZombie ?? true }
 
     // The first starts at once, and takes the call before it is seen that it has died.
     var error = try failure { _ = try zygote.runAndWait("echo") }
     try expect(error == .lost(nextStart: nil), "\(error)")
     for wanted in [0.1, 0.2, 0.4] {
         error = try failure { _ = try zygote.runAndWait("echo") }
-        guard case .lost(let pause?) = error else { throw Failure("\(error)") }
+        guard let pause = error.retryAfter else { throw Failure("\(error)") }
         let seconds = pause / .seconds(1)
         try expect(seconds > 0 && seconds < wanted * 1.21, "\(pause), not \(wanted)")
         let starts = told.starts
-        try expect(zygote.look() != nil && told.starts == starts && zygote.processID == nil, "it was started again")
+        try expect(zygote.poll() != nil && told.starts == starts && zygote.pid == nil, "it was started again")
         if wanted == 0.4 { break }
-        try eventually("it is not tried again") { zygote.look() == nil }
+        try eventually("it is not tried again") { zygote.poll() == nil }
         try expect(told.starts == starts + 1, "\(told.all)")
-        try expect(isReadable(zygote.descriptor.rawValue, within: 20), "it lives")
+        try expect(isReadable(zygote.descriptor!.rawValue, within: 20), "it lives")
     }
     close(open(path, O_CREAT | O_CLOEXEC, 0o600))
     defer { unlink(path) }
-    try eventually("it is not started again") { zygote.look() == nil }
+    try eventually("it is not started again") { zygote.poll() == nil }
     try zygote.expectEcho()
     let losses = told.losses
     try expect(losses.map(\.failures) == [0, 1, 2, 3], "\(losses)")
@@ -112,7 +112,7 @@ private func stopped() throws {
     let told = Told()
     let zygote = try startZygote(told: told)
     try serveForASecond(zygote)
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     let deadline = Duration.milliseconds(50)
     let children = [try zygote.begun(deadline: deadline), try zygote.begun(deadline: deadline)]
     let cancelled = try zygote.begun()
@@ -121,9 +121,9 @@ private func stopped() throws {
     let begun = now()
     for (call, _) in children {
         // From then on it is waited for that the zygote confirms it.
-        try eventually("no deadline") { try call.take() == nil && call.lookAgain > .seconds(1) }
+        try eventually("no deadline") { try call.poll() == nil && call.nextPollDelay > .seconds(1) }
     }
-    for (call, _) in children { try expect(failure(of: call) == .deadline(deadline), "another error") }
+    for (call, _) in children { try expect(failure(of: call) == .deadlineExceeded(deadline), "another error") }
     try expect(failure(of: cancelled.call) == .cancelled, "another error")
     try expect(now() - begun < 60, "it took \(now() - begun) s")
     try expectGone(children.map(\.child) + [cancelled.child, pid])
@@ -168,7 +168,7 @@ private func host() throws {
     signal(SIGUSR1) { _ in exit(0) }
     let zygote = try startZygote(maxChildren: 6, maxWaiting: 1, addStubborn)
     var calls: [Zygote.Call] = []
-    var pids = [zygote.processID!]
+    var pids = [zygote.pid!]
     for name in ["spin", "ignore", "leave group", "leave session", "fork", "hang"] {
         let (call, child) = try zygote.begun(name)
         calls.append(call)

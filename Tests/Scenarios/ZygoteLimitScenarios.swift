@@ -64,8 +64,8 @@ private func givenConnections() throws {
     let other = try Listener(SocketAddress(parsing: "127.0.0.1:0"))
     func codes(_ noNetwork: Bool) throws -> [UInt8] {
         let given = try (0..<3).map { _ in try Client("\(listener.address)") }
-        var limits = Zygote.Limits()
-        limits.noNetwork = noNetwork
+        var limits = ResourceLimits()
+        limits.deniesNetwork = noNetwork
         defer { withExtendedLifetime(given) {} }
         return try zygote.runAndWait(
             "ways out", Array("\(other.address)".utf8),
@@ -83,38 +83,38 @@ private func givenConnections() throws {
 private func limits() throws {
     let zygote = try startZygote(addHandlers)
     func run(
-        _ name: String, _ bytes: [UInt8] = [], _ change: (inout Zygote.Limits) -> Void = { _ in }
+        _ name: String, _ bytes: [UInt8] = [], _ change: (inout ResourceLimits) -> Void = { _ in }
     ) throws -> Zygote.Reply {
-        var limits = Zygote.Limits()
+        var limits = ResourceLimits()
         change(&limits)
         return try zygote.runAndWait(name, bytes, limits: limits)
     }
-    try expect(signal(in: failure { _ = try run("spin") { $0.cpuSeconds = 1 } })?.rawValue == SIGXCPU, "it had time")
+    try expect(signal(in: failure { _ = try run("spin") { $0.maxCPUSeconds = 1 } })?.rawValue == SIGXCPU, "it had time")
 
     let traps: [Int32] = [SIGILL, SIGTRAP, SIGSEGV, SIGABRT]
-    try expect(try run("allocate", [24]) { $0.memory = 32 << 20 }.bytes == [1], "it was within its limit")
-    let beyond = try failure { _ = try run("allocate", [64]) { $0.memory = 32 << 20 } }
+    try expect(try run("allocate", [24]) { $0.maxMemoryBytes = 32 << 20 }.bytes == [1], "it was within its limit")
+    let beyond = try failure { _ = try run("allocate", [64]) { $0.maxMemoryBytes = 32 << 20 } }
     try expect(signal(in: beyond).map { traps.contains($0.rawValue) } ?? false, "\(beyond)")
     let request = [64] + [UInt8](repeating: 1, count: 64 << 20)  // what the request takes does not count
-    try expect(signal(in: failure { _ = try run("allocate", request) { $0.memory = 32 << 20 } }) != nil, "beyond")
-    try expect(try run("echo", request) { $0.memory = 32 << 20 }.bytes.count == request.count, "the request counts")
+    try expect(signal(in: failure { _ = try run("allocate", request) { $0.maxMemoryBytes = 32 << 20 } }) != nil, "beyond")
+    try expect(try run("echo", request) { $0.maxMemoryBytes = 32 << 20 }.bytes.count == request.count, "the request counts")
 
-    let opened = try run("open") { $0.openFiles = 16 }
+    let opened = try run("open") { $0.maxOpenFiles = 16 }
     try expect(opened.bytes[0] < 16 && opened.bytes[1] == UInt8(EMFILE), "\(opened.bytes)")
     try expect(try run("open").bytes[0] == 31, "it can open no more anyway")
     let both = try run("open") {
-        $0.openFiles = 3
-        $0.memory = 32 << 20
+        $0.maxOpenFiles = 3
+        $0.maxMemoryBytes = 32 << 20
     }
     try expect(both.bytes == [0, UInt8(EMFILE)], "\(both.bytes)")
 
     try expect(text(try run("status")).hasSuffix("0"), "it can have no new privileges anyway")
-    try expect(text(try run("status") { $0.noNewPrivileges = true }).hasSuffix("1"), "it can have new privileges")
+    try expect(text(try run("status") { $0.deniesNewPrivileges = true }).hasSuffix("1"), "it can have new privileges")
 
     try expect(try run("sockets").bytes[2] == 0, "it has no Unix sockets anyway")
-    let sockets = try run("sockets") { $0.noNetwork = true }.bytes
+    let sockets = try run("sockets") { $0.deniesNetwork = true }.bytes
     try expect(sockets == [UInt8(EACCES), UInt8(EACCES), 0], "\(sockets)")
-    try expect(text(try run("status") { $0.noNetwork = true }).hasSuffix("1"), "it can have new privileges")
+    try expect(text(try run("status") { $0.deniesNetwork = true }).hasSuffix("1"), "it can have new privileges")
     try zygote.expectEcho()  // the next one has no limits
     try zygote.finish()
 }
@@ -124,8 +124,8 @@ private func limitRefused() throws {
     let code = forbidPrctl()
     try expect(code == 0, "prctl: \(Errno(rawValue: code))")
     let zygote = try startZygote(addHandlers)
-    var limits = Zygote.Limits()
-    limits.noNetwork = true
+    var limits = ResourceLimits()
+    limits.deniesNetwork = true
     let refused = try failure { _ = try zygote.runAndWait("echo", limits: limits) }
     try expect(refused == .limitRefused(call: "prctl PR_SET_NO_NEW_PRIVS", .notPermitted), "\(refused)")
     try zygote.expectEcho()

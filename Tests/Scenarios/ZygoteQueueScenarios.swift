@@ -73,10 +73,10 @@ private func order() throws {
         (try calls.begin("c"), try calls.begin("d"), try calls.begin("e", deadline: .milliseconds(100)))
     try expect(failure { _ = try calls.begin("x") } == .full(children: 2, waiting: 3), "not refused")
     let start = now()
-    try expect(failure(of: e!) == .deadline(.milliseconds(100)), "the deadline of one that waits")
+    try expect(failure(of: e!) == .deadlineExceeded(.milliseconds(100)), "the deadline of one that waits")
     try expect(now() - start < 30, "nobody had to confirm it, as no child had it")
     e = try calls.begin("e")
-    try expect(calls.zygote.statistics.waiting == 3, "\(calls.zygote.statistics)")
+    try expect(calls.zygote.status.waiting == 3, "\(calls.zygote.status)")
     try expect(!isReadable(calls.begun.ends.read, within: 0), "one too many has begun")
 
     calls.open("a")
@@ -102,7 +102,7 @@ private func order() throws {
         calls.open(letter)
         _ = try call.wait()
     }
-    let rest = calls.zygote.statistics
+    let rest = calls.zygote.status
     try expect(rest.running == 0 && rest.waiting == 0, "\(rest)")
     try calls.finish()
 }
@@ -110,9 +110,9 @@ private func order() throws {
 private func drain() throws {
     let calls = try Gated(maxChildren: 1, maxWaiting: 2)
     let (a, b, c) = (try calls.begin("a"), try calls.begin("b"), try calls.begin("c"))
-    calls.zygote.drain()
+    calls.zygote.stop()
     try expect(failure { _ = try calls.begin("x") } == .shutDown, "one is begun while it drains")
-    let tooEarly = calls.zygote.descriptor.rawValue
+    let tooEarly = calls.zygote.descriptor!.rawValue
     try expect(!isReadable(tooEarly, within: 0), "it has ended before the last call")
     for (letter, call) in [("a", a), ("b", b), ("c", c)] as [(Character, Zygote.Call)] {
         try expect(try calls.next() == letter, "not in their order")
@@ -120,7 +120,7 @@ private func drain() throws {
         try expect(call.wait().bytes == [letter.asciiValue!], "another answer")
     }
     try calls.finish()
-    try expect(calls.zygote.shutDownAndWait(deadline: .zero), "ended, it does not say so")
+    try expect(calls.zygote.shutDownAndWait(timeout: .zero), "ended, it does not say so")
 }
 
 /// A drain that is not over in time: whoever runs or waits hears that it was shut down.
@@ -129,20 +129,20 @@ private func shutDownByForce() throws {
     let (running, child) = try zygote.begun()
     let waiting = try zygote.begin("echo")
     let begun = now()
-    let byItself = zygote.shutDownAndWait(deadline: .milliseconds(100))
+    let byItself = zygote.shutDownAndWait(timeout: .milliseconds(100))
     try expect(!byItself && now() - begun > 0.09, "it did not wait")
     try expectGone([child])
     try expect(failure(of: running) == .shutDown, "the one that ran")
     try expect(failure(of: waiting) == .shutDown, "the one that waited")
-    try expect(zygote.shutDownAndWait(deadline: .zero), "killed, it does not say so")
-    zygote.kill()
+    try expect(zygote.shutDownAndWait(timeout: .zero), "killed, it does not say so")
+    zygote.stop(.kill)
     try zygote.expectFailure(.shutDown, from: "echo")
 }
 
 /// Whatever becomes of a call, it leaves nothing: neither here nor in the zygote.
 private func manyCalls() throws {
     let zygote = try startZygote()
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     let (ours, its) = (openDescriptors(), openDescriptors(of: pid))
     for round in 0..<500 {
         try zygote.expectEcho()
@@ -154,14 +154,14 @@ private func manyCalls() throws {
         try zygote.expectFailure(.threw(type: "Failure", description: "as asked"), from: "throw")
         if round % 10 == 0 {
             try expect(signal(in: failure { _ = try zygote.runAndWait("trap") }) == .illegalInstruction, "no trap")
-            try zygote.expectFailure(.deadline(.milliseconds(2)), from: "hang", deadline: .milliseconds(2))
+            try zygote.expectFailure(.deadlineExceeded(.milliseconds(2)), from: "hang", deadline: .milliseconds(2))
         }
         try zygote.expectFailure(.ended(.exited(code: 3)), from: "exit", [3])
     }
     try expect(openDescriptors() == ours, "ours were \(ours), and are \(openDescriptors())")
     try eventually("the zygote's were \(its), and are \(openDescriptors(of: pid))") { openDescriptors(of: pid) == its }
-    try expect(zygote.processID == pid, "it is another zygote")
-    let statistics = zygote.statistics
+    try expect(zygote.pid == pid, "it is another zygote")
+    let statistics = zygote.status
     try expect(statistics.forks > 2000 && statistics.reaped > 2000, "\(statistics)")
     try zygote.finish()
 }
@@ -170,44 +170,44 @@ private func manyCalls() throws {
 /// are dropped here.
 private func shortOfDescriptors() throws {
     let zygote = try startZygote(maxChildren: 100)
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     var calls: [Zygote.Call] = []
     for _ in 0..<20 {
         calls = []
-        var refused: ZygoteError?
+        var refused: ForkingError?
         while refused == nil {
             do { calls.append(try zygote.begin("hang")) } catch { refused = error }
         }
-        guard case .system(_, .tooManyOpenFiles)? = refused else { throw Failure("\(refused!)") }
+        guard refused?.errno == .tooManyOpenFiles else { throw Failure("\(refused!)") }
         try expect(calls.count > 10, "only \(calls.count) calls")
     }
     for call in calls {
-        try expect(call.take() == nil, "it has ended")
+        try expect(call.poll() == nil, "it has ended")
         call.cancel()
         try expect(failure(of: call) == .cancelled, "not cancelled")
     }
     calls = []
     try zygote.expectEcho()
-    try expect(zygote.processID == pid, "it is another zygote")
+    try expect(zygote.pid == pid, "it is another zygote")
     try zygote.finish()
 }
 
 /// A zygote that comes to nothing for a while: who does not fit into its queue waits, and gets his answer.
 private func slowZygote() throws {
     let zygote = try startZygote(maxChildren: 5000)
-    kill(zygote.processID!, SIGSTOP)
+    kill(zygote.pid!, SIGSTOP)
     var calls: [Zygote.Call] = []
-    var refused: ZygoteError?
+    var refused: ForkingError?
     for _ in 0..<100 {
         calls = []  // nobody wants them any more, but they stand in the queue
         refused = nil
         while refused == nil, calls.count < 60 {  // more than there are descriptors for: they wait
             do { calls.append(try zygote.begin("echo", [1])) } catch { refused = error }
         }
-        guard case .system(_, .tooManyOpenFiles)? = refused else { break }
+        guard refused?.errno == .tooManyOpenFiles else { break }
     }
     try expect(refused == nil, "\(refused!), with \(calls.count) calls")
-    kill(zygote.processID!, SIGCONT)
+    kill(zygote.pid!, SIGCONT)
     for call in calls { try expect(try call.wait().bytes == [1], "no answer") }
     try zygote.finish()
 }
@@ -239,7 +239,7 @@ private func waitingWithDescriptors() throws {
     let end = FileDescriptor(rawValue: channel.ends.write)
     let before = openDescriptors().count
     var calls: [Zygote.Call] = []
-    var refused: ZygoteError?
+    var refused: ForkingError?
     while refused == nil {
         do { calls.append(try zygote.begin("echo", [1], descriptors: [end], expecting: 1)) } catch { refused = error }
     }
@@ -269,7 +269,7 @@ private func waitingPolled() throws {
     let waiting = try zygote.begin("echo", [7])
     let descriptor = waiting.descriptor.rawValue
     try expect(descriptor >= 0 && waiting.descriptor.rawValue == descriptor, "it is not the same")
-    try expect(try !isReadable(descriptor, within: 0) && waiting.take() == nil, "an answer, without a place")
+    try expect(try !isReadable(descriptor, within: 0) && waiting.poll() == nil, "an answer, without a place")
     let cancelled = try zygote.begin("echo")
     let other = cancelled.descriptor.rawValue
     cancelled.cancel()
@@ -278,7 +278,7 @@ private func waitingPolled() throws {
     hanging.cancel()
     _ = try failure(of: hanging)
     try expect(isReadable(descriptor, within: 20), "its answer does not show")
-    try expect(waiting.take()?.bytes == [7], "another answer")
+    try expect(waiting.poll()?.bytes == [7], "another answer")
     try zygote.finish()
 }
 
@@ -292,7 +292,7 @@ private func shortageEnds() throws {
     while case let next = dup(2), next >= 0 { taken.append(next) }
     hanging.cancel()
     try expect(failure(of: hanging) == .cancelled, "not cancelled")
-    try expect(waiting.take() == nil && zygote.statistics.running == 0, "it has a place")
+    try expect(waiting.poll() == nil && zygote.status.running == 0, "it has a place")
     for descriptor in taken { close(descriptor) }
     try expect(waiting.wait().bytes == [7], "another answer")
     try zygote.finish()

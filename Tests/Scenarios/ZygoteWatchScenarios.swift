@@ -23,7 +23,7 @@ private func countsForward() throws {
     let zygote = try startZygote()
     let calls = [try zygote.begin("echo"), try zygote.begin("echo"), try zygote.begin("echo")]
     for call in calls.reversed() { _ = try call.wait() }
-    try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
+    try expect(zygote.status.forks == 3, "\(zygote.status)")
     try zygote.finish()
 }
 
@@ -33,24 +33,24 @@ private func countsAnew() throws {
     for _ in 0..<5 { _ = try zygote.runAndWait("echo") }
     let late = try zygote.begin("echo")
     try awaitReadable(late.descriptor.rawValue)
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     Glibc.kill(pid, SIGKILL)
     try eventually("no other zygote") {
-        zygote.look()
-        return zygote.processID.map { $0 != pid } == true
+        zygote.poll()
+        return zygote.pid.map { $0 != pid } == true
     }
     _ = try zygote.runAndWait("echo")
     _ = try late.wait()
-    try expect(zygote.statistics.forks == 1, "\(zygote.statistics)")
+    try expect(zygote.status.forks == 1, "\(zygote.status)")
     try zygote.finish()
 }
 
 private func drainedStaysSo() throws {
     let zygote = try startZygote()
-    zygote.drain()
-    try awaitReadable(zygote.descriptor.rawValue)
-    let pause = zygote.look()
-    try expect(pause == nil && zygote.processID == nil, "there is another: \(zygote.processID ?? 0)")
+    zygote.stop()
+    try awaitReadable(zygote.descriptor!.rawValue)
+    let pause = zygote.poll()
+    try expect(pause == nil && zygote.pid == nil, "there is another: \(zygote.pid ?? 0)")
 }
 
 /// Kills it while another thread waits for its end.
@@ -58,10 +58,10 @@ private func killedWhileAwaited() throws {
     let zygote = try startZygote()
     let call = try zygote.begin("hang")
     let before = openDescriptors().count
-    let waiter = try Thread { _ = zygote.shutDownAndWait(deadline: .seconds(60)) }
+    let waiter = try Thread { _ = zygote.shutDownAndWait(timeout: .seconds(60)) }
     try eventually("nobody waits") { openDescriptors().count > before }
     let begun = now()
-    zygote.kill()
+    zygote.stop(.kill)
     waiter.join()
     let seconds = now() - begun
     try expect(seconds < 1, "it took \(seconds) s")
@@ -88,7 +88,7 @@ private func tellsOfCalls() throws {
     let reports = told.reports
     try expect(reports.map { $0.waited != nil } == [true, true, false, true], "\(reports)")
     let forks = reports.reduce(0) { $0 + $1.work.forks }
-    try expect(forks == zygote.statistics.forks && forks >= 2, "\(forks) forks, \(zygote.statistics)")
+    try expect(forks == zygote.status.forks && forks >= 2, "\(forks) forks, \(zygote.status)")
 }
 
 /// A child that says, over its call's channel, what cannot be. The layout is that of `CallMessage.Head`.
@@ -106,7 +106,7 @@ private func falseCounts() throws {
     _ = try zygote.runAndWait("echo")
     _ = try zygote.runAndWait("lie")
     _ = try zygote.runAndWait("echo")
-    try expect(zygote.statistics.forks == 3, "\(zygote.statistics)")
+    try expect(zygote.status.forks == 3, "\(zygote.status)")
     try zygote.finish()
 }
 
@@ -120,11 +120,11 @@ private func lossCountsOnce() throws {
     _ = try failure(of: running)
     _ = try failure(of: waiting)
     try eventually("no other zygote") {
-        zygote.look()
-        return zygote.processID != nil
+        zygote.poll()
+        return zygote.pid != nil
     }
     try loseEarly(zygote)
-    zygote.kill()
+    zygote.stop(.kill)
     try expect(told.losses.map(\.failures) == [0, 1, 2], "\(told.losses)")
 }
 
@@ -134,18 +134,18 @@ private func notAdmitted() throws {
     let zygote = try startZygote(told: told)
     try loseEarly(zygote)
     try loseEarly(zygote)
-    guard case .lost? = try failure({ _ = try zygote.begin("echo") }) as ZygoteError? else { throw Failure("not lost") }
-    guard case .lost? = told.reports.last?.failure else { throw Failure("\(told.reports)") }
-    zygote.kill()
+    guard try failure({ _ = try zygote.begin("echo") }).code == .zygoteLost else { throw Failure("not lost") }
+    guard told.reports.last?.failure?.code == .zygoteLost else { throw Failure("\(told.reports)") }
+    zygote.stop(.kill)
 }
 
 /// Kills a zygote that has hardly begun: the second time in a row, the next one waits.
 private func loseEarly(_ zygote: Zygote) throws {
-    let pid = zygote.processID
+    let pid = zygote.pid
     Glibc.kill(pid!, SIGKILL)
     try eventually("it lives on") {
-        zygote.look()
-        return zygote.processID != pid
+        zygote.poll()
+        return zygote.pid != pid
     }
 }
 

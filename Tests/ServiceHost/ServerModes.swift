@@ -27,9 +27,9 @@ func serveClients() throws {
             try connection.write(line)
         }
     }
-    server.hooks.observe = {
-        logger.record($0)
-        metrics.record($0)
+    server.hooks.onEvent = { _, event in
+        logger.record(event)
+        metrics.record(event)
     }
     try server.serve()
 }
@@ -92,11 +92,11 @@ func servePool() throws {
     let metrics = PreforkMetrics(factory: StdoutMetrics())
     var configuration = PreforkServer.Configuration()
     configuration.workers = 2
-    configuration.drain = .seconds(20)
-    let server = try PreforkServer(listener(), configuration: configuration) { worker in try serve(worker) }
-    server.hooks.observe = {
-        logger.record($0)
-        metrics.record($0)
+    configuration.drainTimeout = .seconds(20)
+    let server = try PreforkServer(workers: listener(), configuration: configuration) { worker in try serve(worker) }
+    server.hooks.onEvent = { _, event in
+        logger.record(event)
+        metrics.record(event)
     }
     try server.serve()
 }

@@ -53,7 +53,7 @@ private struct Calls: Service {
 
     private func sayWhenShutDown() async {
         while true {
-            do { _ = try await zygote.run("probe") } catch .shutDown { break } catch {}
+            do { _ = try await zygote.run("probe") } catch where error.code == .shutDown { break } catch {}
             try? await Task.sleep(for: .milliseconds(2))
         }
         say("no more calls")
@@ -104,14 +104,15 @@ func hostZygote(_ arguments: [String]) throws {
     configuration.maxChildren = 2
     configuration.maxWaiting = calls.contains("until-lost") ? 100 : 0
     let metrics = ZygoteMetrics(factory: StdoutMetrics())
-    configuration.observe = { event in
+    var hooks = Zygote.Hooks()
+    hooks.onEvent = { event in
         if case .lost = event { losses.add(1, ordering: .relaxed) }
         logger.record(event)
         metrics.record(event)
     }
-    let zygote = try Zygote.start(configuration: configuration) { register(&$0) }
+    let zygote = try Zygote.start(configuration: configuration, hooks: hooks) { register(&$0) }
     let group = ServiceGroup(
-        services: [ZygoteService(zygote, deadline: deadline), Calls(zygote: zygote, calls: Array(calls))],
+        services: [ZygoteService(zygote, drainTimeout: deadline), Calls(zygote: zygote, calls: Array(calls))],
         gracefulShutdownSignals: [.sigterm], cancellationSignals: [.sigint], logger: quiet)
     Task.detached {
         do { try await group.run() } catch { say("group threw \(error)") }

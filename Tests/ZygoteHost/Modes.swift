@@ -25,9 +25,9 @@ import SystemPackage
     let thrown = try await failure { try await zygote.run("fail", Array("as asked".utf8)) }
     try expect(thrown == .threw(type: "Failed", description: "as asked"), "\(thrown)")
     let late = try await failure { try await zygote.run("hang", deadline: .milliseconds(100)) }
-    try expect(late == .deadline(.milliseconds(100)), "\(late)")
+    try expect(late == .deadlineExceeded(.milliseconds(100)), "\(late)")
     let task = Task { try await zygote.run("spin") }
-    while zygote.statistics.running == 0 { await Task.yield() }
+    while zygote.status.running == 0 { await Task.yield() }
     task.cancel()
     let cancelled = try await failure { try await task.value }
     try expect(cancelled == .cancelled, "\(cancelled)")
@@ -37,27 +37,27 @@ import SystemPackage
 @Sendable func limitedTasks(_ calls: Int) async throws {
     let free = try await faults { _ in }
     for _ in 0..<calls {
-        let least = try await faults { $0.memory = Zygote.Limits.leastAsyncMemory }
+        let least = try await faults { $0.maxMemoryBytes = ResourceLimits.minAsyncMemoryBytes }
         // Where no arena can be had, each block takes a page, or more: a thousand of them.
         try expect(least < free + 500, "\(least) page faults within its limit, \(free) without")
-        let few = try await faults { $0.openFiles = Zygote.Limits.leastAsyncOpenFiles }
+        let few = try await faults { $0.maxOpenFiles = ResourceLimits.minAsyncOpenFiles }
         try expect(few < free + 500, "\(few) page faults with few descriptors, \(free) without")
     }
-    var limits = Zygote.Limits()
-    limits.memory = Zygote.Limits.leastAsyncMemory - 1
+    var limits = ResourceLimits()
+    limits.maxMemoryBytes = ResourceLimits.minAsyncMemoryBytes - 1
     let memory = try await failure { try await zygote.run("strings", limits: limits) }
     let text = "memory is 33554431, and 'strings', which is async, works with 33554432 or more"
     try expect(memory == .invalid(text), "\(memory)")
     _ = try await zygote.run("echo", limits: limits)  // it is not
-    limits.memory = nil
-    limits.openFiles = Zygote.Limits.leastAsyncOpenFiles
+    limits.maxMemoryBytes = nil
+    limits.maxOpenFiles = ResourceLimits.minAsyncOpenFiles
     let files = try await failure { try await zygote.run("strings", descriptors: [.standardError], limits: limits) }
     try expect(files == .invalid("openFiles is 8, and 'strings', which is async, works with 9 or more"), "\(files)")
 }
 
 /// How many a child took that allocates in a task.
-private func faults(_ change: (inout Zygote.Limits) -> Void) async throws -> Int64 {
-    var limits = Zygote.Limits()
+private func faults(_ change: (inout ResourceLimits) -> Void) async throws -> Int64 {
+    var limits = ResourceLimits()
     change(&limits)
     let call = try zygote.begin("strings", deadline: .seconds(60), limits: limits)
     _ = try await call.reply()
@@ -74,8 +74,8 @@ private func faults(_ change: (inout Zygote.Limits) -> Void) async throws -> Int
             }
         }
         var most = 0
-        while zygote.statistics.waiting == 0 { await Task.yield() }
-        while zygote.statistics.waiting > 0 {
+        while zygote.status.waiting == 0 { await Task.yield() }
+        while zygote.status.waiting > 0 {
             most = max(most, Holdings(getpid()).descriptors)
             await Task.yield()
         }
@@ -106,7 +106,7 @@ private func faults(_ change: (inout Zygote.Limits) -> Void) async throws -> Int
 private func callFromEightThreads(_ calls: Int) async throws {
     let shared = Shared()
     for number in 0..<30 { try await checkedCall(number) }
-    let pid = zygote.processID!
+    let pid = zygote.pid!
     let before = try await atRest(pid)
     try await withThrowingTaskGroup(of: Void.self) { group in
         for thread in 0..<8 {
@@ -115,8 +115,8 @@ private func callFromEightThreads(_ calls: Int) async throws {
         try await group.waitForAll()
     }
     let after = try await atRest(pid, like: before)
-    print("slowest \(shared.slowest.withLock { $0 }) s; zygote before \(before), after \(after); \(zygote.statistics)")
-    try expect(zygote.processID == pid, "the zygote was replaced")
+    print("slowest \(shared.slowest.withLock { $0 }) s; zygote before \(before), after \(after); \(zygote.status)")
+    try expect(zygote.pid == pid, "the zygote was replaced")
     try expect(after.residentKiB < before.residentKiB + 1024, "memory of the zygote")
 }
 
@@ -176,18 +176,18 @@ private func onAThread(_ body: @escaping @Sendable () throws -> Void) async thro
         }
         try await group.waitForAll()
     }
-    print(zygote.statistics)
+    print(zygote.status)
 }
 
 private func mixedCall(_ number: Int) async throws {
-    let wanted: ZygoteError
-    let got: ZygoteError
+    let wanted: ForkingError
+    let got: ForkingError
     switch number % 7 {
     case 0:
-        wanted = .ended(.killed(trapSignal, dumpedCore: false))
+        wanted = .ended(.signaled(trapSignal, dumpedCore: false))
         got = try await failure { try await zygote.run("trap") }
     case 1:
-        wanted = .ended(.killed(.kill, dumpedCore: false))
+        wanted = .ended(.signaled(.kill, dumpedCore: false))
         got = try await failure { try await zygote.run("killed") }
     case 2:
         wanted = .ended(.exited(code: UInt8(number % 200).asExit))
@@ -196,7 +196,7 @@ private func mixedCall(_ number: Int) async throws {
         wanted = .threw(type: "Failed", description: "\(number)")
         got = try await failure { try await zygote.run("fail", Array("\(number)".utf8)) }
     case 4:
-        wanted = .deadline(.milliseconds(5))
+        wanted = .deadlineExceeded(.milliseconds(5))
         got = try await failure { try await zygote.run("hang", deadline: .milliseconds(5)) }
     case 5:
         wanted = .cancelled
@@ -231,7 +231,7 @@ extension UInt8 {
                     do {
                         let zygote = String(decoding: try await zygote.run("zygote").bytes, as: UTF8.self)
                         shared.answers.withLock { $0[zygote] = $0[zygote] ?? seconds() }
-                    } catch ZygoteError.lost {
+                    } catch let error as ForkingError where error.code == .zygoteLost {
                         shared.lost.add(1, ordering: .relaxed)
                     }
                 }
@@ -250,7 +250,7 @@ extension UInt8 {
 }
 
 private func killZygote(_ shared: Shared) async throws {
-    guard let pid = zygote.processID else { throw Failed("no zygote") }
+    guard let pid = zygote.pid else { throw Failed("no zygote") }
     kill(pid, SIGKILL)
     let killed = seconds()
     var again: Double?

@@ -23,8 +23,8 @@ func seconds() -> Double {
 }
 
 /// What a call fails with; an error if it does not.
-func failure(_ body: () async throws -> Zygote.Reply) async throws -> ZygoteError {
-    do { _ = try await body() } catch let error as ZygoteError { return error }
+func failure(_ body: () async throws -> Zygote.Reply) async throws -> ForkingError {
+    do { _ = try await body() } catch let error as ForkingError { return error }
     throw Failed("a call that was to fail did not")
 }
 

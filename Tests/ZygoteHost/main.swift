@@ -8,7 +8,7 @@ import ForkingCodable
 import Foundation
 import Synchronization
 
-let zygote = try Zygote.start(configuration: configuration()) { handlers in
+let zygote = try Zygote.start(configuration: configuration(), hooks: hooks()) { handlers in
     handlers.answer("echo") { Zygote.Reply($0.bytes) }
     handlers.answer("zygote") { _ in Zygote.Reply(Array("\(getppid())".utf8)) }
     handlers.answer("work", WorkOrder.self) { try $0.done() }
@@ -50,7 +50,7 @@ guard arguments.count >= 2, let mode = modes[arguments[1]] else {
 }
 do {
     try await mode(arguments.count > 2 ? Int(arguments[2]) ?? 1 : 1)
-    try expect(await zygote.shutDown(deadline: .seconds(10)), "the zygote did not end")
+    try expect(await zygote.shutDown(timeout: .seconds(10)), "the zygote did not end")
     print("ok")
 } catch {
     FileHandle.standardError.write(Data("\(arguments[1]): \(error)\n".utf8))
@@ -60,9 +60,14 @@ do {
 func configuration() -> Zygote.Configuration {
     var configuration = Zygote.Configuration()
     configuration.maxChildren = 16
-    configuration.observe = { event in
+    return configuration
+}
+
+func hooks() -> Zygote.Hooks {
+    var hooks = Zygote.Hooks()
+    hooks.onEvent = { event in
         if event.isTrouble { print(event) }
         if case .finished(let report) = event { reports.withLock { $0 = $0.suffix(9) + [report] } }
     }
-    return configuration
+    return hooks
 }

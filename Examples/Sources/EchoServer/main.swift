@@ -8,5 +8,5 @@ let server = try ForkingServer(Listener(address)) { connection in
         try connection.write(line)
     }
 }
-server.hooks.observe = { print($0) }
+server.hooks.onEvent = { _, event in print(event) }
 try server.serve()

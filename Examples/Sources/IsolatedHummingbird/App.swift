@@ -26,17 +26,17 @@ import Hummingbird
 
 /// Host: 200 and the answer, 400 for what the handler threw, 504 for what took too long, 503 when too many wait, 500 for all else, with the cause.
 func isolated(job: String, _ zygote: Zygote) async throws -> Response {
-    var limits = Zygote.Limits()
-    limits.memory = 512 << 20
-    limits.noNetwork = true
+    var limits = ResourceLimits()
+    limits.maxMemoryBytes = 512 << 20
+    limits.deniesNetwork = true
     do {
         let reply = try await zygote.run("job", Array(job.utf8), deadline: .seconds(2), limits: limits)
         return Response(status: .ok, body: .init(byteBuffer: ByteBuffer(bytes: reply.bytes)))
     } catch {
         let status: HTTPResponse.Status =
-            switch error {
-            case .threw: .badRequest
-            case .deadline: .gatewayTimeout
+            switch error.code {
+            case .handlerThrew: .badRequest
+            case .deadlineExceeded: .gatewayTimeout
             case .full: .serviceUnavailable
             default: .internalServerError
             }

@@ -4,7 +4,7 @@
 import Forking
 import Glibc
 
-let table = try ChildTable(limit: 2) { exit in print(exit) }
+let table = try ChildTable(maxChildren: 2) { exit in print(exit) }
 var input = pollfd(fd: 0, events: Int16(POLLIN), revents: 0)
 var waiting: [Substring] = []
 

@@ -20,9 +20,8 @@ import Logging
         var configuration = PreforkServer.Configuration()
         configuration.workers = workers
         configuration.control = try control.map { try SocketAddress(unix: $0) }
-        configuration.requestLimit = .seconds(5)
-        let server = try PreforkServer(
-            InheritedSockets.listener(on: address), configuration: configuration, worker: work)
+        configuration.requestTimeout = .seconds(5)
+        let server = try PreforkServer(workers: Listener(address), configuration: configuration, body: work)
         print("listening on \(server.addresses[0])")
         fflush(nil)
         try server.serve()

@@ -15,7 +15,7 @@ final class Echo: ChannelInboundHandler {
 }
 
 let address = try SocketAddress(parsing: CommandLine.arguments.dropFirst().first ?? "127.0.0.1:7777")
-let server = try PreforkServer(InheritedSockets.listener(on: address)) { worker in
+let server = try PreforkServer(workers: Listener(address)) { worker in
     try worker.serve { channel in
         channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(Echo()) }
     }

@@ -36,21 +36,21 @@ func obey(_ connection: inout Connection) throws {
 
 func makeListener(_ text: String) throws -> Listener {
     let address = try SocketAddress(parsing: text)
-    return try InheritedSockets.listener(on: address)
+    return try Listener(address)
 }
 
 func serve(_ address: String) throws {
     var configuration = ForkingServer.Configuration()
     configuration.maxChildren = 200
-    configuration.timeLimit = .seconds(3)
+    configuration.child.timeout = .seconds(3)
     configuration.ioTimeout = .seconds(2)
-    configuration.killAfter = .seconds(1)
-    configuration.drain = .seconds(3)
+    configuration.child.killTimeout = .seconds(1)
+    configuration.drainTimeout = .seconds(3)
     // This process is the server's alone: whatever children make is the server's to end and to reap.
-    configuration.containment = .descendants
+    configuration.child.containment = .descendants
     configuration.reapsStrangers = true
     let server = try ForkingServer(makeListener(address), configuration: configuration) { try obey(&$0) }
-    server.hooks.signals[.user1] = { [unowned server] in _ = server.status }
+    server.hooks.signals[.userDefinedOne] = { server in _ = server.status }
     print("listening on \(server.address)")
     fflush(nil)
     try server.serve()
@@ -59,14 +59,14 @@ func serve(_ address: String) throws {
 func servePool(_ address: String) throws {
     var configuration = PreforkServer.Configuration()
     configuration.workers = 4
-    configuration.requestLimit = .milliseconds(300)
+    configuration.requestTimeout = .milliseconds(300)
     configuration.ioTimeout = .milliseconds(300)
-    configuration.killAfter = .milliseconds(300)
-    configuration.drain = .seconds(3)
+    configuration.child.killTimeout = .milliseconds(300)
+    configuration.drainTimeout = .seconds(3)
     let server = try PreforkServer(makeListener(address), configuration: configuration) { connection, _ in
         try obey(&connection)
     }
-    server.hooks.signals[.user1] = { [unowned server] in _ = server.status }
+    server.hooks.signals[.userDefinedOne] = { server in _ = server.status }
     print("listening on \(server.addresses[0])")
     fflush(nil)
     try server.serve()

@@ -51,7 +51,7 @@ extension ForkingServer {
             try handler()
             return 0
         } catch {
-            try? hooks.handleError(error, peer)
+            try? hooks.onError(error, peer)
             return 1
         }
     }

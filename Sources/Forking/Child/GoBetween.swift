@@ -12,7 +12,7 @@ enum GoBetween {
     static func stand(for handover: Handover, _ executable: Executable, until lead: Int32) -> Int32 {
         var started: ChildTable?
         do throws(ForkingError) {
-            let table = try ChildTable(limit: 1, reaping: .pidfd)
+            let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
             started = table
             var end: ChildExit?
             table.onExit = { end = $0 }
@@ -46,7 +46,7 @@ enum GoBetween {
     private static func endLike(_ status: ExitStatus) -> Int32 {
         switch status {
         case .exited(let code): return code
-        case .killed(let signal, _):
+        case .signaled(let signal, _):
             // It has dumped its core already, if it was to.
             var none = rlimit(rlim_cur: 0, rlim_max: 0)
             setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &none)

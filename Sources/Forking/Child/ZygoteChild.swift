@@ -45,6 +45,7 @@ struct ZygoteChild {
     private func refusal() -> CallMessage? {
         var limits = limits
         var call: UnsafePointer<CChar>?
+        if limits.memory > 0 { forkcore_share_one_arena() }
         let code = forkcore_limit(&limits, &call)
         guard code != 0 else { return nil }
         var message = CallMessage(.limitRefused, CallMessage.bytes(call.map { String(cString: $0) } ?? ""))

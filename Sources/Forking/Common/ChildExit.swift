@@ -11,7 +11,7 @@ public enum ExitStatus: Hashable, Sendable {
     /// By `_exit`, with this status; 0 is success.
     case exited(code: Int32)
     /// By a signal: a trap in Swift is SIGILL on x86-64 and SIGTRAP on arm64.
-    case killed(Signal, dumpedCore: Bool)
+    case signaled(Signal, dumpedCore: Bool)
     /// Somebody else in this process waited for it first (waitpid(-1), or SIGCHLD set to be ignored).
     case unknown
 
@@ -24,7 +24,7 @@ extension ExitStatus: CustomStringConvertible {
     public var description: String {
         switch self {
         case .exited(let code): "exited with status \(code)"
-        case .killed(let signal, let dumpedCore): "killed by \(signal)" + (dumpedCore ? " (core dumped)" : "")
+        case .signaled(let signal, let dumpedCore): "killed by \(signal)" + (dumpedCore ? " (core dumped)" : "")
         case .unknown: "ended, and its exit status is unknown, as other code in this process waited for it"
         }
     }
@@ -47,11 +47,14 @@ public struct ResourceUsage: Hashable, Sendable {
 /// A child has ended and was reaped.
 public struct ChildExit: Sendable {
     /// Who brought the end about.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Reason: Hashable, Sendable, BitwiseCopyable {
         /// The child, or somebody else's signal.
         case own
         /// Its table: its time limit had passed.
-        case timeLimit
+        case timeout
         /// Its table: it was asked to terminate or to kill.
         case stopped
     }
@@ -88,7 +91,7 @@ extension ChildExit: CustomStringConvertible {
         let why =
             switch reason {
             case .own: ""
-            case .timeLimit: " at its time limit"
+            case .timeout: " at its time limit"
             case .stopped: " as the server stops"
             }
         let child = isLeftover ? "process \(pid), which a \(kind) left" : "\(kind) \(pid)"
@@ -103,7 +106,7 @@ extension ChildExit {
         let status: ExitStatus =
             switch ending.state {
             case FORKCORE_EXITED: .exited(code: ending.code)
-            case FORKCORE_KILLED: .killed(Signal(rawValue: ending.signal), dumpedCore: ending.core)
+            case FORKCORE_KILLED: .signaled(Signal(rawValue: ending.signal), dumpedCore: ending.core)
             default: .unknown
             }
         self.init(

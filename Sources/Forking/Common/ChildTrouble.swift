@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// What is wrong with a child that lives, or that should be gone. Each is told once of a child.
+#if hasAttribute(nonexhaustive)
+    @nonexhaustive
+#endif
 public enum ChildTrouble: Hashable, Sendable {
     /// It has ended, but cannot be reaped, as another process traces it: a debugger, or one that it started itself. Its
     /// place stays taken until that process lets go or ends. ptrace(2).

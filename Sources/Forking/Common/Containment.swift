@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How what a child starts is kept together, so that it can be ended with it.
+#if hasAttribute(nonexhaustive)
+    @nonexhaustive
+#endif
 public enum Containment: Comparable, Sendable {
     /// Not at all: the child is in this process's group, and a signal, a time limit or a stop reaches it alone.
     case none

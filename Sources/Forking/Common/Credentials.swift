@@ -29,7 +29,7 @@ public struct Credentials: Hashable, Sendable {
     /// Parent, before it serves. The files are read here, as a statically linked libc may not be able to; users that only a
     /// directory service knows have to be given as numbers, and are then in no other group.
     ///
-    /// - Throws: `ForkingError.invalid` if there is no such user or group, or if a number alone does not say which group.
+    /// - Throws: `ForkingError.Code.invalid` if there is no such user or group, or if a number alone does not say which group.
     public init(parsing text: String) throws(ForkingError) {
         try self.init(
             parsing: text, users: AccountFile(KernelFile.lines("/etc/passwd")),
@@ -56,7 +56,7 @@ public struct Credentials: Hashable, Sendable {
 
     /// A group by its name, or its number. Parent. group(5).
     ///
-    /// - Throws: `ForkingError.invalid` if there is none of that name in /etc/group.
+    /// - Throws: `ForkingError.Code.invalid` if there is none of that name in /etc/group.
     public static func group(_ text: String) throws(ForkingError) -> UInt32 {
         try group(Substring(text), in: AccountFile(KernelFile.lines("/etc/group")))
     }
@@ -81,24 +81,25 @@ extension Credentials {
 }
 
 extension ChildOptions {
-    /// What makes a child another than its parent, but for its credentials.
-    var identity: forkcore_identity {
-        forkcore_identity(credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0))
+    /// What a child is, and may do, unlike its parent; but for its credentials, which `Credentials.withC` has.
+    var confinement: forkcore_confinement {
+        forkcore_confinement(
+            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0), limits: limits.inC)
     }
 
-    /// Throws unless children can be who they are to be. Parent: one tries it.
-    func tryIdentity() throws(ForkingError) {
-        guard credentials != nil || oomScore != nil else { return }
+    /// Throws unless children can be confined as asked. Parent: one tries it.
+    func tryConfinement() throws(ForkingError) {
+        guard credentials != nil || oomScore != nil || limits != ResourceLimits() else { return }
         var call: UnsafePointer<CChar>?
-        var identity = identity
+        var confinement = confinement
         let code =
             credentials?.withC {
-                identity.credentials = $0
-                return forkcore_try_identity(&identity, &call)
-            } ?? forkcore_try_identity(&identity, &call)
+                confinement.credentials = $0
+                return forkcore_try_confinement(&confinement, &call)
+            } ?? forkcore_try_confinement(&confinement, &call)
         guard code != 0 else { return }
         let error = ForkingError.system(call: call.map { String(cString: $0) } ?? "clone", Errno(rawValue: code))
-        guard code == EPERM || code == EACCES else { throw error }
+        guard code == EPERM || code == EACCES, credentials != nil || oomScore != nil else { throw error }
         throw .invalid(
             "a child cannot have the credentials and the oomScore that it is to have, which takes root: \(error)")
     }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How bad an event is. From `warning` on a person should see it.
+#if hasAttribute(nonexhaustive)
+    @nonexhaustive
+#endif
 public enum EventSeverity: Comparable, Sendable {
     /// One of many of its kind, as it should be.
     case debug

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Any process.
 
 import CForkCore
 public import SystemPackage
@@ -7,70 +9,238 @@ public import SystemPackage
     #error("swift-forking needs Linux: it stands on signalfd, pidfd, epoll and PR_SET_PDEATHSIG")
 #endif
 
-/// What `Forking` throws. Its `description` is one line for people.
-public enum ForkingError: Error, Hashable, Sendable {
-    /// The system refused a call. `call` names it, and what it was made on where that helps.
-    case system(call: String, Errno)
-    /// An argument, an address or a configuration that cannot be; the text says what would be right.
-    case invalid(String)
-    /// The child table holds as many children as it may.
-    case full(limit: Int)
-    /// As many programs as can be are on their way to be executed: mostly for less than a millisecond, but for longer where a file
-    /// system is slow. One that has come through, or has ended, makes room. The same where a descriptor that a client attached is
-    /// about to be closed, which no program is to have a copy of.
-    case crowded
-    /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
-    case threads(count: Int)
-    /// So many workers in a row failed at their start, and the server gave up.
-    case crashLoop(failures: Int)
-    /// These processes live, though they were to end: they were sent SIGKILL, or may not be signalled.
-    case notEnded([ProcessID])
-    /// The peer sent, or took, nothing for as long as the connection's time-out.
-    case timedOut
-    /// A line is longer than the reader allows, in bytes.
-    case lineTooLong(limit: Int)
-    /// The stream ended before all that was asked for had come.
-    case endOfStream(received: Int, expected: Int)
+/// What `Forking` throws. `code` says what kind of failure it is, `description` is one line for people.
+///
+/// ```swift
+/// do { try server.serve() } catch where error.code == .threads { … }
+/// ```
+///
+/// The details that a code comes with are properties: nil where the code has none of the kind.
+public struct ForkingError: Error, Hashable, Sendable {
+    package let detail: Detail
+
+    /// What is known of each kind.
+    package enum Detail: Hashable, Sendable {
+        case system(call: String, Errno)
+        case invalid(String)
+        case full(limit: Int)
+        case busy(children: Int, waiting: Int)
+        case crowded
+        case threads(count: Int)
+        case crashLoop(failures: Int)
+        case notEnded([ProcessID])
+        case timedOut
+        case lineTooLong(limit: Int)
+        case endOfStream(received: Int, expected: Int)
+        indirect case threw(type: String, description: String)
+        case ended(ExitStatus)
+        case deadlineExceeded(Duration)
+        case cancelled
+        case lost(nextStart: Duration?)
+        case shutDown
+        indirect case noHandler(String, known: [String])
+        case limitRefused(call: String, Errno)
+    }
+
+    package init(_ detail: Detail) { self.detail = detail }
+
+    /// The kinds of failures. More may come: a `switch` over them has a `default`.
+    public struct Code: Hashable, Sendable {
+        private enum Value {
+            case system, invalid, full, crowded, threads, crashLoop, notEnded, timedOut, lineTooLong, endOfStream
+            case handlerThrew, childEnded, deadlineExceeded, cancelled, zygoteLost, shutDown, noHandler, limitRefused
+        }
+        private let value: Value
+
+        /// The system refused a call: see `errno` and `call`.
+        public static let system = Code(value: .system)
+        /// An argument, an address, a configuration or a message is wrong; the description says what would be right.
+        public static let invalid = Code(value: .invalid)
+        /// There are as many children as there may be, and as many calls as may wait for one.
+        public static let full = Code(value: .full)
+        /// No more programs can be on their way to be executed: mostly for less than a millisecond, but for longer where a file
+        /// system is slow. One that has come through, or has ended, makes room. The same where a descriptor that a client
+        /// attached is about to be closed, which no program may have a copy of.
+        public static let crowded = Code(value: .crowded)
+        /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
+        public static let threads = Code(value: .threads)
+        /// Too many workers in a row failed at their start, and the server gave up.
+        public static let crashLoop = Code(value: .crashLoop)
+        /// The processes of `processIDs` live, though they were to end: they were sent SIGKILL, or may not be signalled.
+        public static let notEnded = Code(value: .notEnded)
+        /// The peer of a connection sent, or took, nothing for as long as the connection's timeout.
+        public static let timedOut = Code(value: .timedOut)
+        /// A line is longer than the reader allows.
+        public static let lineTooLong = Code(value: .lineTooLong)
+        /// The stream ended before all that was asked for had come.
+        public static let endOfStream = Code(value: .endOfStream)
+
+        /// A zygote's handler threw: see `thrown`.
+        public static let handlerThrew = Code(value: .handlerThrew)
+        /// A zygote's child ended before it had answered: by a trap, a signal, or exit(3). See `exitStatus`.
+        public static let childEnded = Code(value: .childEnded)
+        /// A call's deadline passed, and its child was killed, if it had one already.
+        public static let deadlineExceeded = Code(value: .deadlineExceeded)
+        /// `Zygote.Call.cancel()` was called, and the child was killed.
+        public static let cancelled = Code(value: .cancelled)
+        /// The zygote ended while it had the call, or there is none at the moment. A new one is started for the next call, at
+        /// once, or after `retryAfter`.
+        public static let zygoteLost = Code(value: .zygoteLost)
+        /// The zygote was shut down.
+        public static let shutDown = Code(value: .shutDown)
+        /// The zygote has no handler of this name.
+        public static let noHandler = Code(value: .noHandler)
+        /// A child could not take on its `ResourceLimits`: see `errno` and `call`.
+        public static let limitRefused = Code(value: .limitRefused)
+    }
+
+    /// Which kind of failure it is.
+    public var code: Code {
+        switch detail {
+        case .system: .system
+        case .invalid: .invalid
+        case .full, .busy: .full
+        case .crowded: .crowded
+        case .threads: .threads
+        case .crashLoop: .crashLoop
+        case .notEnded: .notEnded
+        case .timedOut: .timedOut
+        case .lineTooLong: .lineTooLong
+        case .endOfStream: .endOfStream
+        case .threw: .handlerThrew
+        case .ended: .childEnded
+        case .deadlineExceeded: .deadlineExceeded
+        case .cancelled: .cancelled
+        case .lost: .zygoteLost
+        case .shutDown: .shutDown
+        case .noHandler: .noHandler
+        case .limitRefused: .limitRefused
+        }
+    }
+
+    // MARK: Details
+
+    /// The kernel's error. Of `.system` and `.limitRefused`. errno(3)
+    public var errno: Errno? {
+        switch detail {
+        case .system(_, let errno), .limitRefused(_, let errno): errno
+        default: nil
+        }
+    }
+
+    /// The call that the system refused, and what it was made on where that helps. Of `.system` and `.limitRefused`.
+    public var call: String? {
+        switch detail {
+        case .system(let call, _), .limitRefused(let call, _): call
+        default: nil
+        }
+    }
+
+    /// How the child ended. Of `.childEnded`.
+    public var exitStatus: ExitStatus? { if case .ended(let status) = detail { status } else { nil } }
+
+    /// What the handler threw: its type, and its description, in the child's words. Of `.handlerThrew`.
+    public var thrown: (type: String, description: String)? {
+        if case .threw(let type, let text) = detail { (type, text) } else { nil }
+    }
+
+    /// The processes that did not end. Of `.notEnded`.
+    public var processIDs: [ProcessID] { if case .notEnded(let pids) = detail { pids } else { [] } }
+
+    /// How long there will be no other zygote; nil: the next call starts one. Of `.zygoteLost`.
+    public var retryAfter: Duration? { if case .lost(let pause) = detail { pause } else { nil } }
+}
+
+extension ForkingError {
+    /// An error for your own code that has to throw one, such as a hook: what is wrong, and what would be right, in one line.
+    public static func invalid(_ text: String) -> ForkingError { ForkingError(.invalid(text)) }
+    /// An error for your own code that has to throw one: the call that the system refused, and its error.
+    public static func system(call: String, _ errno: Errno) -> ForkingError {
+        ForkingError(.system(call: call, errno))
+    }
+
+    package static func full(limit: Int) -> ForkingError { ForkingError(.full(limit: limit)) }
+    package static func full(children: Int, waiting: Int) -> ForkingError {
+        ForkingError(.busy(children: children, waiting: waiting))
+    }
+    package static let crowded = ForkingError(.crowded)
+    package static func threads(count: Int) -> ForkingError { ForkingError(.threads(count: count)) }
+    package static func crashLoop(failures: Int) -> ForkingError { ForkingError(.crashLoop(failures: failures)) }
+    package static func notEnded(_ pids: [ProcessID]) -> ForkingError { ForkingError(.notEnded(pids)) }
+    package static let timedOut = ForkingError(.timedOut)
+    package static func lineTooLong(limit: Int) -> ForkingError { ForkingError(.lineTooLong(limit: limit)) }
+    package static func endOfStream(received: Int, expected: Int) -> ForkingError {
+        ForkingError(.endOfStream(received: received, expected: expected))
+    }
+    package static func threw(type: String, description: String) -> ForkingError {
+        ForkingError(.threw(type: type, description: description))
+    }
+    package static func ended(_ status: ExitStatus) -> ForkingError { ForkingError(.ended(status)) }
+    package static func deadlineExceeded(_ deadline: Duration) -> ForkingError { ForkingError(.deadlineExceeded(deadline)) }
+    package static let cancelled = ForkingError(.cancelled)
+    package static func lost(nextStart: Duration?) -> ForkingError { ForkingError(.lost(nextStart: nextStart)) }
+    package static let shutDown = ForkingError(.shutDown)
+    package static func noHandler(_ name: String, known: [String]) -> ForkingError {
+        ForkingError(.noHandler(name, known: known))
+    }
+    package static func limitRefused(call: String, _ errno: Errno) -> ForkingError {
+        ForkingError(.limitRefused(call: call, errno))
+    }
 }
 
 extension ForkingError: CustomStringConvertible {
     /// One line for people, without a newline.
     public var description: String {
-        switch self {
-        case .system(let call, let code):
-            return "\(call): \(code)"
-        case .invalid(let text):
-            return text
-        case .full(let limit):
-            return "the child table is full: \(limit) of \(limit) children"
-        case .crowded:
-            return "execve: \(FORKCORE_BERTHS) programs are on their way to be executed, and no more can be"
+        switch detail {
+        case .system(let call, let errno): "\(call): \(errno)"
+        case .invalid(let text): text
+        case .full(let limit): "the child table is full: \(limit) of \(limit) children"
+        case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more can"
+        case .crowded: "execve: \(FORKCORE_BERTHS) programs are on their way to be executed, and no more can be"
         case .threads(let count):
-            return
-                "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
+            "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"
-        case .crashLoop(let failures):
-            return "gave up, as \(failures) workers in a row failed at their start"
-        case .notEnded(let pids):
-            return "stopped, but these processes could not be ended: \(pids)"
-        case .timedOut:
-            return "timed out waiting for the peer"
-        case .lineTooLong(let limit):
-            return "the peer sent a line of more than \(limit) bytes"
-        case .endOfStream(let received, let expected):
-            return "the peer closed after \(received) of \(expected) bytes"
+        case .crashLoop(let failures): "gave up, as \(failures) workers in a row failed at their start"
+        case .notEnded(let pids): "stopped, but these processes could not be ended: \(pids)"
+        case .timedOut: "timed out waiting for the peer"
+        case .lineTooLong(let limit): "the peer sent a line of more than \(limit) bytes"
+        case .endOfStream(let received, let expected): "the peer closed after \(received) of \(expected) bytes"
+        case .threw(let type, let text): "the handler threw \(Self.printable(type)): \(Self.printable(text))"
+        case .ended(let status): "the child ended before it had answered: \(status)"
+        case .deadlineExceeded(let time): "no answer within \(time.inSeconds), waiting for a place included"
+        case .cancelled: "the call was cancelled"
+        case .lost(nil): "the zygote ended; the next call starts another"
+        case .lost(let pause?): "the zygote ended before it was ready; the next start is in \(pause.inSeconds)"
+        case .shutDown: "the zygote was shut down"
+        case .noHandler(let name, let known):
+            "there is no handler '\(Self.printable(name))'; there is "
+                + (known.isEmpty ? "none" : Self.printable(known.joined(separator: ", ")))
+        case .limitRefused(let call, let errno): "a limit cannot be had here: \(Self.printable(call)): \(errno)"
         }
     }
+
+    /// A child's own words, which may be its attacker's: they can neither end the line nor be of any length.
+    package static func printable(_ text: String) -> String { SocketAddress.printable(text, atMost: 1000) }
 }
 
 extension ForkingError {
     /// Whether the peer of a connection brought this about: it has gone, was silent for too long, or sent what cannot be. That
     /// is no trouble of the server's, and anybody can bring it about, as often as they like.
     public var isPeersDoing: Bool {
-        switch self {
+        switch detail {
         case .timedOut, .lineTooLong, .endOfStream: true
-        case .system(_, let code): Errno.departures.contains(code)
-        case .invalid, .full, .crowded, .threads, .crashLoop, .notEnded: false
+        case .system(_, let errno): Errno.departures.contains(errno)
+        default: false
+        }
+    }
+
+    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and clone
+    /// call so.
+    var isShortage: Bool {
+        switch detail {
+        case .crowded: true
+        case .system(_, let errno): errno == .resourceTemporarilyUnavailable || Errno.shortages.contains(errno)
+        default: false
         }
     }
 }
@@ -85,16 +255,4 @@ extension Errno {
 
     /// What another process, or this one, may give back in a moment.
     static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
-}
-
-extension ForkingError {
-    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and clone
-    /// call so.
-    var isShortage: Bool {
-        switch self {
-        case .crowded: true
-        case .system(_, let code): code == .resourceTemporarilyUnavailable || Errno.shortages.contains(code)
-        default: false
-        }
-    }
 }

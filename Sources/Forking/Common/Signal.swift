@@ -29,11 +29,11 @@ public struct Signal: RawRepresentable, Hashable, Sendable {
     /// SIGKILL
     public static let kill = Signal(rawValue: SIGKILL)
     /// SIGUSR1
-    public static let user1 = Signal(rawValue: SIGUSR1)
+    public static let userDefinedOne = Signal(rawValue: SIGUSR1)
     /// SIGSEGV
     public static let segmentationFault = Signal(rawValue: SIGSEGV)
     /// SIGUSR2
-    public static let user2 = Signal(rawValue: SIGUSR2)
+    public static let userDefinedTwo = Signal(rawValue: SIGUSR2)
     /// SIGPIPE
     public static let brokenPipe = Signal(rawValue: SIGPIPE)
     /// SIGXFSZ

@@ -25,7 +25,7 @@ final class CallChannel: Sendable {
         /// Whether somebody has the host's end in a loop of his own: it stays open as long as the call is there.
         var isPolled = false
         var hasPlace = false
-        var failure: ZygoteError?
+        var failure: ForkingError?
         var onNews: (@Sendable () -> Void)?
     }
 
@@ -55,7 +55,7 @@ final class CallChannel: Sendable {
     }
 
     /// The host's end once the call has a place, else -1; and why it will have none.
-    var standing: (channel: Int32, failure: ZygoteError?) {
+    var standing: (channel: Int32, failure: ForkingError?) {
         state.withLock { ($0.hasPlace ? $0.ours : -1, $0.failure) }
     }
 
@@ -80,14 +80,14 @@ final class CallChannel: Sendable {
     }
 
     /// Waits for news: of a place, or in the channel.
-    func wait(atMost duration: Duration) throws(ZygoteError) {
+    func wait(atMost duration: Duration) throws(ForkingError) {
         let value = word.value
         let (channel, failure) = standing
         guard failure == nil else { return }
         guard channel >= 0 else { return word.wait(while: value, atMost: duration) }
         var descriptor = channel
         var ready: UInt32 = 0
-        try checked(forkcore_wait_readable(&descriptor, 1, duration.inNanoseconds, &ready), "ppoll")
+        try check(forkcore_wait_readable(&descriptor, 1, duration.inNanoseconds, &ready), "ppoll")
     }
 
     /// Calls `body`, once, when the call has a place or will have none: now, or on another thread, which is not to be held up.
@@ -121,8 +121,8 @@ final class CallChannel: Sendable {
     }
 
     /// While it waits, the request's descriptors have to stay.
-    func holdDescriptors() throws(ZygoteError) {
-        try state.withLock { (state) throws(ZygoteError) in
+    func holdDescriptors() throws(ForkingError) {
+        try state.withLock { (state) throws(ForkingError) in
             guard var request = state.request, !request.descriptors.isEmpty, !state.ownsDescriptors else { return }
             let given = request.descriptors
             request.descriptors = []
@@ -149,7 +149,7 @@ final class CallChannel: Sendable {
             forkcore_close(state.theirs)
             state.theirs = -1
             if let request = state.request, !state.isOver {
-                do throws(ZygoteError) { try request.send(over: state.ours) } catch {
+                do throws(ForkingError) { try request.send(over: state.ours) } catch {
                     // A child that was not forked, or has ended, cannot take it: why, is in the channel.
                     if !Self.isForNobody(error) {
                         state.failure = error
@@ -165,12 +165,12 @@ final class CallChannel: Sendable {
         body?()
     }
 
-    private static func isForNobody(_ error: ZygoteError) -> Bool {
+    private static func isForNobody(_ error: ForkingError) -> Bool {
         error == .system(call: "sendmsg", .brokenPipe) || error == .system(call: "sendmsg", .connectionReset)
     }
 
     /// It will have no place.
-    func fail(_ error: ZygoteError) {
+    func fail(_ error: ForkingError) {
         let body = state.withLock { state in
             state.failure = state.failure ?? error
             dropRequest(&state)

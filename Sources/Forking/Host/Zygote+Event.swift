@@ -2,6 +2,9 @@
 
 extension Zygote {
     /// What happens between a host and its zygote, as the host sees it.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Event: Sendable {
         /// A zygote was started; the first one is ready by then.
         case started(ProcessID)
@@ -29,10 +32,10 @@ extension Zygote {
             case .startFailed: .error
             case .began, .refused: .debug
             case .finished(let report):
-                switch report.failure {
-                case .ended(.killed(.brokenPipe, _)): .debug  // its client left first, as clients do
-                case .ended, .deadline, .limitRefused, .system, .invalid: .warning
-                case nil, .threw, .cancelled, .full, .lost, .shutDown, .noHandler: .debug
+                switch report.failure?.detail {
+                case .ended(.signaled(.brokenPipe, _)): .debug  // its client left first, as clients do
+                case .ended, .deadlineExceeded, .limitRefused, .system, .invalid: .warning
+                default: .debug
                 }
             }
         }
@@ -43,7 +46,7 @@ extension Zygote {
         /// The handler's name.
         public let handler: String
         /// Why it has no answer; nil if it has.
-        public let failure: ZygoteError?
+        public let failure: ForkingError?
         /// From its begin to its answer, waiting included.
         public let duration: Duration
         /// How long it waited for a place; nil if it never had one, and so no child.
@@ -60,27 +63,27 @@ extension Zygote {
     /// it was lost, is not told at all.
     public struct Work: Hashable, Sendable {
         /// Children that it forked.
-        public var forks = 0
+        public internal(set) var forks = 0
         /// Children that it reaped.
-        public var reaped = 0
+        public internal(set) var reaped = 0
         /// What it took to reap them, in all.
-        public var reapTime = Duration.zero
+        public internal(set) var reapTime = Duration.zero
     }
 
     /// What a zygote has done. Children and times as of the last answer.
-    public struct Statistics: Hashable, Sendable {
+    public struct Status: Hashable, Sendable {
         /// Calls that have a place now.
-        public var running = 0
+        public internal(set) var running = 0
         /// Calls that wait for one.
-        public var waiting = 0
+        public internal(set) var waiting = 0
         /// Children that were alive.
-        public var children = 0
+        public internal(set) var children = 0
         /// Children forked since the zygote began.
-        public var forks = 0
+        public internal(set) var forks = 0
         /// Children reaped since it began.
-        public var reaped = 0
+        public internal(set) var reaped = 0
         /// What it took to reap them, in all.
-        public var reapTime = Duration.zero
+        public internal(set) var reapTime = Duration.zero
     }
 }
 

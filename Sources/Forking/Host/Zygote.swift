@@ -21,11 +21,11 @@ public import SystemPackage
 /// Tasks await `run` and `reply`, of the product and module ForkingAsync; values instead of bytes are ForkingCodable's. A process
 /// that a test runner has started has threads: test handlers as functions, and the whole in an executable of its own.
 ///
-/// Should the zygote die, the calls that it had fail with `ZygoteError.lost`, and the next call starts another: this
+/// Should the zygote die, the calls that it had fail with `ForkingError.Code.zygoteLost`, and the next call starts another: this
 /// executable anew, with the same arguments and the environment that it had at the start, which becomes the zygote where
 /// it comes to `Zygote.start`.
 public final class Zygote: Sendable {
-    /// How much there can be at once, and who is told.
+    /// How much there can be at once, and how children are set up.
     public struct Configuration: Sendable {
         /// How many children there can be at once.
         public var maxChildren = 40
@@ -34,19 +34,47 @@ public final class Zygote: Sendable {
         /// How many bytes an answer can have at most, unless the call says otherwise: what a child sends is not trusted to be
         /// sensible.
         public var maxReplyBytes = 16 << 20
+        /// How calls' children are set up and bounded. Their `containment` is `.group`, or can be `.session`; they die with the
+        /// zygote, and are forked from its one thread. `child.limits` are those of calls that name none.
+        public var child = ChildOptions()
+
+        /// The defaults, as said at each property.
+        public init() {}
+
+        func check() throws(ForkingError) {
+            try requireAtLeast1("maxChildren", maxChildren)
+            for (name, count) in [("maxWaiting", maxWaiting), ("maxReplyBytes", maxReplyBytes)] where count < 0 {
+                throw .invalid("\(name) is \(count), and cannot be negative")
+            }
+            try child.check()
+            guard child.containment != .descendants, child.containment != Containment.none else {
+                throw .invalid("a call's child is in a group or a session of its own: child.containment is .group or .session")
+            }
+            guard child.diesWithParent, !child.allowsThreads else {
+                throw .invalid("calls' children die with the zygote, which has one thread: child.diesWithParent and child.allowsThreads stay as they are")
+            }
+        }
+    }
+
+    /// Callbacks that customise a `Zygote`. Each says in which process it runs.
+    public struct Hooks {
+        /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter made, the
+        /// handler's own code run once. It may start no thread (nor a Task: on the main actor that would never run), and has one
+        /// of its own, which has ended before the first fork, with all that is thread-local. If it throws, there is no zygote.
+        public var beforeFork: () throws -> Void = {}
         /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
         /// for what is not as it should be; how calls end is left to who called.
-        public var observe: @Sendable (Zygote.Event) -> Void = { event in
+        public var onEvent: @Sendable (Event) -> Void = { event in
             if case .finished = event { return }
             if event.isTrouble { Lines.tell(event.description) }
         }
 
-        /// The defaults, as said at each property.
+        /// The defaults: what goes wrong is said on stderr.
         public init() {}
     }
 
     /// The handlers' names.
-    public let names: [String]
+    public let handlerNames: [String]
     /// Those of handlers that are `async`.
     private let asynchronous: [String]
     private let link: ZygoteLink
@@ -58,21 +86,21 @@ public final class Zygote: Sendable {
     /// In a process that was started to be a new zygote, `main` comes no further than here.
     ///
     /// - Parameters:
-    ///   - configuration: how much there can be at once, and who is told.
+    ///   - configuration: how much there can be at once, and how children are set up.
+    ///   - hooks: what runs besides.
     ///   - register: says what the zygote can do. Runs here, before the fork.
-    /// - Throws: `ForkingError.threads`, with their number, if this process has more than one thread already; `.invalid` for the
-    ///   configuration, or with what `prewarm` threw; `.system`.
+    /// - Throws: `ForkingError.Code.threads`, with their number, if this process has more than one thread already; `.invalid` for the
+    ///   configuration, or with what `Hooks.beforeFork` threw; `.system`.
     public static func start(
-        configuration: Configuration = Configuration(), _ register: (inout Handlers) throws -> Void
+        configuration: Configuration = Configuration(), hooks: Hooks = Hooks(),
+        _ register: (inout Handlers) throws -> Void
     ) throws(ForkingError) -> Zygote {
         forkcore_occupy_standard_descriptors()
         var handlers = Handlers()
         do { try register(&handlers) } catch { throw .invalid("the zygote's handlers: \(error)") }
-        guard configuration.maxChildren >= 1, configuration.maxWaiting >= 0, configuration.maxReplyBytes >= 0 else {
-            throw .invalid("maxChildren must be at least 1, maxWaiting and maxReplyBytes at least 0")
-        }
+        try configuration.check()
         if let control = ZygoteLink.inheritedControl() {
-            forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, handlers))
+            forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, hooks, handlers))
         }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else {
             throw .invalid("this process has its zygote already: start one, with all the handlers")
@@ -85,7 +113,7 @@ public final class Zygote: Sendable {
                 "a Task or a queue has been used in this process, and a child's would wait for their threads for ever: "
                     + "move Zygote.start before them, to the beginning of main")
         }
-        let link = try ZygoteLink(configuration, handlers)
+        let link = try ZygoteLink(configuration, hooks, handlers)
         isDone = true
         return Zygote(link, configuration, handlers.all)
     }
@@ -96,7 +124,7 @@ public final class Zygote: Sendable {
     private init(_ link: ZygoteLink, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
         self.link = link
         self.configuration = configuration
-        names = handlers.map(\.name)
+        handlerNames = handlers.map(\.name)
         asynchronous = handlers.filter(\.isAsynchronous).map(\.name)
     }
 
@@ -110,14 +138,14 @@ public final class Zygote: Sendable {
     ///   - descriptors: these are passed on, at most 252, and stay open here.
     ///   - count: how many descriptors the answer is to have: one with more or fewer is none, and what came is closed.
     ///   - deadline: how long it may take from now on, waiting included; then the child is killed.
-    ///   - limits: what the child may use.
+    ///   - limits: what the child may use; nil for what `Configuration.child` says.
     ///   - maxReplyBytes: how many bytes the answer can have; nil for what the configuration says.
-    /// - Throws: `ZygoteError`, which tells what became of the call.
+    /// - Throws: `ForkingError`, which tells what became of the call.
     @available(*, noasync, message: "await run(_:_:), of ForkingAsync")
     public func runAndWait(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
-        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
-    ) throws(ZygoteError) -> Reply {
+        deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
+    ) throws(ForkingError) -> Reply {
         try begin(
             name, bytes, descriptors: descriptors, expecting: count, deadline: deadline, limits: limits,
             maxReplyBytes: maxReplyBytes
@@ -130,27 +158,26 @@ public final class Zygote: Sendable {
     /// refused where those of all that wait would be more than a quarter of what this process can have.
     public func begin(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
-        deadline: Duration? = nil, limits: Limits = Limits(), maxReplyBytes: Int? = nil
-    ) throws(ZygoteError) -> Call {
+        deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
+    ) throws(ForkingError) -> Call {
         let request = CallMessage(.request, bytes, descriptors: descriptors.map(\.rawValue))
         return try begin(
             name, request, expecting: count, deadline: deadline, limits: limits, maxReplyBytes: maxReplyBytes)
     }
 
     private func begin(
-        _ name: String, _ request: CallMessage, expecting count: Int = 0, deadline: Duration?, limits: Limits,
+        _ name: String, _ request: CallMessage, expecting count: Int = 0, deadline: Duration?, limits: ResourceLimits?,
         maxReplyBytes: Int? = nil
-    ) throws(ZygoteError) -> Call {
+    ) throws(ForkingError) -> Call {
         let begun = Instant.now
-        guard names.contains(name) else { throw .noHandler(name, known: names) }
-        let limits = try limits.checked()
+        guard handlerNames.contains(name) else { throw .noHandler(name, known: handlerNames) }
+        let limits = limits ?? configuration.child.limits
+        try limits.check()
         if asynchronous.contains(name) { try limits.requireRoomForTasks(in: name, request.descriptors.count) }
         var order = Order()
-        order.limits = limits
+        order.limits = limits.inC
         let longest = maxReplyBytes ?? configuration.maxReplyBytes
-        if let deadline, deadline <= .zero {
-            throw .invalid("a deadline of \(deadline) cannot be: it must be positive")
-        }
+        try requirePositive("deadline", deadline)
         guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
             throw .invalid(
                 "an answer has 0 to \(CallMessage.mostDescriptors) descriptors, and 0 bytes or more at most: "
@@ -158,29 +185,29 @@ public final class Zygote: Sendable {
         }
         try request.checkDescriptors()
         let ticket = Ticket(channel: CallChannel(request, expecting: count), order: order, name: name)
-        do throws(ZygoteError) {
+        do throws(ForkingError) {
             try link.admit(ticket)
             // Only now could it be sent.
             if let error = ticket.channel.standing.failure { throw error }
         } catch {
             ticket.channel.close()
             // That one was refused is an event of its own.
-            if case .full = error { throw error }
+            if error.code == .full { throw error }
             link.finished(ticket.id, name, begun, .failure(error), nil)
             throw error
         }
         return Call(ticket.channel, link, ticket.id, name: name, begun, deadline: deadline, longest: longest)
     }
 
-    /// Hands a connected socket off to a child, which serves it to its end; `Call.take()` or `wait()` then gives an empty
+    /// Hands a connected socket off to a child, which serves it to its end; `Call.poll()` or `wait()` then gives an empty
     /// reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
     ///
     /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told. A client that has
     /// gone is handed off all the same: what it had sent can be read.
     public func handOff(
         _ name: String, _ connection: consuming Connection, _ bytes: [UInt8] = [], deadline: Duration? = nil,
-        limits: Limits = Limits()
-    ) throws(ZygoteError) -> Call {
+        limits: ResourceLimits? = nil
+    ) throws(ForkingError) -> Call {
         let peer = connection.peer.bytes
         var request = CallMessage(.request, peer + bytes, descriptors: [connection.descriptor.rawValue])
         request.head.peer = UInt32(peer.count)
@@ -189,35 +216,35 @@ public final class Zygote: Sendable {
 
     // MARK: Its end
 
-    /// No more calls; those that were begun go on. The zygote ends after the last of them.
-    public func drain() { link.drain() }
+    /// Stops the zygote, without waiting: there will be no other. With `.drain`, no more calls are taken, those that were begun go
+    /// on, and the zygote ends after the last of them. With `.terminate` or `.kill`, it and its children are killed, and calls fail.
+    public func stop(_ step: StopStep = .drain) {
+        if step == .drain { link.drain() } else { link.end() }
+    }
 
-    /// Drains, and waits for the zygote to end; after `deadline` it and its children are killed, which takes milliseconds,
+    /// Drains, and waits for the zygote to end; after `timeout` it and its children are killed, which takes milliseconds,
     /// and 3 seconds at most.
     ///
     /// - Returns: whether all had ended by themselves.
     @available(*, noasync, message: "await shutDown(), of ForkingAsync")
     @discardableResult
-    public func shutDownAndWait(deadline: Duration = .seconds(30)) -> Bool {
-        link.drain()
-        if link.awaitEnd(deadline) { return true }
-        kill()
+    public func shutDownAndWait(timeout: Duration = .seconds(30)) -> Bool {
+        stop()
+        if link.awaitEnd(timeout) { return true }
+        stop(.kill)
         _ = link.awaitEnd(.seconds(3))
         return false
     }
 
-    /// Has the zygote and its children killed, without waiting. Calls fail; there will be no other zygote.
-    public func kill() { link.end() }
-
     /// The zygote's number; nil if there is none at the moment.
-    public var processID: ProcessID? { link.processID }
+    public var pid: ProcessID? { link.processID }
     /// What it has done, as far as its last answer tells.
-    public var statistics: Zygote.Statistics { link.statistics }
-    /// Readable when the zygote ended or has said something: then call `look()`. -1 while there is none; another one for each.
+    public var status: Status { link.statistics }
+    /// Readable when the zygote ended or has said something: then call `poll()`. Nil while there is none; another one for each.
     ///
     /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is then
     /// another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
-    public var descriptor: FileDescriptor { FileDescriptor(rawValue: link.descriptor) }
+    public var descriptor: FileDescriptor? { link.descriptor < 0 ? nil : FileDescriptor(rawValue: link.descriptor) }
 
     /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the moment.
     package func duplicateDescriptor() -> FileDescriptor? { link.duplicate() }
@@ -229,31 +256,19 @@ public final class Zygote: Sendable {
     /// Calls do so too. Who wants it back before the next call calls this when `descriptor` becomes readable.
     /// - Returns: when to look again, if there is none now.
     @discardableResult
-    public func look() -> Duration? { link.look() }
+    public func poll() -> Duration? { link.look() }
 }
 
-extension Zygote.Limits {
-    fileprivate func checked() throws(ZygoteError) -> forkcore_limits {
-        for (name, value) in [("cpuSeconds", cpuSeconds), ("memory", memory), ("openFiles", openFiles)] {
-            if let value, value < 1 {
-                throw .invalid("\(name) is \(value), and must be at least 1, or nil for no limit")
-            }
-        }
-        return forkcore_limits(
-            cpu_seconds: UInt64(cpuSeconds ?? 0), memory: UInt64(memory ?? 0), open_files: UInt64(openFiles ?? 0),
-            no_new_privileges: noNewPrivileges, no_network: noNetwork)
-    }
-}
-
-extension forkcore_limits {
+extension ResourceLimits {
     /// Refuses what an async handler would be slow with, hang, or trap.
-    fileprivate func requireRoomForTasks(in handler: String, _ descriptors: Int) throws(ZygoteError) {
+    fileprivate func requireRoomForTasks(in handler: String, _ descriptors: Int) throws(ForkingError) {
         let needs = [
-            ("memory", memory, Zygote.Limits.leastAsyncMemory),
-            ("openFiles", open_files, Zygote.Limits.leastAsyncOpenFiles + descriptors),
+            ("maxMemoryBytes", maxMemoryBytes, Self.minAsyncMemoryBytes),
+            ("maxOpenFiles", maxOpenFiles, Self.minAsyncOpenFiles + descriptors),
         ]
-        for (name, value, least) in needs where value > 0 && value < least {
-            throw .invalid("\(name) is \(value), and '\(handler)', which is async, works with \(least) or more")
+        for (name, value, least) in needs {
+            guard let value, value < least else { continue }
+            throw .invalid("\(name) is \(value), and '\(handler)', which is async, needs at least \(least)")
         }
     }
 }

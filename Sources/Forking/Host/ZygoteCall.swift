@@ -4,13 +4,13 @@ import Synchronization
 public import SystemPackage
 
 extension Zygote {
-    /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `take()` when it is readable, or when
-    /// `lookAgain` has passed.
+    /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `poll()` when it is readable, or when
+    /// `nextPollDelay` has passed.
     ///
     /// Any thread may use it. If it goes away without an answer, its child is killed.
     public final class Call: Sendable {
-        /// Readable when there is something to `take()`. It stays the call's. A call that waits for a place has none until it
-        /// is asked for here; -1 if there is none to be had, or the call is over: then `take()` after `lookAgain`.
+        /// Readable when there is something to `poll()`. It stays the call's. A call that waits for a place has none until it
+        /// is asked for here; -1 if there is none to be had, or the call is over: then `poll()` after `nextPollDelay`.
         public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel.descriptor) }
 
         private let channel: CallChannel
@@ -25,7 +25,7 @@ extension Zygote {
         private struct State {
             var isDone = false
             /// Why the child is killed; and when that is not waited for any more.
-            var killed: (why: ZygoteError, confirmBy: Instant)?
+            var killed: (why: ForkingError, confirmBy: Instant)?
             /// What has come of an answer in parts.
             var parts: [UInt8] = []
         }
@@ -58,7 +58,7 @@ extension Zygote {
         /// The answer, or nil if there is none yet. Never waits; recv(2). After an answer or an error, not to be called again.
         ///
         /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
-        public func take() throws(ZygoteError) -> Reply? {
+        public func poll() throws(ForkingError) -> Reply? {
             if case (-1, nil) = channel.standing { link.retry() }
             let ending: Ending? = state.withLock { state in
                 precondition(!state.isDone, "a call is taken once")
@@ -74,9 +74,9 @@ extension Zygote {
             return try ending.outcome.get()
         }
 
-        /// How long it may take until `take()` has something to do although the descriptor is not readable. Never for ever:
+        /// How long it may take until `poll()` has something to do although the descriptor is not readable. Never for ever:
         /// another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
-        public var lookAgain: Duration {
+        public var nextPollDelay: Duration {
             let now = Instant.now
             let next = state.withLock {
                 earlier($0.killed?.confirmBy, $0.killed == nil ? deadline.map { begun + $0 } : nil)
@@ -87,10 +87,10 @@ extension Zygote {
 
         /// Waits for the answer. For threads that may wait: not for a task, nor an event loop's. ppoll(2), futex(2).
         @available(*, noasync, message: "await reply(), of ForkingAsync")
-        public func wait() throws(ZygoteError) -> Reply {
+        public func wait() throws(ForkingError) -> Reply {
             while true {
-                if let reply = try take() { return reply }
-                try channel.wait(atMost: lookAgain)
+                if let reply = try poll() { return reply }
+                try channel.wait(atMost: nextPollDelay)
             }
         }
 
@@ -98,12 +98,12 @@ extension Zygote {
         /// to be held up. Once.
         package func whenDecided(_ body: @escaping @Sendable () -> Void) { channel.whenDecided(body) }
 
-        /// Has the child killed; `take()` throws `.cancelled` once it is dead, unless it answered before.
+        /// Has the child killed; `poll()` throws `.cancelled` once it is dead, unless it answered before.
         public func cancel() {
             state.withLock { kill(&$0, .cancelled) }
         }
 
-        private func kill(_ state: inout State, _ why: ZygoteError) {
+        private func kill(_ state: inout State, _ why: ForkingError) {
             guard !state.isDone, state.killed == nil else { return }
             state.killed = (why, confirmBy: .now + Self.confirmation)
             // A call that still waits has no child.
@@ -111,7 +111,7 @@ extension Zygote {
         }
 
         private struct Ending {
-            var outcome: Result<Reply, ZygoteError>
+            var outcome: Result<Reply, ForkingError>
             var message: CallMessage?
             /// Whether the zygote did not say that the child is dead.
             var isStuck = false
@@ -120,7 +120,7 @@ extension Zygote {
         private func look(_ state: inout State) -> Ending? {
             if let ending = receive(&state) { return ending }
             let now = Instant.now
-            if let deadline, begun + deadline <= now { kill(&state, .deadline(deadline)) }
+            if let deadline, begun + deadline <= now { kill(&state, .deadlineExceeded(deadline)) }
             if let killed = state.killed, killed.confirmBy <= now {
                 return Ending(outcome: .failure(killed.why), isStuck: true)
             }
@@ -131,7 +131,7 @@ extension Zygote {
             let (channel, failure) = channel.standing
             if let failure { return failed(failure, state) }
             guard channel >= 0 else { return nil }
-            do throws(ZygoteError) {
+            do throws(ForkingError) {
                 for _ in 0..<Self.partsAtOnce {
                     guard var message = try CallMessage.receive(over: channel) else { return nil }
                     guard message.kind == .part else {
@@ -146,19 +146,19 @@ extension Zygote {
             }
         }
 
-        private func append(_ part: CallMessage, _ state: inout State) throws(ZygoteError) {
+        private func append(_ part: CallMessage, _ state: inout State) throws(ForkingError) {
             let count = max(part.head.count, UInt64(state.parts.count + part.bytes.count))
             guard count <= UInt64(longest) else { throw CallMessage.tooLong(count, longest) }
             state.parts += part.bytes  // no room is made for what is only promised
         }
 
         /// At the end of the channel: who was to be killed has been, or never was there.
-        private func failed(_ error: ZygoteError, _ state: State) -> Ending {
-            guard case .lost = error else { return Ending(outcome: .failure(error)) }
+        private func failed(_ error: ForkingError, _ state: State) -> Ending {
+            guard error.code == .zygoteLost else { return Ending(outcome: .failure(error)) }
             return Ending(outcome: .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)))
         }
 
-        private func outcome(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ZygoteError> {
+        private func outcome(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ForkingError> {
             if message.kind != .reply { message.discardDescriptors() }
             switch message.kind {
             case .reply: return reply(of: &message, &state)
@@ -166,21 +166,21 @@ extension Zygote {
                 let texts = message.texts(2)
                 return .failure(.threw(type: texts[0], description: texts[1]))
             case .limitRefused:
-                return .failure(.limitRefused(call: message.texts(1)[0], Errno(rawValue: message.head.code)))
+                return .failure(.limitRefused(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
             case .notForked:
-                return .failure(.system(call: message.texts(1)[0], Errno(rawValue: message.head.code)))
+                return .failure(.system(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
             case .ended:
                 let status = ExitStatus(message.head.end)
-                guard case .killed(.kill, _) = status else { return .failure(.ended(status)) }
+                guard case .signaled(.kill, _) = status else { return .failure(.ended(status)) }
                 return .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : .ended(status)))
             case .request, .part, nil: return .failure(CallMessage.noAnswer)
             }
         }
 
-        private func reply(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ZygoteError> {
+        private func reply(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ForkingError> {
             let descriptors = message.descriptors
             message.descriptors = []
-            do throws(ZygoteError) {
+            do throws(ForkingError) {
                 let given = max(descriptors.count, Int(message.head.descriptors))
                 guard descriptors.count == channel.expecting, given == descriptors.count else {
                     throw .invalid(

@@ -6,7 +6,7 @@ import SystemPackage
 
 /// Host: whether there is a zygote, its end, and its successor.
 extension ZygoteLink {
-    func requireZygote(_ state: inout State) throws(ZygoteError) {
+    func requireZygote(_ state: inout State) throws(ForkingError) {
         listen(&state)
         guard state.control == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
@@ -95,7 +95,7 @@ extension ZygoteLink {
 
     /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
     func startAgain(_ state: inout State) throws(ForkingError) {
-        let table = try ChildTable(limit: 1, reaping: .pidfd)
+        let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let (mine, theirs) = try Self.openControl()
         defer { forkcore_close(theirs) }
         let pid = try table.spawn(

@@ -21,6 +21,7 @@ struct Ticket: Identifiable {
 /// No thread of its own: whoever begins, ends or looks after a call does what is due.
 final class ZygoteLink: Sendable {
     private let configuration: Zygote.Configuration
+    private let onEvent: @Sendable (Zygote.Event) -> Void
     private let state: Mutex<State>
 
     /// Only ever touched under the lock: its table by one thread at a time, as tables want it.
@@ -40,14 +41,17 @@ final class ZygoteLink: Sendable {
     }
 
     /// Forks the first zygote, and waits until it is ready.
-    init(_ configuration: Zygote.Configuration, _ handlers: Zygote.Handlers) throws(ForkingError) {
+    init(
+        _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks, _ handlers: Zygote.Handlers
+    ) throws(ForkingError) {
         self.configuration = configuration
-        let table = try ChildTable(limit: 1, reaping: .pidfd)
+        onEvent = hooks.onEvent
+        let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let (mine, theirs) = try Self.openControl()
         let host = forkcore_process()
         do {
             try table.fork(options: Self.options) {
-                ZygoteProcess.run(theirs, of: host, configuration, handlers)
+                ZygoteProcess.run(theirs, of: host, configuration, hooks, handlers)
             }
         } catch {
             forkcore_close(theirs)
@@ -61,7 +65,7 @@ final class ZygoteLink: Sendable {
         let state = State(queue: queue, control: mine, table: table, successor: Self.successor())
         let pid = table.children.first?.pid
         self.state = Mutex(state)
-        if let pid { configuration.observe(.started(pid)) }
+        if let pid { onEvent(.started(pid)) }
     }
 
     deinit {
@@ -91,21 +95,21 @@ final class ZygoteLink: Sendable {
         table.killAll()
         _ = try table.wait(atMost: .seconds(10))
         throw message.map(notReady)
-            ?? .invalid("the zygote ended before it was ready, in its prewarm: \(status?.description ?? "unseen")")
+            ?? .invalid("the zygote ended before it was ready, in its hook before the fork: \(status?.description ?? "unseen")")
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
-        .invalid("the zygote's prewarm failed: \(message.texts(1)[0])")
+        .invalid("the zygote's hook before the fork failed: \(message.texts(1)[0])")
     }
 
     // MARK: Calls
 
     /// Throws early, before anything is made for a call, if there is no room for it.
-    func requireRoom(_ name: String) throws(ZygoteError) {
-        try change { state throws(ZygoteError) in try requireRoom(&state, name) }
+    func requireRoom(_ name: String) throws(ForkingError) {
+        try change { state throws(ForkingError) in try requireRoom(&state, name) }
     }
 
-    private func requireRoom(_ state: inout State, _ name: String) throws(ZygoteError) {
+    private func requireRoom(_ state: inout State, _ name: String) throws(ForkingError) {
         guard state.queue.phase == .open else { throw .shutDown }
         guard state.queue.hasRoom else {
             state.events.append(.refused(handler: name))
@@ -114,17 +118,17 @@ final class ZygoteLink: Sendable {
     }
 
     /// Gives a call a place, or lets it wait for one.
-    func admit(_ ticket: Ticket) throws(ZygoteError) {
-        try change { state throws(ZygoteError) in
+    func admit(_ ticket: Ticket) throws(ForkingError) {
+        try change { state throws(ForkingError) in
             try requireRoom(&state, ticket.name)
             try requireZygote(&state)
             state.queue.append(ticket)
             let shortage = advance(&state)
             guard let last = state.queue.waiting.last, last.id == ticket.id else { return }
-            do throws(ZygoteError) {
+            do throws(ForkingError) {
                 // Nobody is before it, and it has none; but a zygote that has many orders to take takes them by and by.
                 if shortage != 0, shortage != EAGAIN, state.queue.waiting.count == 1 {
-                    throw ZygoteError.system(call: "socketpair", Errno(rawValue: shortage))
+                    throw ForkingError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
                 try hold(ticket, state)
             } catch {
@@ -135,7 +139,7 @@ final class ZygoteLink: Sendable {
     }
 
     /// Of descriptors that are passed on it takes others, as the caller may close his.
-    private func hold(_ ticket: Ticket, _ state: State) throws(ZygoteError) {
+    private func hold(_ ticket: Ticket, _ state: State) throws(ForkingError) {
         try ticket.channel.holdDescriptors()
         guard ticket.channel.heldDescriptors > 0 else { return }
         var limit = rlimit()
@@ -148,10 +152,10 @@ final class ZygoteLink: Sendable {
 
     /// A call has ended, or nobody wants it any more.
     func finished(
-        _ id: Ticket.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ZygoteError>,
+        _ id: Ticket.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ForkingError>,
         _ message: CallMessage?
     ) {
-        var failure: ZygoteError?
+        var failure: ForkingError?
         if case .failure(let error) = outcome { failure = error }
         let duration = Instant.now - begun
         change { state in
@@ -293,9 +297,9 @@ final class ZygoteLink: Sendable {
         }
     }
 
-    var statistics: Zygote.Statistics {
+    var statistics: Zygote.Status {
         change { state in
-            Zygote.Statistics(
+            Zygote.Status(
                 running: state.queue.runningCount, waiting: state.queue.waiting.count,
                 children: Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
@@ -309,7 +313,7 @@ final class ZygoteLink: Sendable {
         var started: [Ticket] = []
         defer {
             started.forEach { $0.channel.send() }
-            events.forEach(configuration.observe)
+            events.forEach(onEvent)
         }
         return try state.withLock { (state) throws(E) -> R in
             defer {

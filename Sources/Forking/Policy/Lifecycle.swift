@@ -82,7 +82,7 @@ struct Lifecycle {
 
     /// Whether the loop can begin to turn.
     ///
-    /// - Throws: `ForkingError.invalid` if it turns already, as this is called from a hook; or if the server was stopped.
+    /// - Throws: `ForkingError.Code.invalid` if it turns already, as this is called from a hook; or if the server was stopped.
     func requireRunnable() throws(ForkingError) {
         try requireNotRunning()
         guard state == .serving else { throw .invalid("this server was stopped: make a new one") }

@@ -25,7 +25,7 @@ struct PoolPolicy {
     }
 
     enum Action {
-        case observe(PreforkServer.Event)
+        case tell(PreforkServer.Event)
         case fork
         case drain(ProcessID)
         /// It has been asked to drain, and takes too long.
@@ -105,7 +105,7 @@ struct PoolPolicy {
         guard worker.isActive else { return }
         if !worker.isReady, worker.snapshot.isReady {
             workers[index].state = .ready
-            actions.append(.observe(.ready(worker.pid, number: worker.number)))
+            actions.append(.tell(.ready(worker.pid, number: worker.number)))
         }
         noteSuccess(worker, now)
         if worker.snapshot.isDraining {
@@ -121,13 +121,13 @@ struct PoolPolicy {
         let worker = workers[index]
         switch worker.state {
         case .starting(let until) where until <= now:
-            actions.append(.observe(.notReady(worker.pid)))
+            actions.append(.tell(.notReady(worker.pid)))
             kill(index, &actions)
         case .ending(_, let until) where until <= now:
             kill(index, &actions)
         case .ready, .draining:
             if let since = stuckSince(worker), let until = stuckUntil(worker), until <= now {
-                actions.append(.observe(.stuck(worker.pid, for: now - since, peer: worker.snapshot.peer)))
+                actions.append(.tell(.stuck(worker.pid, for: now - since, peer: worker.snapshot.peer)))
                 workers[index].state = .ending(nil, killAt: now + rules.killTimeout)
                 actions.append(.abort(worker.pid))
             } else if case .draining(let reason, let since, let until) = worker.state, until <= now {
@@ -147,7 +147,7 @@ struct PoolPolicy {
             workers[index].state = .draining(reason, since: since, until: min(until, last))
             return
         }
-        actions.append(.observe(.overdue(worker.pid, reason, after: now - since, peer: worker.snapshot.peer)))
+        actions.append(.tell(.overdue(worker.pid, reason, after: now - since, peer: worker.snapshot.peer)))
         workers[index].state = .ending(reason, killAt: now + rules.killTimeout)
         actions.append(.terminate(worker.pid))
     }
@@ -164,13 +164,13 @@ struct PoolPolicy {
         guard !size.isFixed, size.nextLook.map({ $0 <= now }) ?? true else { return }
         let before = size.wanted
         let wanted = size.look(idle: workers.count(where: \.isIdle), live: readyCount, queued: queued(), at: now)
-        if wanted != before { actions.append(.observe(.resized(wanted))) }
+        if wanted != before { actions.append(.tell(.resized(wanted))) }
     }
 
     /// SIGTTIN and SIGTTOU.
     mutating func resize(_ change: (inout PoolSize) -> Void) -> [Action] {
         change(&size)
-        return [.observe(.resized(size.wanted))]
+        return [.tell(.resized(size.wanted))]
     }
 
     /// How many workers are to be forked: some are missing, and of those that leave so many are replaced at a time.
@@ -197,7 +197,7 @@ struct PoolPolicy {
     ) {
         workers[index].state = .draining(reason, since: now, until: now + rules.drainTimeout)
         let worker = workers[index]
-        actions += [.drain(worker.pid), .observe(.draining(worker.pid, reason))]
+        actions += [.drain(worker.pid), .tell(.draining(worker.pid, reason))]
         guard !worker.snapshot.isBusy, !worker.snapshot.hasConnection, worker.isFailedStart(reason, now) else { return }
         // Not only at its end, which may take its time: so many others would be forked meanwhile, and do the same.
         workers[index].hasFailed = true
@@ -210,7 +210,7 @@ struct PoolPolicy {
         // Those that drain may take their time; it is new ones that serve.
         if isReplacingAll, !workers.contains(where: { $0.isActive && $0.leaving == .replaced }) {
             isReplacingAll = false
-            actions += [.observe(.replaced), .tellReloaded]
+            actions += [.tell(.replaced), .tellReloaded]
         }
     }
 
@@ -230,11 +230,11 @@ struct PoolPolicy {
                 pid: pid, number: number, startedAt: now, isReplacement: isReplacingAll, retiresAt: retiresAt,
                 state: .starting(until: now + rules.startTimeout), snapshot: snapshot))
         noteNextLook(now)
-        return [.observe(.forked(pid, number: number))]
+        return [.tell(.forked(pid, number: number))]
     }
 
     mutating func noteForkFailed(_ error: ForkingError, at now: Instant) -> [Action] {
-        var actions: [Action] = [.observe(.forkFailed(error))]
+        var actions: [Action] = [.tell(.forkFailed(error))]
         if isReplacingAll { stopReplacing(because: error.description, &actions) }
         backOff(now)
         noteNextLook(now)
@@ -247,7 +247,7 @@ struct PoolPolicy {
     mutating func replaceAll() -> [Action] {
         isReplacingAll = true
         for index in workers.indices where workers[index].isActive { workers[index].leaving = .replaced }
-        return [.observe(.replacing)]
+        return [.tell(.replacing)]
     }
 
     /// A new worker has failed where the old ones serve: those that are left stay.
@@ -256,7 +256,7 @@ struct PoolPolicy {
         for index in workers.indices where workers[index].isActive && workers[index].leaving == .replaced {
             workers[index].leaving = nil
         }
-        actions += [.observe(.replacingFailed(reason)), .tellReloaded]
+        actions += [.tell(.replacingFailed(reason)), .tellReloaded]
     }
 
     // MARK: Memory
@@ -310,7 +310,7 @@ extension PoolPolicy {
         let worker = workers.remove(at: index)
         let end = isServing ? meaning(of: exit, worker, now) : .expected
         noteSuccess(worker, now)
-        var actions: [Action] = [.observe(.ended(exit, end))]
+        var actions: [Action] = [.tell(.ended(exit, end))]
         guard end == .failedStart else { return actions }
         if !worker.hasFailed { noteFailure(now, &actions) }
         if isReplacingAll, worker.isReplacement {
@@ -352,7 +352,7 @@ extension PoolPolicy {
         for worker in workers { noteSuccess(worker, now) }
         backOff(now)
         if backoff.failures >= 5, let until = backoff.until {
-            actions.append(.observe(.crashLoop(failures: backoff.failures, pause: until - now)))
+            actions.append(.tell(.crashLoop(failures: backoff.failures, pause: until - now)))
         }
         if let limit = rules.maxFailures, backoff.failures >= limit {
             hasGivenUp = true

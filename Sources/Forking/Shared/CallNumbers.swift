@@ -10,7 +10,7 @@ extension ExitStatus {
             if end.isUnknown != 0 {
                 .unknown
             } else if end.signal != 0 {
-                .killed(Signal(rawValue: end.signal), dumpedCore: end.dumpedCore != 0)
+                .signaled(Signal(rawValue: end.signal), dumpedCore: end.dumpedCore != 0)
             } else {
                 .exited(code: end.code)
             }
@@ -21,7 +21,7 @@ extension CallMessage.End {
     init(_ status: ExitStatus) {
         switch status {
         case .exited(let code): self.code = code
-        case .killed(let signal, let dumpedCore):
+        case .signaled(let signal, let dumpedCore):
             self.signal = signal.rawValue
             self.dumpedCore = dumpedCore ? 1 : 0
         case .unknown: isUnknown = 1

@@ -12,6 +12,9 @@ import SystemPackage
 /// server's control socket, `Configuration.control`.
 public struct ServerStatus: Hashable, Sendable {
     /// Kinds of servers.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Shape: String, Sendable {
         /// A child for each client: `ForkingServer`.
         case forking
@@ -20,28 +23,34 @@ public struct ServerStatus: Hashable, Sendable {
     }
 
     /// The stages of a server's life.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Phase: String, Sendable { case serving, stopping }
 
     /// What kind of server it is.
-    public var shape: Shape
+    public internal(set) var shape: Shape
     /// The parent's.
-    public var pid: ProcessID
+    public internal(set) var pid: ProcessID
     /// Where clients come to; a pool that stops has none any more.
-    public var addresses: [SocketAddress]
+    public internal(set) var addresses: [SocketAddress]
     /// Since it began to serve.
-    public var age: Duration
+    public internal(set) var age: Duration
     /// Where it is in its life.
-    public var phase: Phase
+    public internal(set) var phase: Phase
     /// How many processes there may be, but for those that are being replaced.
-    public var limit: Int
+    public internal(set) var maxProcesses: Int
     /// How many workers there should be now. Nil where there are children.
-    public var wanted: Int?
+    public internal(set) var wanted: Int?
     /// The workers or children, the oldest first.
-    public var processes: [Process] = []
+    public internal(set) var processes: [Process] = []
 
     /// A worker, or a child.
     public struct Process: Hashable, Sendable {
         /// What a process can be doing.
+        #if hasAttribute(nonexhaustive)
+            @nonexhaustive
+        #endif
         public enum State: String, Sendable {
             /// Worker: it is not ready yet.
             case starting
@@ -64,20 +73,20 @@ public struct ServerStatus: Hashable, Sendable {
         }
 
         /// Its number.
-        public var pid: ProcessID
+        public internal(set) var pid: ProcessID
         /// A worker's place in the pool.
-        public var number: Int?
+        public internal(set) var number: Int?
         /// What it does.
-        public var state: State
+        public internal(set) var state: State
         /// How many requests a worker has begun, as it says itself.
-        public var requests: UInt64?
+        public internal(set) var requests: UInt64?
         /// How long it has been in this state, busy and idle ones since a request began or ended last. Nil where nobody
         /// has noted it.
-        public var inState: Duration?
+        public internal(set) var inState: Duration?
         /// Since it was forked.
-        public var age: Duration
+        public internal(set) var age: Duration
         /// Whom it serves, or a worker served last.
-        public var peer: SocketAddress?
+        public internal(set) var peer: SocketAddress?
     }
 
     mutating func sort() { processes.sort { ($1.age, $0.pid) < ($0.age, $1.pid) } }
@@ -91,7 +100,7 @@ extension ServerStatus {
     /// - Parameters:
     ///   - address: the control socket's.
     ///   - timeout: how long to wait for an answer, which comes between two turns of the server's loop.
-    /// - Throws: `ForkingError.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where nobody
+    /// - Throws: `ForkingError.Code.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where nobody
     ///   listens, EACCES where one may not; `.timedOut`; `.invalid` if what answers is no such server, or does not answer
     ///   this user.
     public static func read(
@@ -125,8 +134,8 @@ extension ServerStatus {
         defer { forkcore_close(file) }
         do throws(ForkingError) {
             return try ServerStatus(text: contents(of: FileDescriptor(rawValue: file)))
-        } catch .invalid(let reason) {
-            throw .invalid("\(address) is not a control socket that can be read: \(reason)")
+        } catch where error.code == .invalid {
+            throw .invalid("\(address) is not a control socket that can be read: \(error)")
         }
     }
 

@@ -27,7 +27,7 @@ extension ServerStatus {
         text.line("pid", String(pid))
         text.line("phase", phase.rawValue)
         text.line("age", String(age.inNanoseconds))
-        text.line("limit", String(limit))
+        text.line("limit", String(maxProcesses))
         text.line("wanted", wanted.map { String($0) } ?? "-")
         for address in addresses {
             text += "address ".utf8
@@ -77,7 +77,7 @@ extension [UInt8] {
 // MARK: - Reading
 
 extension ServerStatus {
-    /// - Throws: `ForkingError.invalid`, for whatever is not such a text to its end.
+    /// - Throws: `ForkingError.Code.invalid`, for whatever is not such a text to its end.
     init(text: [UInt8]) throws(ForkingError) {
         var lines = text.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
         guard let first = lines.first, first.elementsEqual(Self.firstLine.utf8) else {
@@ -110,7 +110,7 @@ private struct StatusReader {
     var status: ServerStatus? {
         guard let shape, let pid, let phase, let age, let limit, let wanted else { return nil }
         return ServerStatus(
-            shape: shape, pid: pid, addresses: addresses, age: age, phase: phase, limit: limit, wanted: wanted,
+            shape: shape, pid: pid, addresses: addresses, age: age, phase: phase, maxProcesses: limit, wanted: wanted,
             processes: processes)
     }
 

@@ -25,7 +25,6 @@ extension Zygote {
         }
 
         private(set) var all: [Entry] = []
-        private(set) var prewarming: [() throws -> Void] = []
 
         /// Child: answers a call.
         public mutating func answer(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
@@ -41,12 +40,6 @@ extension Zygote {
         public mutating func serve(_ name: String, _ handler: @escaping (inout Connection, Request) throws -> Void) {
             add(name, .serve(handler))
         }
-
-        /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter made, the
-        /// handler's own code run once. It may start no thread (nor a Task: on
-        /// the main actor that would never run), and has one of its own, which has ended before the first fork, with
-        /// all that is thread-local. If it throws, there is no zygote.
-        public mutating func prewarm(_ body: @escaping () throws -> Void) { prewarming.append(body) }
 
         private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
             precondition(!name.isEmpty && name.utf8.count <= Order.longestName, "a handler's name has 1 to 64 bytes")
@@ -100,36 +93,6 @@ extension Zygote {
         ///
         /// A child may have sent what can make read(2), write(2) or close(2) wait for it: a pipe, a socket that lingers.
         public func takeDescriptors() -> [FileDescriptor] { owned?.take() ?? [] }
-    }
-
-    /// What a child may use. Nil or false: what the zygote may. setrlimit(2), prctl(2), seccomp(2).
-    public struct Limits: Hashable, Sendable {
-        /// CPU time in seconds, of all its threads; then it gets SIGXCPU, and a second later SIGKILL. RLIMIT_CPU
-        public var cpuSeconds: Int?
-        /// Bytes of address space besides what the zygote has and the request takes. An allocation that goes beyond traps.
-        /// Threads take 8 MiB of stack each: a handler that is `async` has no fewer than `leastAsyncMemory`. Told as an end by
-        /// SIGABRT or SIGILL. RLIMIT_AS
-        public var memory: Int?
-        /// Descriptors' numbers lie below this. One that is `async` has no fewer than `leastAsyncOpenFiles`, besides those that
-        /// it is given. RLIMIT_NOFILE
-        public var openFiles: Int?
-        /// No program that it executes gets it more rights than it has. PR_SET_NO_NEW_PRIVS
-        public var noNewPrivileges = false
-        /// It can make no sockets but Unix ones (EACCES), nor listen on any. Those that it was given work, and TCP ones can be
-        /// connected to nobody else; UDP ones can, so give it none. Implies `noNewPrivileges`.
-        ///
-        /// By seccomp and Landlock, as these ask for no rights, which a network namespace does, and cost microseconds. Where
-        /// there is no Landlock for TCP (before Linux 6.7) connect(2) fails for Unix sockets too.
-        public var noNetwork = false
-
-        /// The least memory that Swift's concurrency works with: stacks of its threads. Where more tasks run at once, it takes 8 MiB
-        /// more for each; a child that has them not may hang until its deadline.
-        public static let leastAsyncMemory = 32 << 20
-        /// The least open files that it works with: standard ones, the call's channel, and those of Dispatch.
-        public static let leastAsyncOpenFiles = 8
-
-        /// No limits.
-        public init() {}
     }
 }
 

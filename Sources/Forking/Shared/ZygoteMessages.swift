@@ -110,7 +110,7 @@ struct CallMessage {
     /// A request takes one less: there may be a file.
     static let mostDescriptors = Int(FORKCORE_DESCRIPTORS) - 1
 
-    func checkDescriptors() throws(ZygoteError) {
+    func checkDescriptors() throws(ForkingError) {
         guard descriptors.count <= Self.mostDescriptors else {
             throw .invalid("\(descriptors.count) descriptors are too many: a call takes \(Self.mostDescriptors)")
         }
@@ -119,7 +119,7 @@ struct CallMessage {
     // MARK: Sending
 
     /// Host, zygote. Does not wait.
-    func send(over channel: Int32) throws(ZygoteError) {
+    func send(over channel: Int32) throws(ForkingError) {
         try checkDescriptors()
         var head = head
         head.count = UInt64(bytes.count)
@@ -127,15 +127,15 @@ struct CallMessage {
             let code = send(head, bytes, descriptors, channel)
             // A buffer smaller than Linux's default.
             guard [Errno.messageTooLong, .wouldBlock, .noBufferSpace].contains(Errno(rawValue: code)) else {
-                return try checked(code, "sendmsg")
+                return try check(code, "sendmsg")
             }
         }
         var file: Int32 = -1
-        try checked(forkcore_memory_file("forking", &file), "memfd_create")
+        try check(forkcore_memory_file("forking", &file), "memfd_create")
         defer { forkcore_close(file) }
-        try checked(forkcore_write_all(file, bytes, bytes.count), "write")
+        try check(forkcore_write_all(file, bytes, bytes.count), "write")
         head.isInFile = 1
-        try checked(send(head, [], [file] + descriptors, channel), "sendmsg")
+        try check(send(head, [], [file] + descriptors, channel), "sendmsg")
     }
 
     private func send(_ head: Head, _ bytes: [UInt8], _ descriptors: [Int32], _ channel: Int32) -> Int32 {
@@ -150,7 +150,7 @@ struct CallMessage {
     }
 
     /// Child. Waits for the host to take what there is no room for.
-    func post(over channel: Int32) throws(ZygoteError) {
+    func post(over channel: Int32) throws(ForkingError) {
         try checkDescriptors()
         var head = head
         head.count = UInt64(bytes.count)
@@ -173,14 +173,14 @@ struct CallMessage {
                 }
             }
         }
-        try checked(code, "sendmsg")
+        try check(code, "sendmsg")
     }
 
     // MARK: Receiving
 
     /// Any process. Nil when there is none yet; `.lost` when there will be none. What other processes send is trusted in
     /// nothing. Whoever asks closes the descriptors that came.
-    static func receive(over channel: Int32) throws(ZygoteError) -> CallMessage? {
+    static func receive(over channel: Int32) throws(ForkingError) -> CallMessage? {
         var size = 0
         switch forkcore_message_size(channel, &size) {
         case 0: break
@@ -194,7 +194,7 @@ struct CallMessage {
         if code != 0 { message.discardDescriptors() }
         if code == EAGAIN { return nil }
         guard code != EMSGSIZE else { throw noAnswer }
-        try checked(code, "recvmsg")
+        try check(code, "recvmsg")
         return message
     }
 
@@ -221,13 +221,13 @@ struct CallMessage {
     }
 
     /// Child: takes the request, wherever it is. The host is trusted.
-    static func receiveRequest(over channel: Int32) throws(ZygoteError) -> CallMessage? {
+    static func receiveRequest(over channel: Int32) throws(ForkingError) -> CallMessage? {
         guard var message = try receive(over: channel) else { return nil }
         if message.head.isInFile != 0 { try message.readFile() }
         return message
     }
 
-    private mutating func readFile() throws(ZygoteError) {
+    private mutating func readFile() throws(ForkingError) {
         let file = descriptors.removeFirst()
         defer { forkcore_close(file) }
         let count = Int(head.count)
@@ -242,9 +242,9 @@ struct CallMessage {
         guard bytes.count == count else { throw .invalid("the request was cut short while it was read") }
     }
 
-    static let noAnswer = ZygoteError.invalid("the child sent what is no answer")
+    static let noAnswer = ForkingError.invalid("the child sent what is no answer")
 
-    static func tooLong(_ count: UInt64, _ longest: Int) -> ZygoteError {
+    static func tooLong(_ count: UInt64, _ longest: Int) -> ForkingError {
         .invalid("the answer has \(count) bytes, and may have \(longest): see maxReplyBytes")
     }
 
@@ -297,6 +297,6 @@ func discard(_ descriptors: [Int32]) {
 }
 
 /// Makes an error of what a C function returned, unless that is 0.
-func checked(_ code: Int32, _ call: String) throws(ZygoteError) {
+func checked(_ code: Int32, _ call: String) throws(ForkingError) {
     if code != 0 { throw .system(call: call, Errno(rawValue: code)) }
 }

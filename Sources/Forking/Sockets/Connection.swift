@@ -7,7 +7,7 @@ public import SystemPackage
 ///
 /// It cannot be copied, and is closed when it goes away, so its descriptor cannot leak. In a child it belongs to the
 /// handler; the parent drops its own copy right after fork. Writing to a peer that has gone throws
-/// `ForkingError.system` with `Errno.brokenPipe`, and never raises SIGPIPE.
+/// `ForkingError.Code.system` with `Errno.brokenPipe`, and never raises SIGPIPE.
 public struct Connection: ~Copyable {
     /// The descriptor, blocking; it stays the connection's. What is read from it directly passes the buffer by.
     public let descriptor: FileDescriptor
@@ -49,7 +49,7 @@ public struct Connection: ~Copyable {
     /// Reads up to and with the next newline; at the end of the stream, what is left without one; then nil.
     ///
     /// - Parameter limit: the longest line in bytes, its newline included.
-    /// - Throws: `ForkingError.lineTooLong`, `.timedOut`, or `.system` from recv(2).
+    /// - Throws: `ForkingError.Code.lineTooLong`, `.timedOut`, or `.system` from recv(2).
     public mutating func readLine(limit: Int = 65_536) throws(ForkingError) -> [UInt8]? {
         var searched = 0
         while true {
@@ -67,7 +67,7 @@ public struct Connection: ~Copyable {
 
     /// Reads exactly `count` bytes.
     ///
-    /// - Throws: `ForkingError.endOfStream` if the peer closes before, `.timedOut`, or `.system` from recv(2).
+    /// - Throws: `ForkingError.Code.endOfStream` if the peer closes before, `.timedOut`, or `.system` from recv(2).
     public mutating func read(exactly count: Int) throws(ForkingError) -> [UInt8] {
         precondition(count >= 0, "a count of bytes cannot be negative")
         while unread.count < count {
@@ -80,7 +80,7 @@ public struct Connection: ~Copyable {
 
     /// Reads what has come, at least one byte and at most `limit`; empty at the end of the stream.
     ///
-    /// - Throws: `ForkingError.timedOut`, or `.system` from recv(2).
+    /// - Throws: `ForkingError.Code.timedOut`, or `.system` from recv(2).
     public mutating func read(upTo limit: Int = 65_536) throws(ForkingError) -> [UInt8] {
         precondition(limit > 0, "there is nothing to read into")
         if !unread.isEmpty { return take(min(limit, unread.count)) }
@@ -138,7 +138,7 @@ public struct Connection: ~Copyable {
 
     /// Writes all of it, unbuffered, despite signals and partial writes. send(2).
     ///
-    /// - Throws: `ForkingError.timedOut` if the peer takes nothing for the time-out, or `.system`.
+    /// - Throws: `ForkingError.Code.timedOut` if the peer takes nothing for the time-out, or `.system`.
     public func write(_ bytes: RawSpan) throws(ForkingError) {
         let code = bytes.withUnsafeBytes { forkcore_send_all(descriptor.rawValue, $0.baseAddress, $0.count) }
         try checkTimed(code, "send")
@@ -200,7 +200,7 @@ public struct Connection: ~Copyable {
     /// SO_RCVTIMEO, SO_SNDTIMEO.
     ///
     /// A peer that sends a byte now and then is not held back by it: see `limitReading(to:)`. A limit on the whole connection is
-    /// `ForkingServer.Configuration.timeLimit`.
+    /// `ForkingServer.Configuration.child`.
     public func setTimeout(_ timeout: Duration?) throws(ForkingError) {
         if let timeout, timeout <= .zero { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
         let microseconds = timeout?.inMicroseconds ?? 0

@@ -6,9 +6,9 @@ import SystemPackage
 
 /// A request that came as one datagram, over UDP or a Unix datagram socket.
 public struct Datagram: Sendable {
-    /// What came, at most the server's `datagramLimit`.
+    /// What came, at most the server's `maxDatagramBytes`.
     public private(set) var bytes: [UInt8]
-    /// Whether it was longer than the server's `datagramLimit`, so that `bytes` is only its beginning.
+    /// Whether it was longer than the server's `maxDatagramBytes`, so that `bytes` is only its beginning.
     public let isTruncated: Bool
     /// Who sent it. A Unix client that wants an answer must have bound an address of its own.
     public let peer: SocketAddress
@@ -41,7 +41,7 @@ public struct Datagram: Sendable {
     /// Nobody waits for the sender to read: where it has no room, this throws `.system` with
     /// `Errno.resourceTemporarilyUnavailable`, and the answer is lost as a datagram may be.
     ///
-    /// - Throws: `ForkingError.invalid` if the sender has no address to answer to, or `.system`; with `Errno.brokenPipe` if
+    /// - Throws: `ForkingError.Code.invalid` if the sender has no address to answer to, or `.system`; with `Errno.brokenPipe` if
     ///   the server does not serve any more.
     public func reply(_ bytes: [UInt8]) throws(ForkingError) {
         if peer.isUnix, peer.path == nil {

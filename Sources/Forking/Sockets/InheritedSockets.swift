@@ -8,7 +8,7 @@ public import SystemPackage
 /// Sockets that a service manager opened and handed to this process, or the program whose place it takes (see
 /// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See sd_listen_fds(3).
 ///
-/// They are asked for by address or by name, as their order means nothing. The variables are removed with the first question,
+/// A `Listener` takes the one that is bound to its address; the others are asked for by name, as their order means nothing. The variables are removed with the first question,
 /// so that no program started from here takes them for its own.
 public enum InheritedSockets {
     /// The descriptors, in the order they came, each for `Listener(adopting:)`: all that nobody has asked for yet; none if
@@ -16,7 +16,7 @@ public enum InheritedSockets {
     ///
     /// Any process, before the first thread.
     ///
-    /// - Throws: `ForkingError.invalid` if the variables make no sense.
+    /// - Throws: `ForkingError.Code.invalid` if the variables make no sense.
     public static func take() throws(ForkingError) -> [FileDescriptor] {
         try claim { _ in true }.map { FileDescriptor(rawValue: $0.descriptor) }
     }
@@ -26,7 +26,7 @@ public enum InheritedSockets {
     ///
     /// Any process, before the first thread.
     ///
-    /// - Throws: `ForkingError.invalid` if there is none, or if the variables make no sense; as `Listener(adopting:)` and
+    /// - Throws: `ForkingError.Code.invalid` if there is none, or if the variables make no sense; as `Listener(adopting:)` and
     ///   `body` do.
     public static func forEachListener(
         named name: String? = nil, _ body: (consuming Listener) throws(ForkingError) -> Void
@@ -47,45 +47,32 @@ public enum InheritedSockets {
         for socket in found { try body(listener(on: socket)) }
     }
 
-    /// A listener on `address`: the socket that was handed over, if one is bound there, else a new one. For a server that can
-    /// be upgraded while it serves, this takes the place of `Listener(_:datagram:options:)`. With port 0 it is one of any port.
-    ///
-    /// Any process, before the first thread.
-    ///
-    /// - Throws: as `take()` and `Listener(_:datagram:options:)` do.
-    public static func listener(
-        on address: SocketAddress, datagram: Bool = false, options: Listener.Options = Listener.Options()
-    ) throws(ForkingError) -> Listener {
-        guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else {
-            return try Listener(address, datagram: datagram, options: options)
-        }
+    /// A listener on the socket that was handed over, if one is bound to `address`. With port 0 that is any port of a
+    /// predecessor's.
+    static func listener(
+        on address: SocketAddress, datagram: Bool, options: Listener.Options
+    ) throws(ForkingError) -> Listener? {
+        guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else { return nil }
         if Predecessor.isThere, found.origin == .made, let path = address.file, isMissing(path) {
             // Who removed the file left clients no way to the socket. The predecessor takes those who are queued there.
             forkcore_close(found.descriptor)
-            return try Listener(address, datagram: datagram, options: options)
+            return nil
         }
         let listener = try listener(on: found)
         if !listener.isAdopted { try listener.watchPeers(as: options) }
         return listener
     }
 
-    /// A listener on a socket that whoever started this program left open as `descriptor`. In a program that takes the place
-    /// of another it is the socket which that one served on, whatever its number here. For a server that can be upgraded
-    /// while it serves, this takes the place of `Listener(adopting:)`.
-    ///
-    /// Any process, before the first thread.
-    ///
-    /// - Throws: as `take()` and `Listener(adopting:)` do.
-    public static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener {
+    /// A listener on what whoever started the first of the programs that took each other's place left open as `descriptor`; nil if
+    /// that was not handed over, so that it has this number here.
+    static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener? {
         let number = descriptor.rawValue
         // Without a predecessor it is one of the service manager's, or nobody has said anything about it.
         let isWanted: (InheritedSocket) -> Bool =
             Predecessor.isThere ? { $0.origin == .descriptor(number) } : { $0.descriptor == number }
-        if var found = try claimFirst(where: isWanted) {
-            found.origin = .descriptor(number)
-            return try listener(on: found)
-        }
-        return try Listener(adopting: descriptor, origin: .descriptor(number))
+        guard var found = try claimFirst(where: isWanted) else { return nil }
+        found.origin = .descriptor(number)
+        return try listener(on: found)
     }
 
     /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever. What a
@@ -93,7 +80,7 @@ public enum InheritedSockets {
     ///
     /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for any.
     ///
-    /// - Throws: `ForkingError.invalid`, which names them.
+    /// - Throws: `ForkingError.Code.invalid`, which names them.
     public static func requireAllTaken() throws(ForkingError) {
         try look()
         guard !Predecessor.isThere else { return }
@@ -205,6 +192,8 @@ private struct InheritedSocket {
             type == Int32((datagram ? SOCK_DGRAM : SOCK_STREAM).rawValue),
             let bound = try? SocketAddress(boundTo: descriptor)
         else { return false }
+        // Port 0 asks for a new port, which no service manager's is.
+        if address.port == 0, !Predecessor.isThere { return false }
         return bound.isPlace(asked: address)
     }
 }

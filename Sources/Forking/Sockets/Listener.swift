@@ -67,16 +67,24 @@ public struct Listener: ~Copyable {
     /// The descriptor, for a loop of your own to poll. It stays the listener's.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: socket.rawValue) }
 
-    /// Binds `address`, and listens unless it is for datagrams. socket(2), bind(2), listen(2).
+    /// Listens on `address`, or with `datagram` only binds it: on the socket that was handed over to this process, if one is bound
+    /// there (see `InheritedSockets`), or else on a new one. socket(2), bind(2), listen(2).
+    ///
+    /// So a server can be upgraded while it serves, and started by a service manager, without saying so. Port 0 is a new port,
+    /// or in a program that takes the place of another, the port that the kernel chose for that one.
     ///
     /// A Unix socket's file that is in the way is replaced if nobody serves on it any more; a live one stays untouched.
     /// A failure leaves no descriptor open.
     ///
-    /// - Throws: `ForkingError.system`, which names the call and the address; `.invalid` for a backlog below 1, or for a
-    ///   path that is in use or is no socket.
+    /// - Throws: `ForkingError.Code.system`, which names the call and the address; `.invalid` for a backlog below 1, for a
+    ///   path that is in use or is no socket, or if the variables that hand sockets over make no sense.
     public init(_ address: SocketAddress, datagram: Bool = false, options: Options = Options()) throws(ForkingError) {
         guard options.backlog >= 1, options.backlog <= Int32.max else {
-            throw .invalid("a backlog of \(options.backlog) cannot be: at least 1 is needed")
+            throw .invalid("backlog is \(options.backlog), and must be from 1 to \(Int32.max)")
+        }
+        if let inherited = try InheritedSockets.listener(on: address, datagram: datagram, options: options) {
+            self = inherited
+            return
         }
         let (socket, file) = try Self.open(address, datagram, options)
         try self.init(
@@ -87,14 +95,21 @@ public struct Listener: ~Copyable {
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
     /// it is this listener's, which closes it, but never removes its file.
     ///
+    /// In a program that takes the place of another, it is the socket which that one served on as `descriptor`, whatever its
+    /// number here.
+    ///
     /// - Parameters:
     ///   - descriptor: the socket.
     ///   - acceptsDescriptors: see `Options.acceptsDescriptors`.
-    /// - Throws: `ForkingError.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
+    /// - Throws: `ForkingError.Code.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
     ///   that is not bound; it then stays its owner's.
     public init(adopting descriptor: FileDescriptor, acceptsDescriptors: Bool = false) throws(ForkingError) {
+        if let inherited = try InheritedSockets.listener(adopting: descriptor) {
+            self = inherited
+            return
+        }
         try self.init(
-            adopting: descriptor, origin: .manager(name: "unknown"), acceptsDescriptors: acceptsDescriptors)
+            adopting: descriptor, origin: .descriptor(descriptor.rawValue), acceptsDescriptors: acceptsDescriptors)
     }
 
     init(
@@ -123,7 +138,7 @@ public struct Listener: ~Copyable {
 
     /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
     init(succeedingOn descriptor: Int32, origin: Origin) throws(ForkingError) {
-        let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor))
+        let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor), origin: origin)
         let path = origin == .made ? adopted.address.file : nil
         let socket = adopted.socket
         let file: SocketFile? = if let path { try SocketFile(path, of: socket) } else { nil }
@@ -168,7 +183,7 @@ public struct Listener: ~Copyable {
 
     /// Listens, if somebody who has the socket has shut it down. Returns whether that was so. listen(2).
     ///
-    /// - Throws: `ForkingError.invalid` for a Unix socket, which stays as it is then; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a Unix socket, which stays as it is then; `.system`.
     func listenAgain() throws(ForkingError) -> Bool {
         guard !isAnothers else { return false }
         var again = false
@@ -219,7 +234,7 @@ public struct Listener: ~Copyable {
 
     /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
     ///
-    /// - Throws: `ForkingError.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
+    /// - Throws: `ForkingError.Code.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
     public func accept() throws(ForkingError) -> Connection? {
         guard let (descriptor, peer) = try Self.take(from: socket.rawValue) else { return nil }
         var connection = Connection(descriptor, peer: peer)
@@ -245,7 +260,7 @@ public struct Listener: ~Copyable {
 
     /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. For a loop of your own. recvmsg(2).
     ///
-    /// - Throws: `ForkingError.system`, with ENOMEM or ENOBUFS when there is a shortage.
+    /// - Throws: `ForkingError.Code.system`, with ENOMEM or ENOBUFS when there is a shortage.
     public func receive(limit: Int) throws(ForkingError) -> Datagram? {
         if mayHoldRights, forkcore_drop_rights(socket.rawValue) { return nil }
         var count = 0

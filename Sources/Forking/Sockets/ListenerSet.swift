@@ -85,7 +85,7 @@ extension [SharedListener] {
     /// Has those listen again that somebody who has them, too, had shut down, and tells of each.
     ///
     /// - Returns: whether there was one.
-    /// - Throws: `ForkingError.invalid` where that is for good; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` where that is for good; `.system`.
     func listenAgain(_ tell: (SocketAddress) -> Void) throws(ForkingError) -> Bool {
         var hasMended = false
         for shared in self where try shared.listener.listenAgain() {

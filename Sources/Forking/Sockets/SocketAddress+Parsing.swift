@@ -9,7 +9,7 @@ extension SocketAddress {
     /// which is 127.0.0.1, and `7777`, `:7777` or `*:7777`, which are 0.0.0.0, all addresses of IPv4 (`[::]:7777` is those of
     /// IPv6 and IPv4). `tcp://` and `unix://` may stand in front.
     ///
-    /// - Throws: `ForkingError.invalid`, which says what would be right.
+    /// - Throws: `ForkingError.Code.invalid`, which says what would be right.
     public init(parsing text: String) throws(ForkingError) {
         if text.hasPrefix("unix:") {
             try self.init(unix: Self.unixPath(in: text))
@@ -58,8 +58,8 @@ extension SocketAddress {
         }
         do {
             try self.init(ip: Self.numeric(host), port: port)
-        } catch .invalid(let reason) {
-            throw .invalid("\(reason)\(Self.isName(host) ? ", and names are not looked up" : ""); \(Self.forms)")
+        } catch where error.code == .invalid {
+            throw .invalid("\(error)\(Self.isName(host) ? ", and names are not looked up" : ""); \(Self.forms)")
         }
     }
 

@@ -67,7 +67,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
 
     /// `address` is numeric, such as `127.0.0.1`, `::1` or `fe80::1%eth0`. inet_pton(3).
     ///
-    /// - Throws: `ForkingError.invalid`.
+    /// - Throws: `ForkingError.Code.invalid`.
     public init(ip address: String, port: UInt16) throws(ForkingError) {
         guard !address.utf8.contains(0) else {  // C would see but what stands before it
             throw .invalid("a numeric IP address cannot have a NUL byte in it")
@@ -97,7 +97,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
 
     /// A path in the file system, or after an `@` a name in Linux's abstract namespace.
     ///
-    /// - Throws: `ForkingError.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel takes.
+    /// - Throws: `ForkingError.Code.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel takes.
     public init(unix path: String) throws(ForkingError) { try self.init(unix: Array(path.utf8)) }
 
     /// The same, of bytes: not every path is UTF-8.

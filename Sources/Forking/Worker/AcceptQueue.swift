@@ -15,7 +15,7 @@ package final class AcceptQueue: Sendable {
     private let lastClients: Int32
     private let news: Int32
     /// How long this process may live on without a parent, which would have ended it in time.
-    private let orphanLimit: Int64
+    private let orphanTimeout: Int64
     private let poll: Int32
     private static let listenerToken: UInt64 = 0, lifelineToken: UInt64 = 1
     /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
@@ -36,7 +36,7 @@ package final class AcceptQueue: Sendable {
         lastClients = setup.lastClients
         seat = setup.seat
         news = setup.news
-        orphanLimit = setup.orphanLimit
+        orphanTimeout = setup.orphanTimeout
         var poll: Int32 = -1
         try check(forkcore_poll_open(&poll), "epoll_create1")
         for listener in listeners {
@@ -50,7 +50,7 @@ package final class AcceptQueue: Sendable {
     ///
     /// Whoever was woken takes the client, or looks before it leaves, as nobody else was woken.
     ///
-    /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails for good; shortages are waited out.
     package func next() throws(ForkingError) -> Client? { try next(nil) }
 
     /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
@@ -92,12 +92,12 @@ package final class AcceptQueue: Sendable {
                 throw .system(call: "accept", .invalidArgument)
             }
             return nil
-        } catch .system(_, .invalidArgument) {
+        } catch where error.errno == .invalidArgument {
             // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends it.
             if !seat.isDraining { forkcore_event_add(news, 1) }
             lookAtLifeline(atMost: Admission.pause)
             return nil
-        } catch .system(_, let code) where Errno.shortages.contains(code) {
+        } catch where error.errno.map(Errno.shortages.contains) == true {
             lingering?.closeAll()
             lookAtLifeline(atMost: Admission.pause)
             return nil
@@ -106,7 +106,7 @@ package final class AcceptQueue: Sendable {
 
     /// The next client, if one is waiting. Each time from another listener on, so that none is served before all others.
     ///
-    /// - Throws: `ForkingError.system`, in a shortage too.
+    /// - Throws: `ForkingError.Code.system`, in a shortage too.
     package func take() throws(ForkingError) -> Client? {
         // Who finds a client each time never waits, and would not hear that its parent has gone.
         if unwatched.add(1, ordering: .relaxed).newValue >= Self.clientsBetweenLooks { lookAtLifeline(atMost: .zero) }
@@ -128,6 +128,6 @@ package final class AcceptQueue: Sendable {
     /// who would end what does not end by itself.
     private func noteEndOfLifeline() {
         guard seat.askToDrain() == 0 else { return }
-        _ = forkcore_end_after(orphanLimit)
+        _ = forkcore_end_after(orphanTimeout)
     }
 }

@@ -10,7 +10,7 @@ extension PreforkServer {
     func run(_ setup: WorkerSetup) -> Int32 {
         do {
             let worker = try Worker(setup)
-            if configuration.stuckBacktraces { forkcore_tell_where_on_abort() }
+            if configuration.printsStuckBacktrace { forkcore_tell_where_on_abort() }
             switch service {
             case .connections(let handler): try worker.serve(configuration, hooks, handler)
             case .body(let body): try body(worker)

@@ -6,7 +6,7 @@ public import SystemPackage
 
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
 ///
-/// A body serves on `listeners` with whatever it likes, says when it is `ready()`, and returns once it was asked to drain and
+/// A body serves on `listeners` with whatever it likes, says when it is `notifyReady()`, and returns once it was asked to drain and
 /// has served what it had begun.
 public final class Worker: Sendable {
     /// Its place in the pool, from 0 on: lower than the most workers there can be at once. Its successor has another.
@@ -17,8 +17,8 @@ public final class Worker: Sendable {
     public let addresses: [SocketAddress]
     /// Readable, at its end, as soon as the worker should drain, also when the parent has gone. Not to be read from.
     public let drainDescriptor: FileDescriptor
-    /// How long it may be silent: see `heartbeat()`. Nil: as long as it likes.
-    public let heartbeatLimit: Duration?
+    /// How long it may be silent: see `sendHeartbeat()`. Nil: as long as it likes.
+    public let heartbeatTimeout: Duration?
 
     private let seat: Seat
     private let news: Int32
@@ -31,7 +31,7 @@ public final class Worker: Sendable {
         listeners = setup.listeners.map { FileDescriptor(rawValue: $0) }
         addresses = setup.addresses
         drainDescriptor = FileDescriptor(rawValue: setup.lifeline)
-        heartbeatLimit = setup.heartbeatLimit
+        heartbeatTimeout = setup.heartbeatTimeout
         seat = setup.seat
         news = setup.news
         maxRequests = setup.maxRequests
@@ -44,38 +44,42 @@ public final class Worker: Sendable {
     // MARK: What it says
 
     /// Tells the parent that this worker serves now. A worker that says so in no time that
-    /// `PreforkServer.Configuration.spawnLimit` allows is ended.
-    public func ready() {
-        heartbeat()
+    /// `PreforkServer.Configuration.startTimeout` allows is ended.
+    public func notifyReady() {
+        sendHeartbeat()
         seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.isReady.store(true, ordering: .releasing)
         tell()
     }
 
-    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatLimit`, one that is silent for longer is
+    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for longer is
     /// taken for stuck.
-    public func heartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
+    public func sendHeartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
-    /// A request has begun: it is counted, and the worker is busy until each that has begun has ended.
+    /// A request that is being served, for `endRequest(_:)`.
+    public struct RequestID: Sendable {
+        fileprivate let number: Int
+    }
+
+    /// Counts a request that begins: the worker is busy until each that has begun has ended.
     ///
     /// - Parameters:
     ///   - peer: whose request it is.
-    ///   - isLimited: whether `PreforkServer.Configuration.requestLimit` is for it.
-    /// - Returns: its number, for `requestEnded(_:)`.
-    @discardableResult
-    public func requestBegan(from peer: SocketAddress? = nil, isLimited: Bool = true) -> Int {
+    ///   - isTimed: whether `PreforkServer.Configuration.requestTimeout` is for it.
+    /// - Returns: what to end it by.
+    public func beginRequest(from peer: SocketAddress? = nil, isTimed: Bool = true) -> RequestID {
         if let peer { seat.lines.pointee.peer = peer }
         let now = Instant.now
         seat.lines.pointee.since.store(now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.active.add(1, ordering: .relaxed)
         let (_, count) = seat.lines.pointee.requests.add(1, ordering: .relaxed)
         if count == maxRequests { retire() }
-        return isLimited ? seat.noteStart(now) : -1
+        return RequestID(number: isTimed ? seat.noteStart(now) : -1)
     }
 
-    /// A request has ended: the one of this number, which is 0 in a worker that serves one at a time.
-    public func requestEnded(_ number: Int = 0) {
-        seat.forgetStart(number)
+    /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns, end then.
+    public func endRequest(_ request: RequestID) {
+        seat.forgetStart(request.number)
         seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.lines.pointee.active.subtract(1, ordering: .relaxed)
     }
@@ -100,16 +104,16 @@ public final class Worker: Sendable {
     ///
     /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
     ///
-    /// - Throws: `ForkingError.system` if waiting or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails for good; shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
 
     private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
         seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
-        if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
+        if heartbeatTimeout != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
         seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
-        if heartbeatLimit != nil { heartbeat() }
+        if heartbeatTimeout != nil { sendHeartbeat() }
         var connection = Connection(descriptor, peer: peer)
         connection.mayHoldRights = peer.isUnix
         return connection
@@ -121,18 +125,18 @@ public final class Worker: Sendable {
         _ handler: (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
         let lingering = Lingering()
-        ready()
+        notifyReady()
         while var connection = try accept(lingering) {
             let peer = connection.peer
-            let number = configuration.countsConnections ? requestBegan(from: peer) : -1
+            let request = configuration.requestUnit == .connection ? beginRequest(from: peer) : nil
             do {
                 if let timeout = configuration.ioTimeout, peer.isUnix { try connection.setTimeout(timeout) }
                 try handler(&connection, self)
             } catch {
-                try? hooks.handleError(error, peer)
+                try? hooks.onError(error, peer)
             }
             lingering.add(connection)
-            if number >= 0 { requestEnded(number) }
+            if let request { endRequest(request) }
             endAllRequests()
         }
         lingering.finish()
@@ -159,7 +163,7 @@ struct WorkerSetup {
     /// An eventfd(2) of its own, of which nobody but the parent hears.
     var news: Int32
     /// How long it may live once its parent has gone, in nanoseconds.
-    var orphanLimit: Int64
+    var orphanTimeout: Int64
     var maxRequests: UInt64
-    var heartbeatLimit: Duration?
+    var heartbeatTimeout: Duration?
 }

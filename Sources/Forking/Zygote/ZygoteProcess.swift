@@ -18,6 +18,8 @@ final class ZygoteProcess {
     private let hangUps: ParentDescriptor
     private let table: ChildTable
     private let handlers: Zygote.Handlers
+    private let beforeFork: () throws -> Void
+    private var childOptions: ChildOptions
     private var channels: [ProcessID: ParentDescriptor] = [:]
     private var tally = ZygoteTally()
     private var isDraining = false
@@ -28,16 +30,20 @@ final class ZygoteProcess {
     private let ignored: SignalDescriptor
 
     init(
-        _ control: Int32, of hostID: ProcessID, maxChildren: Int, _ handlers: Zygote.Handlers
+        _ control: Int32, of hostID: ProcessID, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks,
+        _ handlers: Zygote.Handlers
     ) throws(ForkingError) {
         self.control = ParentDescriptor(control)
         self.handlers = handlers
+        beforeFork = hooks.beforeFork
+        childOptions = configuration.child
+        childOptions.limits = ResourceLimits()  // each call has its own, which its child takes on where it can tell the host
         ignored = try SignalDescriptor([.terminate, .interrupt, .hangup])
         host = try ParentDescriptor("pidfd_open") { forkcore_pidfd(hostID, $0) }
         // It had ended before, and its number may be another's.
         guard getppid() == hostID else { throw .invalid("the zygote's host has ended") }
         hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
-        table = try ChildTable(limit: maxChildren)
+        table = try ChildTable(maxChildren: configuration.maxChildren)
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
         table.onTrouble = { [unowned self] in tell($0) }
@@ -62,7 +68,7 @@ final class ZygoteProcess {
     private func prepare() -> Bool {
         do {
             _ = forkcore_trim()  // what only the start needed need not be copied by each fork
-            for body in handlers.prewarming { try Threads.runAlone(body) }
+            try Threads.runAlone(beforeFork)
             let threads = forkcore_thread_count()
             if threads > 1 {
                 throw ForkingError.invalid("it has started threads, and may start none: there are \(threads)")
@@ -154,7 +160,7 @@ final class ZygoteProcess {
         before.alive = Int64(table.count) + 1
         before.forked += 1
         do {
-            let pid = try table.fork(keeping: [channel.rawValue]) {
+            let pid = try table.fork(options: childOptions, keeping: [channel.rawValue]) {
                 ZygoteChild(channel: channel.rawValue, limits: limits, ordered: ordered, tally: before).run(handler)
             }
             tally.forked += 1
@@ -162,7 +168,7 @@ final class ZygoteProcess {
             _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel.rawValue, UInt64(pid))
         } catch {
             var message = CallMessage(.notForked)
-            if case .system(let call, let code) = error {
+            if case .system(let call, let code) = error.detail {
                 message.bytes = CallMessage.bytes(call)
                 message.head.code = code.rawValue
             } else {
@@ -221,10 +227,11 @@ final class ZygoteProcess {
 extension ZygoteProcess {
     /// The whole life of a zygote, from the fork or the start on. Returns its exit status.
     static func run(
-        _ control: Int32, of host: ProcessID, _ configuration: Zygote.Configuration, _ handlers: Zygote.Handlers
+        _ control: Int32, of host: ProcessID, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks,
+        _ handlers: Zygote.Handlers
     ) -> Int32 {
         do {
-            return try ZygoteProcess(control, of: host, maxChildren: configuration.maxChildren, handlers).run()
+            return try ZygoteProcess(control, of: host, configuration, hooks, handlers).run()
         } catch {
             Lines.tell("zygote: \(error)")
             return 1

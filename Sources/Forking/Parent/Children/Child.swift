@@ -1,31 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How a child is set up and bounded. The defaults are those of a server's child.
+/// How a child is set up and bounded: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer` and a
+/// `Zygote`. The defaults are those of a server's child.
 public struct ChildOptions: Sendable {
-    /// How what the child starts is kept together. Nil: `.session` for programs, `.group` for others.
+    /// How what the child starts is kept together. Nil: `.session` for programs and workers, `.group` for others.
     public var containment: Containment?
     /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
     ///
     /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its `containment` is
     /// `.descendants`: then a process that outlives this one sees to it. One that is given `credentials` keeps it.
     public var diesWithParent = true
-    /// How long the child may live; then it gets SIGTERM, and `killAfter` later SIGKILL. Nil: as long as it likes.
-    public var timeLimit: Duration?
-    /// From SIGTERM to SIGKILL.
-    public var killAfter: Duration = .seconds(3)
+    /// How long the child may live; then it gets SIGTERM, and `killTimeout` later SIGKILL, each with its process group. Nil: as
+    /// long as it likes.
+    public var timeout: Duration?
+    /// From SIGTERM to SIGKILL, at the child's own timeout and when its server stops.
+    public var killTimeout: Duration = .seconds(3)
     /// Whether a crash of the child may run Swift's backtrace, which can take a minute of full CPU and a gigabyte of
     /// memory, with the client still connected. Off, a crash ends the child at once.
-    public var crashBacktraces = false
+    public var printsCrashBacktrace = false
     /// Fork although this process has more than one thread. The child must then do nothing but call C functions that are
     /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
 
-    /// Whom it acts as; nil: as its parent. A child that cannot take them on ends with status 126, and serves nobody; a program
-    /// is not executed then. A server tries it before it serves.
+    /// Whom it acts as; nil: as its parent. setresuid(2), setresgid(2), setgroups(2).
+    ///
+    /// A child that cannot take on its credentials, score or limits ends with status 126, and serves nobody; a program is not
+    /// executed then. A server tries that in a child of its own before it serves.
     public var credentials: Credentials?
     /// How soon the kernel ends it when memory is short, from -1000, never, to 1000, first; nil: as its parent. Less than its
     /// parent has takes root. oom_score_adj in proc(5).
     public var oomScore: Int?
+    /// What it may use.
+    public var limits = ResourceLimits()
 
     /// Signals that do nothing to it until its body takes them, as they are meant for its parent.
     var heedless: SignalSet = []
@@ -34,13 +40,12 @@ public struct ChildOptions: Sendable {
     public init() {}
 
     func check() throws(ForkingError) {
-        if let timeLimit, timeLimit <= .zero {
-            throw .invalid("a time limit of \(timeLimit) cannot be: it must be positive, or nil for none")
-        }
-        guard killAfter >= .zero else { throw .invalid("killAfter is \(killAfter), and cannot be negative") }
+        try requirePositive("timeout", timeout)
+        try requireNotNegative("killTimeout", killTimeout)
         if let oomScore, !(-1000...1000).contains(oomScore) {
             throw .invalid("oomScore is \(oomScore), and must be from -1000 to 1000")
         }
+        try limits.check()
     }
 }
 
@@ -67,7 +72,7 @@ struct Child: BitwiseCopyable {
     var reason = ChildExit.Reason.own
     /// When its next stage comes: the time limit, then the kill.
     var deadline: Instant?
-    let killAfter: Duration
+    let killTimeout: Duration
     /// Nobody forked it here: a child left it behind.
     var isLeftover = false
 
@@ -79,8 +84,8 @@ struct Child: BitwiseCopyable {
         self.startedAt = startedAt
         self.pidfd = pidfd
         hasGroup = options.containment != Containment.none
-        deadline = options.timeLimit.map { startedAt + $0 }
-        killAfter = options.killAfter
+        deadline = options.timeout.map { startedAt + $0 }
+        killTimeout = options.killTimeout
     }
 
     static let none = Child(0, nil, Instant(nanoseconds: 0), ChildOptions(), pidfd: -1)

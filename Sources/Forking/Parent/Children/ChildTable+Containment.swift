@@ -8,8 +8,13 @@ import CForkCore
 /// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a child has
 /// ended and another might be one too many, at a stop and a status, and a moment after children began or ended.
 extension ChildTable {
-    /// From now on children's descendants are looked after.
+    /// Prepares this process for children with these options: their descendants are looked after, and what takes address space is not
+    /// done in each.
     func contain(_ options: ChildOptions) throws(ForkingError) {
+        if options.limits.maxMemoryBytes != nil, !sharesOneArena {
+            forkcore_share_one_arena()
+            sharesOneArena = true
+        }
         guard orphans == nil, options.containment == .descendants else { return }
         try source.hearOrphans()
         do throws(ForkingError) {
@@ -59,9 +64,9 @@ extension ChildTable {
         } else if orphans.wasTold(pid) {
             // It has had its SIGTERM, as a descendant; a second one can mean another thing.
             slots[slot].stage = .terminating
-            slots[slot].reason = orphans.fate == .running ? .timeLimit : .stopped
-            slots[slot].deadline = now + child.killAfter
-            noteDeadline(now + child.killAfter)
+            slots[slot].reason = orphans.fate == .running ? .timeout : .stopped
+            slots[slot].deadline = now + child.killTimeout
+            noteDeadline(now + child.killTimeout)
             if orphans.fate == .killed { advance(slot, because: .stopped, at: now) }
         } else if orphans.fate != .running {
             end(slot, by: orphans.fate)

@@ -19,7 +19,7 @@ extension ChildTable {
         forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
     }
 
-    /// Sends SIGTERM to a child and its group; `killAfter` later, 3 seconds unless its options say otherwise, SIGKILL.
+    /// Sends SIGTERM to a child and its group; `killTimeout` later, 3 seconds unless its options say otherwise, SIGKILL.
     ///
     /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
     @discardableResult
@@ -30,7 +30,7 @@ extension ChildTable {
         return true
     }
 
-    /// Sends SIGTERM to every child and its group; `killAfter` later SIGKILL.
+    /// Sends SIGTERM to every child and its group; `killTimeout` later SIGKILL.
     public func terminateAll() {
         requireParent()
         orphans?.fate = .terminating
@@ -66,7 +66,7 @@ extension ChildTable {
         switch child.stage {
         case .running:
             child.stage = .terminating
-            child.deadline = now + child.killAfter
+            child.deadline = now + child.killTimeout
             signals = [.terminate, .continue]  // one that was stopped would not see the first
         case .terminating:
             child.stage = .killed
@@ -123,7 +123,7 @@ extension ChildTable {
         forEachChild { slot, child in
             guard let deadline = child.deadline else { return }
             if deadline <= now {
-                advance(slot, because: .timeLimit, at: now)
+                advance(slot, because: .timeout, at: now)
             } else {
                 noteDeadline(deadline)
             }

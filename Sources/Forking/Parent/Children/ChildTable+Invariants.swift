@@ -20,7 +20,7 @@ extension ChildTable {
                 var taken = 0
                 for slot in 0..<slots.end where slots.isTaken(slot) { taken += 1 }
                 assert(count == taken, "a slot was given back twice")
-                assert(orphans != nil || count <= limit, "more children than the limit")
+                assert(orphans != nil || count <= maxChildren, "more children than there may be")
                 return true
             }())
     }

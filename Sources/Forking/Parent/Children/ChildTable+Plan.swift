@@ -11,14 +11,14 @@ extension ChildTable {
         fill(&plan, options, slot)
         guard let credentials = options.credentials else { return leave(&plan, fork) }
         return credentials.withC {
-            plan.identity.credentials = $0
+            plan.confinement.credentials = $0
             return leave(&plan, fork)
         }
     }
 
     private func fill(_ plan: inout forkcore_child_plan, _ options: ChildOptions, _ slot: Int) {
         let containment = options.containment ?? .group
-        plan.defaults = (options.crashBacktraces ? [] : Signal.crashes).intersection(handled).rawValue
+        plan.defaults = (options.printsCrashBacktrace ? [] : Signal.crashes).intersection(handled).rawValue
         plan.heedless = options.heedless.rawValue
         if let marks { plan.mark = forkcore_marks_occupy(marks, slot) }
         plan.own_group = containment >= .group
@@ -26,7 +26,7 @@ extension ChildTable {
         plan.dies_with_parent = options.diesWithParent
         if containment == .descendants { plan.watcher = orphans?.watching }
         plan.watched_as = slot
-        plan.identity = options.identity
+        plan.confinement = options.confinement
     }
 
     /// Adds what a child leaves behind: descriptors to close, and signals that the library takes.

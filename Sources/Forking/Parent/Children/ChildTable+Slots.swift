@@ -5,7 +5,7 @@ import CForkCore
 /// A slot's life: reserve → commit → release, or vacate.
 extension ChildTable {
     func reserve() throws(ForkingError) -> Int {
-        guard !isFull else { throw .full(limit: limit) }
+        guard !isFull else { throw .full(limit: maxChildren) }
         orphans?.fate = .running
         defer { checkInvariants() }
         return slots.take()

@@ -13,6 +13,9 @@ public import SystemPackage
 /// children alone, alive or unreaped; end them first with `terminateAll()` and `wait(atMost:)`.
 public final class ChildTable {
     /// How the table learns that a child has ended.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Reaping: Sendable {
         /// By SIGCHLD, through one signalfd(2) that all such tables of the process share: no descriptor per child.
         ///
@@ -24,7 +27,7 @@ public final class ChildTable {
     }
 
     /// How many children there can be at once.
-    public let limit: Int
+    public let maxChildren: Int
     /// While true, the end of a child is also the end of its process group: what it left running there gets SIGKILL.
     /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is left
     /// alone.
@@ -61,23 +64,24 @@ public final class ChildTable {
     /// In a table whose children's descendants are contained.
     var orphans: Orphans?
     private var settlePause = Duration.zero
+    var sharesOneArena = false
 
     /// - Parameters:
-    ///   - limit: how many children there can be at once, at least 1.
+    ///   - maxChildren: how many children there can be at once, at least 1.
     ///   - reaping: how the table learns that a child has ended.
     ///   - onExit: see the property.
-    /// - Throws: `ForkingError.invalid` for the limit, or if the process cannot give what `reaping` needs; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for the limit, or if the process cannot give what `reaping` needs; `.system`.
     public init(
-        limit: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
+        maxChildren: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
     ) throws(ForkingError) {
-        guard limit >= 1 else { throw .invalid("a limit of \(limit) children cannot be: at least 1 is needed") }
+        guard maxChildren >= 1 else { throw .invalid("maxChildren is \(maxChildren), and must be at least 1") }
         forkcore_occupy_standard_descriptors()
-        self.limit = limit
+        self.maxChildren = maxChildren
         self.onExit = onExit
         source = try ReapSource.source(for: reaping)
-        // Linux has numbers for no more processes than this, whatever the limit.
+        // Linux has numbers for no more processes than this, whatever is asked for.
         let most = 1 << 22
-        let capacity = min(min(limit, most) + max(min(limit, most), 1024), most)  // some for what was left behind
+        let capacity = min(min(maxChildren, most) + max(min(maxChildren, most), 1024), most)  // some for what was left behind
         slots = try ChildSlots(capacity: capacity)
         ended = try EndedChildren()
         var marks: OpaquePointer?
@@ -107,8 +111,8 @@ public final class ChildTable {
 
     /// Whether another child would be one too many.
     public var isFull: Bool {
-        if let orphans, count < limit, count + orphans.unseenEnds.value >= limit { adopt() }
-        return count >= limit
+        if let orphans, count < maxChildren, count + orphans.unseenEnds.value >= maxChildren { adopt() }
+        return count >= maxChildren
     }
 
     /// Readable when there is something to `collect()`: an end, a deadline. It stays the table's. Tables that reap by
@@ -141,7 +145,7 @@ public final class ChildTable {
     ///   - peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
     ///   - options: how the child is set up and bounded.
     ///   - body: runs in the child.
-    /// - Throws: `ForkingError.full`; `.threads` if this process has more than one thread and `options` do not allow it;
+    /// - Throws: `ForkingError.Code.full`; `.threads` if this process has more than one thread and `options` do not allow it;
     ///   `.system` if the kernel refuses (EAGAIN, ENOMEM).
     @discardableResult
     public func fork(
@@ -219,7 +223,7 @@ public final class ChildTable {
         peer: SocketAddress? = nil, options: ChildOptions
     ) throws(ForkingError) -> ProcessID {
         requireParent()
-        precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(limit:reaping: .pidfd)")
+        precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(maxChildren:reaping: .pidfd)")
         try options.check()
         var options = options
         if options.containment == nil { options.containment = .session }
@@ -233,6 +237,7 @@ public final class ChildTable {
             plan.place = place
             plan.closes_aside = peer?.isUnix ?? false
             plan.takes_errors = program.isStandardErrorConnected
+            plan.confinement.limits.memory_is_all = true
             return program.withStrings { path, arguments, environment in
                 forkcore_spawn(
                     spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.refusal(slot), &pid, &pidfd

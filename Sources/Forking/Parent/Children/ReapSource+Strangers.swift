@@ -41,7 +41,7 @@ extension ChildTable {
     ///
     /// Only where all tables of this process are used on this thread, and where nobody else in it waits for children of his
     /// own: they are taken from him.
-    /// - Throws: `ForkingError.invalid` if this process cannot take SIGCHLD, which tells of them; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` if this process cannot take SIGCHLD, which tells of them; `.system`.
     public func reapStrangers() throws(ForkingError) {
         requireParent()
         try source.hearOrphans()

@@ -137,7 +137,7 @@ final class ServerLoop {
 
     /// SIGHUP and SIGQUIT would end a server at once, with all its clients, and leave its files: where they have no other
     /// meaning they drain, as SIGTERM does. One that is ignored stays so: nohup(1).
-    static func lastResort(_ signals: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys) -> Set<Signal> {
+    static func lastResort(_ signals: Set<Signal>, hooks: some Collection<Signal>) -> Set<Signal> {
         let ignored = SignalSet(rawValue: forkcore_signals_ignored(SignalSet(signals).rawValue))
         return signals.filter {
             !hooks.contains($0) && !ignored.contains([$0]) && ThreadMasks.firstThatTakes($0) == nil
@@ -155,7 +155,7 @@ final class ServerLoop {
     /// The signals that a server stops by, those that it has another use for, and those of its hooks: each can mean one
     /// thing only.
     static func signals(
-        stopping: Set<Signal>, own: Set<Signal>, hooks: Dictionary<Signal, () -> Void>.Keys
+        stopping: Set<Signal>, own: Set<Signal>, hooks: some Collection<Signal>
     ) throws(ForkingError) -> Set<Signal> {
         if let signal = own.first(where: hooks.contains) {
             throw .invalid("\(signal) has a meaning of its own for this server, and cannot be one of hooks.signals")

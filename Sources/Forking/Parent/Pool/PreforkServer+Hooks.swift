@@ -1,32 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension PreforkServer {
-    /// What a user of `PreforkServer` can put in its way. Each says in which process it runs.
+    /// Callbacks that customise a `PreforkServer`. Each says in which process it runs.
     ///
-    /// Those in the parent hold supervision up as long as they run. One that needs its server captures it `unowned`, and may only
-    /// ask it to `stop()`.
+    /// Those in the parent are given the server. They delay the workers' supervision while they run. Of the server they may read
+    /// everything, and call `stop()`.
     public struct Hooks {
         /// Parent: before the first worker, and again before SIGHUP replaces them all. What is loaded here is there in each
-        /// worker, and in memory but once. It may start no thread. When it throws, at first the server does not start, and on
-        /// SIGHUP the workers stay.
-        public var prepare: () throws -> Void = {}
-        /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless it was the
-        /// peer's doing (`isPeersDoing`).
-        public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
+        /// worker, and in memory but once. It may start no thread. When it throws, at first `serve()` does, and on SIGHUP the workers
+        /// stay.
+        public var beforeFork: (PreforkServer) throws -> Void = { _ in }
         /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print` says is
         /// late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell` does neither.
-        public var observe: (Event) -> Void = { event in
+        public var onEvent: (PreforkServer, Event) -> Void = { _, event in
             if event.isTrouble { Lines.tell(event.description) }
         }
         /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool has a
         /// use for itself, SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2, cannot be among them.
-        public var signals: [Signal: () -> Void] = [:]
+        public var signals: [Signal: (PreforkServer) -> Void] = [:]
+        /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless it was the
+        /// peer's doing (`isPeersDoing`).
+        public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
         /// The defaults: what goes wrong is said on stderr.
         public init() {}
     }
 
     /// What happens in a pool, as its parent sees it.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Event: Sendable {
         /// All workers are ready for the first time.
         case serving([SocketAddress])
@@ -74,8 +77,11 @@ extension PreforkServer {
     }
 
     /// Why a worker is to drain.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum DrainReason: Sendable {
-        /// It said `retire()`, or has served `maxRequests`.
+        /// It called `retire()`, or has served `maxRequests`.
         case retired
         /// It is older than `maxAge`.
         case age
@@ -90,6 +96,9 @@ extension PreforkServer {
     }
 
     /// What a worker's end means.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum WorkerEnd: Sendable {
         /// It was asked to, or has served and then returned.
         case expected
@@ -98,6 +107,11 @@ extension PreforkServer {
         /// It crashed, or was killed; its successor was forked at once.
         case crashed
     }
+}
+
+extension PreforkServer {
+    /// Tells whoever wants to know what happens.
+    func tell(_ event: Event) { hooks.onEvent(self, event) }
 }
 
 extension PreforkServer.DrainReason: CustomStringConvertible {

@@ -9,7 +9,7 @@ extension PreforkServer: StatusSource {
     var outline: ServerStatus {
         ServerStatus(
             shape: .prefork, pid: forkcore_process(), addresses: addresses, age: loop.age,
-            phase: loop.life.state == .serving ? .serving : .stopping, limit: policy.size.maximum,
+            phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: policy.size.maximum,
             wanted: policy.size.wanted)
     }
 

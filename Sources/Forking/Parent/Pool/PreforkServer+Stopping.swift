@@ -9,7 +9,7 @@ extension PreforkServer {
     }
 
     func carryOut(_ stop: Lifecycle.Stop) {
-        hooks.observe(.stopping(stop.step))
+        tell(.stopping(stop.step))
         policy.stop()
         let areServed = stop.actions.contains(.acceptWaiting) && canServeWaiting
         if areServed { for link in links.values { link.seat.offerLastClients() } }

@@ -50,7 +50,7 @@ extension PreforkServer {
     func carryOut(_ actions: [PoolPolicy.Action], _ now: Instant) {
         for action in actions {
             switch action {
-            case .observe(let event): hooks.observe(event)
+            case .tell(let event): tell(event)
             case .fork: if loop.life.state == .serving, !policy.isPausing { addWorker(now) }
             case .drain(let pid): links[pid]?.askToDrain()
             case .terminate(let pid):
@@ -60,7 +60,7 @@ extension PreforkServer {
             case .abort(let pid): children.signal(.abort, to: pid)
             case .kill(let pid): children.signal(.kill, to: pid, group: true)
             case .noteServing:
-                hooks.observe(.serving(addresses))
+                tell(.serving(addresses))
                 for shared in listeners { shared.listener.takeOver() }
                 loop.noteServing()
             case .tellReloaded: loop.tellManager("READY=1")
@@ -74,7 +74,7 @@ extension PreforkServer {
     /// Parent: one was reaped.
     func noteEnd(of exit: ChildExit) {
         guard policy.workers.contains(where: { $0.pid == exit.pid }) else {
-            if held.remove(exit.pid) != nil { hooks.observe(.ended(exit, .expected)) }
+            if held.remove(exit.pid) != nil { tell(.ended(exit, .expected)) }
             return
         }
         let now = Instant.now
@@ -97,14 +97,14 @@ extension PreforkServer {
             unlink(pid)
             held.insert(pid)
         }
-        hooks.observe(.trouble(trouble))
+        tell(.trouble(trouble))
     }
 
     /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a service
     /// that nobody can reach any more is none, and ends.
     func keepListening() {
         do throws(ForkingError) {
-            _ = try listeners.listenAgain { hooks.observe(.listeningAgain($0)) }
+            _ = try listeners.listenAgain { tell(.listeningAgain($0)) }
         } catch {
             failure = error
             advance(to: .drain)
@@ -116,9 +116,9 @@ extension PreforkServer {
         // Before anything can fail: with Type=notify-reload the manager waits for this, and for what ends it.
         loop.tellManager("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
         do {
-            try hooks.prepare()
+            try hooks.beforeFork(self)
         } catch {
-            hooks.observe(.replacingFailed("\(error)"))
+            tell(.replacingFailed("\(error)"))
             // One that is going on already will say so itself.
             if !policy.isReplacingAll { loop.tellManager("READY=1") }
             return
@@ -146,8 +146,8 @@ extension PreforkServer {
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
             lifeline: lifeline.descriptor, tie: tie.descriptor, lastClients: lastClients.descriptor, news: bell,
-            orphanLimit: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.killAfter).nanoseconds,
-            maxRequests: requestsUntilReplaced(), heartbeatLimit: configuration.heartbeatLimit)
+            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout).nanoseconds,
+            maxRequests: requestsUntilReplaced(), heartbeatTimeout: configuration.heartbeatTimeout)
         var options = configuration.childOptions
         options.heedless = heedless
         let pid = try children.fork(options: options, keeping: setup.listeners + [setup.lastClients]) { run(setup) }

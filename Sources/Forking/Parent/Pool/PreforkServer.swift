@@ -11,7 +11,7 @@ import SystemPackage
 ///
 /// ```swift
 /// let address = try SocketAddress(parsing: "127.0.0.1:7777")
-/// let server = try PreforkServer(InheritedSockets.listener(on: address)) { connection, worker in
+/// let server = try PreforkServer(Listener(address)) { connection, worker in
 ///     while let line = try connection.readLine() {
 ///         try connection.write(line)
 ///         if worker.isDraining { return }
@@ -20,16 +20,15 @@ import SystemPackage
 /// try server.serve()
 /// ```
 ///
-/// With two parameters, as here, the closure serves a connection; with one, `{ worker in … }`, it is the whole of a worker.
+/// Here the closure serves a connection. With `PreforkServer(workers:)` it is the whole of a worker.
 ///
 /// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take one, and
-/// SIGUSR2 starts the program anew on the same sockets; for that the program asks for each of them by `InheritedSockets`, as a
-/// `Listener` of its own would find the address in use. See docs/SIGNALS.md.
+/// SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
 public final class PreforkServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
-    public var hooks: PreforkServer.Hooks
+    public var hooks: Hooks
     /// Stops the server from any thread; it may outlive it.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The workers, and whatever else is forked in it.
@@ -66,10 +65,10 @@ public final class PreforkServer {
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - handler: runs in a worker for each connection, which is closed when it returns or throws. One that serves
     ///     several requests on a connection looks at `Worker.isDraining` between them.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: PreforkServer.Hooks = PreforkServer.Hooks(), handler: @escaping (inout Connection, Worker) throws -> Void
+        hooks: Hooks = Hooks(), handler: @escaping (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
@@ -80,18 +79,18 @@ public final class PreforkServer {
     ///   - listener: where clients come to; the server's from now on.
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - body: runs in a worker. It says `Worker.ready()` once it serves, and returns when it was asked to drain
+    ///   - body: runs in a worker. It says `Worker.notifyReady()` once it serves, and returns when it was asked to drain
     ///     and has done so; the process then ends with status 0, or with 1 if it throws.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
-        _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: PreforkServer.Hooks = PreforkServer.Hooks(), worker body: @escaping (Worker) throws -> Void
+        workers listener: consuming Listener, configuration: Configuration = Configuration(),
+        hooks: Hooks = Hooks(), body: @escaping (Worker) throws -> Void
     ) throws(ForkingError) {
         try self.init(listener, configuration, hooks, .body(body))
     }
 
     private init(
-        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: PreforkServer.Hooks,
+        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: Hooks,
         _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()
@@ -102,8 +101,8 @@ public final class PreforkServer {
         lastClients = try LastClients()
         // Each worker may be there twice: it drains, and its successor serves.
         loop = try ServerLoop(
-            ChildTable(limit: 2 * Configuration.ceiling),
-            Lifecycle(drainTimeout: configuration.drain, killTimeout: configuration.killAfter))
+            ChildTable(maxChildren: 2 * Configuration.ceiling),
+            Lifecycle(drainTimeout: configuration.drainTimeout, killTimeout: configuration.child.killTimeout))
         try add(listener)
         children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
         children.noteTrouble = { [weak self] in self?.note($0) }
@@ -112,7 +111,7 @@ public final class PreforkServer {
 
     /// Has the workers serve on one more listener. Parent, before serving.
     ///
-    /// - Throws: `ForkingError.invalid` for a listener of datagrams, or while it serves.
+    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams, or while it serves.
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
         guard !listener.isDatagram else {
@@ -136,16 +135,16 @@ public final class PreforkServer {
     /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals`, SIGHUP, SIGTTIN,
     /// SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events.
     ///
-    /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
-    ///   before, or if `hooks.prepare` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
+    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was stopped
+    ///   before, or if `hooks.beforeFork` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
     ///   workers were killed; `.notEnded` if the server has stopped, but some workers could not be ended.
     public func serve() throws(ForkingError) {
-        try configuration.childOptions.tryIdentity()
+        try configuration.childOptions.tryConfinement()
         try children.contain(configuration.childOptions)
         try loop.begin(taking: signalsToTake(), control: configuration.control)
         defer { loop.end() }
         do {
-            try hooks.prepare()
+            try hooks.beforeFork(self)
         } catch {
             throw .invalid("the server could not be prepared: \(error)")
         }
@@ -183,7 +182,7 @@ public final class PreforkServer {
         if let passOnAt, passOnAt <= .now { passOnLastClients(.now) }
         switch loop.keepTime(.now) {
         case .stop(let stop): carryOut(stop)
-        case .abandonChildren: hooks.observe(.abandoned(loop.abandoned))
+        case .abandonChildren: tell(.abandoned(loop.abandoned))
         case nil: break
         }
         if ready.contains(.control) { loop.answer(from: self) }
@@ -194,7 +193,7 @@ public final class PreforkServer {
         if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.quit], hooks: hooks.signals.keys)) }
         let taken = try ServerLoop.signals(
             stopping: stopSignals, own: Self.ownSignals, hooks: hooks.signals.keys)
-        heedless = SignalSet(taken.union([.user1]).subtracting([.terminate]))
+        heedless = SignalSet(taken.union([.userDefinedOne]).subtracting([.terminate]))
         return taken
     }
 
@@ -203,7 +202,7 @@ public final class PreforkServer {
             if stopSignals.contains(signal) {
                 advance(to: loop.life.nextStep)
             } else if let hook = hooks.signals[signal] {
-                hook()
+                hook(self)
             } else if loop.life.state == .serving {
                 switch signal {
                 case .hangup: replaceAll()

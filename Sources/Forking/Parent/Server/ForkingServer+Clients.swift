@@ -28,8 +28,8 @@ extension ForkingServer {
                 noteClient()
             }
         } catch {
-            if case .system(_, .invalidArgument) = error,
-                try listeners.all.listenAgain({ hooks.observe(.listeningAgain($0)) })
+            if error.errno == .invalidArgument,
+                try listeners.all.listenAgain({ tell(.listeningAgain($0)) })
             {
                 return
             }
@@ -67,10 +67,10 @@ extension ForkingServer {
             admission.noteShortage(at: .now)
         }
         isShort = true
-        if admission.isNewShortage(at: .now) { hooks.observe(.shortage(error)) }
+        if admission.isNewShortage(at: .now) { tell(.shortage(error)) }
     }
 
-    private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { hooks.observe(.forked(pid, peer: peer)) }
+    private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { tell(.forked(pid, peer: peer)) }
 
     /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
     private func nextClient() throws(ForkingError) -> Connection? {
@@ -113,7 +113,7 @@ extension ForkingServer {
     private func receive() throws(ForkingError) -> Datagram? {
         let socket = try listeners.next()
         guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
-        return try shared.listener.receive(limit: configuration.datagramLimit)
+        return try shared.listener.receive(limit: configuration.maxDatagramBytes)
     }
 
     /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
@@ -131,7 +131,7 @@ extension ForkingServer {
     /// What only the start needed need not be copied by each fork. What children need is to be there in the parent.
     private func settle() {
         _ = forkcore_trim()  // in a process with threads it is not done, which makes forks dearer, but not wrong
-        hooks.prewarm()
+        do { try hooks.beforeFork(self) } catch { tell(.beforeForkFailed(error)) }
     }
 
     private func serve(_ connection: consuming Connection) throws(ForkingError) {
@@ -152,7 +152,7 @@ extension ForkingServer {
 
     /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
-        guard error.isShortage else { return hooks.observe(.forkFailed(connection.peer, error)) }
+        guard error.isShortage else { return tell(.forkFailed(connection.peer, error)) }
         held.putBack(connection)
         throw error
     }
@@ -166,7 +166,7 @@ extension ForkingServer {
             try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             child = try program(connection)
         } catch {
-            return hooks.observe(.forkFailed(peer, error))
+            return tell(.forkFailed(peer, error))
         }
         do throws(ForkingError) {
             let pid = try children.spawn(
@@ -179,20 +179,20 @@ extension ForkingServer {
 
     private func isWelcome(_ connection: borrowing Connection) -> Bool {
         do {
-            if try hooks.verifyConnection(connection) { return true }
-            hooks.observe(.refused(connection.peer))
+            if try hooks.verifyConnection(self, connection) { return true }
+            tell(.refused(connection.peer))
         } catch {
-            hooks.observe(.verifyFailed(connection.peer, error))
+            tell(.verifyFailed(connection.peer, error))
         }
         return false
     }
 
     private func isWelcome(_ datagram: borrowing Datagram) -> Bool {
         do {
-            if try hooks.verifyDatagram(datagram) { return true }
-            hooks.observe(.refused(datagram.peer))
+            if try hooks.verifyDatagram(self, datagram) { return true }
+            tell(.refused(datagram.peer))
         } catch {
-            hooks.observe(.verifyFailed(datagram.peer, error))
+            tell(.verifyFailed(datagram.peer, error))
         }
         return false
     }
@@ -206,7 +206,7 @@ extension ForkingServer {
             datagram.wipe()
         } catch {
             guard error.isShortage else {
-                hooks.observe(.forkFailed(datagram.peer, error))
+                tell(.forkFailed(datagram.peer, error))
                 return datagram.wipe()
             }
             heldDatagram = datagram

@@ -1,41 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension ForkingServer {
-    /// What a user of `ForkingServer` can put in its way. Each says in which process it runs.
+    /// Callbacks that customise a `ForkingServer`. Each says in which process it runs.
     ///
-    /// Those in the parent hold the loop up as long as they run: they should not wait for anything, such as a full pipe (as
-    /// `print` does; `Lines.tell` does not). One
-    /// that needs its server captures it `unowned` (or it would never go away), and may only ask it to `stop()`.
+    /// Those in the parent are given the server. They delay everybody while they run: they should not wait for anything, such as a full
+    /// pipe (as `print` does; `Lines.tell` does not). Of the server they may read everything, and call `stop()`. What they
+    /// write to, or capture and so retain, is memory that children share: each such page is copied once more for each child.
     public struct Hooks {
-        /// Parent, before fork: whether to serve this connection. Refused, or when this throws, it is closed, once.
-        public var verifyConnection: (borrowing Connection) throws -> Bool = { _ in true }
-        /// Parent, before fork: whether to serve this datagram. Refused, or when this throws, it is dropped.
-        public var verifyDatagram: (Datagram) throws -> Bool = { _ in true }
-        /// Parent: before the first client, and once more when the server has settled, some clients later. What is done here
-        /// is ready in each child and costs it nothing: a formatter made, a table read, the handler's own code run once.
-        public var prewarm: () -> Void = {}
+        /// Parent: before the first child is forked, and once more some clients later, when the server has given back what only its
+        /// start needed. What is done here is there in each child, and costs it nothing: a formatter made, a table read, the
+        /// handler's own code run once. If it throws the first time, `serve()` does; the second time, it is an event.
+        public var beforeFork: (ForkingServer) throws -> Void = { _ in }
+        /// Parent, before fork: whether to serve this connection. If this returns false or throws, the connection is closed.
+        public var verifyConnection: (ForkingServer, borrowing Connection) throws -> Bool = { _, _ in true }
+        /// Parent, before fork: whether to serve this datagram. If this returns false or throws, the datagram is dropped.
+        public var verifyDatagram: (ForkingServer, Datagram) throws -> Bool = { _, _ in true }
         /// Parent: once in each turn of the loop, before it waits.
-        public var serviceActions: () -> Void = {}
+        public var onTurn: (ForkingServer) -> Void = { _ in }
         /// Parent: no client has come for `Configuration.idleTimeout`.
-        public var handleTimeout: () -> Void = {}
-        /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if this
-        /// throws too. By default one line on stderr, with the peer, unless it was the peer's doing (`isPeersDoing`): it has gone, or
-        /// was too slow, as clients do; anybody could fill a disk with those lines.
-        public var handleError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
+        public var onIdle: (ForkingServer) -> Void = { _ in }
         /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
-        public var observe: (Event) -> Void = { event in
+        public var onEvent: (ForkingServer, Event) -> Void = { _, event in
             if event.isTrouble { Lines.tell(event.description) }
         }
         /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
         /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply. SIGHUP, SIGQUIT and SIGUSR2
         /// do then what it says, and nothing else.
-        public var signals: [Signal: () -> Void] = [:]
+        public var signals: [Signal: (ForkingServer) -> Void] = [:]
+        /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if this
+        /// throws too. By default one line on stderr, with the peer, unless it was the peer's doing (`isPeersDoing`): it has gone, or
+        /// was too slow, as clients do; anybody could fill a disk with those lines.
+        public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
         /// The defaults: everybody is served, and what goes wrong is said on stderr.
         public init() {}
     }
 
     /// What happens in a server, as its parent sees it.
+    #if hasAttribute(nonexhaustive)
+        @nonexhaustive
+    #endif
     public enum Event: Sendable {
         /// The loop has begun: signals are being taken, clients are being served.
         case serving([SocketAddress])
@@ -43,11 +47,13 @@ extension ForkingServer {
         case forked(ProcessID, peer: SocketAddress)
         /// A child has ended and was reaped.
         case ended(ChildExit)
-        /// The verify hook said no.
+        /// The verify hook returned false.
         case refused(SocketAddress)
         /// The verify hook threw.
         case verifyFailed(SocketAddress, any Error)
-        /// No child could be made for this client, nor will another try do; it was sent away.
+        /// The second run of `Hooks.beforeFork` threw: children go on without what it would have made.
+        case beforeForkFailed(any Error)
+        /// No child could be made for this client, and there is no point in trying again; its connection was closed.
         case forkFailed(SocketAddress, ForkingError)
         /// There was no descriptor, no process or no memory for the next client, which waits.
         case shortage(ForkingError)
@@ -76,17 +82,17 @@ extension ForkingServer {
             case .serving, .upgrading, .upgraded, .stopping: .info
             case .forked, .refused: .debug
             case .ended(let exit): Self.isTrouble(exit) ? .warning : .debug
-            case .verifyFailed, .shortage: .warning
+            case .verifyFailed, .beforeForkFailed, .shortage: .warning
             case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
             }
         }
 
         private static func isTrouble(_ exit: ChildExit) -> Bool {
-            guard !exit.isLeftover else { return exit.reason == .timeLimit }
+            guard !exit.isLeftover else { return exit.reason == .timeout }
             return switch exit.status {
-            case .exited(let code): code > 1 || exit.reason == .timeLimit  // 1 was explained by the child
-            case .killed(.brokenPipe, _): false  // its client left first, as clients do
-            case .killed, .unknown: exit.reason != .stopped  // what a stop ended is no news
+            case .exited(let code): code > 1 || exit.reason == .timeout  // 1 was explained by the child
+            case .signaled(.brokenPipe, _): false  // its client left first, as clients do
+            case .signaled, .unknown: exit.reason != .stopped  // what a stop ended is no news
             }
         }
     }
@@ -101,6 +107,7 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .ended(let exit): exit.description
         case .refused(let peer): "refused \(peer)"
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
+        case .beforeForkFailed(let error): "the hook before the fork failed: \(error)"
         case .forkFailed(let peer, let error): "client \(peer) was not served: \(error)"
         case .shortage(let error): "new clients wait until this has passed: \(error)"
         case .upgrading(let pid): "upgrading: started \(pid)"
@@ -114,6 +121,11 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .trouble(let trouble): trouble.description
         }
     }
+}
+
+extension ForkingServer {
+    /// Tells whoever wants to know what happens.
+    func tell(_ event: Event) { hooks.onEvent(self, event) }
 }
 
 /// Child or worker: what a handler threw, on stderr, unless the peer brought it about.

@@ -18,14 +18,14 @@ extension ForkingServer {
         } catch {
             listeners.leave(listener)
             lent.rest(listener, until: .now + LentListeners.pause)
-            return hooks.observe(.forkFailed(address, error))
+            return tell(.forkFailed(address, error))
         }
         Self.letWait(on: listener)
         let pid = try children.spawn(
             child, on: FileDescriptor(rawValue: listener), peer: address, options: childOptions)
         listeners.leave(listener)
         lent.lend(listener, to: pid)
-        hooks.observe(.forked(pid, peer: address))
+        tell(.forked(pid, peer: address))
     }
 
     /// A program that was written for inetd waits in accept(2) itself.

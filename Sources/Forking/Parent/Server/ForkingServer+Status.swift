@@ -9,7 +9,7 @@ extension ForkingServer: StatusSource {
     var outline: ServerStatus {
         ServerStatus(
             shape: .forking, pid: forkcore_process(), addresses: addresses, age: loop.age,
-            phase: loop.life.state == .serving ? .serving : .stopping, limit: configuration.maxChildren)
+            phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: configuration.maxChildren)
     }
 
     /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait, of
@@ -36,7 +36,7 @@ extension ForkingServer: StatusSource {
                 process.inState = nil
             } else if child.stage != .running {
                 process.state = .ending
-                let since = child.deadline.map { $0 + (.zero - child.killAfter) }
+                let since = child.deadline.map { $0 + (.zero - child.killTimeout) }
                 process.inState = since.map { max(.zero, now - $0) }
             } else if child.isLeftover {
                 process.state = .left

@@ -4,9 +4,9 @@ import CForkCore
 
 extension ForkingServer {
     func begin(taking signals: Set<Signal>?, control: SocketAddress? = nil) throws(ForkingError) {
-        try childOptions.tryIdentity()
+        try childOptions.tryConfinement()
         try children.contain(childOptions)
-        try loop.begin(taking: signals, allowsThreads: configuration.allowsThreads, control: control)
+        try loop.begin(taking: signals, allowsThreads: configuration.child.allowsThreads, control: control)
         idleSince.value = .now
     }
 
@@ -23,7 +23,7 @@ extension ForkingServer {
         } else {
             turnAway(alsoHeld: true)
         }
-        hooks.observe(.stopping(stop.step))
+        tell(.stopping(stop.step))
         loop.carryOut(stop)
     }
 
@@ -47,7 +47,7 @@ extension ForkingServer {
         case .datagrams, .lending: break
         case .connections: held.takeWaiting(at: listeners.all, leaving: 8)
         case .programs:
-            let forChildren = Int(FORKCORE_BERTHS) + children.limit - children.count
+            let forChildren = Int(FORKCORE_BERTHS) + children.maxChildren - children.count
             held.takeWaiting(at: listeners.all, leaving: 8 + forChildren)
         }
     }

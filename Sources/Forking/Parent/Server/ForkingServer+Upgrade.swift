@@ -4,20 +4,20 @@ extension ForkingServer {
     /// SIGUSR2: starts the program anew on the same sockets; once that one serves, this one drains.
     func upgrade() {
         guard loop.life.state == .serving else { return }
-        if let event = loop.upgrade(with: listeners.all, limit: configuration.spawnLimit) { note(event) }
+        if let event = loop.upgrade(with: listeners.all, limit: configuration.startTimeout) { note(event) }
     }
 
     /// Something has become of it.
     func note(_ event: UpgradeEvent) {
         switch event {
-        case .started(let pid): hooks.observe(.upgrading(pid))
-        case .failed(let why): hooks.observe(.upgradeFailed(why))
+        case .started(let pid): tell(.upgrading(pid))
+        case .failed(let why): tell(.upgradeFailed(why))
         case .serves(let pid):
             loop.handOver(endingReload: false, listeners.all)
-            hooks.observe(.upgraded(pid))
+            tell(.upgraded(pid))
             advance(to: .drain)
         case .lost(let pid):
-            hooks.observe(.upgradeFailed(UpgradeEvent.told(ofLost: pid)))
+            tell(.upgradeFailed(UpgradeEvent.told(ofLost: pid)))
             // The manager starts the service anew once this process has ended.
             if loop.isManaged { advance(to: .terminate) }
         }

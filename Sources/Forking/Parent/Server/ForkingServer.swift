@@ -23,7 +23,7 @@ public final class ForkingServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
     /// Set them before serving.
-    public var hooks: ForkingServer.Hooks
+    public var hooks: Hooks
     /// Stops the server from any thread; it may outlive it.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
     /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
@@ -61,10 +61,10 @@ public final class ForkingServer {
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
+        hooks: Hooks = Hooks(),
         handler: @escaping (inout Connection) throws -> Void
     ) throws(ForkingError) {
         guard !listener.isDatagram else {
@@ -81,10 +81,10 @@ public final class ForkingServer {
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
     public convenience init(
         datagrams listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ForkingServer.Hooks = ForkingServer.Hooks(), handler: @escaping (Datagram) throws -> Void
+        hooks: Hooks = Hooks(), handler: @escaping (Datagram) throws -> Void
     ) throws(ForkingError) {
         guard listener.isDatagram else {
             throw .invalid("the listener on \(listener.address) is not for datagrams: use init(_:)")
@@ -101,11 +101,11 @@ public final class ForkingServer {
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - program: says which, and with which variables. Runs in the parent, for each client that was accepted,
     ///     again for one that had to wait for descriptors; when it throws, the client is sent away.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
     ///   than children, each of which takes one here; `.system`.
     public convenience init(
         programs listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
+        hooks: Hooks = Hooks(),
         program: @escaping (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
         guard !listener.isDatagram else {
@@ -120,17 +120,17 @@ public final class ForkingServer {
     /// It is what inetd(8) does with `wait`, and for programs that serve several clients, or datagrams, in one process.
     ///
     /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one, longer
-    /// each time. At a stop a program may go on for `Configuration.drain`, and takes who comes meanwhile.
+    /// each time. At a stop a program may go on for `Configuration.drainTimeout`, and takes who comes meanwhile.
     ///
     /// - Parameters:
     ///   - listener: where clients come to; the server's from now on.
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - program: says which, for a listener's address. Runs in the parent.
-    /// - Throws: `ForkingError.invalid` for a configuration that cannot be; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be; `.system`.
     public convenience init(
         lending listener: consuming Listener, configuration: Configuration = Configuration(),
-        hooks: ForkingServer.Hooks = ForkingServer.Hooks(),
+        hooks: Hooks = Hooks(),
         program: @escaping (SocketAddress) throws(ForkingError) -> Program
     ) throws(ForkingError) {
         try configuration.checkDescriptors()
@@ -138,25 +138,25 @@ public final class ForkingServer {
     }
 
     private init(
-        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: ForkingServer.Hooks, _ service: Service
+        _ listener: consuming Listener, _ configuration: Configuration, _ hooks: Hooks, _ service: Service
     ) throws(ForkingError) {
         self.configuration = try configuration.checked()
-        childOptions = configuration.childOptions
+        childOptions = configuration.child
         self.hooks = hooks
         self.service = service
         address = listener.address
         idleSince = try ParentCell(.now)
         // What marks the end of a forked child is lost when it executes a program.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
-        children = try ChildTable(limit: configuration.maxChildren, reaping: reaping)
+        children = try ChildTable(maxChildren: configuration.maxChildren, reaping: reaping)
         loop = try ServerLoop(
             children,
             Lifecycle(
-                drainTimeout: configuration.drain, killTimeout: configuration.killAfter,
-                waitsForChildren: configuration.blockOnClose))
+                drainTimeout: configuration.drainTimeout, killTimeout: configuration.child.killTimeout,
+                waitsForChildren: configuration.waitsForChildren))
         try take(listener)
         children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
-        children.noteTrouble = { [weak self] in self?.hooks.observe(.trouble($0)) }
+        children.noteTrouble = { [weak self] in self?.tell(.trouble($0)) }
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
@@ -164,7 +164,7 @@ public final class ForkingServer {
 
     /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
     ///
-    /// - Throws: `ForkingError.invalid` for a listener of datagrams in a server of connections, or the other way round, and
+    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams in a server of connections, or the other way round, and
     ///   while it serves; `.system`.
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
@@ -194,7 +194,7 @@ public final class ForkingServer {
     /// and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on
     /// `Configuration.control` is told the status.
     ///
-    /// - Throws: `ForkingError.threads` if this process has more than one thread; `.invalid` if the server was stopped
+    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was stopped
     ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
     ///   socket cannot be made; `.notEnded` if the server has stopped, but some children could not be ended.
     public func serve() throws(ForkingError) {
@@ -204,8 +204,8 @@ public final class ForkingServer {
             replies = nil
         }
         try InheritedSockets.settle()
-        hooks.prewarm()
-        hooks.observe(.serving(addresses))
+        do { try hooks.beforeFork(self) } catch { throw .invalid("the server could not be prepared: \(error)") }
+        tell(.serving(addresses))
         listeners.takeOver()
         loop.noteServing()
         do throws(ForkingError) {
@@ -226,10 +226,10 @@ public final class ForkingServer {
     /// ends what it began. Signals are not taken here, but keep what they do.
     ///
     /// - Returns: whether a client was taken; false after a time-out or a stop.
-    /// - Throws: `ForkingError.threads`; `.invalid` if the server was stopped before, or serves; `.system` if waiting or
+    /// - Throws: `ForkingError.Code.threads`; `.invalid` if the server was stopped before, or serves; `.system` if waiting or
     ///   accepting fails for good.
     @discardableResult
-    public func handleRequest() throws(ForkingError) -> Bool {
+    public func serveOne() throws(ForkingError) -> Bool {
         try begin(taking: nil)
         defer { loop.end() }
         hasTakenClient = false
@@ -253,7 +253,7 @@ public final class ForkingServer {
 
     /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
     ///
-    /// - Throws: `ForkingError.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
+    /// - Throws: `ForkingError.Code.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
     public func close() throws(ForkingError) {
         try onOwnStack { () throws(ForkingError) in try loop.close(turn) }
         replies = nil
@@ -268,7 +268,7 @@ public final class ForkingServer {
 
     /// One turn: wait, then signals, exits, time, who asks for the status, and last a new client.
     private func turn() throws(ForkingError) {
-        hooks.serviceActions()
+        hooks.onTurn(self)
         loop.report(reportState, { reportLine })
         let ready = try wait()
         if ready.contains(.signal) { takeSignals() }
@@ -317,8 +317,8 @@ public final class ForkingServer {
         let hooked = hooks.signals.keys
         stopSignals = configuration.stopSignals
         if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.hangup, .quit], hooks: hooked)) }
-        let isFree = !hooked.contains(.user2) && !stopSignals.contains(.user2)
-        let own: Set<Signal> = isFree && ThreadMasks.firstThatTakes(.user2) == nil ? [.user2] : []
+        let isFree = !hooked.contains(.userDefinedTwo) && !stopSignals.contains(.userDefinedTwo)
+        let own: Set<Signal> = isFree && ThreadMasks.firstThatTakes(.userDefinedTwo) == nil ? [.userDefinedTwo] : []
         return try ServerLoop.signals(stopping: stopSignals, own: own, hooks: hooked)
     }
 
@@ -327,7 +327,7 @@ public final class ForkingServer {
             if stopSignals.contains(signal) {
                 advance(to: loop.life.nextStep)
             } else if let hook = hooks.signals[signal] {
-                hook()
+                hook(self)
             } else {
                 upgrade()
             }
@@ -343,7 +343,7 @@ public final class ForkingServer {
             let failed = !exit.status.isSuccess && exit.reason == .own
             lent.end(exit.pid, failed: failed, at: .now, using: &generator)
         }
-        hooks.observe(.ended(exit))
+        tell(.ended(exit))
     }
 
     private func keepTime() {
@@ -353,11 +353,11 @@ public final class ForkingServer {
         if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now
             children.collect()
-            hooks.handleTimeout()
+            hooks.onIdle(self)
         }
         switch loop.keepTime(now, isHolding: isHolding) {
         case .stop(let stop): carryOut(stop)
-        case .abandonChildren: hooks.observe(.abandoned(loop.abandoned))
+        case .abandonChildren: tell(.abandoned(loop.abandoned))
         case nil: break
         }
     }

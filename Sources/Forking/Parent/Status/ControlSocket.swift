@@ -62,7 +62,7 @@ final class ControlSocket {
 
     /// Answers those who have connected.
     ///
-    /// - Throws: `ForkingError.system` if they cannot be accepted, or there is nothing to answer with, now; they wait.
+    /// - Throws: `ForkingError.Code.system` if they cannot be accepted, or there is nothing to answer with, now; they wait.
     func answer(from source: some StatusSource) throws(ForkingError) {
         for _ in 0..<Self.answersAtOnce {
             // First, as a client that was accepted with the last descriptor could not be answered.

@@ -55,7 +55,7 @@ final class Successor {
         _ executable: Executable, with sockets: [Handover.Socket], control: Int32?, variables: [String], limit: Duration
     ) throws(ForkingError) {
         self.limit = limit
-        goBetweens = try ChildTable(limit: 1, reaping: .pidfd)
+        goBetweens = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let (word, its) = try Self.channel()
         let (lead, end) = try Self.channel()
         defer {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A child's user, its groups, and its score.
+// A child's user, its groups, its score, and that it is given its limits.
 
 #include "internal.h"
 #include "raw.h"
@@ -50,19 +50,19 @@ static long take_credentials(const struct forkcore_credentials *whose, const cha
     return forkcore_raw(SYS_setresuid, whose->user, whose->user, whose->user, 0);
 }
 
-int forkcore_take_identity(const struct forkcore_identity *identity, const char **call)
+int forkcore_confine(const struct forkcore_confinement *confinement, const char **call)
 {
     long result = 0;
     *call = "write oom_score_adj";
-    if (identity->sets_oom_score)
-        result = set_oom_score(identity->oom_score);
-    if (result >= 0 && identity->credentials)
-        result = take_credentials(identity->credentials, call);
-    return (int)-result;
+    if (confinement->sets_oom_score)
+        result = set_oom_score(confinement->oom_score);
+    if (result >= 0 && confinement->credentials)
+        result = take_credentials(confinement->credentials, call);
+    return result >= 0 ? forkcore_limit(&confinement->limits, call) : (int)-result;
 }
 
 struct trial {
-    const struct forkcore_identity *identity;
+    const struct forkcore_confinement *confinement;
     const char *call;
     int error;
 };
@@ -70,13 +70,13 @@ struct trial {
 static int take_and_end(void *context)
 {
     struct trial *trial = context;
-    trial->error = forkcore_take_identity(trial->identity, &trial->call);
+    trial->error = forkcore_confine(trial->confinement, &trial->call);
     return 0;
 }
 
-int forkcore_try_identity(const struct forkcore_identity *identity, const char **call)
+int forkcore_try_confinement(const struct forkcore_confinement *confinement, const char **call)
 {
-    struct trial trial = {.identity = identity, .call = "clone"};
+    struct trial trial = {.confinement = confinement, .call = "clone"};
     _Alignas(64) char stack[4096];
     sigset_t all, mask;
     sigfillset(&all);
