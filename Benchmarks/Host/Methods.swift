@@ -30,7 +30,7 @@ struct ZygoteMethod: CallMethod {
         do {
             let reply = try zygote.runAndWait("work", request, deadline: CallTally.patience)
             return CallAnswer(bytes: reply.bytes, at: .now)
-        } catch where error.code == .deadlineExceeded {
+        } catch let error where error.code == .deadlineExceeded {
             return nil
         }
     }

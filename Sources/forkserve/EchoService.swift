@@ -18,7 +18,7 @@ enum EchoService {
 
     /// A client that keeps silent for longer than it may is left, which is no error.
     private static func leavingIdle(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
-        do throws(ForkingError) { try body() } catch where error.code == .timedOut {}
+        do throws(ForkingError) { try body() } catch let error where error.code == .timedOut {}
     }
 
     private static func sendBack(_ connection: inout Connection) throws(ForkingError) {
@@ -45,7 +45,7 @@ enum EchoService {
     static func serve(_ datagram: Datagram) throws(ForkingError) {
         do throws(ForkingError) {
             try datagram.reply(datagram.bytes)
-        } catch where error.errno == .resourceTemporarilyUnavailable {
+        } catch let error where error.errno == .resourceTemporarilyUnavailable {
             return
         }
     }

@@ -34,7 +34,7 @@ enum HTTPService {
                 worker.endRequest(request)
                 if isLast { return }
             }
-        } catch where error.code == .timedOut {
+        } catch let error where error.code == .timedOut {
             // Others may want the worker.
         }
     }

@@ -32,7 +32,7 @@ enum OptionNames {
             "--user or --oom-score-adj cannot be set"
         ),
         ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
-        ("a backlog of", "a --backlog of"), ("a keepAlive ", "a --keepalive "),
+        ("a keepAlive ", "a --keepalive "),
         ("a userTimeout ", "a --user-timeout "),
     ]
 

@@ -64,11 +64,11 @@ enum ControlPath {
     static func read(_ address: SocketAddress) throws(ForkingError) -> ServerStatus {
         do throws(ForkingError) {
             return try ServerStatus.read(from: address)
-        } catch where error.errno == .noSuchFileOrDirectory {
+        } catch let error where error.errno == .noSuchFileOrDirectory {
             throw .invalid("there is no socket \(address): is it what the server's --control says?")
-        } catch where error.errno == .connectionRefused {
+        } catch let error where error.errno == .connectionRefused {
             throw .invalid("nobody listens on \(address): its server has ended, or it is no socket")
-        } catch where error.code == .timedOut {
+        } catch let error where error.code == .timedOut {
             throw .invalid("no answer on \(address): it is no control socket, or its server is stuck")
         }
     }

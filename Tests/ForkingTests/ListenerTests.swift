@@ -91,7 +91,7 @@ struct ListenerTests {
         var options = Listener.Options()
         options.backlog = backlog
         let said = refusal { try Listener(anywhere, options: options) }
-        #expect(said?.hasPrefix("a backlog of \(backlog) cannot be") == true, "\(said ?? "nothing")")
+        #expect(said?.hasPrefix("backlog is \(backlog), and must be") == true, "\(said ?? "nothing")")
     }
 
     @Test("a port that is taken is named in the error")

@@ -18,7 +18,8 @@ struct SeverityTests {
     func calls() {
         let crash = ForkingError.ended(.signaled(.segmentationFault, dumpedCore: false))
         for failure in [
-            crash, .ended(.exited(code: 1)), .deadlineExceeded(.seconds(1)), .system(call: "socketpair", .tooManyOpenFiles),
+            crash, .ended(.exited(code: 1)), .deadlineExceeded(.seconds(1)),
+            .system(call: "socketpair", .tooManyOpenFiles),
         ] {
             #expect(Self.finished(failure).isTrouble, "\(failure)")
         }

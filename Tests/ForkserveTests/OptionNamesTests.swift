@@ -16,7 +16,9 @@ struct OptionNamesTests {
 
     @Test("each property that the command line sets has an option's name")
     func all() {
-        let all: [Any] = [ForkingServer.Configuration(), PreforkServer.Configuration(), ChildOptions(), Listener.Options()]
+        let all: [Any] = [
+            ForkingServer.Configuration(), PreforkServer.Configuration(), ChildOptions(), Listener.Options(),
+        ]
         let names = all.flatMap { Mirror(reflecting: $0).children.compactMap(\.label) }
         for name in names where !unset.contains(name) {
             #expect(OptionNames.options[name] != nil, "\(name)")

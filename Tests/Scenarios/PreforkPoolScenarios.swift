@@ -211,7 +211,9 @@ private func listenToBells(for seconds: Double) -> Int {
 private func preforkObserverOfItsTable() throws {
     var configuration = PreforkServer.Configuration()
     configuration.workers = 1
-    let server = try PreforkServer(workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
+    let server = try PreforkServer(
+        workers: Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration
+    ) {
         (worker: Worker) in
         worker.notifyReady()
         while try worker.accept() != nil {}

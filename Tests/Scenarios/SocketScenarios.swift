@@ -90,7 +90,7 @@ private func handedOver() throws {
             _ = try take(mine, wrong)
             throw Failure("LISTEN_FDS='\(wrong)' was taken")
         } catch let error as ForkingError where error.code == .invalid {
-        let reason = error.description
+            let reason = error.description
             try expect(reason.contains("LISTEN_FDS is '\(wrong)'"), reason)
             try expect(getenv("LISTEN_PID") == nil, "the variables are left")
         }

@@ -98,7 +98,9 @@ private func twoTables() throws {
 /// An observer may let go of another table, even of one that has something to tell.
 private func twoTablesOneDropped() throws {
     let table = try ChildTable(maxChildren: 2)
-    var others = [try ChildTable(maxChildren: 2) { _ in fatalError("told after it was dropped") }, try ChildTable(maxChildren: 2)]
+    var others = [
+        try ChildTable(maxChildren: 2) { _ in fatalError("told after it was dropped") }, try ChildTable(maxChildren: 2),
+    ]
     var told = 0
     table.onExit = { _ in
         told += 1

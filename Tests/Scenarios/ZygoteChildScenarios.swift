@@ -111,10 +111,12 @@ private final class Table {
 private func prewarm() throws {
     let said = try Channel()
     let table = Table()
-    let zygote = try startZygote(hooks: .before {
-        table.value += 42
-        said.say(UInt8(truncatingIfNeeded: getpid()))
-    }) { handlers in
+    let zygote = try startZygote(
+        hooks: .before {
+            table.value += 42
+            said.say(UInt8(truncatingIfNeeded: getpid()))
+        }
+    ) { handlers in
         handlers.answer("value") { _ in Zygote.Reply([UInt8(table.value)]) }
         handlers.answer("change") { _ in
             table.value = 1

@@ -96,8 +96,10 @@ private func limits() throws {
     let beyond = try failure { _ = try run("allocate", [64]) { $0.maxMemoryBytes = 32 << 20 } }
     try expect(signal(in: beyond).map { traps.contains($0.rawValue) } ?? false, "\(beyond)")
     let request = [64] + [UInt8](repeating: 1, count: 64 << 20)  // what the request takes does not count
-    try expect(signal(in: failure { _ = try run("allocate", request) { $0.maxMemoryBytes = 32 << 20 } }) != nil, "beyond")
-    try expect(try run("echo", request) { $0.maxMemoryBytes = 32 << 20 }.bytes.count == request.count, "the request counts")
+    try expect(
+        signal(in: failure { _ = try run("allocate", request) { $0.maxMemoryBytes = 32 << 20 } }) != nil, "beyond")
+    try expect(
+        try run("echo", request) { $0.maxMemoryBytes = 32 << 20 }.bytes.count == request.count, "the request counts")
 
     let opened = try run("open") { $0.maxOpenFiles = 16 }
     try expect(opened.bytes[0] < 16 && opened.bytes[1] == UInt8(EMFILE), "\(opened.bytes)")

@@ -11,7 +11,7 @@ let scenarios = [
     tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
     preforkPoolScenarios, zygoteCallScenarios, zygoteQueueScenarios, zygoteChildScenarios, zygoteLimitScenarios,
     zygoteLifeScenarios, zygoteHostileScenarios, zygoteHazardScenarios, zygoteWatchScenarios, lingerScenarios,
-    startScenarios, drainScenarios, rightsScenarios, datagramScenarios,
+    startScenarios, drainScenarios, rightsScenarios, datagramScenarios, resourceLimitScenarios,
 ].reduce(into: [:]) {
     $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
 }

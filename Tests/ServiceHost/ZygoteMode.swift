@@ -53,7 +53,7 @@ private struct Calls: Service {
 
     private func sayWhenShutDown() async {
         while true {
-            do { _ = try await zygote.run("probe") } catch where error.code == .shutDown { break } catch {}
+            do { _ = try await zygote.run("probe") } catch let error where error.code == .shutDown { break } catch {}
             try? await Task.sleep(for: .milliseconds(2))
         }
         say("no more calls")

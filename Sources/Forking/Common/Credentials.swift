@@ -84,7 +84,8 @@ extension ChildOptions {
     /// What a child is, and may do, unlike its parent; but for its credentials, which `Credentials.withC` has.
     var confinement: forkcore_confinement {
         forkcore_confinement(
-            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0), limits: limits.inC)
+            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0),
+            limits: limits.inC)
     }
 
     /// Throws unless children can be confined as asked. Parent: one tries it.

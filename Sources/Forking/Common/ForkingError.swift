@@ -12,7 +12,7 @@ public import SystemPackage
 /// What `Forking` throws. `code` says what kind of failure it is, `description` is one line for people.
 ///
 /// ```swift
-/// do { try server.serve() } catch where error.code == .threads { … }
+/// do { try server.serve() } catch let error where error.code == .threads { … }
 /// ```
 ///
 /// The details that a code comes with are properties: nil where the code has none of the kind.
@@ -176,7 +176,9 @@ extension ForkingError {
         ForkingError(.threw(type: type, description: description))
     }
     package static func ended(_ status: ExitStatus) -> ForkingError { ForkingError(.ended(status)) }
-    package static func deadlineExceeded(_ deadline: Duration) -> ForkingError { ForkingError(.deadlineExceeded(deadline)) }
+    package static func deadlineExceeded(_ deadline: Duration) -> ForkingError {
+        ForkingError(.deadlineExceeded(deadline))
+    }
     package static let cancelled = ForkingError(.cancelled)
     package static func lost(nextStart: Duration?) -> ForkingError { ForkingError(.lost(nextStart: nextStart)) }
     package static let shutDown = ForkingError(.shutDown)

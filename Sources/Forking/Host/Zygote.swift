@@ -48,10 +48,13 @@ public final class Zygote: Sendable {
             }
             try child.check()
             guard child.containment != .descendants, child.containment != Containment.none else {
-                throw .invalid("a call's child is in a group or a session of its own: child.containment is .group or .session")
+                throw .invalid(
+                    "a call's child is in a group or a session of its own: child.containment is .group or .session")
             }
             guard child.diesWithParent, !child.allowsThreads else {
-                throw .invalid("calls' children die with the zygote, which has one thread: child.diesWithParent and child.allowsThreads stay as they are")
+                throw .invalid(
+                    "calls' children die with the zygote, which has one thread: "
+                        + "child.diesWithParent is true, and child.allowsThreads is false")
             }
         }
     }

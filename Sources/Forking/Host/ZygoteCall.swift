@@ -166,9 +166,12 @@ extension Zygote {
                 let texts = message.texts(2)
                 return .failure(.threw(type: texts[0], description: texts[1]))
             case .limitRefused:
-                return .failure(.limitRefused(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
+                return .failure(
+                    .limitRefused(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code))
+                )
             case .notForked:
-                return .failure(.system(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
+                return .failure(
+                    .system(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
             case .ended:
                 let status = ExitStatus(message.head.end)
                 guard case .signaled(.kill, _) = status else { return .failure(.ended(status)) }

@@ -95,11 +95,12 @@ final class ZygoteLink: Sendable {
         table.killAll()
         _ = try table.wait(atMost: .seconds(10))
         throw message.map(notReady)
-            ?? .invalid("the zygote ended before it was ready, in its hook before the fork: \(status?.description ?? "unseen")")
+            ?? .invalid(
+                "the zygote ended before it was ready, in its hook before the fork: \(status?.description ?? "unseen")")
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
-        .invalid("the zygote's hook before the fork failed: \(message.texts(1)[0])")
+        .invalid("the zygote's hook before the fork failed: \(ForkingError.printable(message.texts(1)[0]))")
     }
 
     // MARK: Calls

@@ -134,7 +134,7 @@ extension ServerStatus {
         defer { forkcore_close(file) }
         do throws(ForkingError) {
             return try ServerStatus(text: contents(of: FileDescriptor(rawValue: file)))
-        } catch where error.code == .invalid {
+        } catch let error where error.code == .invalid {
             throw .invalid("\(address) is not a control socket that can be read: \(error)")
         }
     }

@@ -58,7 +58,7 @@ extension SocketAddress {
         }
         do {
             try self.init(ip: Self.numeric(host), port: port)
-        } catch where error.code == .invalid {
+        } catch let error where error.code == .invalid {
             throw .invalid("\(error)\(Self.isName(host) ? ", and names are not looked up" : ""); \(Self.forms)")
         }
     }

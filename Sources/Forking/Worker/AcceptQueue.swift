@@ -92,12 +92,12 @@ package final class AcceptQueue: Sendable {
                 throw .system(call: "accept", .invalidArgument)
             }
             return nil
-        } catch where error.errno == .invalidArgument {
+        } catch let error where error.errno == .invalidArgument {
             // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends it.
             if !seat.isDraining { forkcore_event_add(news, 1) }
             lookAtLifeline(atMost: Admission.pause)
             return nil
-        } catch where error.errno.map(Errno.shortages.contains) == true {
+        } catch let error where error.errno.map(Errno.shortages.contains) == true {
             lingering?.closeAll()
             lookAtLifeline(atMost: Admission.pause)
             return nil

@@ -37,7 +37,8 @@ final class ZygoteProcess {
         self.handlers = handlers
         beforeFork = hooks.beforeFork
         childOptions = configuration.child
-        childOptions.limits = ResourceLimits()  // each call has its own, which its child takes on where it can tell the host
+        // Each call has its own, which its child takes on where it can tell the host.
+        childOptions.limits = ResourceLimits()
         ignored = try SignalDescriptor([.terminate, .interrupt, .hangup])
         host = try ParentDescriptor("pidfd_open") { forkcore_pidfd(hostID, $0) }
         // It had ended before, and its number may be another's.

@@ -81,7 +81,8 @@ public final class ChildTable {
         source = try ReapSource.source(for: reaping)
         // Linux has numbers for no more processes than this, whatever is asked for.
         let most = 1 << 22
-        let capacity = min(min(maxChildren, most) + max(min(maxChildren, most), 1024), most)  // some for what was left behind
+        // Some for what is left behind.
+        let capacity = min(min(maxChildren, most) + max(min(maxChildren, most), 1024), most)
         slots = try ChildSlots(capacity: capacity)
         ended = try EndedChildren()
         var marks: OpaquePointer?
@@ -223,7 +224,8 @@ public final class ChildTable {
         peer: SocketAddress? = nil, options: ChildOptions
     ) throws(ForkingError) -> ProcessID {
         requireParent()
-        precondition(marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(maxChildren:reaping: .pidfd)")
+        precondition(
+            marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(maxChildren:reaping: .pidfd)")
         try options.check()
         var options = options
         if options.containment == nil { options.containment = .session }

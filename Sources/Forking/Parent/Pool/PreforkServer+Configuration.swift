@@ -94,10 +94,13 @@ extension PreforkServer {
             try ServerLoop.checkControl(control)
             try child.check()
             guard child.timeout == nil else {
-                throw .invalid("child.timeout is for a server's children: a worker's age is bounded by maxAge, a request by requestTimeout")
+                throw .invalid(
+                    "child.timeout is for other children: maxAge bounds a worker's age, requestTimeout a request")
             }
             guard child.diesWithParent, !child.allowsThreads else {
-                throw .invalid("workers die with their server, which has one thread: child.diesWithParent and child.allowsThreads stay as they are")
+                throw .invalid(
+                    "workers die with their server, which has one thread: "
+                        + "child.diesWithParent is true, and child.allowsThreads is false")
             }
             return self
         }
@@ -113,7 +116,8 @@ extension PreforkServer {
             PoolPolicy.Rules(
                 startTimeout: startTimeout, requestTimeout: requestTimeout, heartbeatTimeout: heartbeatTimeout,
                 drainTimeout: replacementDrainTimeout ?? max(requestTimeout ?? .zero, drainTimeout),
-                isDrainTimeoutFirm: replacementDrainTimeout != nil, killTimeout: child.killTimeout, maxReplacedAtOnce: maxReplacedAtOnce,
+                isDrainTimeoutFirm: replacementDrainTimeout != nil, killTimeout: child.killTimeout,
+                maxReplacedAtOnce: maxReplacedAtOnce,
                 maxFailures: maxFailures, limitsMemory: maxMemoryKiB != nil)
         }
 

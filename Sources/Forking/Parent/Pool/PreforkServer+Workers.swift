@@ -146,7 +146,8 @@ extension PreforkServer {
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
             lifeline: lifeline.descriptor, tie: tie.descriptor, lastClients: lastClients.descriptor, news: bell,
-            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout).nanoseconds,
+            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout)
+                .nanoseconds,
             maxRequests: requestsUntilReplaced(), heartbeatTimeout: configuration.heartbeatTimeout)
         var options = configuration.childOptions
         options.heedless = heedless

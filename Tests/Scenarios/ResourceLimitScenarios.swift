@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Limits of children of every kind: forked, spawned, a server's, a pool's. Those of a zygote's calls are elsewhere.
+
+import CForkCore
+import Forking
+import Glibc
+import SystemPackage
+import TestSupport
+
+let resourceLimitScenarios: [String: @Sendable () throws -> Void] = [
+    "limits-forked": { for way in [ChildTable.Reaping.signal, .pidfd] { try forked(way) } },
+    "limits-spawned": spawned,
+    "limits-refused": refused,
+    "limits-served": served,
+    "limits-worker": worker,
+]
+
+private func limits() -> ResourceLimits {
+    var limits = ResourceLimits()
+    limits.maxOpenFiles = 13
+    limits.maxCPUSeconds = 77
+    limits.maxMemoryBytes = 256 << 20
+    limits.deniesNetwork = true
+    return limits
+}
+
+private func options() -> ChildOptions {
+    var options = ChildOptions()
+    options.limits = limits()
+    return options
+}
+
+/// What a child has in fact: files, CPU seconds, whether memory is bounded, no new privileges, socket(2)'s error.
+private func inForce() -> String {
+    func soft(_ which: __rlimit_resource) -> rlim_t {
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(which.rawValue), &limit)
+        return limit.rlim_cur
+    }
+    let bounded = soft(RLIMIT_AS) < 4 << 30
+    var status = ""
+    for line in contents(of: "/proc/self/status")?.split(separator: "\n") ?? []
+    where line.hasPrefix("NoNewPrivs:") { status = String(line.last!) }
+    let made = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    return "\(soft(RLIMIT_NOFILE)) \(soft(RLIMIT_CPU)) \(bounded) \(status) \(made < 0 ? errno : 0)"
+}
+
+private let expected = "13 77 true 1 \(EACCES)"
+
+private func forked(_ way: ChildTable.Reaping) throws {
+    let recording = try RecordingTable(limit: 2, reaping: way)
+    try recording.table.fork(options: options()) { inForce() == expected ? 0 : 1 }
+    try recording.table.fork { inForce() == expected ? 1 : 0 }
+    try recording.finish()
+    try expect(recording.exits.allSatisfy(\.isSuccess), "\(recording.exits)")
+}
+
+private func spawned() throws {
+    let recording = try RecordingTable(limit: 2, reaping: .pidfd)
+    let null = try FileDescriptor.open("/dev/null", .readWrite, options: .closeOnExec)
+    let script =
+        #"[ "$(ulimit -n) $(ulimit -t) $(ulimit -v)" = "13 77 262144" ] && grep -q 'NoNewPrivs:.1' /proc/self/status"#
+    let shell = Program(path: "/bin/sh", arguments: ["sh", "-c", script])
+    try recording.table.spawn(shell, on: null, options: options())
+    try recording.finish()
+    try expect(recording.exits.map(\.status) == [.exited(code: 0)], "\(recording.exits)")
+    try recording.table.spawn(shell, on: null)  // nothing of it is left in this process
+    try recording.finish()
+    try expect(recording.exits.last?.status == .exited(code: 1), "\(recording.exits)")
+    try null.close()
+}
+
+/// Values that make no sense are named.
+private func refused() throws {
+    let table = try ChildTable(maxChildren: 1)
+    for (name, wrong) in [
+        ("maxCPUSeconds", \ResourceLimits.maxCPUSeconds), ("maxMemoryBytes", \.maxMemoryBytes),
+        ("maxOpenFiles", \.maxOpenFiles),
+    ] {
+        var options = ChildOptions()
+        options.limits[keyPath: wrong] = 0
+        let text = try invalidity { try table.fork(options: options) { 0 } }
+        try expect(text == "\(name) is 0, and must be at least 1, or nil for none", text)
+    }
+    var configuration = PreforkServer.Configuration()
+    configuration.child.timeout = .seconds(1)
+    func refusal() throws -> String {
+        let address = try SocketAddress(parsing: "127.0.0.1:0")
+        return try invalidity { _ = try PreforkServer(workers: Listener(address), configuration: configuration) { _ in } }
+    }
+    var text = try refusal()
+    try expect(text.contains("maxAge") && text.contains("requestTimeout"), text)
+    configuration.child = ChildOptions()
+    configuration.child.allowsThreads = true
+    text = try refusal()
+    try expect(text.contains("child.allowsThreads"), text)
+    var zygote = Zygote.Configuration()
+    zygote.child.containment = .descendants
+    text = try invalidity { _ = try Zygote.start(configuration: zygote) { _ in } }
+    try expect(text.contains("child.containment"), text)
+}
+
+private func served() throws {
+    var configuration = ForkingServer.Configuration()
+    configuration.child.limits = limits()
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
+        try $0.write(inForce())
+    }
+    server.hooks.onEvent = { server, event in if case .ended = event { server.stop() } }
+    let client = try Client("\(server.address)")
+    try server.serve()
+    let told = try client.receiveAll()
+    try expect(told == expected, told)
+}
+
+private func worker() throws {
+    var configuration = PreforkServer.Configuration()
+    configuration.workers = 1
+    configuration.child.limits = limits()
+    configuration.child.limits.maxOpenFiles = 30  // a pool's worker has more descriptors of its own
+    let server = try PreforkServer(Listener(SocketAddress(parsing: "127.0.0.1:0")), configuration: configuration) {
+        connection, worker in
+        try connection.write(inForce())
+        worker.retire()
+    }
+    server.hooks.onEvent = { server, event in if case .draining = event { server.stop() } }
+    let client = try Client("\(server.addresses[0])")
+    try server.serve()
+    let told = try client.receiveAll()
+    try expect(told == "30" + expected.dropFirst(2), told)
+}
