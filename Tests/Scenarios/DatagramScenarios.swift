@@ -115,7 +115,7 @@ private func repliesWhileCollecting() throws {
         try client.send(text)
         try expect(server.serveOne(), "nothing was taken")
         if text == "one" {
-            try server.collectChildren(blocking: true)
+            _ = try server.children.wait()
         } else {
             while server.children.count > 0 {
                 var polled = pollfd(fd: server.children.descriptor.rawValue, events: Int16(POLLIN), revents: 0)

@@ -156,7 +156,7 @@ private func expectLeft(_ body: (Client) -> Void) throws {
     try expect(server.serveOne(), "no client was taken")
     try eventually(within: 60, "its child still listens") {
         body(client)
-        try server.collectChildren()
+        server.children.collect()
         return server.children.count == 0
     }
     try server.close()

@@ -106,7 +106,7 @@ private func oneStep() throws {
     try expect(try server.serveOne(), "it did not take the client")
     try client.echo("hello")
     client.finishSending()
-    try server.collectChildren(blocking: true)
+    _ = try server.children.wait()
     server.stop()
     try expect(try !server.serveOne(), "it took a client after it was stopped")
     try server.close()
@@ -144,11 +144,11 @@ private func collectChildren() throws {
     try server.serveOne()
     first.finishSending()
     try expectZombie(child)
-    try server.collectChildren()
+    server.children.collect()
     try expect(ended == [child] && server.children.count == 1, "\(ended) ended, one should have")
     try second.echo("still here")
     second.finishSending()
-    try server.collectChildren(blocking: true)
+    _ = try server.children.wait()
     try expect(ended.count == 2 && server.children.count == 0, "the blocking pass did not wait for all")
 }
 
@@ -208,7 +208,7 @@ private func observerOfItsTable() throws {
         }
         _ = client
     }
-    try server.collectChildren(blocking: true)
+    _ = try server.children.wait()
     try expect((seen, told) == (3, 3), "of 3 ends the server was told of \(seen), the other of \(told)")
     try server.close()
 }
@@ -299,7 +299,7 @@ private func programsWaitForDescriptors() throws {
         try expect(turns < 20, "\(turns) turns of the loop")
         try expect(short.told == [.system(call: call, .tooManyOpenFiles)] && short.sentAway == 0, "\(short.told)")
         try expect(try short.server.serveOne(), "the next was not taken")
-        try short.server.collectChildren(blocking: true)
+        _ = try short.server.children.wait()
         for one in [client!, next] { try expect(try one.receiveAll() == "hello\n", "a client was not served") }
     }
 }
@@ -384,7 +384,7 @@ private func severalListeners() throws {
     for _ in 0..<10 { try expect(server.serveOne(), "somebody was not served") }
     for client in many + few { try expect(client.receiveAll() == "hello\n", "not served") }
     try expect(served.prefix(4).count(where: \.self) == 2 && served.count(where: \.self) == 2, "\(served)")
-    try server.collectChildren(blocking: true)
+    _ = try server.children.wait()
     try server.close()
     try expect((try? Client(name)) == nil && (try? Client("\(server.address)")) == nil, "it still listens")
 }

@@ -196,7 +196,7 @@ private func portBindsAgain() throws {
     }
     try client.echo("still here")
     client.finishSending()
-    try server.collectChildren(blocking: true)
+    _ = try server.children.wait()
 }
 
 /// A hook cannot run the loop that runs it; told so, it asks, and the server goes on and stops.
@@ -229,7 +229,7 @@ private func serverInHook() throws {
                 try client.echo("hello")
                 client.finishSending()
                 try inner.children.fork { number + 10 }
-                try inner.collectChildren(blocking: true)
+                _ = try inner.children.wait()
             }
         } catch {
             failure = error

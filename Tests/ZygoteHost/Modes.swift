@@ -52,7 +52,7 @@ import SystemPackage
     limits.maxMemoryBytes = nil
     limits.maxOpenFiles = ResourceLimits.minAsyncOpenFiles
     let files = try await failure { try await zygote.run("strings", descriptors: [.standardError], limits: limits) }
-    try expect(files == .invalid("openFiles is 8, and 'strings', which is async, works with 9 or more"), "\(files)")
+    try expect(files == .invalid("maxOpenFiles is 8, and 'strings', which is async, needs at least 9"), "\(files)")
 }
 
 /// How many a child took that allocates in a task.

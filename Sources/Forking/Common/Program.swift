@@ -47,12 +47,15 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     private var starts: [Int] = []
 
     /// Of each, what stands before its first NUL.
-    public init(arrayLiteral strings: String...) {
+    public init(_ strings: some Sequence<String>) {
         for string in strings { append(string) }
     }
 
+    /// Of each, what stands before its first NUL.
+    public init(arrayLiteral strings: String...) { self.init(strings) }
+
     /// A copy of a vector such as `environ`, up to its end, or of its first `count`.
-    public init(copying vector: UnsafePointer<UnsafeMutablePointer<CChar>?>, count: Int = .max) {
+    package init(copying vector: UnsafePointer<UnsafeMutablePointer<CChar>?>, count: Int = .max) {
         var next = vector
         while starts.count < count, let string = next.pointee {
             append(string)
@@ -83,7 +86,7 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     public mutating func append(_ string: String) { string.withCString { append($0) } }
 
     /// Appends a string of C's.
-    public mutating func append(_ string: UnsafePointer<CChar>) {
+    package mutating func append(_ string: UnsafePointer<CChar>) {
         starts.append(bytes.count)
         bytes.append(contentsOf: UnsafeBufferPointer(start: string, count: strlen(string) + 1))
     }
@@ -95,7 +98,7 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     }
 
     /// Removes those for which `isUnwanted` says so.
-    public mutating func removeAll(where isUnwanted: (UnsafePointer<CChar>) -> Bool) {
+    package mutating func removeAll(where isUnwanted: (UnsafePointer<CChar>) -> Bool) {
         let all = self
         self = []
         all.bytes.withUnsafeBufferPointer { bytes in

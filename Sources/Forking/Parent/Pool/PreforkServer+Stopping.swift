@@ -3,11 +3,6 @@
 import Synchronization
 
 extension PreforkServer {
-    /// Goes to a step of stopping, unless it or a harder one was reached.
-    func advance(to step: StopStep) {
-        if let stop = loop.life.stop(step, at: .now) { carryOut(stop) }
-    }
-
     func carryOut(_ stop: Lifecycle.Stop) {
         tell(.stopping(stop.step))
         policy.stop()

@@ -36,8 +36,8 @@ public final class PreforkServer {
     /// Where clients come to.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop. It is in five files: this one waits, +Workers forks and does what `policy` decides, +Stopping ends,
-    // +Upgrade begins anew, +Status tells.
+    // The state of the loop. It is in several files: this one waits, +Workers forks and does what `policy` decides, +Stopping
+    // ends, +Status tells. What it shares with a `ForkingServer` is in LoopServer.
     let loop: ServerLoop
     let service: Service
     /// Workers wake the parent by it.

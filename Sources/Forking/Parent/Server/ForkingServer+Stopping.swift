@@ -10,11 +10,6 @@ extension ForkingServer {
         idleSince.value = .now
     }
 
-    /// Goes to a step of stopping, unless it or a harder one was reached.
-    func advance(to step: StopStep) {
-        if let stop = loop.life.stop(step, at: .now) { carryOut(stop) }
-    }
-
     func carryOut(_ stop: Lifecycle.Stop) {
         if stop.actions.contains(.abandonSuccessor) { loop.abandonSuccessor() }
         if stop.actions.contains(.acceptWaiting), takesWaiting {

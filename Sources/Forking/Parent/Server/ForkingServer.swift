@@ -30,7 +30,7 @@ public final class ForkingServer {
     public let children: ChildTable
 
     // The state of the loop. It is in several files: this one waits, +Clients and +Lending fork, +Stopping begins and
-    // ends, +Upgrade has another take its place, +Status tells.
+    // ends, +Status tells. What it shares with a pool is in LoopServer.
     let loop: ServerLoop
     let service: Service
     /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
@@ -245,11 +245,6 @@ public final class ForkingServer {
 
     /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.
     public func stop(_ step: StopStep = .drain) { stopSwitch.stop(step) }
-
-    /// Reaps the children that have ended, or with `blocking` waits for all of them. Parent.
-    public func collectChildren(blocking: Bool = false) throws(ForkingError) {
-        if blocking { _ = try children.wait() } else { children.collect() }
-    }
 
     /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
     ///
