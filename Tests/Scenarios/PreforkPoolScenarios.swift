@@ -116,7 +116,7 @@ private func obey(_ connection: inout Connection, worker: Worker) throws {
         case "read-limit": connection.limitReading(to: .seconds(Double(words[1])!))
         case "be-held": answer = "\(try tracerOfThis())"
         case "end": if let begun = request.take() { worker.endRequest(begun) }
-        case "begin": request = worker.beginRequest()
+        case "begin": request = worker.beginRequest(from: connection.peer)
         default: break
         }
         try connection.write(answer + "\n")
