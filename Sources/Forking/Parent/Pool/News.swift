@@ -10,20 +10,20 @@ import CForkCore
 struct News: ~Copyable {
     /// The looks in a second that follow one another without a pause.
     private static let looksWithoutPause = 100
-    private static let pause = Duration.milliseconds(20)
+    private static let pauseBetweenLooks = Duration.milliseconds(20)
 
     private let poll: ParentDescriptor
     private var second = Instant.now
     private var looks = 0
-    /// There is no look before.
-    private(set) var pausedUntil: Instant?
+    /// Until the next look.
+    private(set) var pause = Pause()
 
     init() throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
     }
 
     /// What to wait for; -1 during a pause.
-    var descriptor: Int32 { pausedUntil == nil ? poll.rawValue : -1 }
+    var descriptor: Int32 { pause.isOn ? -1 : poll.rawValue }
 
     /// One for a worker that is about to be forked. The caller closes it: it is heard of as long as somebody has it.
     func bell() throws(ForkingError) -> Int32 {
@@ -49,12 +49,10 @@ struct News: ~Copyable {
         }
         if now - second >= .seconds(1) { (second, looks) = (now, 0) }
         looks += 1
-        if looks > Self.looksWithoutPause { pausedUntil = now + Self.pause }
+        if looks > Self.looksWithoutPause { pause.begin(until: now + Self.pauseBetweenLooks) }
     }
 
-    mutating func keepTime(_ now: Instant) {
-        if let end = pausedUntil, end <= now { pausedUntil = nil }
-    }
+    mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
 }
 
 /// Two connected descriptors, one of which stays with the parent. The other is the worker's, and closed here with this.

@@ -37,6 +37,6 @@ extension PreforkServer {
 
     /// Passes on as many of those who waited as there is room for.
     func passOnLastClients(_ now: Instant) {
-        passOnAt = lastClients.passOn() ? now + Admission.pause : nil
+        if lastClients.passOn() { passOnPause.begin(until: now + Admission.pause) }
     }
 }
