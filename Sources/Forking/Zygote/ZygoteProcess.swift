@@ -78,14 +78,9 @@ final class ZygoteProcess {
 
     /// Does what each child does, but for its handler: what the language makes at first use is then made in each of them.
     private func rehearse() throws {
-        var (host, child): (Int32, Int32) = (-1, -1)
-        try check(forkcore_channel_open(&host, &child), "socketpair")
-        defer {
-            forkcore_close(host)
-            forkcore_close(child)
-        }
-        try CallMessage(.request, [0]).send(over: host)
-        _ = ZygoteChild(channel: child, limits: forkcore_limits(), ordered: .now, tally: tally)
+        let pair = try DescriptorPair()
+        try CallMessage(.request, [0]).send(over: pair.ours.rawValue)
+        _ = ZygoteChild(channel: pair.theirs.rawValue, limits: forkcore_limits(), ordered: .now, tally: tally)
             .run(.answer { Zygote.Reply($0.bytes) })
     }
 

@@ -25,13 +25,10 @@ struct News: ~Copyable {
     /// What to wait for; -1 during a pause.
     var descriptor: Int32 { pause.isOn ? -1 : poll.rawValue }
 
-    /// One for a worker that is about to be forked. The caller closes it: it is heard of as long as somebody has it.
-    func bell() throws(ForkingError) -> Int32 {
-        var bell: Int32 = -1
-        try check(forkcore_event_open(&bell), "eventfd")
-        let code = forkcore_poll_add_edge(poll.rawValue, bell, 0)
-        if code != 0 { forkcore_close(bell) }
-        try check(code, "epoll_ctl")
+    /// One for a worker that is about to be forked. It is heard of as long as somebody has it.
+    func bell() throws(ForkingError) -> OwnedDescriptor {
+        let bell = try OwnedDescriptor("eventfd", forkcore_event_open)
+        try check(forkcore_poll_add_edge(poll.rawValue, bell.rawValue, 0), "epoll_ctl")
         return bell
     }
 
@@ -53,23 +50,4 @@ struct News: ~Copyable {
     }
 
     mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
-}
-
-/// Two connected descriptors, one of which stays with the parent. The other is the worker's, and closed here with this.
-struct WorkersEnd: ~Copyable {
-    let descriptor: Int32
-    let parents: ParentDescriptor
-
-    /// Opens them with a C function that stores the parent's and the worker's, and returns an errno.
-    init(_ call: String, _ open: (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> Int32)
-        throws(ForkingError)
-    {
-        var parents: Int32 = -1
-        var workers: Int32 = -1
-        try check(open(&parents, &workers), call)
-        descriptor = workers
-        self.parents = ParentDescriptor(channel: parents)
-    }
-
-    deinit { forkcore_close(descriptor) }
 }

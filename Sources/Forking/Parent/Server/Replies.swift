@@ -67,12 +67,10 @@ final class Replies {
     /// Makes what the next child needs, before its datagram is taken from the socket.
     func prepare() throws(ForkingError) {
         guard next == nil else { return }
-        var ours: Int32 = -1
-        var childs: Int32 = -1
-        try check(forkcore_channel_open(&ours, &childs), "socketpair")
-        if forkcore_refuse_rights(ours) != 0, !mayHoldRights { mayHoldRights = true }
-        ParentOnly.add(ours)
-        next = (ours, childs)
+        let pair = try DescriptorPair()
+        if forkcore_refuse_rights(pair.ours.rawValue) != 0, !mayHoldRights { mayHoldRights = true }
+        ParentOnly.add(pair.ours.rawValue)
+        next = (pair.ours.release(), pair.theirs.release())
     }
 
     /// The next child's end.
