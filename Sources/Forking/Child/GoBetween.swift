@@ -25,13 +25,8 @@ enum GoBetween {
             try check(forkcore_hand_over(handover.word, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
             // For the old program to see when the new one closes its own.
             forkcore_close(handover.word)
-            let polled: InlineArray<2, Int32> = [lead, table.descriptor.rawValue]
             while end == nil {
-                var ready: UInt32 = 0
-                let code = polled.span.withUnsafeBufferPointer {
-                    forkcore_wait_readable($0.baseAddress, $0.count, -1, &ready)
-                }
-                try check(code, "ppoll")
+                let ready = try waitUntilReadable([lead, table.descriptor.rawValue])
                 if ready & 1 != 0 { return 0 }
                 table.collect()
             }

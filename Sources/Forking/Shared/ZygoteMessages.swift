@@ -296,6 +296,17 @@ func discard(_ descriptors: [Int32]) {
     _ = forkcore_discard(descriptors, descriptors.count)
 }
 
+extension ZygoteError {
+    /// What the system refused, told of a call.
+    init(_ error: ForkingError) {
+        if case .system(let call, let code) = error {
+            self = .system(call: call, code)
+        } else {
+            self = .invalid(error.description)
+        }
+    }
+}
+
 /// Makes an error of what a C function returned, unless that is 0.
 func checked(_ code: Int32, _ call: String) throws(ZygoteError) {
     if code != 0 { throw .system(call: call, Errno(rawValue: code)) }

@@ -19,8 +19,7 @@ extension ZygoteLink {
         else { return nil }
         guard host != getppid() else { return place }
         // A host that has just been killed closes its end, if perhaps a moment later; somebody else's socket stays as it is.
-        var polled = pollfd(fd: place, events: 0, revents: 0)
-        if poll(&polled, 1, 1000) > 0 { forkcore_exit(0) }
+        if (try? waitUntilHungUp(place, atMost: .seconds(1))) == true { forkcore_exit(0) }
         return nil
     }
 }

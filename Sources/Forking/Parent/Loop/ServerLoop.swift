@@ -216,13 +216,8 @@ final class ServerLoop {
         let isOver = life.state != .serving && isEmpty && !isHolding
         let mine = earlier(earlier(controlPause.until, reports?.next), successor?.deadline)
         let next = earlier(earlier(life.deadline, until), mine)
-        let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
-        var ready: UInt32 = 0
-        let code = polled.span.withUnsafeBufferPointer {
-            forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)
-        }
-        try check(code, "ppoll")
-        return Ready(rawValue: ready)
+        let rest = isBusy || isOver ? .zero : next.map { $0 - .now }
+        return Ready(rawValue: try waitUntilReadable(polled, atMost: rest))
     }
 
     // MARK: Stopping

@@ -161,7 +161,9 @@ final class Successor {
     func abandon() {
         guard isStarting else { return }
         // Whom the go-between has started is known at once, but for the moment that this takes.
-        if pidfd == nil, wait(for: word, atMost: .seconds(1)) { _ = begin(.now) }
+        if pidfd == nil, let word, (try? waitUntilReadable(word.rawValue, atMost: .seconds(1))) == true {
+            _ = begin(.now)
+        }
         stage = .ended
         if let pidfd { _ = forkcore_pidfd_signal(pidfd.rawValue, SIGKILL) }
         // It is nobody's zombie, and in nobody's way.
@@ -175,9 +177,4 @@ final class Successor {
     }
 
     private var hasEnded: Bool { isReadable(pidfd?.rawValue ?? -1) }
-
-    private func wait(for descriptor: ParentDescriptor?, atMost time: Duration) -> Bool {
-        guard let descriptor else { return false }
-        return (try? waitUntilReadable(descriptor.rawValue, atMost: time)) ?? false
-    }
 }
