@@ -70,9 +70,8 @@ extension Handover {
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
         setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
         let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
-        let terms = Terms(
-            pid: getpid(), word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
-        setenv(Self.variable, terms.text, 1)
+        let terms = Terms(word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
+        Self.inheritance.leave(terms.text)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)

@@ -18,6 +18,13 @@ func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError
     }
 }
 
+/// What kind of socket a descriptor is, such as SOCK_STREAM; nil if it is none. SO_TYPE in socket(7). Any process.
+package func socketType(of descriptor: Int32) -> Int32? {
+    var type: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0 ? type : nil
+}
+
 // MARK: Waiting. All of Swift waits for descriptors here, but for a worker, whose epoll instance wakes it alone (`AcceptQueue`).
 
 /// Waits until something can be read from one of some descriptors, or its other end has gone, but no longer than `time`; nil waits

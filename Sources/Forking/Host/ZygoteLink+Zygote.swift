@@ -82,13 +82,13 @@ extension ZygoteLink {
 
     // MARK: Started again
 
-    static let variable = "FORKING_ZYGOTE"
+    static let inheritance = Inheritance("FORKING_ZYGOTE")
     static let place: Int32 = 3
 
     /// This executable, as it was started, with its host's number in a variable.
     static func successor() -> Program {
         var environment = CStrings(copying: environ)
-        environment.append("\(variable)=\(forkcore_process())")
+        environment.append(inheritance.variable(forkcore_process()))
         return Program(
             path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
