@@ -38,28 +38,4 @@ struct HandoverTests {
             "", " ", "4", "4 -1", "4 -1 01 x", "x -1 01", "-4 -1 01", "4 x 01", "99999999999 -1 01", " 4 -1 01",
         ])
     func nonsense(text: String) { #expect(Handover.Terms(text) == nil) }
-
-    // MARK: Where the program is
-
-    @Test("a program is looked for where a shell would")
-    func places() {
-        func places(_ name: String, path: String = "/bin:relative::/usr/bin", in directory: String? = "/home")
-            -> [String]
-        {
-            Executable.places(of: name, path: path, in: directory)
-        }
-        #expect(places("/opt/server") == ["/opt/server"])
-        #expect(places("./server") == ["/home/./server"])
-        #expect(places("build/server") == ["/home/build/server"])
-        #expect(places("build/server", in: nil) == [])
-        #expect(places("server") == ["/bin/server", "/usr/bin/server"])
-        #expect(places("server", path: "") == [])
-    }
-
-    @Test("the kernel's mark of a file that has gone is no part of its path")
-    func mark() {
-        #expect(Executable.withoutMark("/opt/server (deleted)") == "/opt/server")
-        #expect(Executable.withoutMark("/opt/server") == "/opt/server")
-        #expect(Executable.withoutMark("/opt/ (deleted)/server") == "/opt/ (deleted)/server")
-    }
 }
