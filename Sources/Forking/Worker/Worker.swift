@@ -47,14 +47,14 @@ public final class Worker: Sendable {
     /// `PreforkServer.Configuration.spawnLimit` allows is ended.
     public func ready() {
         heartbeat()
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.isReady.store(true, ordering: .releasing)
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.isReady.store(true, ordering: .releasing)
         tell()
     }
 
     /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatLimit`, one that is silent for longer is
     /// taken for stuck.
-    public func heartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
+    public func heartbeat() { seat.lines.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
     /// A request has begun: it is counted, and the worker is busy until each that has begun has ended.
     ///
@@ -64,11 +64,11 @@ public final class Worker: Sendable {
     /// - Returns: its number, for `requestEnded(_:)`.
     @discardableResult
     public func requestBegan(from peer: SocketAddress? = nil, isLimited: Bool = true) -> Int {
-        if let peer { seat.lines.pointee.peer = peer }
+        if let peer { seat.lines.peer = peer }
         let now = Instant.now
-        seat.lines.pointee.since.store(now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.active.add(1, ordering: .relaxed)
-        let (_, count) = seat.lines.pointee.requests.add(1, ordering: .relaxed)
+        seat.lines.since.store(now.nanoseconds, ordering: .relaxed)
+        seat.lines.active.add(1, ordering: .relaxed)
+        let (_, count) = seat.lines.requests.add(1, ordering: .relaxed)
         if count == maxRequests { retire() }
         return isLimited ? seat.noteStart(now) : -1
     }
@@ -76,13 +76,13 @@ public final class Worker: Sendable {
     /// A request has ended: the one of this number, which is 0 in a worker that serves one at a time.
     public func requestEnded(_ number: Int = 0) {
         seat.forgetStart(number)
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.active.subtract(1, ordering: .relaxed)
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.active.subtract(1, ordering: .relaxed)
     }
 
     /// Asks for another worker in its place. It goes on until that one is ready; then it is asked to drain.
     public func retire() {
-        seat.lines.pointee.wantsToRetire.store(true, ordering: .relaxed)
+        seat.lines.wantsToRetire.store(true, ordering: .relaxed)
         tell()
     }
 
@@ -104,11 +104,11 @@ public final class Worker: Sendable {
     public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
 
     private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
-        seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
+        seat.lines.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
-        if heartbeatLimit != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
+        if heartbeatLimit != nil { seat.lines.beat.store(.max, ordering: .relaxed) }
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
-        seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
+        seat.lines.hasConnection.store(true, ordering: .relaxed)
         if heartbeatLimit != nil { heartbeat() }
         var connection = Connection(descriptor, peer: peer)
         connection.mayHoldRights = peer.isUnix
@@ -140,8 +140,8 @@ public final class Worker: Sendable {
 
     /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.
     private func endAllRequests() {
-        guard seat.lines.pointee.active.exchange(0, ordering: .relaxed) != 0 else { return }
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        guard seat.lines.active.exchange(0, ordering: .relaxed) != 0 else { return }
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.forgetStart(nil)
     }
 }
