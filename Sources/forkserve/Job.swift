@@ -29,25 +29,19 @@ struct Job: Equatable {
 
     // MARK: From one image to the next
 
-    private static let variable = "FORKSERVE_JOB"
+    private static let inheritance = Inheritance("FORKSERVE_JOB")
 
     /// Begins anew with this job, and does not return; where that cannot be (no /proc), the job is done in this image.
     func start() throws(ForkingError) {
-        setenv(Self.variable, "\(getpid()) \(encoded)", 1)
+        Self.inheritance.leave(encoded)
         execv("/proc/self/exe", Arguments.vector.baseAddress!)
-        unsetenv(Self.variable)
+        Self.inheritance.remove()
         try serve()
     }
 
-    /// The job that the image before this one left, if any: it was this process, and says so. What anybody else put into
-    /// the variable was never validated, and is thrown away.
-    static func left() -> Job? {
-        guard let value = getenv(variable) else { return nil }
-        defer { unsetenv(variable) }
-        let parts = String(cString: value).split(separator: " ", maxSplits: 1)
-        guard parts.count == 2, pid_t(parts[0]) == getpid() else { return nil }
-        return Job(encoded: String(parts[1]))
-    }
+    /// The job that the image before this one left, if any. What anybody else put into the variable was never validated, and is
+    /// thrown away.
+    static func left() -> Job? { inheritance.takeOwn().flatMap { Job(encoded: $0) } }
 
     /// The kernel names a process after what was executed, "exe" here: neither pgrep(1) nor ps(1) would find it.
     static func takeOwnName() {

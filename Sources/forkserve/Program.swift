@@ -34,20 +34,8 @@ enum ProgramLine {
             try checkExecutable(name, called: text)
             return name
         }
-        for directory in directories() {
-            let path = directory.appending(name.components)
-            if (try? checkExecutable(path, called: text)) != nil { return path }
-        }
+        for path in SearchPath.places(of: name) where (try? checkExecutable(path, called: text)) != nil { return path }
         throw .invalid("there is no program '\(text)' in PATH")
-    }
-
-    /// Those of PATH, byte for byte; an empty one is the directory that we are in.
-    private static func directories() -> [FilePath] {
-        guard let path = getenv("PATH") else { return ["/usr/bin", "/bin"] }
-        let colon = CChar(bitPattern: UInt8(ascii: ":"))
-        return UnsafeBufferPointer(start: path, count: strlen(path))
-            .split(separator: colon, omittingEmptySubsequences: false)
-            .map { $0.isEmpty ? "." : FilePath(platformString: Array($0) + [0]) }
     }
 
     private static func checkExecutable(_ path: FilePath, called name: String) throws(ForkingError) {

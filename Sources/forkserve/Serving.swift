@@ -151,11 +151,7 @@ enum Place {
 
     /// Whether a descriptor is a socket of the kind that is served. What else can be wrong with it, the listener says.
     func check(datagrams: Bool) throws(ForkingError) {
-        var type: Int32 = 0
-        var length = socklen_t(MemoryLayout<Int32>.size)
-        guard case .descriptor(let number) = self, getsockopt(number, SOL_SOCKET, SO_TYPE, &type, &length) == 0 else {
-            return
-        }
+        guard case .descriptor(let number) = self, let type = socketType(of: number) else { return }
         if datagrams, type == Int32(SOCK_STREAM.rawValue) {
             throw .invalid("fd:\(number) is a socket for connections, and --udp is for datagrams")
         }

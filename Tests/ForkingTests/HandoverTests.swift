@@ -27,7 +27,7 @@ struct HandoverTests {
     @Test("the variable says what it was given", arguments: [[], ["0"], ["1", "d", "0"]] as [[Character]])
     func terms(flags: [Character]) {
         for control: Int32 in [-1, 5] {
-            let terms = Handover.Terms(pid: 4711, word: 4, control: control, flags: flags)
+            let terms = Handover.Terms(word: 4, control: control, flags: flags)
             #expect(Handover.Terms(terms.text) == terms)
         }
     }
@@ -35,32 +35,7 @@ struct HandoverTests {
     @Test(
         "what makes no sense is none",
         arguments: [
-            "", " ", "4711", "4711 4 -1", "4711 4 -1 01 x", "x 4 -1 01", "4711 x -1 01", "4711 -4 -1 01", "4711 4 x 01",
-            "4711 99999999999 -1 01", " 4711 4 -1 01",
+            "", " ", "4", "4 -1", "4 -1 01 x", "x -1 01", "-4 -1 01", "4 x 01", "99999999999 -1 01", " 4 -1 01",
         ])
     func nonsense(text: String) { #expect(Handover.Terms(text) == nil) }
-
-    // MARK: Where the program is
-
-    @Test("a program is looked for where a shell would")
-    func places() {
-        func places(_ name: String, path: String = "/bin:relative::/usr/bin", in directory: String? = "/home")
-            -> [String]
-        {
-            Executable.places(of: name, path: path, in: directory)
-        }
-        #expect(places("/opt/server") == ["/opt/server"])
-        #expect(places("./server") == ["/home/./server"])
-        #expect(places("build/server") == ["/home/build/server"])
-        #expect(places("build/server", in: nil) == [])
-        #expect(places("server") == ["/bin/server", "/usr/bin/server"])
-        #expect(places("server", path: "") == [])
-    }
-
-    @Test("the kernel's mark of a file that has gone is no part of its path")
-    func mark() {
-        #expect(Executable.withoutMark("/opt/server (deleted)") == "/opt/server")
-        #expect(Executable.withoutMark("/opt/server") == "/opt/server")
-        #expect(Executable.withoutMark("/opt/ (deleted)/server") == "/opt/ (deleted)/server")
-    }
 }

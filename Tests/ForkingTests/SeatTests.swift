@@ -25,13 +25,13 @@ struct SeatTests {
     func said() throws {
         let seat = try Seat()
         let peer = try SocketAddress(parsing: "127.0.0.1:5")
-        seat.lines.pointee.isReady.store(true, ordering: .relaxed)
-        seat.lines.pointee.wantsToRetire.store(true, ordering: .relaxed)
-        seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
-        seat.lines.pointee.requests.store(12, ordering: .relaxed)
-        seat.lines.pointee.since.store(5_000, ordering: .relaxed)
-        seat.lines.pointee.beat.store(6_000, ordering: .relaxed)
-        seat.lines.pointee.peer = peer
+        seat.lines.isReady.store(true, ordering: .relaxed)
+        seat.lines.wantsToRetire.store(true, ordering: .relaxed)
+        seat.lines.hasConnection.store(true, ordering: .relaxed)
+        seat.lines.requests.store(12, ordering: .relaxed)
+        seat.lines.since.store(5_000, ordering: .relaxed)
+        seat.lines.beat.store(6_000, ordering: .relaxed)
+        seat.lines.peer = peer
         let snapshot = read(seat)
         #expect(snapshot.isReady && snapshot.wantsToRetire && snapshot.hasConnection && !snapshot.isBusy)
         #expect(snapshot.requests == 12 && snapshot.peer == peer)
@@ -43,9 +43,9 @@ struct SeatTests {
         arguments: [(.min, 1_000), (0, 1_000), (.max - 1, 9_000)] as [(Int64, Int64)])
     func times(said: Int64, read expected: Int64) throws {
         let seat = try Seat()
-        seat.lines.pointee.since.store(said, ordering: .relaxed)
-        seat.lines.pointee.beat.store(said, ordering: .relaxed)
-        seat.lines.pointee.active.store(1, ordering: .relaxed)
+        seat.lines.since.store(said, ordering: .relaxed)
+        seat.lines.beat.store(said, ordering: .relaxed)
+        seat.lines.active.store(1, ordering: .relaxed)
         _ = seat.noteStart(Instant(nanoseconds: said))
         let snapshot = read(seat)
         #expect(snapshot.since.nanoseconds == expected && snapshot.beat.nanoseconds == expected)
@@ -56,7 +56,7 @@ struct SeatTests {
     @Test("a peer that can be no address is none")
     func torn() throws {
         let seat = try Seat()
-        seat.lines.pointee.peer = SocketAddress { storage, length in
+        seat.lines.peer = SocketAddress { storage, length in
             storage.pointee.ss_family = sa_family_t(AF_INET)
             length.pointee = 3
         }
@@ -66,16 +66,16 @@ struct SeatTests {
     @Test("the request that is served for longest is the one that counts, while there is any")
     func requests() throws {
         let seat = try Seat()
-        seat.lines.pointee.active.store(3, ordering: .relaxed)
+        seat.lines.active.store(3, ordering: .relaxed)
         let numbers = [4_000, 2_000, 3_000].map { seat.noteStart(Instant(nanoseconds: $0)) }
         #expect(Set(numbers).count == 3 && read(seat).oldest?.nanoseconds == 2_000)
         seat.forgetStart(numbers[1])
         #expect(read(seat).oldest?.nanoseconds == 3_000)
         for wrong in [-1, 256, .max - 1] { seat.forgetStart(wrong) }
         #expect(read(seat).oldest?.nanoseconds == 3_000)
-        seat.lines.pointee.active.store(-1, ordering: .relaxed)
+        seat.lines.active.store(-1, ordering: .relaxed)
         #expect(!read(seat).isBusy && read(seat).oldest == nil)
-        seat.lines.pointee.active.store(1, ordering: .relaxed)
+        seat.lines.active.store(1, ordering: .relaxed)
         seat.forgetStart(nil)
         #expect(read(seat).isBusy && read(seat).oldest == nil)
     }

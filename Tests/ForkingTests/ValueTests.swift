@@ -17,14 +17,14 @@ struct AdmissionTests {
         #expect(admission.decide(isFull: true) == .wait)
         admission.noteShortage(at: start)
         #expect(admission.decide(isFull: false) == .wait)
-        #expect(admission.shortageUntil == start + Admission.pause)
+        #expect(admission.shortage.until == start + Admission.pause)
 
         admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds - 1))
         #expect(admission.decide(isFull: false) == .wait)
         admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds))
         #expect(admission.decide(isFull: false) == .admit)
         #expect(admission.decide(isFull: true) == .wait)
-        #expect(admission.shortageUntil == nil)
+        #expect(admission.shortage.until == nil)
     }
 
     @Test("while too many programs are on their way it is tried again soon, then later, and then it is a shortage")
@@ -33,16 +33,16 @@ struct AdmissionTests {
         let start = Instant(nanoseconds: 1_000)
         for pause in [1, 2, 4, 8, 16, 32] {
             let isShortage = admission.noteCrowd(at: start)
-            #expect(!isShortage && admission.shortageUntil == start + .milliseconds(pause))
+            #expect(!isShortage && admission.shortage.until == start + .milliseconds(pause))
             #expect(admission.decide(isFull: false) == .wait)
         }
         for _ in 0..<2 {
             let isShortage = admission.noteCrowd(at: start)
-            #expect(isShortage && admission.shortageUntil == start + Admission.pause)
+            #expect(isShortage && admission.shortage.until == start + Admission.pause)
         }
         admission.noteClient()
         let isShortage = admission.noteCrowd(at: start)
-        #expect(!isShortage && admission.shortageUntil == start + .milliseconds(1))
+        #expect(!isShortage && admission.shortage.until == start + .milliseconds(1))
     }
 
     @Test("a shortage that ends and begins again with each client is told once")
@@ -60,7 +60,7 @@ struct AdmissionTests {
         var admission = Admission()
         admission.noteShortage(at: Instant(nanoseconds: 1_000))
         admission.noteEnd()
-        #expect(admission.decide(isFull: false) == .admit && admission.shortageUntil == nil)
+        #expect(admission.decide(isFull: false) == .admit && admission.shortage.until == nil)
         #expect(admission.decide(isFull: true) == .wait)
     }
 

@@ -25,13 +25,8 @@ enum GoBetween {
             try check(forkcore_hand_over(handover.word, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
             // For the old program to see when the new one closes its own.
             forkcore_close(handover.word)
-            let polled: InlineArray<2, Int32> = [lead, table.descriptor.rawValue]
             while end == nil {
-                var ready: UInt32 = 0
-                let code = polled.span.withUnsafeBufferPointer {
-                    forkcore_wait_readable($0.baseAddress, $0.count, -1, &ready)
-                }
-                try check(code, "ppoll")
+                let ready = try waitUntilReadable([lead, table.descriptor.rawValue])
                 if ready & 1 != 0 { return 0 }
                 table.collect()
             }
@@ -75,14 +70,15 @@ extension Handover {
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
         setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
         let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
-        let terms = Terms(
-            pid: getpid(), word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
-        setenv(Self.variable, terms.text, 1)
+        let terms = Terms(word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
+        Self.inheritance.leave(terms.text)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
         }
-        let code = executable.arguments.withVector { failure(of: execv(executable.path, $0)) }
+        let code = executable.path.withPlatformString { path in
+            executable.arguments.withVector { failure(of: execv(path, $0)) }
+        }
         return complain("\(executable.path) cannot be executed: \(Errno(rawValue: code))")
     }
 

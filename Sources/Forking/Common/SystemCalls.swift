@@ -18,15 +18,44 @@ func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError
     }
 }
 
-/// Waits until something can be read from a descriptor, or its other end has gone, but no longer than `time`; nil waits for ever.
-/// ppoll(2). Any process.
+/// What kind of socket a descriptor is, such as SOCK_STREAM; nil if it is none. SO_TYPE in socket(7). Any process.
+package func socketType(of descriptor: Int32) -> Int32? {
+    var type: Int32 = 0
+    var length = socklen_t(MemoryLayout<Int32>.size)
+    return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0 ? type : nil
+}
+
+// MARK: Waiting. All of Swift waits for descriptors here, but for a worker, whose epoll instance wakes it alone (`AcceptQueue`).
+
+/// Waits until something can be read from one of some descriptors, or its other end has gone, but no longer than `time`; nil waits
+/// for ever. One that is negative is passed over. There are at most 8. ppoll(2). Any process.
 ///
-/// - Returns: whether it is so. Without a time-out false, too, if a signal came in between.
+/// - Returns: a bit for each that is so, the first one's the lowest. None after the time, and if a signal came in between.
+@inline(__always)
+func waitUntilReadable<let count: Int>(
+    _ descriptors: InlineArray<count, Int32>, atMost time: Duration? = nil
+) throws(ForkingError) -> UInt32 {
+    let nanoseconds = time.map { max(0, $0.inNanoseconds) } ?? -1
+    var ready: UInt32 = 0
+    let code = descriptors.span.withUnsafeBufferPointer {
+        forkcore_wait_readable($0.baseAddress, $0.count, nanoseconds, &ready)
+    }
+    try check(code, "ppoll")
+    return ready
+}
+
+/// The same for one descriptor. Returns whether it is so.
 func waitUntilReadable(_ descriptor: Int32, atMost time: Duration? = nil) throws(ForkingError) -> Bool {
-    var (descriptor, ready): (Int32, UInt32) = (descriptor, 0)
-    try check(forkcore_wait_readable(&descriptor, 1, time?.inNanoseconds ?? -1, &ready), "ppoll")
-    return ready != 0
+    try waitUntilReadable([descriptor], atMost: time) != 0
 }
 
 /// Whether something can be read from a descriptor now, or its other end has gone.
 func isReadable(_ descriptor: Int32) -> Bool { (try? waitUntilReadable(descriptor, atMost: .zero)) ?? false }
+
+/// Waits until the other end of a socket has closed, or will send no more, whatever is to be read, but no longer than `time`.
+/// EPOLLRDHUP in epoll_ctl(2). Any process.
+func waitUntilHungUp(_ descriptor: Int32, atMost time: Duration) throws(ForkingError) -> Bool {
+    let poll = try OwnedDescriptor("epoll_create1", forkcore_poll_open)
+    try check(forkcore_poll_add_hang_up(poll.rawValue, descriptor, 0), "epoll_ctl")
+    return try waitUntilReadable(poll.rawValue, atMost: time)
+}

@@ -85,9 +85,7 @@ final class CallChannel: Sendable {
         let (channel, failure) = standing
         guard failure == nil else { return }
         guard channel >= 0 else { return word.wait(while: value, atMost: duration) }
-        var descriptor = channel
-        var ready: UInt32 = 0
-        try check(forkcore_wait_readable(&descriptor, 1, duration.inNanoseconds, &ready), "ppoll")
+        _ = try waitUntilReadable(channel, atMost: duration)
     }
 
     /// Calls `body`, once, when the call has a place or will have none: now, or on another thread, which is not to be held up.

@@ -82,13 +82,13 @@ extension ZygoteLink {
 
     // MARK: Started again
 
-    static let variable = "FORKING_ZYGOTE"
+    static let inheritance = Inheritance("FORKING_ZYGOTE")
     static let place: Int32 = 3
 
     /// This executable, as it was started, with its host's number in a variable.
     static func successor() -> Program {
         var environment = CStrings(copying: environ)
-        environment.append("\(variable)=\(forkcore_process())")
+        environment.append(inheritance.variable(forkcore_process()))
         return Program(
             path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
@@ -96,17 +96,17 @@ extension ZygoteLink {
     /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
     func startAgain(_ state: inout State) throws(ForkingError) {
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
-        let (mine, theirs) = try Self.openControl()
-        defer { forkcore_close(theirs) }
+        let pair = try DescriptorPair()
+        let control = ParentDescriptor(pair.ours.release())
         let pid = try table.spawn(
-            state.successor, on: FileDescriptor(rawValue: theirs), at: Self.place, options: Self.options)
+            state.successor, on: FileDescriptor(rawValue: pair.theirs.rawValue), at: Self.place, options: Self.options)
         // Until it runs, the zygote's end is open here too, and its death would not show.
         guard table.awaitPrograms() else {
             table.killAll()
             throw .system(call: "execve", .timedOut)
         }
         state.table = table
-        state.control = mine
+        state.control = control
         state.queue.noteStarted(at: .now)
         state.counts = ZygoteCounts()
         state.events.append(.started(pid))

@@ -47,22 +47,12 @@ final class ZygoteLink: Sendable {
         self.configuration = configuration
         onEvent = hooks.onEvent
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
-        let (mine, theirs) = try Self.openControl()
-        let host = forkcore_process()
-        do {
-            try table.fork(options: Self.options) {
-                ZygoteProcess.run(theirs, of: host, configuration, hooks, handlers)
-            }
-        } catch {
-            forkcore_close(theirs)
-            throw error
-        }
-        forkcore_close(theirs)
-        try Self.awaitReady(mine, table)
+        let control = try Self.fork(in: table, configuration, hooks, handlers)
+        try Self.awaitReady(control, table)
         var queue = CallQueue<Ticket>(maxRunning: configuration.maxChildren, maxWaiting: configuration.maxWaiting)
         queue.noteStarted(at: .now)
         queue.noteReady()
-        let state = State(queue: queue, control: mine, table: table, successor: Self.successor())
+        let state = State(queue: queue, control: control, table: table, successor: Self.successor())
         let pid = table.children.first?.pid
         self.state = Mutex(state)
         if let pid { onEvent(.started(pid)) }
@@ -80,10 +70,15 @@ final class ZygoteLink: Sendable {
         return options
     }
 
-    static func openControl() throws(ForkingError) -> (mine: ParentDescriptor, theirs: Int32) {
-        var (mine, theirs): (Int32, Int32) = (-1, -1)
-        try check(forkcore_channel_open(&mine, &theirs), "socketpair")
-        return (ParentDescriptor(mine), theirs)
+    /// Forks the first zygote. Returns the host's end of its socket, which is the last one: the zygote's end is open there alone.
+    private static func fork(
+        in table: ChildTable, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks, _ handlers: Zygote.Handlers
+    ) throws(ForkingError) -> ParentDescriptor {
+        let pair = try DescriptorPair()
+        let control = ParentDescriptor(pair.ours.release())
+        let (theirs, host) = (pair.theirs.rawValue, forkcore_process())
+        try table.fork(options: options) { ZygoteProcess.run(theirs, of: host, configuration, hooks, handlers) }
+        return control
     }
 
     private static func awaitReady(_ control: ParentDescriptor, _ table: ChildTable) throws(ForkingError) {

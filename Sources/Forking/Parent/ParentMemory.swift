@@ -9,7 +9,7 @@ import CForkCore
 /// in a child something else may be there by then.
 struct ParentMemory: ~Copyable {
     let start: UnsafeMutableRawPointer
-    private let size: Int
+    let size: Int
     private let owner = forkcore_process()
 
     init(size: Int) throws(ForkingError) {
@@ -24,19 +24,48 @@ struct ParentMemory: ~Copyable {
     }
 }
 
+/// Values in such memory. Each is to be written before it is read, unless nothing but zeros is one, too.
+struct ParentArray<Element: BitwiseCopyable>: ~Copyable {
+    private let memory: ParentMemory
+
+    init(count: Int) throws(ForkingError) {
+        memory = try ParentMemory(size: count * MemoryLayout<Element>.stride)
+        memory.start.bindMemory(to: Element.self, capacity: count)
+    }
+
+    var count: Int { memory.size / MemoryLayout<Element>.stride }
+
+    /// In place, as in memory that a pointer points to: neither read nor written as a whole where it is about a part.
+    subscript(index: Int) -> Element {
+        unsafeAddress { UnsafePointer(pointer(to: index)) }
+        nonmutating unsafeMutableAddress { pointer(to: index) }
+    }
+
+    func pointer(to index: Int) -> UnsafeMutablePointer<Element> {
+        assert(index >= 0 && index < count, "\(index) is none of \(count)")
+        return memory.start.assumingMemoryBound(to: Element.self) + index
+    }
+
+    /// The same values, and room for more.
+    func copy(count larger: Int) throws(ForkingError) -> ParentArray {
+        precondition(larger >= count, "\(count) do not fit into \(larger)")
+        let copy = try ParentArray(count: larger)
+        copy.pointer(to: 0).initialize(from: pointer(to: 0), count: count)
+        return copy
+    }
+}
+
 /// One value in such memory.
 struct ParentCell<Value: BitwiseCopyable>: ~Copyable {
-    private let memory: ParentMemory
-    private let pointer: UnsafeMutablePointer<Value>
+    private let values: ParentArray<Value>
 
     init(_ value: Value) throws(ForkingError) {
-        memory = try ParentMemory(size: MemoryLayout<Value>.size)
-        pointer = memory.start.bindMemory(to: Value.self, capacity: 1)
-        pointer.initialize(to: value)
+        values = try ParentArray(count: 1)
+        values[0] = value
     }
 
     var value: Value {
-        get { pointer.pointee }
-        nonmutating set { pointer.pointee = newValue }
+        unsafeAddress { UnsafePointer(values.pointer(to: 0)) }
+        nonmutating unsafeMutableAddress { values.pointer(to: 0) }
     }
 }

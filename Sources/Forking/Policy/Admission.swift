@@ -8,8 +8,8 @@ struct Admission {
     /// After a shortage of descriptors or memory the next try is this much later, or when a child has ended.
     static let pause = Duration.milliseconds(50)
 
-    /// When to try again.
-    private(set) var shortageUntil: Instant?
+    /// While something is short.
+    private(set) var shortage = Pause()
     /// When there last was a shortage, of any kind.
     private var lastShortage: Instant?
     /// How often in a row as many programs were on their way as can be.
@@ -25,7 +25,7 @@ struct Admission {
         return lastShortage.map { $0 + Self.respite <= now } ?? true
     }
 
-    mutating func noteShortage(at now: Instant) { shortageUntil = now + Self.pause }
+    mutating func noteShortage(at now: Instant) { shortage.begin(until: now + Self.pause) }
 
     /// As many programs are on their way to be executed as can be: mostly for less than a millisecond, but for longer where
     /// the file system is slow. It is tried again after 1, 2, 4 … milliseconds.
@@ -33,25 +33,21 @@ struct Admission {
     /// - Returns: whether that has lasted for so long that it is a shortage.
     mutating func noteCrowd(at now: Instant) -> Bool {
         let isShortage = crowds >= 6
-        shortageUntil = now + (isShortage ? Self.pause : .milliseconds(1 << crowds))
+        shortage.begin(until: now + (isShortage ? Self.pause : .milliseconds(1 << crowds)))
         crowds = min(crowds + 1, 6)
         return isShortage
     }
 
     /// A child has ended: what is short may be there now.
-    mutating func noteEnd() {
-        if shortageUntil != nil { shortageUntil = nil }
-    }
+    mutating func noteEnd() { shortage.end() }
 
     mutating func noteClient() {
         if crowds > 0 { crowds = 0 }
     }
 
-    mutating func keepTime(_ now: Instant) {
-        if let until = shortageUntil, until <= now { shortageUntil = nil }
-    }
+    mutating func keepTime(_ now: Instant) { shortage.endIfOver(at: now) }
 
     func decide(isFull: Bool) -> Decision {
-        isFull || shortageUntil != nil ? .wait : .admit
+        isFull || shortage.isOn ? .wait : .admit
     }
 }

@@ -13,7 +13,8 @@ struct Backoff {
     /// The starts that failed since one last succeeded.
     private(set) var failures = 0
     /// When to try again; nil if that may be now.
-    private(set) var until: Instant?
+    var until: Instant? { pause.until }
+    private var pause = Pause()
     /// What the last wait was, before jitter.
     private var wait: Duration?
 
@@ -22,18 +23,16 @@ struct Backoff {
     mutating func noteFailure(at now: Instant, using generator: inout some RandomNumberGenerator) {
         failures += 1
         keepTime(now)
-        guard until == nil else { return }
+        guard !pause.isOn else { return }
         let next = min(wait.map { $0 * 2 } ?? Self.first, Self.longest)
         wait = next
         let percent = Int64.random(in: 100 - Self.jitter...100 + Self.jitter, using: &generator)
-        until = now + .nanoseconds(next.inNanoseconds / 100 * percent)
+        pause.begin(until: now + .nanoseconds(next.inNanoseconds / 100 * percent))
     }
 
     /// A start succeeded: the worker served, or at least said that it would.
     mutating func noteSuccess() { self = Backoff() }
 
     /// Ends a wait that is over.
-    mutating func keepTime(_ now: Instant) {
-        if let end = until, end <= now { until = nil }
-    }
+    mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
 }

@@ -10,7 +10,7 @@ import SystemPackage
 /// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and a
 /// socket on which that one says that it serves.
 struct Handover {
-    static let variable = "FORKING_UPGRADE"
+    static let inheritance = Inheritance("FORKING_UPGRADE")
     static let first: Int32 = 3
 
     struct Socket {
@@ -23,10 +23,8 @@ struct Handover {
     let control: Int32?
     let variables: [String]
 
-    /// What the variable says.
+    /// What is left to the new program.
     struct Terms: Equatable {
-        /// For whom it is: who has another's environment is not meant.
-        let pid: ProcessID
         /// Where the new program says that it serves.
         let word: Int32
         /// Where it is to answer who asks for its status, or -1.
@@ -34,7 +32,7 @@ struct Handover {
         /// One for each socket.
         let flags: [Character]
 
-        var text: String { "\(pid) \(word) \(control) \(String(flags))" }
+        var text: String { "\(word) \(control) \(String(flags))" }
     }
 
     /// A letter for each socket says where it comes from, and its name says the rest.
@@ -76,9 +74,7 @@ extension Handover.Terms {
     /// Nil if the text makes no sense.
     init?(_ text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: false)
-        guard parts.count == 4, let pid = ProcessID(parts[0]), let word = Int32(parts[1]), word >= 0,
-            let control = Int32(parts[2])
-        else { return nil }
-        self.init(pid: pid, word: word, control: control, flags: Array(parts[3]))
+        guard parts.count == 3, let word = Int32(parts[0]), word >= 0, let control = Int32(parts[1]) else { return nil }
+        self.init(word: word, control: control, flags: Array(parts[2]))
     }
 }

@@ -14,10 +14,9 @@ struct LastClients: ~Copyable {
     private var held = HeldClients()
 
     init() throws(ForkingError) {
-        var ends: (Int32, Int32) = (-1, -1)
-        try check(forkcore_channel_open(&ends.0, &ends.1), "socketpair")
-        ours = ParentDescriptor(ends.0)
-        workers = ParentDescriptor(ends.1)
+        let pair = try DescriptorPair()
+        ours = ParentDescriptor(pair.ours.release())
+        workers = ParentDescriptor(pair.theirs.release())
     }
 
     /// Where each worker finds them; -1 when there will be none.

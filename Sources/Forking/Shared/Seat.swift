@@ -10,12 +10,17 @@ import Synchronization
 ///
 /// The parent trusts nothing in it: see `WorkerSnapshot`.
 final class Seat: @unchecked Sendable {
-    private static let size = 4096
-    private static let linesOffset = 64, startsOffset = 1024
-    /// The requests that a worker can have at the same time with a start that is known; others are counted, but not timed.
-    private static let timedRequests = 256
+    /// What stands there.
+    private struct Page: ~Copyable {
+        /// It comes first: a signal handler has its address.
+        let drain = Atomic<UInt32>(0)
+        var lines = Lines()
+        /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none. So many can
+        /// a worker have at the same time with a start that is known; others are counted, but not timed.
+        let starts = InlineArray<256, Atomic<Int64>> { _ in Atomic(0) }
+    }
 
-    private let memory: UnsafeMutableRawPointer
+    private let page: UnsafeMutablePointer<Page>
     private let owner = forkcore_process()
 
     /// What a worker says of itself.
@@ -38,29 +43,29 @@ final class Seat: @unchecked Sendable {
 
     init() throws(ForkingError) {
         var opened: UnsafeMutableRawPointer?
-        try check(forkcore_shared_open(Self.size, &opened), "mmap")
-        memory = opened!
-        (memory + Self.linesOffset).bindMemory(to: Lines.self, capacity: 1).initialize(to: Lines())
-        memory.bindMemory(to: Atomic<UInt32>.self, capacity: 1).initialize(to: Atomic(0))
-        let starts = (memory + Self.startsOffset).bindMemory(to: Atomic<Int64>.self, capacity: Self.timedRequests)
-        for index in 0..<Self.timedRequests { (starts + index).initialize(to: Atomic(0)) }
+        try check(forkcore_shared_open(MemoryLayout<Page>.size, &opened), "mmap")
+        page = opened!.bindMemory(to: Page.self, capacity: 1)
+        page.initialize(to: Page())
     }
 
     /// Parent, after the fork.
-    func withhold() { _ = forkcore_shared_withhold(memory, Self.size) }
+    func withhold() { _ = forkcore_shared_withhold(page, MemoryLayout<Page>.size) }
 
     deinit {
-        if owner == forkcore_process() { forkcore_shared_close(memory, Self.size) }
+        if owner == forkcore_process() { forkcore_shared_close(page, MemoryLayout<Page>.size) }
     }
 
-    var lines: UnsafeMutablePointer<Lines> {
-        (memory + Self.linesOffset).assumingMemoryBound(to: Lines.self)
+    var lines: Lines {
+        _read { yield page.pointee.lines }
+        _modify { yield &page.pointee.lines }
     }
 
     /// Where the signal handler sets it.
-    var drainWord: UnsafeMutablePointer<UInt32> { memory.assumingMemoryBound(to: UInt32.self) }
+    var drainWord: UnsafeMutablePointer<UInt32> {
+        UnsafeMutableRawPointer(page).assumingMemoryBound(to: UInt32.self)
+    }
 
-    var isDraining: Bool { drain.pointee.load(ordering: .relaxed) != 0 }
+    var isDraining: Bool { page.pointee.drain.load(ordering: .relaxed) != 0 }
 
     /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not. Worker: notes
     /// that nobody is there any more to ask.
@@ -69,27 +74,21 @@ final class Seat: @unchecked Sendable {
     @discardableResult
     func askToDrain(atOnce: Bool = false) -> UInt32 {
         let word = atOnce ? FORKCORE_DRAIN_ASKED | FORKCORE_DRAIN_SIGNALLED : FORKCORE_DRAIN_ASKED
-        return drain.pointee.bitwiseOr(UInt32(word), ordering: .relaxed).oldValue
+        return page.pointee.drain.bitwiseOr(UInt32(word), ordering: .relaxed).oldValue
     }
 
     /// Parent, before it asks it to drain: to take of the last clients then.
-    func offerLastClients() { _ = drain.pointee.bitwiseOr(UInt32(FORKCORE_DRAIN_LAST), ordering: .relaxed) }
+    func offerLastClients() { _ = page.pointee.drain.bitwiseOr(UInt32(FORKCORE_DRAIN_LAST), ordering: .relaxed) }
 
-    var takesLastClients: Bool { drain.pointee.load(ordering: .relaxed) & UInt32(FORKCORE_DRAIN_LAST) != 0 }
-
-    private var drain: UnsafeMutablePointer<Atomic<UInt32>> { memory.assumingMemoryBound(to: Atomic<UInt32>.self) }
+    var takesLastClients: Bool { page.pointee.drain.load(ordering: .relaxed) & UInt32(FORKCORE_DRAIN_LAST) != 0 }
 
     // MARK: Requests
 
-    /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none.
-    private var starts: UnsafeMutablePointer<Atomic<Int64>> {
-        (memory + Self.startsOffset).assumingMemoryBound(to: Atomic<Int64>.self)
-    }
-
     /// Worker: notes a start, and returns its number; -1 if there are too many.
     func noteStart(_ now: Instant) -> Int {
-        for index in 0..<Self.timedRequests where starts[index].load(ordering: .relaxed) == 0 {
-            let (taken, _) = starts[index].compareExchange(expected: 0, desired: now.nanoseconds, ordering: .relaxed)
+        for index in page.pointee.starts.indices where page.pointee.starts[index].load(ordering: .relaxed) == 0 {
+            let (taken, _) = page.pointee.starts[index].compareExchange(
+                expected: 0, desired: now.nanoseconds, ordering: .relaxed)
             if taken { return index }
         }
         return -1
@@ -97,16 +96,16 @@ final class Seat: @unchecked Sendable {
 
     /// Worker: forgets one, or with nil all.
     func forgetStart(_ number: Int?) {
-        for index in number.map({ $0..<$0 + 1 }) ?? 0..<Self.timedRequests {
-            guard (0..<Self.timedRequests).contains(index) else { continue }
-            starts[index].store(0, ordering: .relaxed)
+        let all = page.pointee.starts.indices
+        for index in number.map({ $0..<$0 + 1 })?.clamped(to: all) ?? all {
+            page.pointee.starts[index].store(0, ordering: .relaxed)
         }
     }
 
     private func oldestStart() -> Int64? {
         var oldest = Int64.max
-        for index in 0..<Self.timedRequests {
-            let start = starts[index].load(ordering: .relaxed)
+        for index in page.pointee.starts.indices {
+            let start = page.pointee.starts[index].load(ordering: .relaxed)
             if start > 0, start < oldest { oldest = start }
         }
         return oldest == .max ? nil : oldest
@@ -116,18 +115,18 @@ final class Seat: @unchecked Sendable {
 
     /// Parent: what stands there now.
     func read(startedAt: Instant, now: Instant) -> WorkerSnapshot {
-        let isBusy = lines.pointee.active.load(ordering: .relaxed) > 0
+        let isBusy = lines.active.load(ordering: .relaxed) > 0
         return WorkerSnapshot(
-            isReady: lines.pointee.isReady.load(ordering: .acquiring),
-            wantsToRetire: lines.pointee.wantsToRetire.load(ordering: .relaxed),
+            isReady: lines.isReady.load(ordering: .acquiring),
+            wantsToRetire: lines.wantsToRetire.load(ordering: .relaxed),
             isDraining: isDraining,
             isBusy: isBusy,
-            hasConnection: lines.pointee.hasConnection.load(ordering: .relaxed),
-            requests: lines.pointee.requests.load(ordering: .relaxed),
-            since: Self.within(startedAt, now, lines.pointee.since.load(ordering: .relaxed)),
+            hasConnection: lines.hasConnection.load(ordering: .relaxed),
+            requests: lines.requests.load(ordering: .relaxed),
+            since: Self.within(startedAt, now, lines.since.load(ordering: .relaxed)),
             oldest: isBusy ? oldestStart().map { Self.within(startedAt, now, $0) } : nil,
-            beat: Self.within(startedAt, now, lines.pointee.beat.load(ordering: .relaxed)),
-            peer: lines.pointee.peer.checked)
+            beat: Self.within(startedAt, now, lines.beat.load(ordering: .relaxed)),
+            peer: lines.peer.checked)
     }
 
     private static func within(_ start: Instant, _ now: Instant, _ nanoseconds: Int64) -> Instant {

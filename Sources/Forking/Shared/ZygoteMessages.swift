@@ -295,8 +295,3 @@ func discard(_ descriptors: [Int32]) {
     guard !descriptors.isEmpty else { return }
     _ = forkcore_discard(descriptors, descriptors.count)
 }
-
-/// Makes an error of what a C function returned, unless that is 0.
-func checked(_ code: Int32, _ call: String) throws(ForkingError) {
-    if code != 0 { throw .system(call: call, Errno(rawValue: code)) }
-}

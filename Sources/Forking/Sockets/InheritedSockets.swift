@@ -157,7 +157,7 @@ public enum InheritedSockets {
         guard names == nil || number == 0 || names?.count == Int(number) else {
             throw .invalid("LISTEN_FDNAMES has \(names?.count ?? 0) names, and LISTEN_FDS is \(count)")
         }
-        for descriptor in first..<first + number where fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0 {
+        for descriptor in first..<first + number where !Inheritance.adopt(descriptor) {
             throw .invalid("LISTEN_FDS is \(count), but descriptor \(descriptor) is not open")
         }
         let found = (0..<Int(number)).map { index in
@@ -186,10 +186,7 @@ private struct InheritedSocket {
 
     /// Whether it is what a server at `address` asks for.
     func serves(_ address: SocketAddress, datagram: Bool) -> Bool {
-        var type: Int32 = 0
-        var length = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0,
-            type == Int32((datagram ? SOCK_DGRAM : SOCK_STREAM).rawValue),
+        guard socketType(of: descriptor) == Int32((datagram ? SOCK_DGRAM : SOCK_STREAM).rawValue),
             let bound = try? SocketAddress(boundTo: descriptor)
         else { return false }
         // Port 0 asks for a new port, which no service manager's is.

@@ -55,7 +55,7 @@ package final class AcceptQueue: Sendable {
 
     /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
-        seat.lines.pointee.takesFromQueue.store(true, ordering: .relaxed)
+        seat.lines.takesFromQueue.store(true, ordering: .relaxed)
         while !seat.isDraining {
             if let client = try wait(lingering) { return client }
         }

@@ -47,14 +47,14 @@ public final class Worker: Sendable {
     /// `PreforkServer.Configuration.startTimeout` allows is ended.
     public func notifyReady() {
         sendHeartbeat()
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.isReady.store(true, ordering: .releasing)
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.isReady.store(true, ordering: .releasing)
         tell()
     }
 
     /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for longer is
     /// taken for stuck.
-    public func sendHeartbeat() { seat.lines.pointee.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
+    public func sendHeartbeat() { seat.lines.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
     /// A request that is being served, for `endRequest(_:)`.
     public struct RequestID: Sendable {
@@ -68,11 +68,11 @@ public final class Worker: Sendable {
     ///   - isTimed: whether `PreforkServer.Configuration.requestTimeout` is for it.
     /// - Returns: what to end it by.
     public func beginRequest(from peer: SocketAddress? = nil, isTimed: Bool = true) -> RequestID {
-        if let peer { seat.lines.pointee.peer = peer }
+        if let peer { seat.lines.peer = peer }
         let now = Instant.now
-        seat.lines.pointee.since.store(now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.active.add(1, ordering: .relaxed)
-        let (_, count) = seat.lines.pointee.requests.add(1, ordering: .relaxed)
+        seat.lines.since.store(now.nanoseconds, ordering: .relaxed)
+        seat.lines.active.add(1, ordering: .relaxed)
+        let (_, count) = seat.lines.requests.add(1, ordering: .relaxed)
         if count == maxRequests { retire() }
         return RequestID(number: isTimed ? seat.noteStart(now) : -1)
     }
@@ -80,13 +80,13 @@ public final class Worker: Sendable {
     /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns, end then.
     public func endRequest(_ request: RequestID) {
         seat.forgetStart(request.number)
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.pointee.active.subtract(1, ordering: .relaxed)
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        seat.lines.active.subtract(1, ordering: .relaxed)
     }
 
     /// Asks for another worker in its place. It goes on until that one is ready; then it is asked to drain.
     public func retire() {
-        seat.lines.pointee.wantsToRetire.store(true, ordering: .relaxed)
+        seat.lines.wantsToRetire.store(true, ordering: .relaxed)
         tell()
     }
 
@@ -108,11 +108,11 @@ public final class Worker: Sendable {
     public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
 
     private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
-        seat.lines.pointee.hasConnection.store(false, ordering: .relaxed)
+        seat.lines.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
-        if heartbeatTimeout != nil { seat.lines.pointee.beat.store(.max, ordering: .relaxed) }
+        if heartbeatTimeout != nil { seat.lines.beat.store(.max, ordering: .relaxed) }
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
-        seat.lines.pointee.hasConnection.store(true, ordering: .relaxed)
+        seat.lines.hasConnection.store(true, ordering: .relaxed)
         if heartbeatTimeout != nil { sendHeartbeat() }
         var connection = Connection(descriptor, peer: peer)
         connection.mayHoldRights = peer.isUnix
@@ -144,8 +144,8 @@ public final class Worker: Sendable {
 
     /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.
     private func endAllRequests() {
-        guard seat.lines.pointee.active.exchange(0, ordering: .relaxed) != 0 else { return }
-        seat.lines.pointee.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        guard seat.lines.active.exchange(0, ordering: .relaxed) != 0 else { return }
+        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         seat.forgetStart(nil)
     }
 }

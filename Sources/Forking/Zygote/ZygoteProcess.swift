@@ -14,8 +14,10 @@ final class ZygoteProcess {
     private let control: ParentDescriptor
     /// Readable when the host has ended, however it did. pidfd_open(2)
     private let host: ParentDescriptor
-    /// The calls' channels, readable when the host hangs up. epoll(7)
+    /// The calls' channels, and the socket that orders come by, readable when the host hangs up. epoll(7)
     private let hangUps: ParentDescriptor
+    /// That socket's token there. Each channel's is its child's pid.
+    private static let controlToken: UInt64 = 0
     private let table: ChildTable
     private let handlers: Zygote.Handlers
     private let beforeFork: () throws -> Void
@@ -44,6 +46,7 @@ final class ZygoteProcess {
         // It had ended before, and its number may be another's.
         guard getppid() == hostID else { throw .invalid("the zygote's host has ended") }
         hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
+        try check(forkcore_poll_add_hang_up(hangUps.rawValue, control, Self.controlToken), "epoll_ctl")
         table = try ChildTable(maxChildren: configuration.maxChildren)
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
@@ -55,10 +58,10 @@ final class ZygoteProcess {
     func run() -> Int32 {
         guard prepare() else { return 1 }
         while !(isDraining && table.count == 0) {
-            guard let ready = wait() else { break }
-            if ready.order { takeOrders() }
-            if ready.hangUp { killAbandoned() }
-            if ready.table { collect() }
+            guard let ready = try? wait(), !ready.contains(.hostsEnd) else { break }
+            if ready.contains(.hangUps), !killAbandoned() { break }
+            if ready.contains(.orders) { takeOrders() }
+            if ready.contains(.children) { collect() }
         }
         table.killAll()
         _ = try? table.wait(atMost: .seconds(1))
@@ -85,32 +88,26 @@ final class ZygoteProcess {
 
     /// Does what each child does, but for its handler: what the language makes at first use is then made in each of them.
     private func rehearse() throws {
-        var (host, child): (Int32, Int32) = (-1, -1)
-        try check(forkcore_channel_open(&host, &child), "socketpair")
-        defer {
-            forkcore_close(host)
-            forkcore_close(child)
-        }
-        try CallMessage(.request, [0]).send(over: host)
-        _ = ZygoteChild(channel: child, limits: forkcore_limits(), ordered: .now, tally: tally)
+        let pair = try DescriptorPair()
+        try CallMessage(.request, [0]).send(over: pair.ours.rawValue)
+        _ = ZygoteChild(channel: pair.theirs.rawValue, limits: forkcore_limits(), ordered: .now, tally: tally)
             .run(.answer { Zygote.Reply($0.bytes) })
     }
 
-    /// Waits for something to do; nil when the host has gone.
-    private func wait() -> (order: Bool, hangUp: Bool, table: Bool)? {
-        withUnsafeTemporaryAllocation(of: pollfd.self, capacity: 4) { polled in
-            // While there is no room, orders wait in the socket; but that the host hangs up is always seen.
-            let orders: Int16 = takesOrders ? Int16(POLLIN) : 0
-            polled[0] = pollfd(fd: control.rawValue, events: orders, revents: 0)
-            for (place, watched) in [host.rawValue, hangUps.rawValue, table.descriptor.rawValue].enumerated() {
-                polled[place + 1] = pollfd(fd: watched, events: Int16(POLLIN), revents: 0)
-            }
-            var code: Int32
-            repeat { code = failure(of: poll(polled.baseAddress, nfds_t(polled.count), -1)) } while code == EINTR
-            guard code == 0 else { return nil }
-            guard polled[0].revents & Int16(POLLHUP | POLLERR) == 0, polled[1].revents == 0 else { return nil }
-            return (polled[0].revents != 0, polled[2].revents != 0, polled[3].revents != 0)
-        }
+    private struct Ready: OptionSet {
+        let rawValue: UInt32
+        static let hostsEnd = Ready(rawValue: 1)
+        static let hangUps = Ready(rawValue: 2)
+        static let orders = Ready(rawValue: 4)
+        static let children = Ready(rawValue: 8)
+    }
+
+    /// Waits for something to do. While there is no room, orders wait in the socket.
+    private func wait() throws(ForkingError) -> Ready {
+        Ready(
+            rawValue: try waitUntilReadable([
+                host.rawValue, hangUps.rawValue, takesOrders ? control.rawValue : -1, table.descriptor.rawValue,
+            ]))
     }
 
     // MARK: Orders
@@ -181,16 +178,20 @@ final class ZygoteProcess {
 
     // MARK: Ends
 
-    private func killAbandoned() {
-        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { pids in
+    /// Kills those whose host has hung up. Returns false if it has gone altogether.
+    private func killAbandoned() -> Bool {
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
             var count = 0
-            guard forkcore_poll_ready(hangUps.rawValue, pids.baseAddress, pids.count, &count) == 0 else { return }
-            for pid in pids.prefix(count).map({ ProcessID($0) }) {
+            _ = forkcore_poll_ready(hangUps.rawValue, tokens.baseAddress, tokens.count, &count)
+            for token in tokens.prefix(count) {
+                guard token != Self.controlToken else { return false }
+                let pid = ProcessID(token)
                 guard let channel = channels[pid] else { continue }
                 // Its end is news; that the host hung up is news no more.
                 forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
                 table.signal(.kill, to: pid, group: true)
             }
+            return true
         }
     }
 

@@ -16,41 +16,22 @@ struct ChildSlots: ~Copyable {
         var firstWord = 0
     }
 
-    private let memory: ParentMemory
-    private let counts: UnsafeMutablePointer<Counts>
-    private let children: UnsafeMutablePointer<Child>
+    private let counts: ParentCell<Counts>
+    private let children: ParentArray<Child>
     /// A bit for each slot that is taken.
-    private let taken: UnsafeMutablePointer<UInt64>
+    private let taken: ParentArray<UInt64>
     /// A hash table with linear probing, from pids to slots plus one; 0 is an empty place. A power of two, at least twice
     /// the capacity.
-    private let places: UnsafeMutablePointer<Int32>
+    private let places: ParentArray<Int32>
     /// Of each child that was to be a program: why it could not be. It writes that there itself.
-    private let refusals: UnsafeMutablePointer<Int32>
+    private let refusals: ParentArray<Int32>
     private let placeMask: Int
 
-    init(capacity: Int) throws(ForkingError) {
-        let words = (capacity + 63) / 64
-        var placeCount = 4
-        while placeCount < 2 * capacity { placeCount *= 2 }
-        let childBytes = capacity * MemoryLayout<Child>.stride
-        let size = childBytes + words * 8 + placeCount * 4 + capacity * 4 + MemoryLayout<Counts>.stride
-        memory = try ParentMemory(size: size)
-        counts = memory.start.bindMemory(to: Counts.self, capacity: 1)
-        counts.initialize(to: Counts())
-        let start = memory.start + MemoryLayout<Counts>.stride
-        self.capacity = capacity
-        children = start.bindMemory(to: Child.self, capacity: capacity)
-        taken = (start + childBytes).bindMemory(to: UInt64.self, capacity: words)
-        places = (start + childBytes + words * 8).bindMemory(to: Int32.self, capacity: placeCount)
-        refusals = (start + childBytes + words * 8 + placeCount * 4).bindMemory(to: Int32.self, capacity: capacity)
-        placeMask = placeCount - 1
-    }
-
     /// How many are taken.
-    var count: Int { counts.pointee.taken }
+    var count: Int { counts.value.taken }
 
     /// All that are taken are below this.
-    var end: Int { counts.pointee.end }
+    var end: Int { counts.value.end }
 
     /// The child in a slot that was taken and filled.
     subscript(slot: Int) -> Child {
@@ -59,18 +40,18 @@ struct ChildSlots: ~Copyable {
     }
 
     /// Where the errno of a program that cannot be executed is put; 0 there means none.
-    func refusal(_ slot: Int) -> UnsafeMutablePointer<Int32> { refusals + slot }
+    func refusal(_ slot: Int) -> UnsafeMutablePointer<Int32> { refusals.pointer(to: slot) }
 
     // MARK: A slot's life: take → fill → release
 
     /// The lowest free slot; there must be one.
     func take() -> Int {
-        var word = counts.pointee.firstWord  // none below it has a free slot
+        var word = counts.value.firstWord  // none below it has a free slot
         while taken[word] == .max { word += 1 }
         let slot = word * 64 + (~taken[word]).trailingZeroBitCount
         taken[word] |= Self.bit(slot)
         children[slot] = Child.none
-        counts.pointee = Counts(taken: count + 1, end: max(end, slot + 1), firstWord: word)
+        counts.value = Counts(taken: count + 1, end: max(end, slot + 1), firstWord: word)
         return slot
     }
 
@@ -88,9 +69,9 @@ struct ChildSlots: ~Copyable {
         children[slot] = Child.none
         refusals[slot] = 0
         taken[slot / 64] &= ~Self.bit(slot)
-        counts.pointee.taken -= 1
-        counts.pointee.firstWord = min(counts.pointee.firstWord, slot / 64)
-        while end > 0, !isTaken(end - 1) { counts.pointee.end -= 1 }
+        counts.value.taken -= 1
+        counts.value.firstWord = min(counts.value.firstWord, slot / 64)
+        while end > 0, !isTaken(end - 1) { counts.value.end -= 1 }
     }
 
     private static func bit(_ slot: Int) -> UInt64 { 1 << UInt64(slot % 64) }
@@ -143,5 +124,16 @@ struct ChildSlots: ~Copyable {
             next = (next + 1) & placeMask
         }
         places[hole] = 0
+    }
+}
+
+extension ChildSlots {
+    init(capacity: Int) throws(ForkingError) {
+        var placeCount = 4
+        while placeCount < 2 * capacity { placeCount *= 2 }
+        try self.init(
+            capacity: capacity, counts: ParentCell(Counts()), children: ParentArray(count: capacity),
+            taken: ParentArray(count: (capacity + 63) / 64), places: ParentArray(count: placeCount),
+            refusals: ParentArray(count: capacity), placeMask: placeCount - 1)
     }
 }

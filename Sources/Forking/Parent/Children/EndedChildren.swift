@@ -17,47 +17,37 @@ struct EndedChildren: ~Copyable {
     private struct Header {
         var first = 0
         var end = 0
-        var capacity: Int
     }
 
-    private var memory: ParentMemory
-    private var header: UnsafeMutablePointer<Header>
-    private var children: UnsafeMutablePointer<EndedChild>
+    private let header: ParentCell<Header>
+    private var children: ParentArray<EndedChild>
 
-    init() throws(ForkingError) { try self.init(capacity: 16) }
-
-    private init(capacity: Int) throws(ForkingError) {
-        let stride = MemoryLayout<EndedChild>.stride  // the first place is the header's
-        memory = try ParentMemory(size: stride * (capacity + 1))
-        header = memory.start.bindMemory(to: Header.self, capacity: 1)
-        children = (memory.start + stride).bindMemory(to: EndedChild.self, capacity: capacity)
-        header.initialize(to: Header(capacity: capacity))
-    }
-
-    var isEmpty: Bool { header.pointee.first == header.pointee.end }
+    var isEmpty: Bool { header.value.first == header.value.end }
 
     mutating func append(_ child: EndedChild) {
-        if header.pointee.end == header.pointee.capacity { grow() }
-        (children + header.pointee.end).initialize(to: child)
-        header.pointee.end += 1
+        if header.value.end == children.count { grow() }
+        children[header.value.end] = child
+        header.value.end += 1
     }
 
     /// Takes the oldest.
     func next() -> EndedChild? {
         guard !isEmpty else { return nil }
-        let child = children[header.pointee.first]
-        header.pointee.first += 1
-        if isEmpty { (header.pointee.first, header.pointee.end) = (0, 0) }
+        let child = children[header.value.first]
+        header.value.first += 1
+        if isEmpty { (header.value.first, header.value.end) = (0, 0) }
         return child
     }
 
     private mutating func grow() {
-        let old = header.pointee
-        guard let larger = try? EndedChildren(capacity: 2 * old.capacity) else {
-            preconditionFailure("no memory for \(2 * old.capacity) children that have ended")
+        let count = 2 * children.count
+        guard let larger = try? children.copy(count: count) else {
+            preconditionFailure("no memory for \(count) children that have ended")
         }
-        larger.children.initialize(from: children, count: old.end)
-        (larger.header.pointee.first, larger.header.pointee.end) = (old.first, old.end)
-        self = larger
+        children = larger
     }
+}
+
+extension EndedChildren {
+    init() throws(ForkingError) { try self.init(header: ParentCell(Header()), children: ParentArray(count: 16)) }
 }

@@ -15,7 +15,7 @@ struct ManagerReports {
     private var role: Role
     /// To be said in this order, whatever else there is: tried again when the manager's queue was full.
     private var owed: [String] = []
-    private var retryAt: Instant?
+    private var retryPause = Pause()
     private var nextBeat: Instant?
     /// The line that it knows, and what it was made of.
     private var line = ""
@@ -37,8 +37,8 @@ struct ManagerReports {
     var next: Instant? {
         switch role {
         case .successor: nil
-        case .main: earlier(earlier(retryAt, nextBeat), nextLine)
-        case .leaving: retryAt
+        case .main: earlier(earlier(retryPause.until, nextBeat), nextLine)
+        case .leaving: retryPause.until
         }
     }
 
@@ -67,10 +67,10 @@ struct ManagerReports {
 
     private mutating func sayOwed(_ now: Instant) {
         guard role != .successor else { return }
-        retryAt = nil
+        retryPause.end()
         while let text = owed.first {
             guard manager.notify(text) != .later else {
-                retryAt = now + Self.pause
+                retryPause.begin(until: now + Self.pause)
                 return
             }
             owed.removeFirst()
@@ -88,7 +88,7 @@ struct ManagerReports {
     ///   - line: how the server does, in words.
     mutating func keepTime(_ now: Instant, _ state: Int?, _ line: () -> String) {
         guard role != .successor else { return }
-        if let retryAt, retryAt <= now { sayOwed(now) }
+        if retryPause.endIfOver(at: now) { sayOwed(now) }
         guard role == .main else { return }
         if let interval = manager.watchdogInterval, nextBeat.map({ $0 <= now }) ?? true {
             nextBeat = now + (manager.notify("WATCHDOG=1") == .later ? min(Self.pause, interval) : interval)

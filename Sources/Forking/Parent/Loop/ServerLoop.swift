@@ -19,8 +19,8 @@ final class ServerLoop {
     private var control: ControlSocket?
     /// The control socket's, while it is waited for, or -1: a number, as in each turn it is looked at.
     private var controlDescriptor: Int32 = -1
-    /// Nobody could be accepted there; it is tried again then.
-    private var controlPausedUntil: Instant?
+    /// Until it is waited for again.
+    private var controlPause = Pause()
     /// Nil where no service manager wants to be told.
     var reports: ManagerReports?
     private(set) var isManaged = false
@@ -99,9 +99,9 @@ final class ServerLoop {
         do throws(ForkingError) {
             try control?.answer(from: source)
             // However many ask, and whoever may: an abstract name is open to all.
-            controlPausedUntil = .now + Self.pauseBetweenAnswers
+            controlPause.begin(until: .now + Self.pauseBetweenAnswers)
         } catch {
-            controlPausedUntil = .now + Admission.pause
+            controlPause.begin(until: .now + Admission.pause)
         }
         controlDescriptor = -1
     }
@@ -124,7 +124,7 @@ final class ServerLoop {
     private static let pauseBetweenAnswers = Duration.milliseconds(20)
 
     private func watchControl() {
-        controlPausedUntil = nil
+        controlPause.end()
         controlDescriptor = control.map { $0.isInherited ? -1 : $0.descriptor } ?? -1
     }
 
@@ -206,7 +206,7 @@ final class ServerLoop {
     ///   - isBusy: there is something to do already: only looks.
     ///   - isHolding: somebody is still to be served.
     func wait(for work: Int32, until: Instant?, isBusy: Bool, isHolding: Bool = false) throws(ForkingError) -> Ready {
-        if let end = controlPausedUntil, end <= .now { watchControl() }
+        if controlPause.endIfOver(at: .now) { watchControl() }
         let (word, end) = upgradeDescriptors
         let polled: InlineArray<7, Int32> = [
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
@@ -214,15 +214,10 @@ final class ServerLoop {
         ]
         // A hook may have collected the last child, after which nothing would wake us.
         let isOver = life.state != .serving && isEmpty && !isHolding
-        let mine = earlier(earlier(controlPausedUntil, reports?.next), successor?.deadline)
+        let mine = earlier(earlier(controlPause.until, reports?.next), successor?.deadline)
         let next = earlier(earlier(life.deadline, until), mine)
-        let timeout = isBusy || isOver ? 0 : next.map { max(0, ($0 - .now).inNanoseconds) } ?? -1
-        var ready: UInt32 = 0
-        let code = polled.span.withUnsafeBufferPointer {
-            forkcore_wait_readable($0.baseAddress, $0.count, timeout, &ready)
-        }
-        try check(code, "ppoll")
-        return Ready(rawValue: ready)
+        let rest = isBusy || isOver ? .zero : next.map { $0 - .now }
+        return Ready(rawValue: try waitUntilReadable(polled, atMost: rest))
     }
 
     // MARK: Stopping

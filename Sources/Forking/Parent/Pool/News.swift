@@ -10,28 +10,25 @@ import CForkCore
 struct News: ~Copyable {
     /// The looks in a second that follow one another without a pause.
     private static let looksWithoutPause = 100
-    private static let pause = Duration.milliseconds(20)
+    private static let pauseBetweenLooks = Duration.milliseconds(20)
 
     private let poll: ParentDescriptor
     private var second = Instant.now
     private var looks = 0
-    /// There is no look before.
-    private(set) var pausedUntil: Instant?
+    /// Until the next look.
+    private(set) var pause = Pause()
 
     init() throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
     }
 
     /// What to wait for; -1 during a pause.
-    var descriptor: Int32 { pausedUntil == nil ? poll.rawValue : -1 }
+    var descriptor: Int32 { pause.isOn ? -1 : poll.rawValue }
 
-    /// One for a worker that is about to be forked. The caller closes it: it is heard of as long as somebody has it.
-    func bell() throws(ForkingError) -> Int32 {
-        var bell: Int32 = -1
-        try check(forkcore_event_open(&bell), "eventfd")
-        let code = forkcore_poll_add_edge(poll.rawValue, bell, 0)
-        if code != 0 { forkcore_close(bell) }
-        try check(code, "epoll_ctl")
+    /// One for a worker that is about to be forked. It is heard of as long as somebody has it.
+    func bell() throws(ForkingError) -> OwnedDescriptor {
+        let bell = try OwnedDescriptor("eventfd", forkcore_event_open)
+        try check(forkcore_poll_add_edge(poll.rawValue, bell.rawValue, 0), "epoll_ctl")
         return bell
     }
 
@@ -49,29 +46,8 @@ struct News: ~Copyable {
         }
         if now - second >= .seconds(1) { (second, looks) = (now, 0) }
         looks += 1
-        if looks > Self.looksWithoutPause { pausedUntil = now + Self.pause }
+        if looks > Self.looksWithoutPause { pause.begin(until: now + Self.pauseBetweenLooks) }
     }
 
-    mutating func keepTime(_ now: Instant) {
-        if let end = pausedUntil, end <= now { pausedUntil = nil }
-    }
-}
-
-/// Two connected descriptors, one of which stays with the parent. The other is the worker's, and closed here with this.
-struct WorkersEnd: ~Copyable {
-    let descriptor: Int32
-    let parents: ParentDescriptor
-
-    /// Opens them with a C function that stores the parent's and the worker's, and returns an errno.
-    init(_ call: String, _ open: (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> Int32)
-        throws(ForkingError)
-    {
-        var parents: Int32 = -1
-        var workers: Int32 = -1
-        try check(open(&parents, &workers), call)
-        descriptor = workers
-        self.parents = ParentDescriptor(channel: parents)
-    }
-
-    deinit { forkcore_close(descriptor) }
+    mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
 }

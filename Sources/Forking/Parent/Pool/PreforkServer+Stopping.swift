@@ -27,11 +27,11 @@ extension PreforkServer {
 
     /// Whether there are workers who serve those who wait now, on sockets that nobody goes on with.
     private var canServeWaiting: Bool {
-        links.values.contains { $0.seat.lines.pointee.takesFromQueue.load(ordering: .relaxed) }
+        links.values.contains { $0.seat.lines.takesFromQueue.load(ordering: .relaxed) }
     }
 
     /// Passes on as many of those who waited as there is room for.
     func passOnLastClients(_ now: Instant) {
-        passOnAt = lastClients.passOn() ? now + Admission.pause : nil
+        if lastClients.passOn() { passOnPause.begin(until: now + Admission.pause) }
     }
 }

@@ -139,21 +139,23 @@ extension PreforkServer {
     private func forkWorker(_ now: Instant) throws(ForkingError) {
         let number = policy.nextNumber
         let seat = try Seat()
-        let lifeline = try WorkersEnd("socketpair", forkcore_lifeline_open)
-        let tie = try WorkersEnd("pipe2", forkcore_tie_open)
+        let lifeline = try DescriptorPair("socketpair", forkcore_lifeline_open)
+        let tie = try DescriptorPair("pipe2", forkcore_tie_open)
         let bell = try news.bell()
-        defer { forkcore_close(bell) }
+        let link = WorkerLink(
+            seat: seat, lifeline: ParentDescriptor(channel: lifeline.ours.release()),
+            tie: ParentDescriptor(tie.ours.release()))
         let setup = WorkerSetup(
             number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
-            lifeline: lifeline.descriptor, tie: tie.descriptor, lastClients: lastClients.descriptor, news: bell,
-            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout)
-                .nanoseconds,
+            lifeline: lifeline.theirs.rawValue, tie: tie.theirs.rawValue, lastClients: lastClients.descriptor,
+            news: bell.rawValue,
+            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout).nanoseconds,
             maxRequests: requestsUntilReplaced(), heartbeatTimeout: configuration.heartbeatTimeout)
         var options = configuration.childOptions
         options.heedless = heedless
         let pid = try children.fork(options: options, keeping: setup.listeners + [setup.lastClients]) { run(setup) }
         seat.withhold()
-        links[pid] = WorkerLink(seat: seat, lifeline: lifeline.parents, tie: tie.parents)
+        links[pid] = link
         let actions = policy.noteForked(
             pid, number: number, retiresAt: configuration.maxAge.map { now + scattered($0) },
             seat.read(startedAt: now, now: now), at: now)

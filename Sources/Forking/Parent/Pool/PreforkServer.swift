@@ -44,8 +44,8 @@ public final class PreforkServer {
     private(set) var news: News
     var listeners: [SharedListener] = []
     var lastClients: LastClients
-    /// When to try again to pass on those of them for whom there was no room.
-    var passOnAt: Instant?
+    /// Until it is tried again to pass on those of them for whom there was no room.
+    var passOnPause = Pause()
     var policy: PoolPolicy
     /// For each of the policy's workers.
     var links: [ProcessID: WorkerLink] = [:]
@@ -172,14 +172,15 @@ public final class PreforkServer {
         if loop.life.state == .serving { tend(.now) }  // unless nobody can reach it any more
         loop.report(reportState, { reportLine })
         let ready = try loop.wait(
-            for: news.descriptor, until: earlier(policy.nextLook, earlier(news.pausedUntil, passOnAt)), isBusy: false)
+            for: news.descriptor, until: earlier(policy.nextLook, earlier(news.pause.until, passOnPause.until)),
+            isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
         news.keepTime(.now)
         if ready.contains(.work) { news.take(.now) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
-        if let passOnAt, passOnAt <= .now { passOnLastClients(.now) }
+        if passOnPause.endIfOver(at: .now) { passOnLastClients(.now) }
         switch loop.keepTime(.now) {
         case .stop(let stop): carryOut(stop)
         case .abandonChildren: tell(.abandoned(loop.abandoned))

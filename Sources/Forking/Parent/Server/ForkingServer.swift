@@ -290,7 +290,7 @@ public final class ForkingServer {
         let canAdmit = canAdmit
         return try loop.wait(
             for: canAdmit ? listeners.polled : -1,
-            until: earlier(earlier(idleDeadline, admission.shortageUntil), lent.next),
+            until: earlier(earlier(idleDeadline, admission.shortage.until), lent.next),
             isBusy: isHolding && canAdmit, isHolding: isHolding)
     }
 

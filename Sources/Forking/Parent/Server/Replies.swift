@@ -24,11 +24,9 @@ final class Replies {
     private let poll: ParentDescriptor
     private let source: ReapSource
     private let owner = forkcore_process()
-    private let memory: ParentMemory
-    private let count: Int
-    private let places: UnsafeMutablePointer<Place>
-    private let pids: UnsafeMutablePointer<ProcessID>
-    private let buffer: UnsafeMutableRawPointer
+    private let places: ParentArray<Place>
+    private let pids: ParentArray<ProcessID>
+    private let buffer: ParentArray<UInt8>
     /// The kernel lets none be longer, as it is set up by default: net.core.wmem_max.
     private static let longest = 1 << 18
     /// For the next child: the parent's end, and the child's.
@@ -41,12 +39,9 @@ final class Replies {
     init(for children: ChildTable) throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
         source = children.source
-        count = children.slots.capacity
-        let placesSize = count * MemoryLayout<Place>.stride, pidsSize = count * MemoryLayout<ProcessID>.stride
-        memory = try ParentMemory(size: placesSize + pidsSize + Self.longest)
-        places = memory.start.bindMemory(to: Place.self, capacity: count)
-        pids = (memory.start + placesSize).bindMemory(to: ProcessID.self, capacity: count)
-        buffer = memory.start + placesSize + pidsSize
+        places = try ParentArray(count: children.slots.capacity)
+        pids = try ParentArray(count: children.slots.capacity)
+        buffer = try ParentArray(count: Self.longest)
         try source.add(self, poll.rawValue)
     }
 
@@ -67,12 +62,10 @@ final class Replies {
     /// Makes what the next child needs, before its datagram is taken from the socket.
     func prepare() throws(ForkingError) {
         guard next == nil else { return }
-        var ours: Int32 = -1
-        var childs: Int32 = -1
-        try check(forkcore_channel_open(&ours, &childs), "socketpair")
-        if forkcore_refuse_rights(ours) != 0, !mayHoldRights { mayHoldRights = true }
-        ParentOnly.add(ours)
-        next = (ours, childs)
+        let pair = try DescriptorPair()
+        if forkcore_refuse_rights(pair.ours.rawValue) != 0, !mayHoldRights { mayHoldRights = true }
+        ParentOnly.add(pair.ours.rawValue)
+        next = (pair.ours.release(), pair.theirs.release())
     }
 
     /// The next child's end.
@@ -83,15 +76,14 @@ final class Replies {
         // What children have left running can hold places for longer than there are children.
         guard let (ours, childs) = next, case .socket(let servers) = datagram.way,
             let socket = sockets.first(where: { $0.servers == servers })?.copy.rawValue,
-            let index = (0..<count).first(where: { pids[$0] == 0 }),
+            let index = (0..<pids.count).first(where: { pids[$0] == 0 }),
             forkcore_poll_add(poll.rawValue, ours, UInt64(index)) == 0
         else { return dropNext() }
         next = nil
         forkcore_close(childs)
         pids[index] = pid
         if index >= end { end = index + 1 }
-        (places + index).initialize(
-            to: Place(channel: ours, socket: socket, peer: datagram.peer, destination: datagram.destination))
+        places[index] = Place(channel: ours, socket: socket, peer: datagram.peer, destination: datagram.destination)
     }
 
     private func dropNext() {
@@ -135,7 +127,8 @@ final class Replies {
         var (size, isTruncated) = (0, false)
         var code: Int32 = 0
         _ = SocketAddress {
-            code = forkcore_receive_datagram(place.channel, buffer, Self.longest, $0, $1, nil, &size, &isTruncated)
+            code = forkcore_receive_datagram(
+                place.channel, buffer.pointer(to: 0), buffer.count, $0, $1, nil, &size, &isTruncated)
         }
         // The first byte is there so that an empty answer is none of nothing.
         guard code == 0, size > 0 else { return code == EAGAIN ? () : hangUp(index) }
@@ -146,7 +139,7 @@ final class Replies {
     private func send(_ size: Int, to place: Place) -> Int32 {
         var destination = place.destination
         return place.peer.withSockaddr {
-            forkcore_send_datagram(place.socket, buffer + 1, size, $0, $1, &destination)
+            forkcore_send_datagram(place.socket, buffer.pointer(to: 1), size, $0, $1, &destination)
         }
     }
 

@@ -66,7 +66,7 @@ final class ControlSocket {
     func answer(from source: some StatusSource) throws(ForkingError) {
         for _ in 0..<Self.answersAtOnce {
             // First, as a client that was accepted with the last descriptor could not be answered.
-            let file = try MemoryFile()
+            let file = try OwnedDescriptor("memfd_create") { forkcore_memory_file("status", $0) }
             guard let client = try listener.accept() else { return }
             // One that is not answered sees its connection close.
             if isWelcome(client) { try? answer(client, with: file, from: source) }
@@ -84,7 +84,7 @@ final class ControlSocket {
     }
 
     private func answer(
-        _ client: borrowing Connection, with file: borrowing MemoryFile, from source: some StatusSource
+        _ client: borrowing Connection, with file: borrowing OwnedDescriptor, from source: some StatusSource
     ) throws {
         var text = PiecewiseText(file.rawValue)
         source.outline.writeBeginning(to: &text.bytes)
@@ -100,19 +100,6 @@ final class ControlSocket {
     static func handOver(_ file: Int32, on socket: Int32) throws(ForkingError) {
         try check(forkcore_hand_over(socket, file, [UInt8(0)], 1), "sendmsg")
     }
-}
-
-/// A file that goes away when nobody has it any more.
-private struct MemoryFile: ~Copyable {
-    let rawValue: Int32
-
-    init() throws(ForkingError) {
-        var file: Int32 = -1
-        try check(forkcore_memory_file("status", &file), "memfd_create")
-        rawValue = file
-    }
-
-    deinit { forkcore_close(rawValue) }
 }
 
 /// Text that goes into a file piece by piece: were it put together in memory first, a server of thousands of children would

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
 import Synchronization
 
 /// The program whose place this one takes, if there is one.
 enum Predecessor {
     private static let handedOver: (word: ParentDescriptor, flags: [Character], control: Int32?)? = {
-        guard let value = getenv(Handover.variable) else { return nil }
-        defer { unsetenv(Handover.variable) }
-        guard let terms = Handover.Terms(String(cString: value)), terms.pid == getpid(),
-            fcntl(terms.word, F_SETFD, FD_CLOEXEC) == 0
+        guard let terms = Handover.inheritance.takeOwn().flatMap({ Handover.Terms($0) }), Inheritance.adopt(terms.word)
         else { return nil }
-        let isThere = terms.control >= 0 && fcntl(terms.control, F_SETFD, FD_CLOEXEC) == 0
+        let isThere = Inheritance.adopt(terms.control)
         return (ParentDescriptor(terms.word), terms.flags, isThere ? terms.control : nil)
     }()
     private static let isControlTaken = Atomic(false)

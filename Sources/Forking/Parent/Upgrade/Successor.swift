@@ -56,28 +56,20 @@ final class Successor {
     ) throws(ForkingError) {
         self.limit = limit
         goBetweens = try ChildTable(maxChildren: 1, reaping: .pidfd)
-        let (word, its) = try Self.channel()
-        let (lead, end) = try Self.channel()
-        defer {
-            forkcore_close(its)
-            forkcore_close(end)
-        }
-        self.word = ParentDescriptor(word)  // by which a pidfd comes
-        self.lead = ParentDescriptor(channel: lead)
+        let word = try DescriptorPair()
+        let lead = try DescriptorPair()
+        self.word = ParentDescriptor(word.ours.release())  // by which a pidfd comes
+        self.lead = ParentDescriptor(channel: lead.ours.release())
         goBetweens.onExit = { [weak self] in self?.goBetween = $0 }
         var options = ChildOptions()
         options.diesWithParent = false
         options.containment = Containment.none
-        let handover = Handover(sockets: sockets, word: its, control: control, variables: variables)
+        let handover = Handover(
+            sockets: sockets, word: word.theirs.rawValue, control: control, variables: variables)
+        let end = lead.theirs.rawValue
         try goBetweens.fork(options: options, keeping: sockets.map(\.descriptor) + (control.map { [$0] } ?? [])) {
             GoBetween.stand(for: handover, executable, until: end)
         }
-    }
-
-    private static func channel() throws(ForkingError) -> (Int32, Int32) {
-        var (one, other): (Int32, Int32) = (-1, -1)
-        try check(forkcore_channel_open(&one, &other), "socketpair")
-        return (one, other)
     }
 
     /// What to poll: what it says, and its end or the go-between's; -1 for what is not waited for.
@@ -169,7 +161,9 @@ final class Successor {
     func abandon() {
         guard isStarting else { return }
         // Whom the go-between has started is known at once, but for the moment that this takes.
-        if pidfd == nil, wait(for: word, atMost: .seconds(1)) { _ = begin(.now) }
+        if pidfd == nil, let word, (try? waitUntilReadable(word.rawValue, atMost: .seconds(1))) == true {
+            _ = begin(.now)
+        }
         stage = .ended
         if let pidfd { _ = forkcore_pidfd_signal(pidfd.rawValue, SIGKILL) }
         // It is nobody's zombie, and in nobody's way.
@@ -183,9 +177,4 @@ final class Successor {
     }
 
     private var hasEnded: Bool { isReadable(pidfd?.rawValue ?? -1) }
-
-    private func wait(for descriptor: ParentDescriptor?, atMost time: Duration) -> Bool {
-        guard let descriptor else { return false }
-        return (try? waitUntilReadable(descriptor.rawValue, atMost: time)) ?? false
-    }
 }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A time in which something is not tried, after it failed or was done just now. Policy alone: whoever has it asks in each turn
+/// whether it is over, and wakes at `until` for that.
+///
+/// Nothing is written where nothing changes: of a server's, each child has a copy.
+struct Pause {
+    /// When it is over; nil if there is none.
+    private(set) var until: Instant?
+
+    var isOn: Bool { until != nil }
+
+    /// Begins one, in place of another that may be going on.
+    mutating func begin(until end: Instant) { until = end }
+
+    /// Ends it early.
+    mutating func end() {
+        if isOn { until = nil }
+    }
+
+    /// Ends it if its time has come. Returns whether it has: once for each pause.
+    @discardableResult
+    mutating func endIfOver(at now: @autoclosure () -> Instant) -> Bool {
+        guard let until, until <= now() else { return false }
+        self.until = nil
+        return true
+    }
+}
