@@ -81,15 +81,6 @@ struct DatagramServerTests {
         try server.stop()
     }
 
-    @Test("a child that breaks every socket it has breaks nobody else's service")
-    func breaker() throws { try pass("datagram-child-breaks-sockets") }
-
-    @Test("what one client sent is not in the memory of the next one's child")
-    func memory() throws { try pass("datagram-child-memory") }
-
-    @Test("answers go out while a loop of one's own collects")
-    func collecting() throws { try pass("datagram-replies-while-collecting") }
-
-    @Test("a child that is at work as the server stops gets its answer out")
-    func draining() throws { try pass("datagram-drain") }
+    @Test("ForkingServer of datagrams, in a process of its own", arguments: try Scenario.of("datagram"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 }

@@ -6,22 +6,11 @@ import Testing
 
 @Suite("Clients that wait")
 struct DrainTests {
-    @Test(
-        "in the kernel's queue at a stop are served while the server drains",
-        arguments: [
-            "waiting-at-stop-many-descriptors", "waiting-at-stop-for-programs-many-descriptors",
-            "waiting-beyond-descriptors-many-descriptors", "waiting-at-end-of-drain", "waiting-at-adopted-socket",
-            "waiting-at-close",
-        ])
-    func atStop(_ name: String) throws { try pass(name) }
+    @Test("in the kernel's queue at a stop", arguments: try Scenario.of("drain"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 
-    @Test(
-        "for a process are not sent away", .enabled(if: getuid() == 0, "needs root, to become another user"),
-        arguments: [
-            "handlers-wait-for-processes", "programs-wait-for-processes",
-            "datagrams-wait-for-processes",
-        ])
-    func forProcesses(_ name: String) throws { try pass(name) }
+    @Test("for a process", .needsRoot, arguments: try Scenario.of("drain-as-root"))
+    func scenarioAsRoot(_ scenario: Scenario) throws { try scenario.pass() }
 
     /// So many wait while the pool's only worker is busy.
     private func crowd(_ setting: String, _ count: Int = 3) throws -> (Pool, busy: Client, waiting: [Client]) {

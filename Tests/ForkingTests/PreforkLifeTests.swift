@@ -6,10 +6,8 @@ import Testing
 
 @Suite("PreforkServer: draining, replacing, resizing")
 struct PreforkLifeTests {
-    @Test("an observer of its table leaves the pool its own children's ends") func observed() throws {
-        try pass("prefork-observer-of-its-table", deadline: 20)
-    }
-    @Test("what cannot be is refused") func refusals() throws { try pass("prefork-refusals") }
+    @Test("PreforkServer, in a process of its own", arguments: try Scenario.of("prefork-pool"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass(deadline: 20) }
 
     @Test("SIGTERM to one worker drains it, and it is replaced at once")
     func oneWorker() throws {

@@ -43,6 +43,6 @@ struct ServiceManagerTests {
         #expect(manager("@x", "5", "78").environment == ["NOTIFY_SOCKET=@x"])
     }
 
-    @Test("messages arrive, and who does not take them is not waited for")
-    func messages() throws { try pass("service-manager") }
+    @Test("The service manager, from a process of its own", arguments: try Scenario.of("service-manager"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 }

@@ -185,16 +185,11 @@ struct ServingTests {
         try server.stop()
     }
 
-    @Test(
-        "in a process of one's own",
-        arguments: [
-            "threads-refused", "one-step", "one-step-reaps", "collect-children", "observer-of-its-table",
-            "table-beside-server", "foreign-child-beside-server", "own-children-beside-server", "listener-shut-down",
-            "listener-shut-down-lent", "listener-shut-down-unix", "no-memory-for-a-stack",
-            "programs-wait-for-descriptors", "held-client-at-stop", "all-given-back",
-            "several-listeners-many-descriptors",
-        ])
-    func scenario(_ name: String) throws { try pass(name) }
+    @Test("Serving, in a process of its own", arguments: try Scenario.of("server"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+
+    @Test("Serving while something is short or broken", arguments: try Scenario.of("server-end"))
+    func scenarioOfShortage(_ scenario: Scenario) throws { try scenario.pass() }
 
     private func count(of text: String, in whole: String) -> Int {
         var count = 0

@@ -51,4 +51,7 @@ struct StopSwitchTests {
         let all = try ServerLoop.signals(stopping: [.terminate], own: [.userDefinedTwo], hooks: hooks.keys)
         #expect(all == [.terminate, .userDefinedTwo, .hangup])
     }
+
+    @Test("the steps of stopping are ordered")
+    func steps() { #expect(StopStep.drain < .terminate && .terminate < StopStep.kill) }
 }

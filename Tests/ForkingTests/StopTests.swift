@@ -160,13 +160,6 @@ struct StopTests {
         try server.running.expectNothingAlive()
     }
 
-    @Test(
-        "from where it may be asked for",
-        arguments: [
-            "stop-before-serving", "stop-from-signal-handler", "stop-from-thread", "stop-from-hooks", "close-from-hook",
-            "server-in-hook",
-            "stop-after-an-end", "stop-twice",
-            "twenty-quick-stops", "close-ends-children", "port-binds-again",
-        ])
-    func scenario(_ name: String) throws { try pass(name) }
+    @Test("Stopping, in a process of its own", arguments: try Scenario.of("stop"))
+    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 }

@@ -7,12 +7,18 @@ import TestSupport
 
 // What a child of a server of datagrams can do to the others.
 
-let datagramScenarios: [String: @Sendable () throws -> Void] = [
-    "datagram-child-breaks-sockets": childBreaksSockets,
-    "datagram-child-memory": childsMemory,
-    "datagram-replies-while-collecting": repliesWhileCollecting,
-    "datagram-drain": repliesWhileDraining,
-]
+let datagramScenarios = Group(
+    "datagram",
+    Scenario(
+        "datagram-child-breaks-sockets", "a child that breaks every socket it has breaks nobody else's service",
+        childBreaksSockets),
+    Scenario(
+        "datagram-child-memory", "what one client sent is not in the memory of the next one's child", childsMemory),
+    Scenario(
+        "datagram-replies-while-collecting", "answers go out while a loop of one's own collects", repliesWhileCollecting
+    ),
+    Scenario("datagram-drain", "a child that is at work as the server stops gets its answer out", repliesWhileDraining)
+)
 
 private func datagramServer(
     _ address: String, _ handler: @escaping (Datagram) throws -> Void

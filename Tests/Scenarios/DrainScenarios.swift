@@ -6,17 +6,43 @@ import SystemPackage
 import TestSupport
 
 /// Clients that wait in the kernel's queue as the server is told to stop, or that wait for a process.
-let drainScenarios: [String: @Sendable () throws -> Void] = [
-    "waiting-at-stop-many-descriptors": waitingAtStop,
-    "waiting-at-stop-for-programs-many-descriptors": waitingAtStopForPrograms,
-    "waiting-at-end-of-drain": waitingAtEndOfDrain,
-    "waiting-beyond-descriptors-many-descriptors": waitingBeyondDescriptors,
-    "waiting-at-adopted-socket": waitingAtAdoptedSocket,
-    "waiting-at-close": waitingAtClose,
-    "handlers-wait-for-processes": { try waitingForProcesses(.handler) },
-    "programs-wait-for-processes": { try waitingForProcesses(.program) },
-    "datagrams-wait-for-processes": datagramsWaitForProcesses,
-]
+let drainScenarios = Group(
+    "drain",
+    Scenario(
+        "waiting-at-stop", "clients in the kernel's queue at a stop are served while the server drains",
+        descriptors: 1024, waitingAtStop),
+    Scenario(
+        "waiting-at-stop-for-programs", "clients in the kernel's queue at a stop are served by programs, too",
+        descriptors: 1024, waitingAtStopForPrograms),
+    Scenario(
+        "waiting-at-end-of-drain", "clients whose turn has not come at the end of the drain are sent away",
+        waitingAtEndOfDrain),
+    Scenario(
+        "waiting-beyond-descriptors",
+        "of more clients than there are descriptors for, those that are taken at a stop are served", descriptors: 1024,
+        waitingBeyondDescriptors),
+    Scenario(
+        "waiting-at-adopted-socket", "clients at an adopted socket wait there for whoever serves it next",
+        waitingAtAdoptedSocket),
+    Scenario(
+        "waiting-at-close", "clients whom a loop of one's own has not taken are sent away as it closes the server",
+        waitingAtClose)
+)
+
+let drainScenariosAsRoot = Group(
+    "drain-as-root",
+    Scenario(
+        "handlers-wait-for-processes",
+        "clients wait until there can be a process for their handler, and none is sent away"
+    ) { try waitingForProcesses(.handler) },
+    Scenario(
+        "programs-wait-for-processes",
+        "clients wait until there can be a process for their program, and none is sent away"
+    ) { try waitingForProcesses(.program) },
+    Scenario(
+        "datagrams-wait-for-processes", "datagrams wait until there can be a process for them, and each is answered",
+        datagramsWaitForProcesses)
+)
 
 private func listener(_ address: String = "127.0.0.1:0") throws -> Listener {
     try Listener(SocketAddress(parsing: address))

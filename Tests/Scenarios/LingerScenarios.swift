@@ -7,14 +7,26 @@ import SystemPackage
 import TestSupport
 
 /// An answer of which most has not left yet when who gave it is done, to a client that goes on sending.
-let lingerScenarios: [String: @Sendable () throws -> Void] = [
-    "whole-answer-of-child": wholeAnswerOfChild,
-    "whole-answer-over-unix": wholeAnswerOverUnix,
-    "whole-answer-of-worker": wholeAnswerOfWorker,
-    "whole-answer-of-zygote": wholeAnswerOfZygote,
-    "talkative-client-is-left": talkativeClientIsLeft,
-    "silent-client-is-left": silentClientIsLeft,
-]
+let lingerScenarios = Group(
+    "linger",
+    Scenario(
+        "whole-answer-of-child", "a child's answer arrives whole, though its client goes on sending", wholeAnswerOfChild
+    ),
+    Scenario(
+        "whole-answer-over-unix",
+        "over a Unix socket an answer ends without an error, though much was sent that nobody has read",
+        wholeAnswerOverUnix),
+    Scenario(
+        "whole-answer-of-worker", "a worker's answer arrives whole, though its client goes on sending",
+        wholeAnswerOfWorker),
+    Scenario(
+        "whole-answer-of-zygote", "the answer of a zygote's child arrives whole, though its client goes on sending",
+        wholeAnswerOfZygote),
+    Scenario(
+        "talkative-client-is-left", "a client that sends without end, and reads nothing, is not waited for",
+        talkativeClientIsLeft),
+    Scenario("silent-client-is-left", "a client that neither reads nor closes is not waited for", silentClientIsLeft)
+)
 
 private let answerLength = 600_000
 

@@ -6,15 +6,19 @@ import Glibc
 import SystemPackage
 import TestSupport
 
+let preforkPoolScenarios = Group(
+    "prefork-pool",
+    Scenario(program: "prefork", descriptors: 64, preforkProgram),
+    Scenario(program: "prefork-many-descriptors", descriptors: 1024, preforkProgram),
+    Scenario(program: "bound-to-a-core", boundToACore),
+    Scenario(
+        "prefork-observer-of-its-table", "an observer of its table leaves the pool its own children's ends",
+        preforkObserverOfItsTable),
+    Scenario("prefork-refusals", "what cannot be is refused before anything is forked", preforkRefusals)
+)
+
 /// `scenarios prefork [key=value ...]`: a pool for a test to drive from outside, with clients and signals. It says on
 /// stdout what happens, a line each.
-let preforkPoolScenarios: [String: @Sendable () throws -> Void] = [
-    "prefork": preforkProgram,
-    "prefork-many-descriptors": preforkProgram,
-    "prefork-observer-of-its-table": preforkObserverOfItsTable,
-    "prefork-refusals": preforkRefusals,
-]
-
 private func preforkProgram() throws {
     let settings = Settings(CommandLine.arguments.dropFirst(2))
     let server = try pool(settings)
@@ -205,6 +209,11 @@ private func listenToBells(for seconds: Double) -> Int {
         for bell in bells { _ = read(bell, &sum, 8) }
     }
     return bells.count
+}
+
+/// To be started by taskset(1).
+private func boundToACore() throws {
+    try expect(UsableCores.count == 1, "there are \(UsableCores.count) cores")
 }
 
 /// Who has an observer of the pool's table is told of each end, and the pool still replaces who has ended.

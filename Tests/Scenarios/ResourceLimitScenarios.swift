@@ -8,13 +8,16 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let resourceLimitScenarios: [String: @Sendable () throws -> Void] = [
-    "limits-forked": { for way in [ChildTable.Reaping.signal, .pidfd] { try forked(way) } },
-    "limits-spawned": spawned,
-    "limits-refused": refused,
-    "limits-served": served,
-    "limits-worker": worker,
-]
+let resourceLimitScenarios = Group(
+    "resource-limit",
+    Scenario("limits-forked", "a forked child has its limits, and no other has") {
+        for way in [ChildTable.Reaping.signal, .pidfd] { try forked(way) }
+    },
+    Scenario("limits-spawned", "a program has its limits, and not its parent", spawned),
+    Scenario("limits-refused", "values and options that make no sense are named", refused),
+    Scenario("limits-served", "a server's child has its limits", served),
+    Scenario("limits-worker", "a worker has its limits", worker)
+)
 
 private func limits() -> ResourceLimits {
     var limits = ResourceLimits()

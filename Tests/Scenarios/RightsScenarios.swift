@@ -8,16 +8,28 @@ import TestSupport
 
 // Clients of Unix sockets that attach descriptors which nobody takes, and whose closing takes as long as they arranged.
 
-let rightsScenarios: [String: @Sendable () throws -> Void] = [
-    "attached-refused": attachedIsRefused,
-    "attached-to-refused-client": attachedToRefusedClient,
-    "attached-to-queued-client": attachedToQueuedClient,
-    "attached-to-held-client": attachedToHeldClient,
-    "attached-to-program": attachedToProgram,
-    "attached-to-datagram": attachedToDatagram,
-    "attached-to-adopted": attachedToAdopted,
-    "attached-by-child": attachedByChild,
-]
+let rightsScenarios = Group(
+    "rights",
+    Scenario("attached-refused", "no descriptors can be attached where none are expected", attachedIsRefused),
+    Scenario(
+        "attached-to-refused-client", "what a refused client attached holds nobody up when it is closed",
+        attachedToRefusedClient),
+    Scenario(
+        "attached-to-queued-client", "what a client in the queue attached does not hold up who closes the listener",
+        attachedToQueuedClient),
+    Scenario(
+        "attached-to-held-client", "what a client without a child attached does not hold up the end of the drain",
+        attachedToHeldClient),
+    Scenario(
+        "attached-to-program", "what the client of a program attached holds nobody up when it is closed",
+        attachedToProgram),
+    Scenario(
+        "attached-to-datagram", "what was attached to a datagram does not hold up the next one", attachedToDatagram),
+    Scenario(
+        "attached-to-adopted", "what was attached before a listener was adopted holds nobody up when it is closed",
+        attachedToAdopted),
+    Scenario("attached-by-child", "a child cannot attach any to what it says to its parent", attachedByChild)
+)
 
 /// A TCP socket with bytes that nobody reads, closing which waits a minute for a reader.
 private final class Lingering {

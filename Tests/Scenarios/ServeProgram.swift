@@ -4,10 +4,6 @@ import Forking
 import Glibc
 import TestSupport
 
-/// `scenarios serve [key=value ...]`: a server for a test to drive from outside, with clients and signals. It says on
-/// stdout what happens, a line each.
-let serveScenarios: [String: @Sendable () throws -> Void] = ["serve": serveProgram]
-
 /// What the program was asked for.
 struct Settings {
     private let values: [Substring: Substring]
@@ -33,7 +29,9 @@ func say(_ line: String) {
     _ = write(1, bytes, bytes.count)
 }
 
-private func serveProgram() throws {
+/// `scenarios serve [key=value ...]`: a server for a test to drive from outside, with clients and signals. It says on
+/// stdout what happens, a line each.
+func serveProgram() throws {
     let settings = Settings(CommandLine.arguments.dropFirst(2))
     let inherited = openDescriptors()
     let shortage = try settings.text("shortage").map(Shortage.init(of:))

@@ -6,9 +6,29 @@ import Glibc
 import SystemPackage
 import TestSupport
 
+let serverEndScenarios = Group(
+    "server-end",
+    Scenario(
+        "slow-programs",
+        "slow programs hold further clients, who are served by and by, and the server goes on meanwhile",
+        descriptors: 1024, slowPrograms),
+    Scenario("listener-shut-down", "a listener that somebody else has shut down listens again") {
+        try listenerShutDown("127.0.0.1:0")
+    },
+    Scenario(
+        "listener-shut-down-lent", "a listener that is lent to programs, and that somebody has shut down, listens again"
+    ) { try listenerShutDown("127.0.0.1:0", lent: true) },
+    Scenario(
+        "listener-shut-down-unix",
+        "a Unix listener that somebody else has shut down cannot listen again, and the server says so"
+    ) { try listenerShutDown("unix:@scenario-\(getpid())") },
+    Scenario(
+        "no-memory-for-a-stack", "without memory for a child's stack clients are served all the same", noMemoryForStack)
+)
+
 /// Ten clients of programs that take their time to be executed: eight are under way, one is held, the last waits in the
 /// kernel's queue. The server goes on meanwhile; once the programs run, all are served.
-func slowPrograms() throws {
+private func slowPrograms() throws {
     var low: Int32 = -1
     let code = test_hold_execve(&low)
     try expect(code == 0, "seccomp: \(code)")
@@ -48,7 +68,7 @@ func slowPrograms() throws {
 }
 
 /// Somebody who has the listener, too, shuts it down: it listens again where it can; else the server ends.
-func listenerShutDown(_ address: String, lent: Bool = false) throws {
+private func listenerShutDown(_ address: String, lent: Bool = false) throws {
     let listener = try Listener(SocketAddress(parsing: address))
     let copy = dup(listener.descriptor.rawValue)
     defer { close(copy) }
@@ -92,7 +112,7 @@ func listenerShutDown(_ address: String, lent: Bool = false) throws {
 }
 
 /// Children begin on the stack that their parent is on, then.
-func noMemoryForStack() throws {
+private func noMemoryForStack() throws {
     let pages = contents(of: "/proc/self/statm")!.split(separator: " ").first.flatMap { Int($0) }!
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)

@@ -8,25 +8,38 @@ import TestSupport
 // Servers whose clients live in the same process: the kernel's queue takes them before anybody serves. A child has
 // copies of their descriptors, so a client says that it has finished by `finishSending`.
 
-let serverScenarios: [String: @Sendable () throws -> Void] = [
-    "threads-refused": threadsRefused,
-    "one-step": oneStep,
-    "one-step-reaps": oneStepReaps,
-    "collect-children": collectChildren,
-    "observer-of-its-table": observerOfItsTable,
-    "table-beside-server": tableBesideServer,
-    "foreign-child-beside-server": foreignChildBesideServer,
-    "no-memory-for-a-stack": noMemoryForStack,
-    "listener-shut-down": { try listenerShutDown("127.0.0.1:0") },
-    "listener-shut-down-lent": { try listenerShutDown("127.0.0.1:0", lent: true) },
-    "listener-shut-down-unix": { try listenerShutDown("unix:@scenario-\(getpid())") },
-    "own-children-beside-server": ownChildrenBesideServer,
-    "programs-wait-for-descriptors": programsWaitForDescriptors,
-    "held-client-at-stop": heldClientAtStop,
-    "slow-programs-many-descriptors": slowPrograms,
-    "all-given-back": allGivenBack,
-    "several-listeners-many-descriptors": severalListeners,
-]
+let serverScenarios = Group(
+    "server",
+    Scenario(program: "serve", serveProgram),
+    Scenario("threads-refused", "in a process with threads it does not serve, and says why", threadsRefused),
+    Scenario("one-step", "handleRequest() takes a client, or says that none has come", oneStep),
+    Scenario(
+        "one-step-reaps", "at the limit handleRequest() takes the next client once a child has ended", oneStepReaps),
+    Scenario(
+        "collect-children", "collectChildren() reaps who has ended, and waits for all where it is to block",
+        collectChildren),
+    Scenario(
+        "observer-of-its-table", "an observer of its table is told of each end, and so is the server",
+        observerOfItsTable),
+    Scenario(
+        "table-beside-server",
+        "a table beside the server's is told of its own children's ends, and the server of its own", tableBesideServer),
+    Scenario(
+        "foreign-child-beside-server",
+        "a child that is not the server's stays waitable for whose it is, also at the limit", foreignChildBesideServer),
+    Scenario(
+        "own-children-beside-server",
+        "children that the user forks in the server's table are told of as the server's own", ownChildrenBesideServer),
+    Scenario(
+        "programs-wait-for-descriptors",
+        "a client is held while there is no descriptor for its program, and then served", programsWaitForDescriptors),
+    Scenario(
+        "held-client-at-stop", "a client held for want of descriptors is sent away at a stop", heldClientAtStop),
+    Scenario("all-given-back", "after serving, what is blocked and ignored is as before", allGivenBack),
+    Scenario(
+        "several-listeners", "where many wait at one listener, who waits at another is not the last to be served",
+        descriptors: 1024, severalListeners)
+)
 
 /// A server that sends lines back.
 func echoServer(

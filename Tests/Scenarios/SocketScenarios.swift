@@ -5,12 +5,14 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let socketScenarios: [String: @Sendable () throws -> Void] = [
-    "failing-binds": failingBinds,
-    "listener-in-child": listenerInChild,
-    "descriptor-in-child": descriptorInChild,
-    "handed-over": handedOver,
-]
+let socketScenarios = Group(
+    "socket",
+    Scenario("failing-binds", "1,024 failing binds leave no descriptor", failingBinds),
+    Scenario("listener-in-child", "a listener that goes away in a child leaves its parent's file", listenerInChild),
+    Scenario(
+        "descriptor-in-child", "a listener that goes away in a child closes nothing of the child's", descriptorInChild),
+    Scenario("handed-over", "sockets that a service manager handed over are taken, others are not", handedOver)
+)
 
 /// Far more failures than there can be descriptors.
 private func failingBinds() throws {

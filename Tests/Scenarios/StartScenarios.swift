@@ -7,13 +7,19 @@ import TestSupport
 
 // What a program was started with, and what it asks for: closed descriptors, limits, times without an end.
 
-let startScenarios: [String: @Sendable () throws -> Void] = [
-    "standard-descriptors": standardDescriptors,
-    "endless-durations": endlessDurations,
-    "endless-durations-of-a-pool": endlessDurationsOfAPool,
-    "file-size-limit": fileSizeLimit,
-    "zygote-file-size-limit": zygoteFileSizeLimit,
-]
+let startScenarios = Group(
+    "start",
+    Scenario("standard-descriptors", "no socket of ours becomes descriptor 0, 1 or 2", standardDescriptors),
+    Scenario("endless-durations", "for a server, and a table, a time without an end is one", endlessDurations),
+    Scenario("endless-durations-of-a-pool", "for a pool a time without an end is one", endlessDurationsOfAPool),
+    Scenario(
+        "file-size-limit",
+        "a file that has reached RLIMIT_FSIZE is an error for whoever writes in the parent, and no end of the server's",
+        fileSizeLimit),
+    Scenario(
+        "zygote-file-size-limit", "a payload over RLIMIT_FSIZE is an error, and no end of a zygote's host",
+        zygoteFileSizeLimit)
+)
 
 /// What is opened first in a process without descriptors 0, 1 and 2 takes the place of none.
 private func standardDescriptors() throws {

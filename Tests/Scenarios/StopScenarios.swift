@@ -6,19 +6,24 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let stopScenarios: [String: @Sendable () throws -> Void] = [
-    "stop-before-serving": stopBeforeServing,
-    "stop-from-signal-handler": stopFromSignalHandler,
-    "stop-from-thread": stopFromThread,
-    "stop-from-hooks": stopFromHooks,
-    "close-from-hook": closeFromHook,
-    "server-in-hook": serverInHook,
-    "stop-after-an-end": stopAfterAnEnd,
-    "stop-twice": stopTwice,
-    "twenty-quick-stops": twentyQuickStops,
-    "close-ends-children": closeEndsChildren,
-    "port-binds-again": portBindsAgain,
-]
+let stopScenarios = Group(
+    "stop",
+    Scenario(
+        "stop-before-serving", "stopped before it serves, a server takes nobody, and does not serve again",
+        stopBeforeServing),
+    Scenario("stop-from-signal-handler", "it can be asked for in a signal handler", stopFromSignalHandler),
+    Scenario("stop-from-thread", "it can be asked for in another thread", stopFromThread),
+    Scenario("stop-from-hooks", "it can be asked for in each hook", stopFromHooks),
+    Scenario("close-from-hook", "a hook that would run the loop that runs it is told to ask for a stop", closeFromHook),
+    Scenario("server-in-hook", "a hook may fork, and run another server", serverInHook),
+    Scenario("stop-after-an-end", "what a child left that has ended by itself, unnoticed, lives on", stopAfterAnEnd),
+    Scenario("stop-twice", "asked for twice it is one stop, and the hardest step counts", stopTwice),
+    Scenario(
+        "twenty-quick-stops", "twenty servers, one after the other at one address, serve their client as they stop",
+        twentyQuickStops),
+    Scenario("close-ends-children", "closing ends the children that are left after the drain", closeEndsChildren),
+    Scenario("port-binds-again", "a child that is left alone does not keep the port", portBindsAgain)
+)
 
 private func stopBeforeServing() throws {
     let server = try echoServer()

@@ -7,19 +7,23 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableChildScenarios: [String: @Sendable () throws -> Void] = [
-    "child-signals": childSignals,
-    "crash-signals": crashSignals,
-    "child-output": childOutput,
-    "child-descriptors": childDescriptors,
-    "nested-tables": { for way in [ChildTable.Reaping.signal, .pidfd] { try nestedTables(way) } },
-    "parents-table-in-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try parentsTable(way) } },
-    "parents-table-dropped-in-child": parentsTableDropped,
-    "parents-table-replaced-in-child": {
-        for way in [ChildTable.Reaping.signal, .pidfd] { try parentsTableReplaced(way) }
-    },
-    "parent-killed": { for way in [ChildTable.Reaping.signal, .pidfd] { try parentKilled(way) } },
-]
+let tableChildScenarios = Group(
+    "table-child",
+    Scenario("child-signals", "what the parent blocked is unblocked in the child", childSignals),
+    Scenario("crash-signals", "crash signals have no handler in the child, unless asked for", crashSignals),
+    Scenario("child-output", "the parent's buffer is not doubled, the child's print is not lost", childOutput),
+    Scenario("child-descriptors", "the child has no listener, table or pidfd of its parent's", childDescriptors),
+    Scenario("nested-tables", "a child makes a table of its own and forks", eachWay(nestedTables)),
+    Scenario("parents-table-in-child", "a child that uses its parent's table traps and says so", eachWay(parentsTable)),
+    Scenario(
+        "parents-table-dropped-in-child", "a child that lets go of its parent's table keeps its own descriptors",
+        parentsTableDropped),
+    Scenario(
+        "parents-table-replaced-in-child", "a child that puts its own table in the place of its parent's keeps it",
+        eachWay(parentsTableReplaced)),
+    Scenario(
+        "parent-killed", "children die with a parent that got SIGKILL, unless they are to stay", eachWay(parentKilled))
+)
 
 /// The mask is empty, whatever is blocked here; dispositions are the parent's.
 private func childSignals() throws {

@@ -7,21 +7,31 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableContainmentScenarios: [String: @Sendable () throws -> Void] = [
-    "left-behind": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehind(way) } },
-    "left-behind-in-time": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindInTime(way) } },
-    "left-behind-is-waited-for": {
-        for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindIsWaitedFor(way) }
-    },
-    "descendants-are-told": { for way in [ChildTable.Reaping.signal, .pidfd] { try descendantsAreTold(way) } },
-    "descendants-outlive-their-child": {
-        for way in [ChildTable.Reaping.signal, .pidfd] {
+let tableContainmentScenarios = Group(
+    "table-containment",
+    Scenario(
+        "left-behind", "it has a place, is ended with the table, and is not mistaken for children of others",
+        eachWay(leftBehind)),
+    Scenario("left-behind-in-time", "it is found by itself, and has a time limit", eachWay(leftBehindInTime)),
+    Scenario(
+        "left-behind-is-waited-for", "who waits for all waits for it, and it is found once",
+        eachWay(leftBehindIsWaitedFor)),
+    Scenario(
+        "descendants-are-told", "a signal that is to end a child reaches what has left its session",
+        eachWay(descendantsAreTold)),
+    Scenario(
+        "descendants-outlive-their-child", "what was to end with a child, and does not, is ended",
+        eachWay { way in
             for late in [false, true] { try descendantsOutliveTheirChild(way, late: late) }
-        }
-    },
-    "no-process-for-the-watcher": noProcessForTheWatcher,
-    "left-behind-by-the-killed": { for way in [ChildTable.Reaping.signal, .pidfd] { try leftBehindByTheKilled(way) } },
-]
+        }),
+    Scenario("left-behind-by-the-killed", "it ends with a parent that is killed", eachWay(leftBehindByTheKilled))
+)
+
+let tableContainmentScenariosAsRoot = Group(
+    "table-containment-as-root",
+    Scenario(
+        "no-process-for-the-watcher", "without a process to see to its end nothing is made", noProcessForTheWatcher)
+)
 
 private func contained() -> ChildOptions {
     var options = ChildOptions()

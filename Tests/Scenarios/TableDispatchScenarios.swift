@@ -7,10 +7,13 @@ import Forking
 import Glibc
 import TestSupport
 
-let tableDispatchScenarios: [String: @Sendable () throws -> Void] = [
-    "task-after-dispatch": taskAfterDispatch,
-    "task-in-child": taskInChild,
-]
+let tableDispatchScenarios = Group(
+    "table-dispatch",
+    Scenario(
+        "task-after-dispatch", "a Task in a child of a parent that used Dispatch crashes and does not hang",
+        taskAfterDispatch),
+    Scenario("task-in-child", "a Task runs in a child of a parent that never had another thread", taskInChild)
+)
 
 private func runTask() -> Int32 {
     let done = DispatchSemaphore(value: 0)

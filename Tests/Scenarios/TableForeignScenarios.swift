@@ -7,16 +7,27 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableForeignScenarios: [String: @Sendable () throws -> Void] = [
-    "foreign-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignChildLeftAlone(way) } },
-    "foreign-child-at-limit": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignChildAtLimit(way) } },
-    "foreign-zombie-in-front": { for way in [ChildTable.Reaping.signal, .pidfd] { try foreignZombieInFront(way) } },
-    "reaped-by-another": { for way in [ChildTable.Reaping.signal, .pidfd] { try reapedByAnother(way) } },
-    "reaped-by-another-unannounced": reapedByAnotherUnannounced,
-    "reaped-by-the-kernel": reapedByTheKernel,
-    "pidfd-inherited-by-foreign-child": pidfdInherited,
-    "no-signal-to-lost-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try noSignalToLost(way) } },
-]
+let tableForeignScenarios = Group(
+    "table-foreign",
+    Scenario("foreign-child", "an unrelated child is still waitable afterwards", eachWay(foreignChildLeftAlone)),
+    Scenario(
+        "foreign-child-at-limit", "an unrelated child is still waitable afterwards, also at the limit",
+        eachWay(foreignChildAtLimit)),
+    Scenario("foreign-zombie-in-front", "an unrelated zombie hides none of our exits", eachWay(foreignZombieInFront)),
+    Scenario("reaped-by-another", "our child reaped by somebody else is reported as unknown", eachWay(reapedByAnother)),
+    Scenario(
+        "reaped-by-another-unannounced", "our child reaped by somebody else, its SIGCHLD merged away",
+        reapedByAnotherUnannounced),
+    Scenario(
+        "reaped-by-the-kernel", "a child that the kernel reaped, without news of it, is found by who waits for all",
+        reapedByTheKernel),
+    Scenario(
+        "pidfd-inherited-by-foreign-child", "a pidfd that a foreign child inherited does not tell of an end twice",
+        pidfdInherited),
+    Scenario(
+        "no-signal-to-lost-child", "no signal goes to the pid, or the group, of a child that somebody else reaped",
+        eachWay(noSignalToLost))
+)
 
 private func foreignChildLeftAlone(_ way: ChildTable.Reaping) throws {
     let foreign = foreignChild { 72 }

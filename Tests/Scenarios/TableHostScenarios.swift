@@ -7,18 +7,22 @@ import Glibc
 import Synchronization
 import TestSupport
 
-let tableHostScenarios: [String: @Sendable () throws -> Void] = [
-    "sigchld-ignored": { for way in [ChildTable.Reaping.signal, .pidfd] { try childSignalIgnored(way) } },
-    "no-child-wait": { for way in [ChildTable.Reaping.signal, .pidfd] { try noChildWait(way) } },
-    "sigchld-handled": childSignalHandled,
-    "sigchld-blocked": childSignalBlocked,
-    "two-tables": twoTables,
-    "two-tables-one-dropped": twoTablesOneDropped,
-    "table-off-first-thread": tableOffFirstThread,
-    "thread-takes-sigchld": threadTakesChildSignal,
-    "threaded-process": { for way in [ChildTable.Reaping.signal, .pidfd] { try threadedProcess(way) } },
-    "pidfd-in-threaded-host": pidfdInThreadedHost,
-]
+let tableHostScenarios = Group(
+    "table-host",
+    Scenario("sigchld-ignored", "SIGCHLD ignored by whoever started us", eachWay(childSignalIgnored)),
+    Scenario("no-child-wait", "SA_NOCLDWAIT set by whoever was here before", eachWay(noChildWait)),
+    Scenario("sigchld-handled", "a handler for SIGCHLD: an error that names pidfd", childSignalHandled),
+    Scenario("sigchld-blocked", "SIGCHLD blocked by whoever started us stays blocked", childSignalBlocked),
+    Scenario("two-tables", "two tables share SIGCHLD: collecting one reaps for both", twoTables),
+    Scenario("two-tables-one-dropped", "an observer lets go of another table", twoTablesOneDropped),
+    Scenario("table-off-first-thread", "a table on another thread: an error that names pidfd", tableOffFirstThread),
+    Scenario(
+        "thread-takes-sigchld", "a thread that lets SIGCHLD through: an error that names pidfd", threadTakesChildSignal),
+    Scenario("threaded-process", "a process with threads: an error with their count", eachWay(threadedProcess)),
+    Scenario(
+        "pidfd-in-threaded-host", "pidfds serve a host with threads and a SIGCHLD handler, and leak nothing",
+        pidfdInThreadedHost)
+)
 
 /// Ignored, as some supervisors and shells leave it, SIGCHLD would make the kernel reap our children itself.
 private func childSignalIgnored(_ way: ChildTable.Reaping) throws {

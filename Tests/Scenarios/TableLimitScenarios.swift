@@ -7,13 +7,14 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableLimitScenarios: [String: @Sendable () throws -> Void] = [
-    "limit-checked": limitChecked,
-    "full-table": { for way in [ChildTable.Reaping.signal, .pidfd] { try fullTable(way) } },
-    "fork-refused": { for way in [ChildTable.Reaping.signal, .pidfd] { try forkRefused(way) } },
-    "pidfd-refused": pidfdRefused,
-    "options-checked": optionsChecked,
-]
+let tableLimitScenarios = Group(
+    "table-limit",
+    Scenario("limit-checked", "a limit of zero or less is rejected", limitChecked),
+    Scenario("full-table", "full at the limit, and a slot comes back after reaping", eachWay(fullTable)),
+    Scenario("fork-refused", "fork refused (RLIMIT_NPROC), with recovery", eachWay(forkRefused)),
+    Scenario("pidfd-refused", "no descriptor left for a pidfd: an error, and no zombie", pidfdRefused),
+    Scenario("options-checked", "options that cannot be are rejected before a slot is taken", optionsChecked)
+)
 
 private func limitChecked() throws {
     for limit in [0, -1, Int.min] {

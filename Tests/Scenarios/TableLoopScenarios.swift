@@ -7,14 +7,15 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableLoopScenarios: [String: @Sendable () throws -> Void] = [
-    "pollable": { for way in [ChildTable.Reaping.signal, .pidfd] { try pollable(way) } },
-    "idle-is-quiet": idleIsQuiet,
-    "reentrant-fork": { for way in [ChildTable.Reaping.signal, .pidfd] { try reentrantFork(way) } },
-    "reentrant-collect": { for way in [ChildTable.Reaping.signal, .pidfd] { try reentrantCollect(way) } },
-    "observer-replaced": observerReplaced,
-    "signal-storm-while-waiting": { for way in [ChildTable.Reaping.signal, .pidfd] { try signalStorm(way) } },
-]
+let tableLoopScenarios = Group(
+    "table-loop",
+    Scenario("pollable", "the descriptor is readable for an exit and a deadline, and not otherwise", eachWay(pollable)),
+    Scenario("idle-is-quiet", "an idle table wakes nobody", idleIsQuiet),
+    Scenario("reentrant-fork", "an observer forks again in the full table", eachWay(reentrantFork)),
+    Scenario("reentrant-collect", "an observer collects and waits", eachWay(reentrantCollect)),
+    Scenario("observer-replaced", "an observer that an observer sets is told of the next end", observerReplaced),
+    Scenario("signal-storm-while-waiting", "a signal storm while waiting", eachWay(signalStorm))
+)
 
 private func pollable(_ way: ChildTable.Reaping) throws {
     let gate = try Channel()

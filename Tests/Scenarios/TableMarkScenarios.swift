@@ -7,13 +7,16 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableMarkScenarios: [String: @Sendable () throws -> Void] = [
-    "hostile-scribbler": hostileScribbler,
-    "programs-are-reaped": programsAreReaped,
-    "killed-at-birth": killedAtBirth,
-    "robust-mutexes-of-children": robustMutexes,
-    "many-children": manyChildren,
-]
+let tableMarkScenarios = Group(
+    "table-mark",
+    Scenario(
+        "hostile-scribbler", "a child that forges everybody's marks costs nobody an end, and delays none for long",
+        hostileScribbler),
+    Scenario("programs-are-reaped", "children that execute another program are reaped", programsAreReaped),
+    Scenario("killed-at-birth", "children killed before they took their mark are reaped", killedAtBirth),
+    Scenario("robust-mutexes-of-children", "a child's own robust mutexes work", robustMutexes),
+    Scenario("many-children", "2,000 children at once, 20,000 with FORKING_MANY set", manyChildren)
+)
 
 // MARK: A child that forges all marks
 

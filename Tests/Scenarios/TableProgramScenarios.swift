@@ -7,10 +7,13 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableProgramScenarios: [String: @Sendable () throws -> Void] = [
-    "spawned-programs": spawnedPrograms,
-    "spawn-by-signal-traps": spawnBySignalTraps,
-]
+let tableProgramScenarios = Group(
+    "table-program",
+    Scenario("spawned-programs", "spawned programs: statuses, peers, refusals", spawnedPrograms),
+    Scenario(
+        "spawn-by-signal-traps", "a table that reaps by signal traps when it is to spawn, and says why",
+        spawnBySignalTraps)
+)
 
 private func shell(_ script: String) -> Program { Program(path: "/bin/sh", arguments: ["sh", "-c", script]) }
 

@@ -7,18 +7,23 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableReapingScenarios: [String: @Sendable () throws -> Void] = [
-    "coalesced-exits": coalescedExits,
-    "exit-before-recorded": { for way in [ChildTable.Reaping.signal, .pidfd] { try exitBeforeRecorded(way) } },
-    "many-fast-exits": { for way in [ChildTable.Reaping.signal, .pidfd] { try manyFastExits(way) } },
-    "told-as-it-was": { for way in [ChildTable.Reaping.signal, .pidfd] { try toldAsItWas(way) } },
-    "core-flag": coreFlag,
-    "resource-usage": resourceUsage,
-    "stopped-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try stoppedChild(way) } },
-    "table-goes-away": { for way in [ChildTable.Reaping.signal, .pidfd] { try tableGoesAway(way) } },
-    "no-growth": { try noGrowth(.signal, children: 10_000) },
-    "no-growth-with-pidfds": { try noGrowth(.pidfd, children: 2000) },
-]
+let tableReapingScenarios = Group(
+    "table-reaping",
+    Scenario("coalesced-exits", "100 exits coalesced into one SIGCHLD", coalescedExits),
+    Scenario("exit-before-recorded", "exit before the parent has recorded the pid", eachWay(exitBeforeRecorded)),
+    Scenario("many-fast-exits", "many fast exits in a table that is always full", eachWay(manyFastExits)),
+    Scenario("told-as-it-was", "exit code, signal and trap are told, with duration", eachWay(toldAsItWas)),
+    Scenario("core-flag", "the core flag is told", coreFlag),
+    Scenario("resource-usage", "CPU time and memory are told", resourceUsage),
+    Scenario("stopped-child", "a SIGSTOPped child is not reported as ended, and can be ended", eachWay(stoppedChild)),
+    Scenario("table-goes-away", "a table that goes away leaves its children alone", eachWay(tableGoesAway)),
+    Scenario("no-growth", "10,000 forks leave memory and descriptors as they were") {
+        try noGrowth(.signal, children: 10_000)
+    },
+    Scenario("no-growth-with-pidfds", "2,000 forks with pidfds leave memory and descriptors as they were") {
+        try noGrowth(.pidfd, children: 2000)
+    }
+)
 
 /// The kernel merges SIGCHLDs: 100 exits that happen while nobody looks give one signal.
 private func coalescedExits() throws {

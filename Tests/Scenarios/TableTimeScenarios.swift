@@ -7,18 +7,28 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableTimeScenarios: [String: @Sendable () throws -> Void] = [
-    "time-limit": { for way in [ChildTable.Reaping.signal, .pidfd] { try timeLimit(way) } },
-    "stubborn-child": { for way in [ChildTable.Reaping.signal, .pidfd] { try stubbornChild(way) } },
-    "time-limit-of-group": { try timeLimitOfGroup(stubbornLeader: true) },
-    "time-limit-leader-first": { try timeLimitOfGroup(stubbornLeader: false) },
-    "terminate-reaches-group": { for way in [ChildTable.Reaping.signal, .pidfd] { try terminateReachesGroup(way) } },
-    "ends-groups-leader-first": { for way in [ChildTable.Reaping.signal, .pidfd] { try endsGroupsLeaderFirst(way) } },
-    "background-left-alone": { for way in [ChildTable.Reaping.signal, .pidfd] { try backgroundLeftAlone(way) } },
-    "left-its-group": leftItsGroup,
-    "each-its-deadline": eachItsDeadline,
-    "wait-with-deadline": { for way in [ChildTable.Reaping.signal, .pidfd] { try waitWithDeadline(way) } },
-]
+let tableTimeScenarios = Group(
+    "table-time",
+    Scenario("time-limit", "SIGTERM at the time limit", eachWay(timeLimit)),
+    Scenario("stubborn-child", "a stubborn child is killed after its deadline", eachWay(stubbornChild)),
+    Scenario("time-limit-of-group", "grandchildren end with a child at its time limit") {
+        try timeLimitOfGroup(stubbornLeader: true)
+    },
+    Scenario("time-limit-leader-first", "grandchildren end at the time limit when their leader died first") {
+        try timeLimitOfGroup(stubbornLeader: false)
+    },
+    Scenario(
+        "terminate-reaches-group", "SIGTERM reaches grandchildren whose leader ignores it",
+        eachWay(terminateReachesGroup)),
+    Scenario(
+        "ends-groups-leader-first", "grandchildren end when their leader died first while stopping",
+        eachWay(endsGroupsLeaderFirst)),
+    Scenario(
+        "background-left-alone", "in service a child's background process is left alone", eachWay(backgroundLeftAlone)),
+    Scenario("left-its-group", "a child that leaves its process group is still ended", leftItsGroup),
+    Scenario("each-its-deadline", "several deadlines, each kept in its turn", eachItsDeadline),
+    Scenario("wait-with-deadline", "waiting with a deadline leaves the child alone", eachWay(waitWithDeadline))
+)
 
 /// Ignored from before the fork: a child that sets this itself may be told to end before it has.
 private func ignoringTermination<R>(_ body: () throws -> R) rethrows -> R {

@@ -8,25 +8,38 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let tableTraceScenarios: [String: @Sendable () throws -> Void] = [
-    "traced-by-its-parent": { for way in [ChildTable.Reaping.signal, .pidfd] { try tracedByItsParent(way) } },
-    "thread-traced-by-its-parent": {
-        for way in [ChildTable.Reaping.signal, .pidfd] { try threadTracedByItsParent(way) }
-    },
-    "held-by-a-tracer": heldByATracer,
-    "held-by-a-tracer-of-its-group": {
-        for way in [ChildTable.Reaping.signal, .pidfd] { try heldByATracerOfItsGroup(way) }
-    },
-    "strangers": { for way in [ChildTable.Reaping.signal, .pidfd] { try strangers(way) } },
-    "slow-execve": slowExecve,
-    "be-held": beHeld,
-    "make-strangers": makeStrangers,
-    "not-permitted": {
-        for way in [ChildTable.Reaping.signal, .pidfd] {
+let tableTraceScenarios = Group(
+    "table-trace",
+    Scenario(
+        "traced-by-its-parent", "a child that has its parent trace it and stops has not ended, and is killed",
+        eachWay(tracedByItsParent)),
+    Scenario(
+        "thread-traced-by-its-parent", "a child with a thread that its parent traces is reaped",
+        eachWay(threadTracedByItsParent)),
+    Scenario(
+        "held-by-a-tracer",
+        "children that others trace as they end: nothing spins, it is told once, and they are reaped once let go",
+        heldByATracer),
+    Scenario(
+        "held-by-a-tracer-of-its-group", "a child's limit ends a tracer of its own that holds it",
+        eachWay(heldByATracerOfItsGroup)),
+    Scenario(
+        "strangers", "processes that a child makes its parent's are reaped on request, and nobody else's children",
+        eachWay(strangers)),
+    Scenario(
+        "slow-execve", "programs that are slow to be executed are a shortage, and nobody waits for them", slowExecve),
+    Scenario(program: "be-held", beHeld),
+    Scenario(program: "make-strangers", makeStrangers)
+)
+
+let tableTraceScenariosAsRoot = Group(
+    "table-trace-as-root",
+    Scenario(
+        "not-permitted", "a child that may not be signalled is told of at once",
+        eachWay { way in
             for isAlone in [true, false] { try notPermitted(way, isAlone: isAlone) }
-        }
-    },
-]
+        })
+)
 
 /// wait(2) tells of its stop as of an end. It is none; and nobody else would ever continue it.
 private func tracedByItsParent(_ way: ChildTable.Reaping) throws {

@@ -8,21 +8,29 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteCallScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-payloads": payloads,
-    "zygote-large-payload": largePayload,
-    "zygote-long-reply": { try longReply(40_000) },
-    "zygote-long-reply-inline": { try longReply(10) },
-    "zygote-descriptors": descriptors,
-    "zygote-many-descriptors": manyDescriptors,
-    "zygote-failures": failures,
-    "zygote-dropped": dropped,
-    "zygote-hand-off": handOff,
-    "zygote-hand-off-failures": handOffFailures,
-    "zygote-hand-off-reset": handOffReset,
-    "zygote-cut-answer": cutAnswer,
-    "zygote-printed": printed,
-]
+let zygoteCallScenarios = Group(
+    "zygote-call",
+    Scenario("zygote-payloads", "0 bytes to 1 MB come back", payloads),
+    Scenario("zygote-large-payload", "256 MiB come back", largePayload),
+    Scenario("zygote-long-reply", "a reply in a file that is longer than it may be is refused") {
+        try longReply(40_000)
+    },
+    Scenario("zygote-long-reply-inline", "a reply in a message that is longer than it may be is refused") {
+        try longReply(10)
+    },
+    Scenario("zygote-descriptors", "descriptors are passed on and back", descriptors),
+    Scenario(
+        "zygote-many-descriptors", "252 descriptors are passed on, 253 are refused", descriptors: 1024, manyDescriptors),
+    Scenario("zygote-failures", "each failure is told as what it was", failures),
+    Scenario("zygote-dropped", "a call that is dropped has its child killed", dropped),
+    Scenario("zygote-hand-off", "a connection is served to its end", handOff),
+    Scenario("zygote-hand-off-failures", "how a connection ended otherwise is told", handOffFailures),
+    Scenario(
+        "zygote-hand-off-reset", "the connection of a client which has gone is handed off, with what it sent",
+        handOffReset),
+    Scenario("zygote-cut-answer", "an answer that is cut off is told by its child's end", cutAnswer),
+    Scenario("zygote-printed", "what a child printed is out before its answer", printed)
+)
 
 private func payloads() throws {
     let zygote = try startZygote()

@@ -8,29 +8,34 @@ import Synchronization
 import SystemPackage
 import TestSupport
 
-let zygoteChildScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-child": surroundings,
-    "zygote-signals": signals,
-    "zygote-leaves-nothing": leavesNothing,
-    "zygote-prewarm": prewarm,
-    "zygote-prewarmed-mutex": prewarmedMutex,
-    "zygote-not-ready": notReady,
-    "zygote-refusals": refusals,
-    "zygote-variable-text": { try variable("x") },
-    "zygote-variable-alone": { try variable("\(getppid())") },  // our parent, but nothing is in the place
-    "zygote-variable-pipe": {
+let zygoteChildScenarios = Group(
+    "zygote-child",
+    Scenario("zygote-child", "a child has what is its own", surroundings),
+    Scenario("zygote-signals", "signals end children, not the zygote", signals),
+    Scenario("zygote-leaves-nothing", "nothing that a child has started outlives it", leavesNothing),
+    Scenario("zygote-prewarm", "what is done once is there for each child", prewarm),
+    Scenario("zygote-prewarmed-mutex", "a lock that was taken before the first child still works", prewarmedMutex),
+    Scenario("zygote-not-ready", "a zygote that does not get ready is told of, and gone", notReady),
+    Scenario("zygote-refusals", "what cannot be is refused", refusals),
+    Scenario("zygote-variable-text", "a variable that is set to something else is not believed") {
+        try variable("x")
+    },
+    Scenario("zygote-variable-alone", "a variable that names our parent is not believed without a channel") {
+        try variable("\(getppid())")
+    },
+    Scenario("zygote-variable-pipe", "a variable that names our parent is not believed with a pipe in the place") {
         let channel = try Channel()
         defer { channel.close() }
         try expect(channel.ends.read == 3, "the place is taken")
         try variable("\(getppid())")
     },
-    "zygote-variable-parent": {
+    Scenario("zygote-variable-parent", "a variable that names another parent is not believed") {
         var ends: [Int32] = [0, 0]  // of the right kind, of another parent
         try expect(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0 && ends[0] == 3, "taken")
         defer { for end in ends { close(end) } }
         try variable("\(getpid())")
-    },
-]
+    }
+)
 
 private func surroundings() throws {
     let inherited = openDescriptors().count  // from whoever started us

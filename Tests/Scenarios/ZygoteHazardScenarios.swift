@@ -8,18 +8,30 @@ import Synchronization
 import SystemPackage
 import TestSupport
 
-let zygoteHazardScenarios: [String: @Sendable () throws -> Void] = [
-    "hazard-look-after-drain": lookAfterDrain,
-    "hazard-not-forked": notForked,
-    "hazard-signal-mask": signalMask,
-    "hazard-orphan": orphan,
-    "hazard-cancel-stopped": cancelStopped,
-    "hazard-slow-prewarm": slowPrewarm,
-    "hazard-observer": observer,
-    "hazard-reply-bytes": replyBytes,
-    "hazard-late-to-end": lateToEnd,
-    "hazard-untaken": untaken,
-]
+let zygoteHazardScenarios = Group(
+    "zygote-hazard",
+    Scenario("hazard-look-after-drain", "to look after a drain starts no zygote", lookAfterDrain),
+    Scenario("hazard-not-forked", "a zygote that cannot fork says so, though nobody has read the request", notForked),
+    Scenario(
+        "hazard-signal-mask", "whichever thread starts a new zygote, children have the signals that they had before",
+        signalMask),
+    Scenario("hazard-orphan", "a new zygote whose host dies meanwhile does not become a second host", orphan),
+    Scenario(
+        "hazard-cancel-stopped", "a call that a thread waits for can be cancelled while the zygote stands still",
+        cancelStopped),
+    Scenario(
+        "hazard-slow-prewarm", "a new zygote that is not ready yet is not taken for one that stands still", slowPrewarm),
+    Scenario("hazard-observer", "an observer may cancel the call whose end it is told of", observer),
+    Scenario("hazard-reply-bytes", "a reply may be as long as its limit, and not a byte longer", replyBytes),
+    Scenario(
+        "hazard-untaken", "calls that ended with their zygote, and that nobody has taken, leave their places to others",
+        untaken)
+)
+
+let zygoteHazardScenariosWithTracing = Group(
+    "zygote-hazard-with-tracing",
+    Scenario("hazard-late-to-end", "a zygote that takes long to end has a successor", lateToEnd)
+)
 
 /// What the observer was told.
 private let told = Mutex<[Zygote.Event]>([])

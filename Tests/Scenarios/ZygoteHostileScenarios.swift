@@ -8,16 +8,24 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteHostileScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-hostile-child": hostileChild,
-    "zygote-hostile-numbers": hostileNumbers,
-    "zygote-unexpected-descriptors": unexpectedDescriptors,
-    "zygote-lingering-descriptors": lingeringDescriptors,
-    "zygote-held-child": heldChild,
-    "zygote-strangers": strangers,
-    "zygote-hostile-group": { try hostileGroup("leave") },
-    "zygote-hostile-group-traced": { try hostileGroup("leave-traced") },
-]
+let zygoteHostileScenarios = Group(
+    "zygote-hostile",
+    Scenario("zygote-hostile-child", "what a hostile child sends is survived", hostileChild),
+    Scenario("zygote-hostile-numbers", "numbers that a hostile child makes up are survived", hostileNumbers),
+    Scenario(
+        "zygote-unexpected-descriptors", "descriptors that nobody expects are closed, or the reply's",
+        unexpectedDescriptors),
+    Scenario("zygote-lingering-descriptors", "to close what a child sends holds nobody up", lingeringDescriptors),
+    Scenario("zygote-held-child", "a child that a tracer of its own holds has ended for its call", heldChild),
+    Scenario("zygote-strangers", "processes that a child makes the zygote's are reaped", strangers),
+    Scenario("zygote-hostile-group", "a child that has left its group ends with its call") {
+        try hostileGroup("leave")
+    },
+    Scenario(
+        "zygote-hostile-group-traced",
+        "a child that has left its group, is traced by the zygote, and stops, ends with its call"
+    ) { try hostileGroup("leave-traced") }
+)
 
 /// What goes over a call's channel, as CallMessage.Head has it.
 private struct Forged {

@@ -7,16 +7,19 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteLifeScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-killed": killed,
-    "zygote-watched": watched,
-    "zygote-back-off": backOff,
-    "zygote-stopped": stopped,
-    "zygote-host": host,
-    "zygote-host-killed": { try hostEnds(-SIGKILL) { $0.send(SIGKILL) } },
-    "zygote-host-traps": { try hostEnds(-SIGTRAP) { $0.send(SIGTRAP) } },
-    "zygote-host-exits": { try hostEnds(0) { $0.send(SIGUSR1) } },
-]
+let zygoteLifeScenarios = Group(
+    "zygote-life",
+    Scenario("zygote-killed", "killed, it loses what it had, and who waited is served by the next", killed),
+    Scenario("zygote-watched", "its end shows at its descriptor", watched),
+    Scenario("zygote-back-off", "those that die at once come at growing intervals", backOff),
+    Scenario("zygote-stopped", "stopped, it is replaced", stopped),
+    Scenario(program: "zygote-host", host),
+    Scenario("zygote-host-killed", "nothing outlives a host that is killed") {
+        try hostEnds(-SIGKILL) { $0.send(SIGKILL) }
+    },
+    Scenario("zygote-host-traps", "nothing outlives a host that traps") { try hostEnds(-SIGTRAP) { $0.send(SIGTRAP) } },
+    Scenario("zygote-host-exits", "nothing outlives a host that exits") { try hostEnds(0) { $0.send(SIGUSR1) } }
+)
 
 /// A zygote that has served for more than a second has earned a successor at once.
 private func serveForASecond(_ zygote: Zygote) throws {

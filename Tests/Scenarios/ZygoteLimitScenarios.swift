@@ -7,11 +7,14 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteLimitScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-limits": limits,
-    "zygote-given-connections": givenConnections,
-    "zygote-limit-refused": limitRefused,
-]
+let zygoteLimitScenarios = Group(
+    "zygote-limit",
+    Scenario("zygote-limits", "each limit holds, for its call", limits),
+    Scenario(
+        "zygote-given-connections", "without a network, a connection that was given leads to nobody else",
+        givenConnections),
+    Scenario("zygote-limit-refused", "a limit that cannot be had is told", limitRefused)
+)
 
 private func addHandlers(_ handlers: inout Zygote.Handlers) {
     handlers.answer("spin") { _ in while true {} }

@@ -7,18 +7,20 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteQueueScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-order": order,
-    "zygote-drain": drain,
-    "zygote-shut-down-by-force": shutDownByForce,
-    "zygote-many-calls": manyCalls,
-    "zygote-short-of-descriptors": shortOfDescriptors,
-    "zygote-slow": slowZygote,
-    "zygote-waiting-takes-nothing": waitingTakesNothing,
-    "zygote-waiting-with-descriptors": waitingWithDescriptors,
-    "zygote-waiting-polled": waitingPolled,
-    "zygote-shortage-ends": shortageEnds,
-]
+let zygoteQueueScenarios = Group(
+    "zygote-queue",
+    Scenario("zygote-order", "who waits longest is served first, whatever frees a place", order),
+    Scenario("zygote-drain", "a drain serves who runs and who waits", drain),
+    Scenario("zygote-shut-down-by-force", "a drain that takes too long is ended by force", shutDownByForce),
+    Scenario("zygote-many-calls", "thousands of calls leave no descriptor", manyCalls),
+    Scenario("zygote-short-of-descriptors", "no call is lost for want of descriptors", shortOfDescriptors),
+    Scenario("zygote-slow", "a zygote that is slow loses no call, either", slowZygote),
+    Scenario("zygote-waiting-takes-nothing", "calls that wait take no descriptors", waitingTakesNothing),
+    Scenario(
+        "zygote-waiting-with-descriptors", "what waiting calls pass on is kept, and bounded", waitingWithDescriptors),
+    Scenario("zygote-waiting-polled", "a call that waits can be polled", waitingPolled),
+    Scenario("zygote-shortage-ends", "a shortage is over when it is", shortageEnds)
+)
 
 /// Calls whose children say a letter when they begin, and stay until they get SIGUSR1.
 private final class Gated {

@@ -7,16 +7,17 @@ import Glibc
 import SystemPackage
 import TestSupport
 
-let zygoteWatchScenarios: [String: @Sendable () throws -> Void] = [
-    "zygote-counts-forward": countsForward,
-    "zygote-counts-anew": countsAnew,
-    "zygote-drained-stays-so": drainedStaysSo,
-    "zygote-killed-while-awaited": killedWhileAwaited,
-    "zygote-tells-of-calls": tellsOfCalls,
-    "zygote-false-counts": falseCounts,
-    "zygote-loss-counts-once": lossCountsOnce,
-    "zygote-not-admitted": notAdmitted,
-]
+let zygoteWatchScenarios = Group(
+    "zygote-watch",
+    Scenario("zygote-counts-forward", "answers taken in any order count forward", countsForward),
+    Scenario("zygote-counts-anew", "a late answer of a lost zygote does not count for the next", countsAnew),
+    Scenario("zygote-drained-stays-so", "to look after a drained zygote starts none", drainedStaysSo),
+    Scenario("zygote-killed-while-awaited", "a kill ends the wait for its end", killedWhileAwaited),
+    Scenario("zygote-tells-of-calls", "its observer hears which calls have a place, and what was forked", tellsOfCalls),
+    Scenario("zygote-false-counts", "what a child makes up is not counted", falseCounts),
+    Scenario("zygote-loss-counts-once", "a loss is one failure, whatever calls there were", lossCountsOnce),
+    Scenario("zygote-not-admitted", "a call that finds no zygote is told of as that", notAdmitted)
+)
 
 /// Answers that are taken in another order than they were given in.
 private func countsForward() throws {

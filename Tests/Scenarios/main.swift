@@ -2,31 +2,43 @@
 //
 // Whatever forks in a test does it here: in a process with one thread, a session of its own, and few descriptors, so
 // that a leak cannot hide. `scenarios NAME` runs one; it prints `ok` and exits 0, or says on stderr what went wrong.
+// `scenarios --list` says which there are: a line each, with its group, name and title.
 
 import Glibc
 import TestSupport
 
-/// What can be run, by name. Each lives beside its kind.
-let scenarios = [
-    tableScenarios, serverScenarios, stopScenarios, serveScenarios, socketScenarios, preforkScenarios,
-    preforkPoolScenarios, zygoteCallScenarios, zygoteQueueScenarios, zygoteChildScenarios, zygoteLimitScenarios,
-    zygoteLifeScenarios, zygoteHostileScenarios, zygoteHazardScenarios, zygoteWatchScenarios, lingerScenarios,
-    startScenarios, drainScenarios, rightsScenarios, datagramScenarios, resourceLimitScenarios,
-].reduce(into: [:]) {
-    $0.merge($1) { _, _ in fatalError("two scenarios of one name") }
-}
+/// One or two for each file. A group that is missing here fails a test.
+let groups: [Group] = [
+    datagramScenarios, drainScenarios, drainScenariosAsRoot, lingerScenarios, preforkPoolScenarios,
+    resourceLimitScenarios, rightsScenarios,
+    serverScenarios, serverEndScenarios, serviceManagerScenarios, socketScenarios, startScenarios, stopScenarios,
+    tableChildScenarios, tableContainmentScenarios, tableContainmentScenariosAsRoot, tableDispatchScenarios,
+    tableForeignScenarios, tableHostScenarios, tableLimitScenarios, tableLoopScenarios, tableMarkScenarios,
+    tableProgramScenarios, tableReapingScenarios, tableTimeScenarios, tableTraceScenarios, tableTraceScenariosAsRoot,
+    zygoteCallScenarios, zygoteChildScenarios, zygoteHazardScenarios, zygoteHazardScenariosWithTracing,
+    zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios, zygoteQueueScenarios, zygoteWatchScenarios,
+]
 
+/// By name, of which there is one each.
+let scenarios = Dictionary(uniqueKeysWithValues: groups.flatMap(\.scenarios).map { ($0.name, $0) })
+
+if CommandLine.arguments.dropFirst() == ["--list"] {
+    for group in groups {
+        for scenario in group.scenarios {
+            if let title = scenario.title { print("\(group.name)\t\(scenario.name)\t\(title)") }
+        }
+    }
+    exit(0)
+}
 guard CommandLine.arguments.count >= 2, let scenario = scenarios[CommandLine.arguments[1]] else {
-    print("usage: scenarios NAME, one of\n" + scenarios.keys.sorted().map { "  " + $0 }.joined(separator: "\n"))
+    fputs("usage: scenarios NAME, or scenarios --list\n", stderrStream())
     exit(64)
 }
 
 do {
-    let limits: [String: rlim_t] = ["prefork": 64]  // two a worker, and what whoever runs this leaves open
-    limitDescriptors(
-        to: CommandLine.arguments[1].hasSuffix("-many-descriptors") ? 1024 : limits[CommandLine.arguments[1]] ?? 32)
+    limitDescriptors(to: scenario.descriptors)
     let before = openDescriptors()
-    try scenario()
+    try scenario.body()
     // What is closed aside is so a moment later.
     try eventually(within: 20, "descriptors before \(before), after \(openDescriptors())") {
         openDescriptors() == before
@@ -34,6 +46,6 @@ do {
     try expectNoChildren()
     print("ok")
 } catch {
-    fputs("\(CommandLine.arguments[1]): \(error)\n", stderrStream())
+    fputs("\(scenario.name): \(error)\n", stderrStream())
     exit(1)
 }

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import Forking
 import Glibc
 import TestSupport
 
-let preforkScenarios: [String: @Sendable () throws -> Void] = [
-    "bound-to-a-core": boundToACore,
-    "service-manager": serviceManager,
-]
-
-/// To be started by taskset(1).
-private func boundToACore() throws {
-    try expect(UsableCores.count == 1, "there are \(UsableCores.count) cores")
-}
+let serviceManagerScenarios = Group(
+    "service-manager",
+    Scenario("service-manager", "messages arrive, and who does not take them is not waited for", serviceManager)
+)
 
 /// A service manager's end, bound to `name`.
 private final class ManagerSocket {
