@@ -46,7 +46,7 @@ import SystemPackage
     var limits = ResourceLimits()
     limits.maxMemoryBytes = ResourceLimits.minAsyncMemoryBytes - 1
     let memory = try await failure { try await zygote.run("strings", limits: limits) }
-    let text = "memory is 33554431, and 'strings', which is async, works with 33554432 or more"
+    let text = "maxMemoryBytes is 33554431, and 'strings', which is async, needs at least 33554432"
     try expect(memory == .invalid(text), "\(memory)")
     _ = try await zygote.run("echo", limits: limits)  // it is not
     limits.maxMemoryBytes = nil
