@@ -25,18 +25,14 @@ let package = Package(
         .library(name: "ForkingCodable", targets: ["ForkingCodable"]),
         .library(name: "ForkingIntegrations", targets: ["ForkingIntegrations"]),
         .executable(name: "forkserve", targets: ["forkserve"]),
-        .executable(name: "forkbench", targets: ["forkbench"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
-        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
-        // For a benchmark only, and without Foundation.
-        .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
     ],
     targets: [
         .target(name: "CForkCore", path: "CForkCore", cSettings: cSettings),
@@ -84,36 +80,6 @@ let package = Package(
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),
-        .target(name: "CForkbench", path: "Benchmarks/CForkbench", cSettings: cSettings),
-        .executableTarget(
-            name: "forkbench",
-            dependencies: [
-                "Forking", "CForkbench",
-                .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "Histogram", package: "hdrhistogram-swift"),
-                .product(name: "SystemPackage", package: "swift-system"),
-            ],
-            path: "Benchmarks/forkbench"
-        ),
-        .target(
-            name: "ForkbenchHost",
-            dependencies: [
-                "Forking", "CForkbench",
-                .product(name: "Subprocess", package: "swift-subprocess"),
-                .product(name: "SystemPackage", package: "swift-system"),
-            ],
-            path: "Benchmarks/Host"
-        ),
-        .executableTarget(name: "forkbench-host", dependencies: ["ForkbenchHost"], path: "Benchmarks/PlainHost"),
-        .executableTarget(
-            name: "forkbench-busy-host",
-            dependencies: [
-                "ForkbenchHost",
-                .product(name: "NIOCore", package: "swift-nio"),
-                .product(name: "NIOPosix", package: "swift-nio"),
-            ],
-            path: "Benchmarks/BusyHost"
-        ),
         .target(name: "TestSupport", dependencies: ["CTestSupport"], path: "Tests/TestSupport"),
         .executableTarget(
             name: "scenarios",
@@ -132,9 +98,6 @@ let package = Package(
             ]
         ),
         .testTarget(name: "ForkserveTests", dependencies: ["TestSupport", "forkserve", "scenarios"]),
-        .testTarget(
-            name: "ForkbenchTests",
-            dependencies: ["TestSupport", "CForkbench", "forkbench", "forkbench-host", "forkbench-busy-host"]),
         .executableTarget(
             name: "nioserver",
             dependencies: [

@@ -72,7 +72,7 @@ final class Workshop {
     // MARK: Ours
 
     func forkserve() throws -> String {
-        try ours(given.dynamic ?? "\(besides)/forkserve", "swift build -c release --product forkserve")
+        try ours(given.dynamic ?? "\(besides)/forkserve", "swift build -c release --package-path Benchmarks")
     }
 
     func staticForkserve() throws -> String {

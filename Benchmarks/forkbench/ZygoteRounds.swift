@@ -166,7 +166,7 @@ struct CallPrograms {
 
     init(for hosts: [CallHost], _ methods: [CallMethod], package: String?) throws {
         for program in Set(hosts.map(\.program)).sorted() where access("\(directory)/\(program)", X_OK) != 0 {
-            throw Shortage("there is no \(directory)/\(program): swift build -c release --product \(program)")
+            throw Shortage("there is no \(directory)/\(program): swift build -c release --package-path Benchmarks")
         }
         guard hosts.contains(where: { $0.work == .echo }), methods.contains(where: \.startsPrograms) else {
             (workshop, echo) = (nil, nil)
