@@ -44,21 +44,11 @@ static void close_range_of(int first, int last)
             close(descriptor);
 }
 
-static bool is_kept(const struct forkcore_child_plan *plan, int descriptor)
-{
-    for (size_t i = 0; i < plan->keeping_count; i++)
-        if (plan->keeping[i] == descriptor)
-            return true;
-    return false;
-}
-
 static void close_parents(const struct forkcore_child_plan *plan)
 {
     int first = -1, last = -1;
     for (size_t i = 0; i < plan->closing_count; i++) {
         int next = plan->closing[i];
-        if (is_kept(plan, next))
-            continue;
         if (first >= 0 && next != last + 1) {
             close_range_of(first, last);
             first = -1;
@@ -98,14 +88,6 @@ static bool is_anything_buffered(void)
 
 static void flush(void)
 {
-// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would look
-// them up, by some twenty page faults.
-static _Noreturn void end(int status)
-{
-    for (;;)
-        forkcore_raw(SYS_exit_group, status, 0, 0, 0);
-}
-
     if (is_anything_buffered())
         fflush(NULL);
 }
@@ -115,6 +97,14 @@ struct parent {
     bool had_threads;
     sigset_t mask;
 };
+
+// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would look
+// them up, by some twenty page faults.
+static _Noreturn void end(int status)
+{
+    for (;;)
+        forkcore_raw(SYS_exit_group, status, 0, 0, 0);
+}
 
 static void tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
