@@ -41,6 +41,8 @@ public final class PreforkServer {
     // +Upgrade begins anew, +Status tells.
     let loop: ServerLoop
     let service: Service
+    /// Where it runs.
+    let stack = ParentStack()
     /// Workers wake the parent by it.
     private(set) var news: News
     var listeners: [SharedListener] = []
@@ -110,6 +112,8 @@ public final class PreforkServer {
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
+    deinit { stack.close() }
+
     /// Has the workers serve on one more listener. Parent, before serving.
     ///
     /// - Throws: `ForkingError.invalid` for a listener of datagrams, or while it serves.
@@ -151,7 +155,9 @@ public final class PreforkServer {
         }
         try InheritedSockets.settle()
         do throws(ForkingError) {
-            while loop.life.state != .stopped { try turn() }
+            try stack.run { () throws(ForkingError) in
+                while loop.life.state != .stopped { try turn() }
+            }
         } catch {
             loop.fail()
             lastClients.close()
