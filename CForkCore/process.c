@@ -100,7 +100,7 @@ struct parent {
 
 // Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would look
 // them up, by some twenty page faults.
-static _Noreturn void end(int status)
+static _Noreturn void end_process(int status)
 {
     for (;;)
         forkcore_raw(SYS_exit_group, status, 0, 0, 0);
@@ -114,14 +114,14 @@ static void tie(const struct forkcore_child_plan *plan, pid_t parent)
     else if (plan->own_group)
         forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
     if (forkcore_take_identity(&plan->identity, &call) != 0)
-        end(126);
+        end_process(126);
     if (plan->dies_with_parent) {
         if (plan->watcher)
             forkcore_watcher_enlist(plan->watcher, plan->watched_as);
         else
             forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
         if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != parent) // it died before that: nobody will tell us any more
-            end(0);
+            end_process(0);
     }
 }
 
@@ -193,7 +193,7 @@ _Noreturn void forkcore_exit(int status)
     if (is_for_coverage)
         __llvm_profile_write_file();
     flush();
-    end(status);
+    end_process(status);
 }
 
 unsigned forkcore_thread_count(void)
