@@ -4,15 +4,15 @@
 
 Of a client of PROGRAM, a forkserve:
 
-    left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself; but
-             for the page that the child's own stack is on: what it has written to is its own
+    left     pages that the parent wrote to after a fork, so that the child keeps them, as they were; but not those that the
+             child has written to as well, of which each needs its own
     parent   page faults of the parent for a client
     child    page faults of a child that has answered a line
     private  KiB that an idle child has for itself
     mapped   pages whose entries a fork copies: what is there of the mappings that the parent has changed something in
 
-With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests; with
---zygote, in the children of a zygote of PROGRAM's, a forkbench-host.
+With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests. With
+--zygote, of a call to a zygote of PROGRAM's, a forkbench-host: left, parent and child.
 
 Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
 """
@@ -201,7 +201,9 @@ def measure_zygote(program):
 
         for _ in range(IDLE):
             call()
-        return {}, count_left(zygote, call)
+        before = faults(zygote)
+        child = statistics.median(faults(call()) for _ in range(IDLE))
+        return {"parent": (faults(zygote) - before) / IDLE, "child": child}, count_left(zygote, call)
 
 
 def main():
