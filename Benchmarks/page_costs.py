@@ -4,15 +4,15 @@
 
 Of a client of PROGRAM, a forkserve:
 
-    left     pages that the parent wrote to after a fork, so that its last child keeps them, as they were, for itself; but
-             for the page that the child's own stack is on: what it has written to is its own
+    left     pages that the parent wrote to after a fork, so that the child keeps them, as they were; but not those that the
+             child has written to as well, of which each needs its own
     parent   page faults of the parent for a client
     child    page faults of a child that has answered a line
     private  KiB that an idle child has for itself
     mapped   pages whose entries a fork copies: what is there of the mappings that the parent has changed something in
 
-With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests; with
---zygote, in the children of a zygote of PROGRAM's, a forkbench-host.
+With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests. With
+--zygote, of a call to a zygote of PROGRAM's, a forkbench-host: left, parent and child.
 
 Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
 """
@@ -27,6 +27,7 @@ import subprocess
 import sys
 
 PAGE = 4096
+EXCLUSIVE = 34  # a bit of /proc/kpageflags, "mappedtodisk" of a page that is a file's: see tools/mm/page-types.c of Linux
 WARM_UP = 100  # the server settles after some clients
 IDLE = 20
 ROUNDS = 20
@@ -97,27 +98,29 @@ def mapped(pid):
 
 
 def frames(pid):
-    """The frame and the mapping of each page that is no file's."""
-    return {page: (entry & (1 << 55) - 1, name) for page, entry, name in mapped(pid) if not entry >> 61 & 1}
+    """The frame and the mapping of each page that is no file's; none of a process that has ended."""
+    try:
+        return {page: (entry & (1 << 55) - 1, name) for page, entry, name in mapped(pid) if not entry >> 61 & 1}
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
 
 
-def stack_page(pid):
-    """Where the stack pointer of a child is that waits for its client."""
-    while True:
-        with open(f"/proc/{pid}/syscall") as file:
-            number, *rest = file.read().split()
-        if number != "running":
-            return int(rest[-2], 16) // PAGE * PAGE
+def was_written(frame):
+    """Whether a process has written to a page of its own since it was forked: then the kernel knows that it has it alone."""
+    with open("/proc/kpageflags", "rb", buffering=0) as file:
+        (flags,) = struct.unpack("Q", os.pread(file.fileno(), 8, frame * 8))
+        return bool(flags >> EXCLUSIVE & 1)
 
 
 def count_left(pid, make_child):
-    """How often each page was left in the last child. Who writes to one first gets a copy, the other keeps it."""
-    counts = {}
-    for _ in range(ROUNDS):
-        before, child = make_child()
-        after, kept, own = frames(pid), frames(child), stack_page(child)
-        for page, (frame, name) in before.items():
-            if page != own and after.get(page, (frame,))[0] != frame and kept.get(page, (0,))[0] == frame:
+    """How often each page was left in a child, by the time that its parent had done all it does until it has made the next."""
+    counts, rounds, child = {}, 0, make_child()
+    while rounds < ROUNDS:
+        child, looked_at = make_child(), child
+        now, kept = frames(pid), frames(looked_at)
+        rounds += 1 if kept else 0  # a worker may have been replaced
+        for page, (frame, name) in kept.items():
+            if now.get(page, (0,))[0] != frame and not was_written(frame):
                 counts[page, name] = counts.get((page, name), 0) + 1
     # Once in a while a page is allocated, or looked up: it is those that are written to for each client that count.
     return {page: count for page, count in counts.items() if count > ROUNDS / 2}
@@ -154,9 +157,8 @@ def measure_clients(program):
         pid, address = server.pid, address_of(server)
 
         def hold():
-            before = frames(pid)
             held.enter_context(ask(address))
-            return before, children(pid)[-1]
+            return children(pid)[-1]
 
         for _ in range(WARM_UP):
             leave(ask(address))
@@ -164,7 +166,7 @@ def measure_clients(program):
         for _ in range(WARM_UP):
             leave(ask(address))
         parent = (faults(pid) - before) / WARM_UP
-        idle = [hold()[1] for _ in range(IDLE)]
+        idle = [hold() for _ in range(IDLE)]
         costs = {
             "parent": parent,
             "child": statistics.median(map(faults, idle)),
@@ -179,10 +181,9 @@ def measure_pool(program):
         pid, address = server.pid, address_of(server)
 
         def replace():
-            before = frames(pid)
             child = await_child(pid, lambda: leave(ask(address)))
             leave(ask(address))  # whatever the pool does about a new worker, it has done
-            return before, child
+            return child
 
         for _ in range(IDLE):
             replace()
@@ -190,19 +191,19 @@ def measure_pool(program):
 
 
 def measure_zygote(program):
-    with started(program, "zygote", "nap", "0", "0", "1000", "1000") as host:
+    with started(program, "overlapping", "nap", "0", "0", "1000", "1000") as host:
         while not (zygotes := children(host.pid)):
             pass
         zygote = zygotes[0]
 
         def call():
-            before = [frames(zygote)]  # a child may be there after the first look
-            child = await_child(zygote, lambda: before.append(frames(zygote)))
-            return before[-2], child
+            return await_child(zygote, lambda: None)
 
         for _ in range(IDLE):
             call()
-        return {}, count_left(zygote, call)
+        before = faults(zygote)
+        child = statistics.median(faults(call()) for _ in range(IDLE))
+        return {"parent": (faults(zygote) - before) / IDLE, "child": child}, count_left(zygote, call)
 
 
 def main():

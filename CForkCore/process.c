@@ -3,6 +3,7 @@
 // fork, the child's first steps, its ending, and reaping.
 
 #include "internal.h"
+#include "raw.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -38,17 +39,9 @@ __attribute__((constructor)) static void look_for_coverage(void)
 // What is closed usually has successive numbers: it was opened at the start, one after the other.
 static void close_range_of(int first, int last)
 {
-    if (syscall(SYS_close_range, (unsigned)first, (unsigned)last, 0U) != 0)
+    if (forkcore_raw(SYS_close_range, first, last, 0, 0) < 0)
         for (int descriptor = first; descriptor <= last; descriptor++) // a kernel before 5.9
             close(descriptor);
-}
-
-static bool is_kept(const struct forkcore_child_plan *plan, int descriptor)
-{
-    for (size_t i = 0; i < plan->keeping_count; i++)
-        if (plan->keeping[i] == descriptor)
-            return true;
-    return false;
 }
 
 static void close_parents(const struct forkcore_child_plan *plan)
@@ -56,8 +49,6 @@ static void close_parents(const struct forkcore_child_plan *plan)
     int first = -1, last = -1;
     for (size_t i = 0; i < plan->closing_count; i++) {
         int next = plan->closing[i];
-        if (is_kept(plan, next))
-            continue;
         if (first >= 0 && next != last + 1) {
             close_range_of(first, last);
             first = -1;
@@ -107,22 +98,30 @@ struct parent {
     sigset_t mask;
 };
 
+// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would look
+// them up, by some twenty page faults.
+static _Noreturn void end_process(int status)
+{
+    for (;;)
+        forkcore_raw(SYS_exit_group, status, 0, 0, 0);
+}
+
 static void tie(const struct forkcore_child_plan *plan, pid_t parent)
 {
     const char *call;
     if (plan->own_session)
-        setsid();
+        forkcore_raw(SYS_setsid, 0, 0, 0, 0);
     else if (plan->own_group)
-        setpgid(0, 0);
+        forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
     if (forkcore_confine(&plan->confinement, &call) != 0)
-        _exit(126);
+        end_process(126);
     if (plan->dies_with_parent) {
         if (plan->watcher)
             forkcore_watcher_enlist(plan->watcher, plan->watched_as);
         else
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent) // it died before that: nobody will tell us any more
-            _exit(0);
+            forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != parent) // it died before that: nobody will tell us any more
+            end_process(0);
     }
 }
 
@@ -194,7 +193,7 @@ _Noreturn void forkcore_exit(int status)
     if (is_for_coverage)
         __llvm_profile_write_file();
     flush();
-    _exit(status);
+    end_process(status);
 }
 
 unsigned forkcore_thread_count(void)

@@ -253,6 +253,7 @@ struct departure {
     int (*body)(const void *);
     pid_t pid;
     int error;
+    int *too_many; // to be closed, for that page: on the heap
     _Alignas(16) char start[];
 };
 
@@ -270,6 +271,27 @@ static void depart(void *context)
         forkcore_stack_begin(departure, live, departure);
 }
 
+// What `plan` points to can be on the stack that the child does not have, so that it is copied as well.
+static struct departure *lay_out(const struct forkcore_stack *stack, const struct forkcore_child_plan *plan, size_t size)
+{
+    size_t list = plan->closing_count * sizeof *plan->closing;
+    int *too_many = size + list > MOST ? malloc(list) : NULL;
+    if (size + list > MOST && !too_many)
+        return NULL;
+    size_t whole = sizeof(struct departure) + size + (too_many ? 0 : list);
+    struct departure *departure = (struct departure *)(((uintptr_t)stack->caller - whole) & ~(uintptr_t)63);
+    *departure = (struct departure){.plan = *plan, .too_many = too_many};
+    int *closing = too_many ? too_many : (int *)(void *)(departure->start + size);
+    if (list > 0)
+        memcpy(closing, plan->closing, list);
+    departure->plan.closing = closing;
+    if (plan->confinement.credentials) {
+        departure->credentials = *plan->confinement.credentials;
+        departure->plan.confinement.credentials = &departure->credentials;
+    }
+    return departure;
+}
+
 int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_child_plan *plan, const void *start, size_t size,
                         int (*body)(const void *), pid_t *child)
 {
@@ -281,16 +303,15 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
             forkcore_exit(body(start));
         return code;
     }
-    struct departure *departure = (struct departure *)(((uintptr_t)stack->caller - sizeof *departure - size) & ~(uintptr_t)63);
-    *departure = (struct departure){.plan = *plan, .body = body};
-    if (plan->confinement.credentials) {
-        departure->credentials = *plan->confinement.credentials;
-        departure->plan.confinement.credentials = &departure->credentials;
-    }
+    struct departure *departure = lay_out(stack, plan, (size + sizeof(int) - 1) & ~(sizeof(int) - 1));
+    if (!departure)
+        return ENOMEM;
+    departure->body = body;
     memcpy(departure->start, start, size);
     stack->is_departing = true;
     forkcore_stack_switch(departure, depart, departure);
     stack->is_departing = false;
+    free(departure->too_many);
     *child = departure->pid;
     return departure->error;
 }

@@ -65,13 +65,15 @@ public enum Host {
         // What its own code needs, a process that forks has had once before, for its children to find it done; but no threads.
         let warmUp = { if plan.work != Works.task { _ = work(CallTally.request) } }
         // Before anything else, as in a user's main.
-        let zygote = plan.method == ZygoteMethod.name ? try startZygote(work, warmUp) : nil
+        let zygote =
+            [ZygoteMethod.name, OverlappingMethod.name].contains(plan.method) ? try startZygote(work, warmUp) : nil
         signal(SIGPIPE, SIG_IGN)  // a child that has ended is a failed call
         try check("mmap", forkbench_occupy(plan.heapMiB << 20))
         if plan.threads > 0 { try keepBusy?(plan.threads) }
         var tally = CallTally(plan)
         switch plan.method {
         case ZygoteMethod.name: tally.measure(ZygoteMethod(zygote!))
+        case OverlappingMethod.name: tally.measure(OverlappingMethod(zygote!))
         case ForkMethod.name:
             warmUp()
             tally.measure(ForkMethod(work))

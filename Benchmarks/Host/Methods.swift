@@ -36,6 +36,23 @@ struct ZygoteMethod: CallMethod {
     }
 }
 
+/// The same with two calls under way, begun in turn, each for half of its nap: for whoever wants to look at children meanwhile
+/// (page_costs.py).
+final class OverlappingMethod: CallMethod {
+    static let name = "overlapping"
+    private let zygote: Zygote
+    private var last: Zygote.Call?
+
+    init(_ zygote: Zygote) { self.zygote = zygote }
+
+    func call(_ request: [UInt8]) throws -> CallAnswer? {
+        let before = last
+        last = try zygote.begin("work", request)
+        usleep(Works.napTime / 2)
+        return CallAnswer(bytes: try before?.wait().bytes ?? request, at: .now)
+    }
+}
+
 /// A plain fork(2) of the host. The child answers over a socket, and ends.
 struct ForkMethod: CallMethod {
     static let name = "fork"

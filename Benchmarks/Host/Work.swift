@@ -11,9 +11,11 @@ enum Works {
     static let all: [String: Work] = ["echo": { $0 }, "allocate": allocate, task: runTasks, "nap": nap]
     static let task = "task"
 
+    static let napTime: useconds_t = 200_000
+
     /// For whoever wants to look at a child meanwhile (page_costs.py).
     @Sendable private static func nap(_ request: [UInt8]) -> [UInt8] {
-        usleep(100_000)
+        usleep(napTime)
         return request
     }
 

@@ -40,8 +40,6 @@ struct forkcore_child_plan {
                          ///< executes; SIGTTIN and SIGTTOU are ignored there too
     const int *closing;  ///< descriptors that belong to the parent alone, ascending; closed in the child
     size_t closing_count;
-    const int *keeping;  ///< those of them that the child keeps all the same
-    size_t keeping_count;
     void *mark;          ///< the child's death mark, from forkcore_marks_occupy, or NULL
     bool own_group;        ///< the child leads a process group of its own (its id is the child's pid)
     bool own_session;      ///< and a session of its own, without a terminal

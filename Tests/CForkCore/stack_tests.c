@@ -105,6 +105,40 @@ static void children_have_nothing_of_it(void)
     stop_storm();
 }
 
+enum { FIRST = 40, OPEN = 5, CLOSED = 3, MOST_CLOSED = 20000 };
+
+static int count_open(const void *context)
+{
+    (void)context;
+    int count = 0;
+    for (int i = 0; i < OPEN; i++)
+        count += fcntl(FIRST + i, F_GETFD) >= 0;
+    return count;
+}
+
+// The list lies on the stack that the child does not have. What else is in it is not open.
+static void fork_without_descriptors(void *stack)
+{
+    int closing[MOST_CLOSED];
+    for (int i = 0; i < OPEN; i++)
+        CHECK(dup2(STDERR_FILENO, FIRST + i) == FIRST + i);
+    for (int i = 0; i < MOST_CLOSED; i++)
+        closing[i] = i < CLOSED ? FIRST + i : 2 * FIRST + i;
+    for (size_t count = CLOSED; count <= MOST_CLOSED; count += MOST_CLOSED - CLOSED) {
+        struct forkcore_child_plan plan = {.closing = closing, .closing_count = count};
+        pid_t pid;
+        CHECK(forkcore_stack_fork(stack, &plan, "", 1, count_open, &pid) == 0);
+        CHECK(await_end(pid).code == OPEN - CLOSED);
+    }
+    for (int i = 0; i < OPEN; i++)
+        close(FIRST + i);
+}
+
+static void however_many_descriptors_are_closed(void)
+{
+    run(fork_without_descriptors);
+}
+
 static void fork_plainly(void *stack)
 {
     for (int i = 1; i < 3; i++) {
@@ -307,6 +341,7 @@ static void a_childs_frames_end_where_it_began(void)
 
 const struct test stack_tests[] = {
     {"children have nothing of the stack that their parent is on", children_have_nothing_of_it},
+    {"however many descriptors a child is to close, it closes them", however_many_descriptors_are_closed},
     {"who forks there plainly has a copy of it", who_forks_there_plainly_has_a_copy},
     {"it can be run from within itself", it_can_be_run_from_within_itself},
     {"one can be run from another", one_can_be_run_from_another},

@@ -5,7 +5,7 @@ import Glibc
 import SystemPackage
 
 /// A zygote's child: takes the request from its channel, runs the handler, answers, ends.
-struct ZygoteChild {
+struct ZygoteChild: BitwiseCopyable {
     let channel: Int32
     let limits: forkcore_limits
     let ordered: Instant

@@ -75,6 +75,8 @@ public struct ChildExit: Sendable {
     public let usage: ResourceUsage?
     /// Why the program that it was to be could not be executed. execve(2).
     public let refusal: Errno?
+    /// Of a zygote's child, its call's.
+    var channel: Int32 = -1
 
     /// Whether it ended with status 0 and nobody had to help.
     public var isSuccess: Bool { status.isSuccess && reason == .own }
@@ -113,7 +115,7 @@ extension ChildExit {
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
             duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
             usage: status == .unknown ? nil : ResourceUsage(ending),
-            refusal: ended.refusal == 0 ? nil : Errno(rawValue: ended.refusal))
+            refusal: ended.refusal == 0 ? nil : Errno(rawValue: ended.refusal), channel: child.channel)
     }
 }
 

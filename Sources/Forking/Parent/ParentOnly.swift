@@ -1,87 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
-import Glibc
 import Synchronization
 
 /// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
 /// signals that it takes. Every table's children leave all of it behind, whichever server it belongs to.
+///
+/// It changes with each worker and each call: so it is in memory that children get no copy of.
 enum ParentOnly {
-    struct State {
-        /// Ascending.
-        var descriptors: [Int32] = []
-        var blockedSignals: UInt64 = 0
-        /// A child that has become a parent itself has none of its parent's.
-        let owner = forkcore_process()
-
-        /// Where a descriptor stands, or would. There can be thousands of pidfds.
-        func place(of descriptor: Int32) -> Int {
-            var (low, high) = (0, descriptors.count)
-            while low < high {
-                let middle = (low + high) / 2
-                if descriptors[middle] < descriptor { low = middle + 1 } else { high = middle }
-            }
-            return low
-        }
-    }
-
-    private static let shared = Mutex(State())
-    private static let version = Atomic(0)
-
-    static var current: State {
-        var state = State()
-        withCurrent { state = $0 }
-        return state
-    }
-
-    /// A table's copy of it, while it does not change. To lock, or to count references, for each fork would be to write to
-    /// pages that children share.
-    struct Copy: ~Copyable {
-        private(set) var descriptors = UnsafeMutableBufferPointer<Int32>.allocate(capacity: 0)
-        private(set) var blockedSignals: UInt64 = 0
-        private var version = -1
-
-        mutating func refresh() {
-            guard version != ParentOnly.version.load(ordering: .acquiring) else { return }
-            descriptors.deallocate()
-            shared.withLock {
-                descriptors = .allocate(capacity: $0.descriptors.count)
-                _ = descriptors.initialize(from: $0.descriptors)
-                blockedSignals = $0.blockedSignals
-                version = ParentOnly.version.load(ordering: .relaxed)
-            }
-        }
-
-        deinit { descriptors.deallocate() }
-    }
-
     static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {
-        change {
-            $0.descriptors.insert(descriptor, at: $0.place(of: descriptor))
+        withState {
+            $0.descriptors.insert(descriptor)
             $0.blockedSignals |= signals
         }
     }
 
     static func remove(_ descriptor: Int32, unblocking signals: UInt64 = 0) {
-        change {
-            let place = $0.place(of: descriptor)
-            if place < $0.descriptors.count, $0.descriptors[place] == descriptor { $0.descriptors.remove(at: place) }
+        withState {
+            $0.descriptors.remove(descriptor)
             $0.blockedSignals &= ~signals
         }
     }
 
-    private static func change(_ body: (inout State) -> Void) {
-        withCurrent {
-            body(&$0)
-            version.add(1, ordering: .releasing)
+    static var blockedSignals: UInt64 { withState { $0.blockedSignals } }
+
+    /// Calls `body` with a copy of the descriptors, but for those that a child keeps.
+    static func withDescriptors<Result>(
+        but kept: [Int32], _ body: (UnsafeMutableBufferPointer<Int32>) -> Result
+    ) -> Result {
+        withUnsafeTemporaryAllocation(of: Int32.self, capacity: withState { $0.descriptors.count }) { copy in
+            var count = 0
+            withState {
+                // There can be more, if another thread has added them: they are not closed, as if they had come a moment later.
+                for index in 0..<min(copy.count, $0.descriptors.count) where !kept.contains($0.descriptors[index]) {
+                    copy[count] = $0.descriptors[index]
+                    count += 1
+                }
+            }
+            return body(UnsafeMutableBufferPointer(rebasing: copy[..<count]))
         }
     }
 
-    private static func withCurrent(_ body: (inout State) -> Void) {
-        shared.withLock {
-            if $0.owner != forkcore_process() { $0 = State() }
-            body(&$0)
+    // MARK: Where it is
+
+    private struct State: ~Copyable {
+        var descriptors = DescriptorList()
+        var blockedSignals: UInt64 = 0
+    }
+
+    /// Of one process: a child that becomes a parent itself makes one of its own. By its copy of this it sees that the rest is
+    /// its parent's.
+    private struct Own: ~Copyable {
+        let process = forkcore_process()
+        private let memory: ParentMemory
+        let state: UnsafeMutablePointer<Mutex<State>>
+
+        init() {
+            guard let memory = try? ParentMemory(size: MemoryLayout<Mutex<State>>.size) else {
+                preconditionFailure("no memory for what children are to leave behind")
+            }
+            state = memory.start.bindMemory(to: Mutex<State>.self, capacity: 1)
+            state.initialize(to: Mutex(State()))
+            self.memory = memory
         }
+    }
+
+    nonisolated(unsafe) private static let own = Atomic<UnsafeMutablePointer<Own>?>(nil)
+
+    private static func withState<Result: Sendable>(_ body: (inout State) -> Result) -> Result {
+        let found = own.load(ordering: .acquiring)
+        if let found, found.pointee.process == forkcore_process() {
+            return found.pointee.state.pointee.withLock { body(&$0) }
+        }
+        let made = UnsafeMutablePointer<Own>.allocate(capacity: 1)
+        made.initialize(to: Own())
+        if !own.compareExchange(expected: found, desired: made, ordering: .acquiringAndReleasing).exchanged {
+            made.deinitialize(count: 1)  // another thread was first
+            made.deallocate()
+        }
+        return withState(body)
     }
 }
 

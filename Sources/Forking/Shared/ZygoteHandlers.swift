@@ -43,11 +43,9 @@ extension Zygote {
 
         private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
             precondition(!name.isEmpty && name.utf8.count <= Order.longestName, "a handler's name has 1 to 64 bytes")
-            precondition(self[Array(name.utf8)] == nil, "two handlers have the name '\(name)'")
+            precondition(!all.contains { $0.name == name }, "two handlers have the name '\(name)'")
             all.append(Entry(name: name, handler: handler, isAsynchronous: isAsynchronous))
         }
-
-        subscript(name: [UInt8]) -> Handler? { all.first { $0.name.utf8.elementsEqual(name) }?.handler }
     }
 
     /// What a handler is given.

@@ -5,6 +5,19 @@
 import CForkCore
 import Glibc
 
+/// What a worker is told, as it has nothing of its parent's stack.
+final class WorkerStart {
+    private let server: PreforkServer
+    private let setup: WorkerSetup
+
+    init(_ server: PreforkServer, _ setup: WorkerSetup) {
+        self.server = server
+        self.setup = setup
+    }
+
+    func run() -> Int32 { server.run(setup) }
+}
+
 extension PreforkServer {
     /// The body, its errors included, as an exit status.
     func run(_ setup: WorkerSetup) -> Int32 {

@@ -20,13 +20,21 @@ final class ZygoteProcess {
     private static let controlToken: UInt64 = 0
     private let table: ChildTable
     private let handlers: Zygote.Handlers
+    private let names: HandlerNames
     private let beforeFork: () throws -> Void
-    private var childOptions: ChildOptions
-    private var channels: [ProcessID: ParentDescriptor] = [:]
-    private var tally = ZygoteTally()
-    private var isDraining = false
-    /// There was no number for another channel: orders wait until a child has ended. Taken, they would be lost.
-    private var isShort = false
+    private let childOptions: ChildOptions
+    /// Where it runs, once it is prepared.
+    private let stack = ParentStack()
+    private let state: ParentCell<State>
+
+    /// What changes from call to call. So nothing else may: see `ParentStack`.
+    private struct State: BitwiseCopyable {
+        var tally = ZygoteTally()
+        var isDraining = false
+        /// There was no number for another channel: orders wait until a child has ended. Taken, they would be lost.
+        var isShort = false
+    }
+
     /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host. Children
     /// have them as ever.
     private let ignored: SignalDescriptor
@@ -37,10 +45,12 @@ final class ZygoteProcess {
     ) throws(ForkingError) {
         self.control = ParentDescriptor(control)
         self.handlers = handlers
+        names = HandlerNames(handlers.all)
         beforeFork = hooks.beforeFork
-        childOptions = configuration.child
-        // Each call has its own, which its child takes on where it can tell the host.
-        childOptions.limits = ResourceLimits()
+        // Each call has limits of its own, which its child takes on where it can tell the host.
+        var options = configuration.child
+        options.limits = ResourceLimits()
+        childOptions = options
         ignored = try SignalDescriptor([.terminate, .interrupt, .hangup])
         host = try ParentDescriptor("pidfd_open") { forkcore_pidfd(hostID, $0) }
         // It had ended before, and its number may be another's.
@@ -48,6 +58,7 @@ final class ZygoteProcess {
         hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
         try check(forkcore_poll_add_hang_up(hangUps.rawValue, control, Self.controlToken), "epoll_ctl")
         table = try ChildTable(maxChildren: configuration.maxChildren)
+        state = try ParentCell(State())
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
         table.onTrouble = { [unowned self] in tell($0) }
@@ -57,15 +68,19 @@ final class ZygoteProcess {
     /// Serves until the host has gone or hung up, or until it is drained. Returns its exit status.
     func run() -> Int32 {
         guard prepare() else { return 1 }
-        while !(isDraining && table.count == 0) {
-            guard let ready = try? wait(), !ready.contains(.hostsEnd) else { break }
-            if ready.contains(.hangUps), !killAbandoned() { break }
-            if ready.contains(.orders) { takeOrders() }
-            if ready.contains(.children) { collect() }
-        }
+        try? stack.run { () throws(ForkingError) in serve() }
         table.killAll()
         _ = try? table.wait(atMost: .seconds(1))
         return 0
+    }
+
+    private func serve() {
+        while !(state.value.isDraining && table.count == 0) {
+            guard let ready = try? wait(), !ready.contains(.hostsEnd) else { return }
+            if ready.contains(.hangUps), !killAbandoned() { return }
+            if ready.contains(.orders) { takeOrders() }
+            if ready.contains(.children) { collect() }
+        }
     }
 
     /// Runs what is to be warm, and says that it is, or why not.
@@ -90,7 +105,7 @@ final class ZygoteProcess {
     private func rehearse() throws {
         let pair = try DescriptorPair()
         try CallMessage(.request, [0]).send(over: pair.ours.rawValue)
-        _ = ZygoteChild(channel: pair.theirs.rawValue, limits: forkcore_limits(), ordered: .now, tally: tally)
+        _ = ZygoteChild(channel: pair.theirs.rawValue, limits: forkcore_limits(), ordered: .now, tally: ZygoteTally())
             .run(.answer { Zygote.Reply($0.bytes) })
     }
 
@@ -112,11 +127,11 @@ final class ZygoteProcess {
 
     // MARK: Orders
 
-    private var takesOrders: Bool { !table.isFull && !isDraining && !isShort }
+    private var takesOrders: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
 
     private func takeOrders() {
         for _ in 0..<Self.ordersAtOnce {
-            isShort = table.count > 0 && !hasDescriptorLeft
+            state.value.isShort = table.count > 0 && !hasDescriptorLeft
             guard takesOrders, takeOrder() else { return }
         }
     }
@@ -130,65 +145,87 @@ final class ZygoteProcess {
     /// Whether there was one.
     private func takeOrder() -> Bool {
         var order = Order()
-        var name = [UInt8](repeating: 0, count: Order.longestName)
         var channel: Int32 = -1
         var message = forkcore_message()
-        let code = withUnsafeMutableBytes(of: &order) { head in
-            name.withUnsafeMutableBytes { bytes in
+        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Order.longestName) { name in
+            let code = withUnsafeMutableBytes(of: &order) { head in
                 withUnsafeMutablePointer(to: &channel) {
                     message = forkcore_message(
-                        head: head.baseAddress, head_size: head.count, bytes: bytes.baseAddress, count: bytes.count,
+                        head: head.baseAddress, head_size: head.count, bytes: name.baseAddress, count: name.count,
                         descriptors: $0, descriptor_count: 1)
                     return forkcore_message_receive(control.rawValue, &message)
                 }
             }
+            guard code == 0 else { return false }
+            if order.kind == .drain { state.value.isDraining = true }
+            guard message.descriptor_count == 1 else { return true }
+            fork(UnsafeBufferPointer(rebasing: name.prefix(message.count)), order.limits, channel)
+            return true
         }
-        guard code == 0 else { return false }
-        if order.kind == .drain { isDraining = true }
-        guard message.descriptor_count == 1 else { return true }
-        fork(Array(name.prefix(message.count)), order.limits, ParentDescriptor(channel))
-        return true
     }
 
-    private func fork(_ name: [UInt8], _ limits: forkcore_limits, _ channel: ParentDescriptor) {
+    /// What a child is told.
+    private struct Start: BitwiseCopyable {
+        let zygote: Unmanaged<ZygoteProcess>
+        let handler: Int
+        let child: ZygoteChild
+    }
+
+    private func fork(_ name: UnsafeBufferPointer<UInt8>, _ limits: forkcore_limits, _ channel: Int32) {
         // Cancelled while it waited. Closed, its end is as good as told.
-        guard !forkcore_hung_up(channel.rawValue), let handler = handlers[name] else { return }
-        let ordered = Instant.now
-        var before = tally
-        before.alive = Int64(table.count) + 1
-        before.forked += 1
-        do {
-            let pid = try table.fork(options: childOptions, keeping: [channel.rawValue]) {
-                ZygoteChild(channel: channel.rawValue, limits: limits, ordered: ordered, tally: before).run(handler)
+        guard !forkcore_hung_up(channel), let handler = names.number(of: name) else { return forkcore_close(channel) }
+        var tally = state.value.tally
+        tally.alive = Int64(table.count) + 1
+        tally.forked += 1
+        let child = ZygoteChild(channel: channel, limits: limits, ordered: .now, tally: tally)
+        let start = Start(zygote: .passUnretained(self), handler: handler, child: child)
+        do throws(ForkingError) {
+            let pid = try table.fork(options: childOptions, from: stack, start) {
+                let start = $0!.load(as: Start.self)
+                return start.zygote._withUnsafeGuaranteedRef {
+                    start.child.run($0.handlers.all[start.handler].handler)
+                }
             }
-            tally.forked += 1
-            channels[pid] = channel
-            _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel.rawValue, UInt64(pid))
+            state.value.tally.forked += 1
+            watch(channel, of: pid)
         } catch {
-            var message = CallMessage(.notForked)
-            if case .system(let call, let code) = error.detail {
-                message.bytes = CallMessage.bytes(call)
-                message.head.code = code.rawValue
-            } else {
-                message.bytes = CallMessage.bytes("fork: \(error)")
-            }
-            message.sendWord(over: channel.rawValue)
+            refuse(channel, error)
         }
+    }
+
+    /// Only now is it one that children close: its own is to keep it.
+    private func watch(_ channel: Int32, of pid: ProcessID) {
+        ParentOnly.add(channel)
+        table.keep(channel, for: pid)
+        _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel, UInt64(pid))
+    }
+
+    private func refuse(_ channel: Int32, _ error: ForkingError) {
+        var message = CallMessage(.notForked)
+        if case .system(let call, let code) = error.detail {
+            message.bytes = CallMessage.bytes(call)
+            message.head.code = code.rawValue
+        } else {
+            message.bytes = CallMessage.bytes("fork: \(error)")
+        }
+        message.sendWord(over: channel)
+        forkcore_close(channel)
     }
 
     // MARK: Ends
 
-    /// Kills those whose host has hung up. Returns false if it has gone altogether.
+    /// Kills children whose calls the host has hung up; false if it has hung up on the zygote.
     private func killAbandoned() -> Bool {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
             var count = 0
-            _ = forkcore_poll_ready(hangUps.rawValue, tokens.baseAddress, tokens.count, &count)
-            for token in tokens.prefix(count) {
-                guard token != Self.controlToken else { return false }
-                let pid = ProcessID(token)
-                guard let channel = channels[pid] else { continue }
+            guard forkcore_poll_ready(hangUps.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return true }
+            for index in 0..<count {
+                guard tokens[index] != Self.controlToken else { return false }
+                let pid = ProcessID(tokens[index])
+                let channel = table.channel(of: pid)
+                guard channel >= 0 else { continue }
                 // Its end is news; that the host hung up is news no more.
-                forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
+                forkcore_poll_remove(hangUps.rawValue, channel)
                 table.signal(.kill, to: pid, group: true)
             }
             return true
@@ -197,32 +234,36 @@ final class ZygoteProcess {
 
     private func collect() {
         let begun = Instant.now
-        table.collect()
-        tally.reaping += (Instant.now - begun).inNanoseconds
+        table.collect(telling: { tell($0) })
+        state.value.tally.reaping += (Instant.now - begun).inNanoseconds
     }
 
     private func tell(_ exit: ChildExit) {
-        tally.reaped += 1
-        isShort = false
-        tellEnd(of: exit.pid, exit.status, exit.usage)
+        state.value.tally.reaped += 1
+        state.value.isShort = false
+        tellEnd(exit.channel, exit.status, exit.usage)
     }
 
     /// A child that has ended, but is held by whoever traces it, has ended for its call.
     private func tell(_ trouble: ChildTrouble) {
         Lines.tell("zygote: \(trouble)")
-        if case .held(let pid, _) = trouble { tellEnd(of: pid, .unknown, nil) }
+        guard case .held(let pid, _) = trouble else { return }
+        tellEnd(table.channel(of: pid), .unknown, nil)
+        table.keep(-1, for: pid)
     }
 
     /// To a host that has its answer already, this comes too late, and is lost.
-    private func tellEnd(of pid: ProcessID, _ status: ExitStatus, _ usage: ResourceUsage?) {
-        guard let channel = channels.removeValue(forKey: pid) else { return }
-        forkcore_poll_remove(hangUps.rawValue, channel.rawValue)
+    private func tellEnd(_ channel: Int32, _ status: ExitStatus, _ usage: ResourceUsage?) {
+        guard channel >= 0 else { return }
+        forkcore_poll_remove(hangUps.rawValue, channel)
         var message = CallMessage(.ended)
         message.head.end = CallMessage.End(status)
         message.head.usage = usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
-        message.head.tally = tally
+        message.head.tally = state.value.tally
         message.head.tally.alive = Int64(table.count)
-        message.sendWord(over: channel.rawValue)
+        message.sendWord(over: channel)
+        ParentOnly.remove(channel)
+        forkcore_close(channel)
     }
 }
 

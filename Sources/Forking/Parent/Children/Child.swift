@@ -75,6 +75,8 @@ struct Child: BitwiseCopyable {
     let killTimeout: Duration
     /// Nobody forked it here: a child left it behind.
     var isLeftover = false
+    /// Of a zygote's child, its call's.
+    var channel: Int32 = -1
 
     init(
         _ pid: ProcessID, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions, pidfd: Int32

@@ -9,16 +9,17 @@ extension ChildTable {
     func withPlan(_ options: ChildOptions, _ slot: Int, _ fork: (inout forkcore_child_plan) -> Int32) -> Int32 {
         var plan = forkcore_child_plan()
         fill(&plan, options, slot)
-        guard let credentials = options.credentials else { return leave(&plan, fork) }
+        guard let credentials = options.credentials else { return fork(&plan) }
         return credentials.withC {
             plan.confinement.credentials = $0
-            return leave(&plan, fork)
+            return fork(&plan)
         }
     }
 
     private func fill(_ plan: inout forkcore_child_plan, _ options: ChildOptions, _ slot: Int) {
         let containment = options.containment ?? .group
-        plan.defaults = (options.printsCrashBacktrace ? [] : Signal.crashes).intersection(handled).rawValue
+        let taken = SignalSet(rawValue: ParentOnly.blockedSignals)
+        plan.defaults = (options.printsCrashBacktrace ? taken : taken.union(Signal.crashes)).intersection(handled).rawValue
         plan.heedless = options.heedless.rawValue
         if let marks { plan.mark = forkcore_marks_occupy(marks, slot) }
         plan.own_group = containment >= .group
@@ -27,24 +28,5 @@ extension ChildTable {
         if containment == .descendants { plan.watcher = orphans?.watching }
         plan.watched_as = slot
         plan.confinement = options.confinement
-    }
-
-    /// Adds what a child leaves behind: descriptors to close, and signals that the library takes.
-    private func leave(_ plan: inout forkcore_child_plan, _ fork: (inout forkcore_child_plan) -> Int32) -> Int32 {
-        guard marks == nil else {
-            left.refresh()
-            plan.defaults |= handled.rawValue & left.blockedSignals
-            plan.closing = UnsafePointer(left.descriptors.baseAddress)
-            plan.closing_count = left.descriptors.count
-            return fork(&plan)
-        }
-        // Where each child has a descriptor here, a copy would have to be made for each fork.
-        let all = ParentOnly.current
-        plan.defaults |= handled.rawValue & all.blockedSignals
-        return all.descriptors.withUnsafeBufferPointer {
-            plan.closing = $0.baseAddress
-            plan.closing_count = $0.count
-            return fork(&plan)
-        }
     }
 }

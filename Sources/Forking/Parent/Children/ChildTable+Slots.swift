@@ -34,6 +34,13 @@ extension ChildTable {
         noteEnd(of: child)
     }
 
+    /// Of a zygote's child, its call's channel; -1: none.
+    func channel(of pid: ProcessID) -> Int32 { slots.slot(of: pid).map { slots[$0].channel } ?? -1 }
+
+    func keep(_ channel: Int32, for pid: ProcessID) {
+        if let slot = slots.slot(of: pid) { slots[slot].channel = channel }
+    }
+
     func vacate(_ slot: Int) {
         if let marks { forkcore_marks_vacate(marks, slot) }
         orphans?.note(0, in: slot)

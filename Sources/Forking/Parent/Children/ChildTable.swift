@@ -160,12 +160,8 @@ public final class ChildTable {
     func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), keeping kept: [Int32], _ body: () -> Int32
     ) throws(ForkingError) -> ProcessID {
-        try make(peer, options) { plan, pid in
-            let code = kept.withUnsafeBufferPointer {
-                plan.keeping = $0.baseAddress
-                plan.keeping_count = $0.count
-                return forkcore_fork(&plan, &pid)
-            }
+        try make(peer, options, keeping: kept) { plan, pid in
+            let code = forkcore_fork(&plan, &pid)
             if code == 0, pid == 0 { forkcore_exit(body()) }  // the child ends here, and releases nothing
             return code
         }
@@ -173,14 +169,14 @@ public final class ChildTable {
 
     /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of `start`.
     func fork<Start: BitwiseCopyable>(
-        peer: SocketAddress, options: ChildOptions, from stack: ParentStack, _ start: Start,
-        _ body: @convention(c) (UnsafeRawPointer?) -> Int32
+        peer: SocketAddress? = nil, options: ChildOptions, keeping kept: [Int32] = [], from stack: ParentStack,
+        _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32
     ) throws(ForkingError) -> ProcessID {
-        try make(peer, options) { plan, pid in stack.fork(plan, start, body, &pid) }
+        try make(peer, options, keeping: kept) { plan, pid in stack.fork(plan, start, body, &pid) }
     }
 
     private func make(
-        _ peer: SocketAddress?, _ options: ChildOptions,
+        _ peer: SocketAddress?, _ options: ChildOptions, keeping kept: [Int32],
         by fork: (inout forkcore_child_plan, inout ProcessID) -> Int32
     ) throws(ForkingError) -> ProcessID {
         requireParent()
@@ -190,7 +186,13 @@ public final class ChildTable {
         let slot = try reserve()
         let startedAt = Instant.now
         var pid: ProcessID = 0
-        let code = withPlan(options, slot) { fork(&$0, &pid) }
+        let code = withPlan(options, slot) { plan in
+            ParentOnly.withDescriptors(but: kept) {
+                plan.closing = UnsafePointer($0.baseAddress)
+                plan.closing_count = $0.count
+                return fork(&plan, &pid)
+            }
+        }
         guard code == 0 else {
             vacate(slot)
             throw .system(call: "fork", Errno(rawValue: code))
@@ -291,8 +293,6 @@ public final class ChildTable {
 
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
     lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
-
-    var left = ParentOnly.Copy()
 
     /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a tracer
     /// holds it, it keeps its place for now, and is asked for by and by.

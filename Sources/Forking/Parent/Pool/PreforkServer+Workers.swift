@@ -153,7 +153,15 @@ extension PreforkServer {
             maxRequests: requestsUntilReplaced(), heartbeatTimeout: configuration.heartbeatTimeout)
         var options = configuration.childOptions
         options.heedless = heedless
-        let pid = try children.fork(options: options, keeping: setup.listeners + [setup.lastClients]) { run(setup) }
+        let start = WorkerStart(self, setup)
+        let pid = try withExtendedLifetime(start) { () throws(ForkingError) in
+            try children.fork(
+                options: options, keeping: setup.listeners + [setup.lastClients], from: stack,
+                Unmanaged.passUnretained(start)
+            ) {
+                $0!.load(as: Unmanaged<WorkerStart>.self).takeUnretainedValue().run()
+            }
+        }
         seat.withhold()
         links[pid] = link
         let actions = policy.noteForked(

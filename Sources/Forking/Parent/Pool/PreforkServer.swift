@@ -40,6 +40,8 @@ public final class PreforkServer {
     // ends, +Status tells. What it shares with a `ForkingServer` is in LoopServer.
     let loop: ServerLoop
     let service: Service
+    /// Where it runs.
+    let stack = ParentStack()
     /// Workers wake the parent by it.
     private(set) var news: News
     var listeners: [SharedListener] = []
@@ -109,6 +111,8 @@ public final class PreforkServer {
         if configuration.reapsStrangers { try children.reapStrangers() }
     }
 
+    deinit { stack.close() }
+
     /// Has the workers serve on one more listener. Parent, before serving.
     ///
     /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams, or while it serves.
@@ -150,7 +154,9 @@ public final class PreforkServer {
         }
         try InheritedSockets.settle()
         do throws(ForkingError) {
-            while loop.life.state != .stopped { try turn() }
+            try stack.run { () throws(ForkingError) in
+                while loop.life.state != .stopped { try turn() }
+            }
         } catch {
             loop.fail()
             lastClients.close()

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Descriptors, ascending, in memory that children get no copy of. There can be thousands of pidfds.
+///
+/// Parent alone. Like an array, it traps where there is no memory.
+struct DescriptorList: ~Copyable {
+    private var memory: ParentMemory
+    private var capacity: Int
+    private(set) var count = 0
+
+    init() { self.init(capacity: 1024) }
+
+    private init(capacity: Int) {
+        guard let memory = try? ParentMemory(size: capacity * MemoryLayout<Int32>.stride) else {
+            preconditionFailure("no memory for the numbers of \(capacity) descriptors")
+        }
+        self.memory = memory
+        self.capacity = capacity
+    }
+
+    private var numbers: UnsafeMutablePointer<Int32> { memory.start.assumingMemoryBound(to: Int32.self) }
+
+    subscript(index: Int) -> Int32 { numbers[index] }
+
+    mutating func insert(_ descriptor: Int32) {
+        if count == capacity { grow() }
+        let place = place(of: descriptor)
+        (numbers + place + 1).update(from: numbers + place, count: count - place)
+        numbers[place] = descriptor
+        count += 1
+    }
+
+    mutating func remove(_ descriptor: Int32) {
+        let place = place(of: descriptor)
+        guard place < count, numbers[place] == descriptor else { return }
+        count -= 1
+        (numbers + place).update(from: numbers + place + 1, count: count - place)
+    }
+
+    /// Where a descriptor stands, or would.
+    private func place(of descriptor: Int32) -> Int {
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if numbers[middle] < descriptor { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    private mutating func grow() {
+        var larger = DescriptorList(capacity: 2 * capacity)
+        larger.numbers.update(from: numbers, count: count)
+        larger.count = count
+        self = larger
+    }
+}
