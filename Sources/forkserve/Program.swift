@@ -29,24 +29,23 @@ enum ProgramLine {
 
     private static func find(_ name: UnsafePointer<CChar>) throws(ForkingError) -> FilePath {
         let text = SocketAddress.printable(String(cString: name))
-        let name = FilePath(platformString: name)
         if text.contains("/") {
             try checkExecutable(name, called: text)
-            return name
+            return FilePath(platformString: name)
         }
-        for path in SearchPath.places(of: name) where (try? checkExecutable(path, called: text)) != nil { return path }
-        throw .invalid("there is no program '\(text)' in PATH")
+        let found = SearchPath.find(name) { (try? checkExecutable($0, called: text)) != nil }
+        guard let found else { throw .invalid("there is no program '\(text)' in PATH") }
+        return FilePath(platformString: found)
     }
 
-    private static func checkExecutable(_ path: FilePath, called name: String) throws(ForkingError) {
-        let (missing, mode, refused) = path.withPlatformString { path -> (Int32, mode_t, Int32) in
-            var found = stat()
-            let missing = failure(of: stat(path, &found))
-            guard missing == 0 else { return (missing, 0, 0) }
-            return (0, found.st_mode, failure(of: access(path, X_OK)))
-        }
+    private static func checkExecutable(_ path: UnsafePointer<CChar>, called name: String) throws(ForkingError) {
+        var found = stat()
+        let missing = failure(of: stat(path, &found))
         guard missing == 0 else { throw .invalid("there is no program '\(name)': \(Errno(rawValue: missing))") }
-        guard mode & S_IFMT == S_IFREG else { throw .invalid("'\(name)' is not a program: it is no regular file") }
+        guard found.st_mode & S_IFMT == S_IFREG else {
+            throw .invalid("'\(name)' is not a program: it is no regular file")
+        }
+        let refused = failure(of: access(path, X_OK))
         guard refused == 0 else { throw .invalid("'\(name)' cannot be executed: \(Errno(rawValue: refused))") }
     }
 

@@ -8,29 +8,26 @@ import Testing
 struct PauseTests {
     private let start = Instant(nanoseconds: 1_000)
 
-    @Test("there is none until one begins, and it ends when its time has come, once")
+    @Test("there is none until one begins, and it is over when its time has come, until it is ended")
     func life() {
         var pause = Pause()
-        let end = start + .milliseconds(50)
-        let endsBefore = pause.endIfOver(at: end)
-        #expect(!endsBefore && !pause.isOn && pause.until == nil)
+        let end = start + .milliseconds(50), before = Instant(nanoseconds: end.nanoseconds - 1)
+        #expect(!pause.isOn && pause.until == nil && !pause.isOver(at: end))
 
         pause.begin(until: end)
-        let endsEarly = pause.endIfOver(at: Instant(nanoseconds: end.nanoseconds - 1))
-        #expect(!endsEarly && pause.isOn && pause.until == end)
-        let ends = pause.endIfOver(at: end)
-        #expect(ends && !pause.isOn && pause.until == nil)
-        let endsAgain = pause.endIfOver(at: end)
-        #expect(!endsAgain)
+        #expect(pause.isOn && pause.until == end && !pause.isOver(at: before) && pause.isOver(at: end))
+        pause.keepTime(before)
+        #expect(pause.isOn)
+        pause.keepTime(end)
+        #expect(!pause.isOn && pause.until == nil && !pause.isOver(at: end))
     }
 
-    @Test("one that is ended early does not end again by itself")
+    @Test("one that is ended early is never over")
     func early() {
         var pause = Pause()
         pause.begin(until: start)
         pause.end()
-        let ends = pause.endIfOver(at: start)
-        #expect(!ends && !pause.isOn && pause.until == nil)
+        #expect(!pause.isOn && pause.until == nil && !pause.isOver(at: start))
     }
 
     @Test("another takes its place, be it shorter")
@@ -38,9 +35,7 @@ struct PauseTests {
         var pause = Pause()
         pause.begin(until: start + .seconds(2))
         pause.begin(until: start + .seconds(1))
-        #expect(pause.until == start + .seconds(1))
-        let ends = pause.endIfOver(at: start + .seconds(1))
-        #expect(ends)
+        #expect(pause.until == start + .seconds(1) && pause.isOver(at: start + .seconds(1)))
     }
 
     @Test("the clock is not read where there is none")
@@ -51,10 +46,10 @@ struct PauseTests {
             reads += 1
             return start
         }
-        let endsBefore = pause.endIfOver(at: now())
-        #expect(!endsBefore && reads == 0)
+        let isOverBefore = pause.isOver(at: now())
+        #expect(!isOverBefore && reads == 0)
         pause.begin(until: start)
-        let ends = pause.endIfOver(at: now())
-        #expect(ends && reads == 1)
+        let isOver = pause.isOver(at: now())
+        #expect(isOver && reads == 1)
     }
 }

@@ -76,10 +76,8 @@ extension Handover {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
             setenv(parts[0], parts[1], 1)
         }
-        let code = executable.path.withPlatformString { path in
-            executable.arguments.withVector { failure(of: execv(path, $0)) }
-        }
-        return complain("\(executable.path) cannot be executed: \(Errno(rawValue: code))")
+        let code = executable.arguments.withVector { failure(of: execv(executable.path, $0)) }
+        return complain("\(FilePath(platformString: executable.path)) cannot be executed: \(Errno(rawValue: code))")
     }
 
     private func complain(_ text: String) -> Int32 {

@@ -34,5 +34,5 @@ struct Backoff {
     mutating func noteSuccess() { self = Backoff() }
 
     /// Ends a wait that is over.
-    mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
+    mutating func keepTime(_ now: Instant) { pause.keepTime(now) }
 }

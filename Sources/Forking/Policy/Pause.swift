@@ -3,7 +3,8 @@
 /// A time in which something is not tried, after it failed or was done just now. Policy alone: whoever has it asks in each turn
 /// whether it is over, and wakes at `until` for that.
 ///
-/// Nothing is written where nothing changes: of a server's, each child has a copy.
+/// Nothing is written where nothing changes: of a server's, each child has a copy. To ask is no access for writing, either, which
+/// the language would note in memory of that kind.
 struct Pause {
     /// When it is over; nil if there is none.
     private(set) var until: Instant?
@@ -18,11 +19,13 @@ struct Pause {
         if isOn { until = nil }
     }
 
-    /// Ends it if its time has come. Returns whether it has: once for each pause.
-    @discardableResult
-    mutating func endIfOver(at now: @autoclosure () -> Instant) -> Bool {
-        guard let until, until <= now() else { return false }
-        self.until = nil
-        return true
+    /// Whether its time has come, and nobody has ended it yet.
+    func isOver(at now: @autoclosure () -> Instant) -> Bool {
+        until.map { $0 <= now() } ?? false
+    }
+
+    /// Ends it if its time has come.
+    mutating func keepTime(_ now: Instant) {
+        if isOver(at: now) { until = nil }
     }
 }

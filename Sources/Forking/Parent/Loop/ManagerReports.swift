@@ -88,7 +88,7 @@ struct ManagerReports {
     ///   - line: how the server does, in words.
     mutating func keepTime(_ now: Instant, _ state: Int?, _ line: () -> String) {
         guard role != .successor else { return }
-        if retryPause.endIfOver(at: now) { sayOwed(now) }
+        if retryPause.isOver(at: now) { sayOwed(now) }
         guard role == .main else { return }
         if let interval = manager.watchdogInterval, nextBeat.map({ $0 <= now }) ?? true {
             nextBeat = now + (manager.notify("WATCHDOG=1") == .later ? min(Self.pause, interval) : interval)

@@ -206,7 +206,7 @@ final class ServerLoop {
     ///   - isBusy: there is something to do already: only looks.
     ///   - isHolding: somebody is still to be served.
     func wait(for work: Int32, until: Instant?, isBusy: Bool, isHolding: Bool = false) throws(ForkingError) -> Ready {
-        if controlPause.endIfOver(at: .now) { watchControl() }
+        if controlPause.isOver(at: .now) { watchControl() }
         let (word, end) = upgradeDescriptors
         let polled: InlineArray<7, Int32> = [
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,

@@ -49,5 +49,5 @@ struct News: ~Copyable {
         if looks > Self.looksWithoutPause { pause.begin(until: now + Self.pauseBetweenLooks) }
     }
 
-    mutating func keepTime(_ now: Instant) { pause.endIfOver(at: now) }
+    mutating func keepTime(_ now: Instant) { pause.keepTime(now) }
 }

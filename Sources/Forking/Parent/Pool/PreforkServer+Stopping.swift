@@ -32,6 +32,7 @@ extension PreforkServer {
 
     /// Passes on as many of those who waited as there is room for.
     func passOnLastClients(_ now: Instant) {
+        passOnPause.end()
         if lastClients.passOn() { passOnPause.begin(until: now + Admission.pause) }
     }
 }

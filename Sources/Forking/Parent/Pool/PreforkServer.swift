@@ -186,7 +186,7 @@ public final class PreforkServer {
         news.keepTime(.now)
         if ready.contains(.work) { news.take(.now) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
-        if passOnPause.endIfOver(at: .now) { passOnLastClients(.now) }
+        if passOnPause.isOver(at: .now) { passOnLastClients(.now) }
         switch loop.keepTime(.now) {
         case .stop(let stop): carryOut(stop)
         case .abandonChildren: tell(.abandoned(loop.abandoned))
