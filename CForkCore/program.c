@@ -4,9 +4,9 @@
 //
 // Such a child needs no copy of its parent's memory: it runs in that memory itself, on a stack of its own, until execve gives
 // it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). What makes vfork slow is that the parent stands still
-// meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a berth that it has for itself
-// until it has left, it makes system calls that not even store an errno, and the parent reuses the berth only when the
-// kernel has cleared `aboard` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
+// meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a slot that it has for itself
+// until it has left, it makes system calls that not even store an errno, and the parent reuses the slot only when the
+// kernel has cleared `in_use` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
 
 #include "internal.h"
 #include "forkcore_containment.h"
@@ -22,16 +22,16 @@
 #include <unistd.h>
 
 // Where one child makes itself ready.
-struct berth {
-    pid_t aboard;   // not 0: a child may be in here
+struct spawn_slot {
+    pid_t in_use;   // not 0: a child may be in here
     int descriptor; // closed when it has left; -1: none
-    int place;
+    int target;
     pid_t parent, *watched;
     uint64_t defaults;
     bool own_group, own_session, dies_with_parent, closes_aside, takes_errors;
     struct forkcore_confinement confinement;
     struct forkcore_credentials credentials; // with its groups in `strings`, too
-    int *refusal, ignored;
+    int *exec_error, ignored;
     const char *path;
     char **argv, **envp; // with what they point to in `strings`
     char *strings;
@@ -46,12 +46,12 @@ enum {
 
 struct forkcore_spawner {
     const char *call; // the last one that could refuse
-    struct berth berths[FORKCORE_BERTHS];
+    struct spawn_slot slots[FORKCORE_SPAWN_SLOTS];
 };
 
 // ------------------------------------------------------------------------------------------------------------ the child
 
-static long place(int descriptor, int target)
+static long duplicate(int descriptor, int target)
 {
     long result;
     while ((result = forkcore_raw(SYS_dup3, descriptor, target, 0, 0)) == -EINTR || result == -EBUSY) {}
@@ -67,11 +67,11 @@ static long take_descriptors(int descriptor, int where, bool takes_errors)
     if (result < 0)
         result = forkcore_raw(SYS_unshare, CLONE_FILES, 0, 0, 0); // a kernel before 5.9
     if (result >= 0)
-        result = place(descriptor, where);
+        result = duplicate(descriptor, where);
     if (result >= 0 && where == STDIN_FILENO)
-        result = place(descriptor, STDOUT_FILENO);
+        result = duplicate(descriptor, STDOUT_FILENO);
     if (result >= 0 && takes_errors)
-        result = place(descriptor, STDERR_FILENO);
+        result = duplicate(descriptor, STDERR_FILENO);
     // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
     const int first = STDERR_FILENO + 1;
     forkcore_raw(SYS_close_range, where < first ? first : where + 1, (long)~0U, cloexec, 0);
@@ -81,12 +81,12 @@ static long take_descriptors(int descriptor, int where, bool takes_errors)
 }
 
 // A handler of the parent's that ran in here would do so in the parent's memory. Signals are still blocked.
-static void reset_signals(const struct berth *berth)
+static void reset_signals(const struct spawn_slot *slot)
 {
     for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
         uint64_t action[4] = {0}; // as the kernel has it: the handler, or SIG_DFL or SIG_IGN, stands first
         forkcore_raw(SYS_rt_sigaction, number, 0, (long)action, sizeof(uint64_t));
-        if (action[0] > (uintptr_t)SIG_IGN || (action[0] != 0 && (berth->defaults & forkcore_bit(number))))
+        if (action[0] > (uintptr_t)SIG_IGN || (action[0] != 0 && (slot->defaults & forkcore_bit(number))))
             forkcore_raw(SYS_rt_sigaction, number, (long)(uint64_t[4]){0}, 0, sizeof(uint64_t));
     }
     forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&(uint64_t){0}, 0, sizeof(uint64_t));
@@ -95,28 +95,28 @@ static void reset_signals(const struct berth *berth)
 // Returned from, it ends the child: clone(2) sees to that, by a system call alone.
 static int become_program(void *context)
 {
-    const struct berth *berth = context;
-    if (berth->own_session)
+    const struct spawn_slot *slot = context;
+    if (slot->own_session)
         forkcore_raw(SYS_setsid, 0, 0, 0, 0);
-    else if (berth->own_group)
+    else if (slot->own_group)
         forkcore_raw(SYS_setpgid, 0, 0, 0, 0);
     const char *call;
-    long result = take_descriptors(berth->descriptor, berth->place, berth->takes_errors);
+    long result = take_descriptors(slot->descriptor, slot->target, slot->takes_errors);
     if (result >= 0)
-        result = -forkcore_confine(&berth->confinement, &call);
-    if (berth->dies_with_parent) {
-        if (berth->watched)
-            __atomic_store_n(berth->watched, (pid_t)forkcore_raw(SYS_getpid, 0, 0, 0, 0), __ATOMIC_SEQ_CST);
+        result = -forkcore_confine(&slot->confinement, &call);
+    if (slot->dies_with_parent) {
+        if (slot->watched)
+            __atomic_store_n(slot->watched, (pid_t)forkcore_raw(SYS_getpid, 0, 0, 0, 0), __ATOMIC_SEQ_CST);
         else
             forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
-        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != berth->parent) // it died before that
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != slot->parent) // it died before that
             return 0;
     }
     if (result >= 0) {
-        reset_signals(berth);
-        result = forkcore_raw(SYS_execve, (long)berth->path, (long)berth->argv, (long)berth->envp, 0);
+        reset_signals(slot);
+        result = forkcore_raw(SYS_execve, (long)slot->path, (long)slot->argv, (long)slot->envp, 0);
     }
-    *__atomic_load_n(&berth->refusal, __ATOMIC_ACQUIRE) = (int)-result;
+    *__atomic_load_n(&slot->exec_error, __ATOMIC_ACQUIRE) = (int)-result;
     return 127;
 }
 
@@ -129,39 +129,39 @@ int forkcore_spawner_open(struct forkcore_spawner **spawner)
     if (error != 0)
         return error;
     *spawner = memory;
-    for (int i = 0; i < FORKCORE_BERTHS; i++)
-        (*spawner)->berths[i].descriptor = -1;
+    for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++)
+        (*spawner)->slots[i].descriptor = -1;
     return 0;
 }
 
-static bool is_aboard(const struct berth *berth)
+static bool is_in_use(const struct spawn_slot *slot)
 {
-    return __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE) != 0;
+    return __atomic_load_n(&slot->in_use, __ATOMIC_ACQUIRE) != 0;
 }
 
 // Whether nobody is in there any more; what it kept open is closed then.
-static bool clear(struct berth *berth)
+static bool clear(struct spawn_slot *slot)
 {
-    if (is_aboard(berth))
+    if (is_in_use(slot))
         return false;
-    if (berth->descriptor >= 0 && berth->closes_aside)
-        forkcore_close_aside(berth->descriptor); // the program may have ended, and this be the last copy
-    else if (berth->descriptor >= 0)
-        forkcore_close(berth->descriptor);
-    berth->descriptor = -1;
+    if (slot->descriptor >= 0 && slot->closes_aside)
+        forkcore_close_aside(slot->descriptor); // the program may have ended, and this be the last copy
+    else if (slot->descriptor >= 0)
+        forkcore_close(slot->descriptor);
+    slot->descriptor = -1;
     return true;
 }
 
-const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner)
+const char *forkcore_spawner_failed_call(const struct forkcore_spawner *spawner)
 {
     return spawner->call;
 }
 
-bool forkcore_spawner_settle(struct forkcore_spawner *spawner)
+bool forkcore_spawner_close_descriptors(struct forkcore_spawner *spawner)
 {
     bool all = true;
-    for (int i = 0; i < FORKCORE_BERTHS; i++)
-        all &= clear(&spawner->berths[i]);
+    for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++)
+        all &= clear(&spawner->slots[i]);
     return all;
 }
 
@@ -173,16 +173,16 @@ static int64_t now_ns(void)
 }
 
 // Waits until nobody is in there; whether so before `end`.
-static bool await(struct berth *berth, int64_t end)
+static bool await(struct spawn_slot *slot, int64_t end)
 {
-    while (!clear(berth)) {
+    while (!clear(slot)) {
         int64_t rest = end - now_ns();
         if (rest <= 0)
             return false;
         struct timespec timeout = {.tv_sec = rest / 1000000000, .tv_nsec = rest % 1000000000};
-        pid_t aboard = __atomic_load_n(&berth->aboard, __ATOMIC_ACQUIRE);
-        if (aboard != 0)
-            forkcore_raw(SYS_futex, (long)&berth->aboard, FUTEX_WAIT, aboard, (long)&timeout);
+        pid_t in_use = __atomic_load_n(&slot->in_use, __ATOMIC_ACQUIRE);
+        if (in_use != 0)
+            forkcore_raw(SYS_futex, (long)&slot->in_use, FUTEX_WAIT, in_use, (long)&timeout);
     }
     return true;
 }
@@ -191,38 +191,38 @@ bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns
 {
     int64_t end = now_ns() + timeout_ns;
     bool all = true;
-    for (int i = 0; i < FORKCORE_BERTHS; i++)
-        all &= await(&spawner->berths[i], end);
+    for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++)
+        all &= await(&spawner->slots[i], end);
     return all;
 }
 
 // Whoever is still in there has a table of descriptors of its own by now, and reads its strings there, and its stack is there.
-static void leave(struct berth *berth)
+static void leave(struct spawn_slot *slot)
 {
-    if (berth->descriptor >= 0)
-        forkcore_close(berth->descriptor);
-    __atomic_store_n(&berth->refusal, &berth->ignored, __ATOMIC_RELEASE);
+    if (slot->descriptor >= 0)
+        forkcore_close(slot->descriptor);
+    __atomic_store_n(&slot->exec_error, &slot->ignored, __ATOMIC_RELEASE);
 }
 
 void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns)
 {
     bool all = forkcore_spawner_await(spawner, timeout_ns);
-    for (int i = 0; i < FORKCORE_BERTHS; i++) {
-        struct berth *berth = &spawner->berths[i];
-        if (!clear(berth))
-            leave(berth);
-        else if (berth->size > 0)
-            forkcore_parent_memory_close(berth->strings, berth->size);
+    for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++) {
+        struct spawn_slot *slot = &spawner->slots[i];
+        if (!clear(slot))
+            leave(slot);
+        else if (slot->size > 0)
+            forkcore_parent_memory_close(slot->strings, slot->size);
     }
     if (all)
         forkcore_parent_memory_close(spawner, sizeof *spawner);
 }
 
-static struct berth *free_berth(struct forkcore_spawner *spawner)
+static struct spawn_slot *free_slot(struct forkcore_spawner *spawner)
 {
-    for (int i = 0; i < FORKCORE_BERTHS; i++)
-        if (clear(&spawner->berths[i]))
-            return &spawner->berths[i];
+    for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++)
+        if (clear(&spawner->slots[i]))
+            return &spawner->slots[i];
     return NULL;
 }
 
@@ -258,65 +258,65 @@ static void copy_vector(char *const from[], char *to[], char **end)
     *to = NULL;
 }
 
-static void copy_confinement(struct berth *berth, const struct forkcore_confinement *confinement, char **end)
+static void copy_confinement(struct spawn_slot *slot, const struct forkcore_confinement *confinement, char **end)
 {
-    berth->confinement = *confinement;
+    slot->confinement = *confinement;
     if (!confinement->credentials)
         return;
-    berth->credentials = *confinement->credentials;
-    berth->credentials.groups = (uint32_t *)(void *)*end;
-    if (berth->credentials.group_count > 0)
+    slot->credentials = *confinement->credentials;
+    slot->credentials.groups = (uint32_t *)(void *)*end;
+    if (slot->credentials.group_count > 0)
         memcpy(*end, confinement->credentials->groups, size_of_groups(confinement));
     *end += size_of_groups(confinement);
-    berth->confinement.credentials = &berth->credentials;
+    slot->confinement.credentials = &slot->credentials;
 }
 
 // The caller's strings may be gone before the program has them.
-static int copy_strings(struct berth *berth, const struct forkcore_confinement *confinement, const char *path, char *const argv[],
+static int copy_strings(struct spawn_slot *slot, const struct forkcore_confinement *confinement, const char *path, char *const argv[],
                         char *const envp[])
 {
     struct extent arguments = extent_of(argv), variables = extent_of(envp);
     size_t pointers = (arguments.count + 1 + variables.count + 1) * sizeof(char *);
     size_t size = pointers + size_of_groups(confinement) + arguments.bytes + variables.bytes + strlen(path) + 1;
-    if (size > berth->size) {
+    if (size > slot->size) {
         void *memory;
         size = size < FIRST_SIZE ? FIRST_SIZE : size;
         int error = forkcore_parent_memory_open(size, &memory);
         if (error != 0)
             return error;
-        if (berth->size > 0)
-            forkcore_parent_memory_close(berth->strings, berth->size);
-        berth->strings = memory;
-        berth->size = size;
+        if (slot->size > 0)
+            forkcore_parent_memory_close(slot->strings, slot->size);
+        slot->strings = memory;
+        slot->size = size;
     }
-    berth->argv = (char **)(void *)berth->strings;
-    berth->envp = berth->argv + arguments.count + 1;
-    char *end = berth->strings + pointers;
-    copy_confinement(berth, confinement, &end);
-    berth->path = copy_string(path, &end);
-    copy_vector(argv, berth->argv, &end);
-    copy_vector(envp, berth->envp, &end);
+    slot->argv = (char **)(void *)slot->strings;
+    slot->envp = slot->argv + arguments.count + 1;
+    char *end = slot->strings + pointers;
+    copy_confinement(slot, confinement, &end);
+    slot->path = copy_string(path, &end);
+    copy_vector(argv, slot->argv, &end);
+    copy_vector(envp, slot->envp, &end);
     return 0;
 }
 
-static int fill(struct berth *berth, const struct forkcore_child_plan *plan, int descriptor, int *refusal)
+static int fill(struct spawn_slot *slot, const struct forkcore_child_plan *plan, int descriptor, int *exec_error)
 {
     // One of its own, as the caller's may be closed and its number another's before the child has its table. Above those
     // that the child gets.
-    berth->place = plan->place;
-    berth->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, (plan->place > STDERR_FILENO ? plan->place : STDERR_FILENO) + 1);
-    if (berth->descriptor < 0)
+    slot->target = plan->target_descriptor;
+    slot->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, (plan->target_descriptor > STDERR_FILENO ? plan->target_descriptor : STDERR_FILENO) + 1);
+    if (slot->descriptor < 0)
         return errno;
-    berth->parent = forkcore_process();
-    berth->defaults = plan->defaults | forkcore_bit(SIGPIPE);
-    berth->own_group = plan->own_group;
-    berth->own_session = plan->own_session;
-    berth->dies_with_parent = plan->dies_with_parent;
-    berth->watched = plan->watcher ? &forkcore_watcher_roster(plan->watcher)[plan->watched_as] : NULL;
-    berth->closes_aside = plan->closes_aside;
-    berth->takes_errors = plan->takes_errors;
-    berth->refusal = refusal;
-    *refusal = 0;
+    slot->parent = forkcore_process();
+    slot->defaults = plan->defaults | forkcore_bit(SIGPIPE);
+    slot->own_group = plan->own_group;
+    slot->own_session = plan->own_session;
+    slot->dies_with_parent = plan->dies_with_parent;
+    slot->watched = plan->watcher ? &forkcore_watcher_roster(plan->watcher)[plan->watched_as] : NULL;
+    slot->closes_aside = plan->closes_aside;
+    slot->takes_errors = plan->takes_errors;
+    slot->exec_error = exec_error;
+    *exec_error = 0;
     return 0;
 }
 
@@ -332,18 +332,18 @@ static void raise_descriptor(int *descriptor)
 }
 
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
-                   const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd)
+                   const char *path, char *const argv[], char *const envp[], int *exec_error, pid_t *child, int *pidfd)
 {
-    struct berth *berth = free_berth(spawner);
+    struct spawn_slot *slot = free_slot(spawner);
     // What is to be closed aside, the program would have a copy of, the last one maybe, which would be its to close.
-    if (!berth || forkcore_is_closing_aside())
+    if (!slot || forkcore_is_closing_aside())
         return EBUSY;
     spawner->call = "mmap";
-    int error = copy_strings(berth, &plan->confinement, path, argv, envp);
+    int error = copy_strings(slot, &plan->confinement, path, argv, envp);
     if (error != 0)
         return error;
     spawner->call = "fcntl";
-    error = fill(berth, plan, descriptor, refusal);
+    error = fill(slot, plan, descriptor, exec_error);
     if (error != 0)
         return error;
     spawner->call = "clone";
@@ -351,17 +351,17 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     sigset_t all, mask;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
-    berth->aboard = 1;
+    slot->in_use = 1;
     // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that waits.
     const int stand_still = FORKCORE_HAS_RAW && !plan->confinement.sets_oom_score ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
-    *child = clone(become_program, berth->stack + sizeof berth->stack, flags, berth, pidfd, NULL, &berth->aboard);
+    *child = clone(become_program, slot->stack + sizeof slot->stack, flags, slot, pidfd, NULL, &slot->in_use);
     error = *child < 0 ? errno : 0;
     if (error == 0) {
         raise_descriptor(pidfd);
     } else {
-        berth->aboard = 0;
-        clear(berth);
+        slot->in_use = 0;
+        clear(slot);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return error;

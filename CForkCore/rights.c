@@ -30,7 +30,7 @@ enum {
 };
 
 struct closer {
-    pid_t aboard; // not 0: it is in here
+    pid_t in_use; // not 0: it is in here
     pid_t pid;    // not 0: it was not reaped yet
     int descriptor;
     bool receives; // the next message from the descriptor, instead of closing it
@@ -80,17 +80,17 @@ static int run(void *context)
 
 // ----------------------------------------------------------------------------------------------------------- who sends it
 
-static bool is_aboard(const struct closer *closer)
+static bool is_in_use(const struct closer *closer)
 {
-    return __atomic_load_n(&closer->aboard, __ATOMIC_ACQUIRE) != 0;
+    return __atomic_load_n(&closer->in_use, __ATOMIC_ACQUIRE) != 0;
 }
 
 // Waits for it to leave: it has an alarm, so that how long this takes is not for strangers to choose.
 static void await(struct closer *closer)
 {
     const struct timespec patience = {.tv_nsec = PATIENCE_US * 1000L};
-    for (int i = 0; i < 10 && is_aboard(closer); i++)
-        forkcore_raw(SYS_futex, (long)&closer->aboard, FUTEX_WAIT, closer->aboard, (long)&patience);
+    for (int i = 0; i < 10 && is_in_use(closer); i++)
+        forkcore_raw(SYS_futex, (long)&closer->in_use, FUTEX_WAIT, closer->in_use, (long)&patience);
 }
 
 // Returns whether one is on its way; else there are no more processes.
@@ -100,12 +100,12 @@ static bool start(struct closer *closer)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     closer->begun = false;
-    closer->aboard = 1;
+    closer->in_use = 1;
     const int stand_still = FORKCORE_HAS_RAW ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID | stand_still;
-    closer->pid = clone(run, closer->stack + sizeof closer->stack, flags, closer, NULL, NULL, &closer->aboard);
+    closer->pid = clone(run, closer->stack + sizeof closer->stack, flags, closer, NULL, NULL, &closer->in_use);
     if (closer->pid < 0)
-        closer->aboard = closer->pid = 0;
+        closer->in_use = closer->pid = 0;
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return closer->pid > 0;
 }
@@ -113,7 +113,7 @@ static bool start(struct closer *closer)
 // Whether nobody is in there any more, nor a zombie. Such a child sends no signal at its end, and others do not see it.
 static bool clear(struct closer *closer)
 {
-    if (is_aboard(closer) || (closer->pid > 0 && forkcore_raw(SYS_wait4, closer->pid, 0, WNOHANG | __WALL, 0) == 0))
+    if (is_in_use(closer) || (closer->pid > 0 && forkcore_raw(SYS_wait4, closer->pid, 0, WNOHANG | __WALL, 0) == 0))
         return false;
     bool done = closer->pid == 0 || closer->receives || closer->begun;
     closer->pid = 0;
@@ -148,7 +148,7 @@ static void enter(void)
         return;
     owner = me;
     for (int i = 0; i < CLOSERS; i++)
-        closers[i].aboard = closers[i].pid = 0;
+        closers[i].in_use = closers[i].pid = 0;
 }
 
 static void leave(void)

@@ -46,10 +46,10 @@ struct forkcore_child_plan {
     bool dies_with_parent; ///< SIGKILL reaches the child when the thread that forked it ends (PR_SET_PDEATHSIG)
     struct forkcore_watcher *watcher; ///< not NULL: this one sees to that instead, once the parent has ended; see watcher.c
     size_t watched_as;     ///< the child's place in the watcher's roster, where it writes its number
-    int place;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
+    int target_descriptor;             ///< forkcore_spawn: where the program has its descriptor, instead of on 0 and 1; 0: there
     bool closes_aside;     ///< forkcore_spawn: our copy of that descriptor is closed by forkcore_close_aside
     bool takes_errors;     ///< forkcore_spawn: the program has it as descriptor 2 as well
-    struct forkcore_confinement confinement; ///< a child that cannot take it on ends with status 126, or is no program (see `refusal`)
+    struct forkcore_confinement confinement; ///< a child that cannot take it on ends with status 126, or is no program (see `exec_error`)
 };
 
 /// Forks, and returns twice, as fork(2) does: in the child with 0 in `*child`, after the steps of `plan`.
@@ -72,7 +72,7 @@ _Noreturn void forkcore_exit(int status);
 struct forkcore_spawner;
 
 /// How many can be in there at once, each with a descriptor of the parent's.
-enum { FORKCORE_BERTHS = 8 };
+enum { FORKCORE_SPAWN_SLOTS = 8 };
 
 /// Parent. mmap(2)'s errno.
 int forkcore_spawner_open(struct forkcore_spawner **spawner);
@@ -82,7 +82,7 @@ int forkcore_spawner_open(struct forkcore_spawner **spawner);
 bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns);
 
 /// The same, and gives the memory back; but if somebody is in there still, what that one uses stays for ever, and where its
-/// `refusal` was is written to no more. Parent.
+/// `exec_error` was is written to no more. Parent.
 void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns);
 
 /// Makes a child that is another program on `descriptor`, which stands on its descriptors 0 and 1; 2 is inherited, all others
@@ -90,25 +90,25 @@ void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns
 /// `descriptor` it has: clone(2) with CLONE_VM and CLONE_FILES, execve(2).
 ///
 /// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
-/// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_refused names. The caller
-/// closes the pidfd, which polls readable when the child ends. EBUSY: FORKCORE_BERTHS children are on their way already, or
+/// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_failed_call names. The caller
+/// closes the pidfd, which polls readable when the child ends. EBUSY: FORKCORE_SPAWN_SLOTS children are on their way already, or
 /// forkcore_close_aside has yet to close something: it is to be tried again in a moment. If the program cannot be executed,
-/// the child ends with status 127, and execve's errno is in `*refusal`, which is 0 otherwise and must stay where it is until
+/// the child ends with status 127, and execve's errno is in `*exec_error`, which is 0 otherwise and must stay where it is until
 /// the child was reaped.
 /// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
 /// parent's is left, and that libc's fork handlers do not run. Its mask is empty.
 /// Not signal-safe.
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
-                   const char *path, char *const argv[], char *const envp[], int *refusal, pid_t *child, int *pidfd);
+                   const char *path, char *const argv[], char *const envp[], int *exec_error, pid_t *child, int *pidfd);
 
 /// The system call that refused, after forkcore_spawn has: mmap, fcntl or clone. Parent.
-const char *forkcore_spawner_refused(const struct forkcore_spawner *spawner);
+const char *forkcore_spawner_failed_call(const struct forkcore_spawner *spawner);
 
 /// Until a program runs, its connection is also open here. Closes those that need it no more; to be called within
 /// a millisecond or so, for the program's closing its end to reach the client, and whenever a child was reaped.
 ///
 /// Parent. Returns whether none is left.
-bool forkcore_spawner_settle(struct forkcore_spawner *spawner);
+bool forkcore_spawner_close_descriptors(struct forkcore_spawner *spawner);
 
 /// This process's number: getpid(2), without a system call but for the first time in each process.
 ///

@@ -19,7 +19,7 @@ extension ExitStatus {
 extension ChildExit {
     var cause: String {
         switch reason {
-        case .own: refusal == nil ? status.cause : "refused"
+        case .own: execError == nil ? status.cause : "refused"
         case .timeout: "timeout"
         case .stopped: "stopped"
         }

@@ -58,7 +58,7 @@ extension ForkingServer.Event {
         case .serving: "serving"
         case .forked: "child forked"
         case .ended: "child ended"
-        case .refused: "client refused"
+        case .rejected: "client refused"
         case .verifyFailed: "client refused, as the verify hook failed"
         case .beforeForkFailed: "the hook before the fork failed"
         case .forkFailed: "client sent away, as there was no child for it"
@@ -78,7 +78,7 @@ extension ForkingServer.Event {
         case .serving(let addresses): ["addresses": .array(addresses.map { .string("\($0)") })]
         case .forked(let pid, let peer): ["pid": .number(pid), "peer": .string("\(peer)")]
         case .ended(let exit): exit.metadata
-        case .refused(let peer): ["peer": .string("\(peer)")]
+        case .rejected(let peer): ["peer": .string("\(peer)")]
         case .verifyFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .forkFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .beforeForkFailed(let error): ["error": .text("\(error)")]
@@ -173,7 +173,7 @@ extension Zygote.Event {
         case .lost: "zygote lost"
         case .startFailed: "no zygote could be started"
         case .began: "call has a place"
-        case .refused: "call refused, as too many wait"
+        case .rejected: "call refused, as too many wait"
         case .finished(let report): report.failure == nil ? "call answered" : "call failed"
         case .ended: "zygote ended"
         }
@@ -186,7 +186,7 @@ extension Zygote.Event {
             ["pid": .number(pid), "failures": .number(failures), "pause_ms": .milliseconds(pause)]
                 .merging(status.metadata) { $1 }
         case .startFailed(let error): ["error": .text("\(error)")]
-        case .began(let handler), .refused(let handler): ["handler": .string(handler)]
+        case .began(let handler), .rejected(let handler): ["handler": .string(handler)]
         case .finished(let report): report.metadata
         }
     }
@@ -214,7 +214,7 @@ extension ChildExit {
         metadata["pid"] = .number(pid)
         metadata["reason"] = .string("\(reason)")
         metadata["duration_ms"] = .milliseconds(duration)
-        if let refusal { metadata["error"] = .text("\(refusal)") }
+        if let execError { metadata["error"] = .text("\(execError)") }
         if let usage { metadata.merge(usage.metadata) { $1 } }
         return metadata
     }

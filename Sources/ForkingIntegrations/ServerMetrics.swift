@@ -39,7 +39,7 @@ public final class ServerMetrics: Sendable {
             children.change(by: -1)
             exits[exit.cause].increment()
             duration.record(exit.duration)
-        case .refused: refusals["hook"].increment()
+        case .rejected: refusals["hook"].increment()
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()

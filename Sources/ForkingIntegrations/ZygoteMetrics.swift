@@ -44,7 +44,7 @@ public final class ZygoteMetrics: Sendable {
         switch event {
         case .began: children.change(by: 1)
         case .finished(let report): record(report)
-        case .refused(let handler): refusals[handler].increment()
+        case .rejected(let handler): refusals[handler].increment()
         case .started: starts.increment()
         case .startFailed: startFailures.increment()
         case .lost(_, let status, _, _): losses[status.cause].increment()

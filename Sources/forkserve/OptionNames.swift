@@ -15,12 +15,13 @@ enum OptionNames {
     /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes first.
     static let options = [
         "maxChildren": "--max-children", "timeout": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
-        "drainTimeout": "--drain", "killTimeout": "--kill-after", "printsCrashBacktrace": "--backtraces",
+        "drainTimeout": "--drain-timeout", "killTimeout": "--kill-timeout", "printsCrashBacktrace": "--backtraces",
         "control": "--control", "credentials": "--user", "oomScore": "--oom-score-adj", "workers": "--workers",
-        "maxWorkers": "--max-workers", "startTimeout": "--spawn-limit", "maxFailures": "--gives-up-after",
+        "maxWorkers": "--max-workers", "startTimeout": "--start-timeout", "maxFailures": "--max-failures",
         "maxRequests": "--max-requests", "maxAge": "--max-age", "maxMemoryKiB": "--max-memory",
-        "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain",
-        "maxReplacedAtOnce": "--replaced-at-once", "printsStuckBacktrace": "--backtraces", "keepAlive": "--keepalive",
+        "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain-timeout",
+        "maxReplacedAtOnce": "--max-replaced-at-once", "printsStuckBacktrace": "--backtraces",
+        "keepAlive": "--keepalive",
         "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only", "backlog": "--backlog", "permissions": "--mode",
         "group": "--group",
     ]

@@ -12,26 +12,26 @@ struct PoolOptions: ParsableArguments {
         var maxWorkers: Int?
         var timeout: Double?
         var headTimeout = 10.0
-        var replacementDrain: Double?
+        var replacementDrainTimeout: Double?
         var maxRequests: Int?
         var maxAge: Double?
         var maxMemory: Int?
-        var replacedAtOnce = 1
-        var spawnLimit = 30.0
-        var givesUpAfter: Int?
+        var maxReplacedAtOnce = 1
+        var startTimeout = 30.0
+        var maxFailures: Int?
 
         mutating func code(_ coder: inout FieldCoder) {
             coder.field(&workers)
             coder.field(&maxWorkers)
             coder.field(&timeout)
             coder.field(&headTimeout)
-            coder.field(&replacementDrain)
+            coder.field(&replacementDrainTimeout)
             coder.field(&maxRequests)
             coder.field(&maxAge)
             coder.field(&maxMemory)
-            coder.field(&replacedAtOnce)
-            coder.field(&spawnLimit)
-            coder.field(&givesUpAfter)
+            coder.field(&maxReplacedAtOnce)
+            coder.field(&startTimeout)
+            coder.field(&maxFailures)
         }
     }
 
@@ -62,10 +62,10 @@ struct PoolOptions: ParsableArguments {
         help: ArgumentHelp(
             """
             How long a worker that is replaced may go on with what it has begun; then it is ended. By default a request \
-            has its --timeout, and what has none --drain.
+            has its --timeout, and what has none --drain-timeout.
             """,
             valueName: "seconds"))
-    var replacementDrain: Double?
+    var replacementDrainTimeout: Double?
     @Option(help: ArgumentHelp("Replace a worker after about so many requests.", valueName: "n"))
     var maxRequests: Int?
     @Option(help: ArgumentHelp("Replace a worker after about this time.", valueName: "seconds"))
@@ -73,18 +73,19 @@ struct PoolOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Replace a worker that has more memory (its share of it, PSS).", valueName: "MiB"))
     var maxMemory: Int?
     @Option(help: ArgumentHelp("How many are replaced at the same time.", valueName: "n"))
-    var replacedAtOnce = Values().replacedAtOnce
+    var maxReplacedAtOnce = Values().maxReplacedAtOnce
     @Option(help: ArgumentHelp("How long a new worker, or a new program, may take to be ready.", valueName: "seconds"))
-    var spawnLimit = Values().spawnLimit
+    var startTimeout = Values().startTimeout
     @Option(
         help: ArgumentHelp("Give up after so many workers in a row that failed at their start.", valueName: "n"))
-    var givesUpAfter: Int?
+    var maxFailures: Int?
 
     var values: Values {
         Values(
             workers: workers, maxWorkers: maxWorkers, timeout: timeout, headTimeout: headTimeout,
-            replacementDrain: replacementDrain, maxRequests: maxRequests, maxAge: maxAge, maxMemory: maxMemory,
-            replacedAtOnce: replacedAtOnce, spawnLimit: spawnLimit, givesUpAfter: givesUpAfter)
+            replacementDrainTimeout: replacementDrainTimeout, maxRequests: maxRequests, maxAge: maxAge,
+            maxMemory: maxMemory,
+            maxReplacedAtOnce: maxReplacedAtOnce, startTimeout: startTimeout, maxFailures: maxFailures)
     }
 
     func check() throws {
@@ -94,13 +95,13 @@ struct PoolOptions: ParsableArguments {
             ": at least --workers" + (workers == nil ? ", which is one per core unless it is given" : ""))
         try Bound.limit("--timeout", timeout)
         try Bound.limit("--head-timeout", headTimeout)
-        if let replacementDrain { try Bound.seconds("--replacement-drain", replacementDrain) }
+        if let replacementDrainTimeout { try Bound.seconds("--replacement-drain-timeout", replacementDrainTimeout) }
         try Bound.count("--max-requests", maxRequests, upTo: .max)
         try Bound.limit("--max-age", maxAge)
         try Bound.count("--max-memory", maxMemory, upTo: 1 << 30)
-        try Bound.count("--replaced-at-once", replacedAtOnce, upTo: 1024)
-        try Bound.limit("--spawn-limit", spawnLimit)
-        try Bound.count("--gives-up-after", givesUpAfter, upTo: .max)
+        try Bound.count("--max-replaced-at-once", maxReplacedAtOnce, upTo: 1024)
+        try Bound.limit("--start-timeout", startTimeout)
+        try Bound.count("--max-failures", maxFailures, upTo: .max)
     }
 }
 

@@ -8,8 +8,8 @@ struct CommonOptions: ParsableArguments {
     /// As plain values, for a job.
     struct Values: Equatable {
         var backlog = 1024
-        var drain = 10.0
-        var killAfter = 3.0
+        var drainTimeout = 10.0
+        var killTimeout = 3.0
         var verbose = false
         var backtraces = false
         var control: String?
@@ -23,8 +23,8 @@ struct CommonOptions: ParsableArguments {
             sockets.code(&coder)
             identity.code(&coder)
             coder.field(&backlog)
-            coder.field(&drain)
-            coder.field(&killAfter)
+            coder.field(&drainTimeout)
+            coder.field(&killTimeout)
             coder.field(&verbose)
             coder.field(&backtraces)
             coder.field(&control)
@@ -36,9 +36,9 @@ struct CommonOptions: ParsableArguments {
     @Option(help: ArgumentHelp("How many connections the kernel keeps waiting.", valueName: "n"))
     var backlog = Values().backlog
     @Option(help: ArgumentHelp("How long clients may go on after SIGTERM or SIGINT.", valueName: "seconds"))
-    var drain = Values().drain
+    var drainTimeout = Values().drainTimeout
     @Option(help: ArgumentHelp("From a process's SIGTERM to its SIGKILL.", valueName: "seconds"))
-    var killAfter = Values().killAfter
+    var killTimeout = Values().killTimeout
     @Flag(help: "A line on stderr for each process: pid, peer, how it ended, how long it took; and as it stops.")
     var verbose = false
     @Flag(help: "Let processes that crash print a backtrace, which can take seconds of full CPU each.")
@@ -66,20 +66,21 @@ struct CommonOptions: ParsableArguments {
 
     var values: Values {
         Values(
-            backlog: backlog, drain: drain, killAfter: killAfter, verbose: verbose, backtraces: backtraces,
+            backlog: backlog, drainTimeout: drainTimeout, killTimeout: killTimeout, verbose: verbose,
+            backtraces: backtraces,
             control: control, keepAlive: keepalive, userTimeout: userTimeout,
             sockets: sockets.values, identity: identity.values)
     }
 
     /// What can be wrong with the command line alone.
     func validate(_ addresses: [String], datagrams: Bool = false) throws {
-        try Bound.seconds("--drain", drain)
-        try Bound.seconds("--kill-after", killAfter)
+        try Bound.seconds("--drain-timeout", drainTimeout)
+        try Bound.seconds("--kill-timeout", killTimeout)
         try Bound.count("--backlog", backlog, upTo: Int(Int32.max))
         try Bound.limit("--keepalive", keepalive == 0 ? nil : keepalive, from: 1, upTo: 32_767, ", or 0 for never")
         try Bound.limit("--user-timeout", userTimeout, from: 0.001, upTo: 2_000_000)
         do throws(ForkingError) {
-            for address in addresses { try Place(address).check(datagrams: datagrams) }
+            for address in addresses { try ListenAddress(address).check(datagrams: datagrams) }
             _ = try control.map(ControlPath.address)
         } catch {
             throw ValidationError(error.description)

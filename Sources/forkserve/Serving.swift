@@ -73,8 +73,8 @@ extension Job {
         configuration.ioTimeout = ioTimeout.map(Duration.seconds)
         if programArguments > 0, !forking.leavesDaemons { configuration.child.containment = .descendants }
         configuration.noDelay = common.sockets.noDelay
-        configuration.drainTimeout = .seconds(common.drain)
-        configuration.child.killTimeout = .seconds(common.killAfter)
+        configuration.drainTimeout = .seconds(common.drainTimeout)
+        configuration.child.killTimeout = .seconds(common.killTimeout)
         configuration.child.printsCrashBacktrace = common.backtraces
         configuration.reapsStrangers = true
         configuration.control = try common.control.map(ControlPath.address)
@@ -93,7 +93,7 @@ extension Job {
         if let keepAlive = common.keepAlive { options.keepAlive = Self.keepAlive(keepAlive) }
         options.userTimeout = common.userTimeout.map(Duration.seconds)
         for address in addresses {
-            switch try Place(address) {
+            switch try ListenAddress(address) {
             case .address(let address):
                 let isDatagram = service == .echoDatagrams || service == .lendingDatagrams
                 try body(asAsked(Listener(address, datagram: isDatagram, options: options)))
@@ -123,7 +123,7 @@ extension Job {
 }
 
 /// ADDRESS on the command line.
-enum Place {
+enum ListenAddress {
     case address(SocketAddress)
     case descriptor(Int32)
     /// The sockets that the service manager handed over: all, or those of this name.

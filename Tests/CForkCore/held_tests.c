@@ -203,18 +203,18 @@ static int64_t milliseconds(void)
 
 static void nobody_waits_for_programs_that_are_slow_to_be_executed(void)
 {
-    enum { ALL = FORKCORE_BERTHS };
+    enum { ALL = FORKCORE_SPAWN_SLOTS };
     struct forkcore_spawner *spawner;
     struct forkcore_child_plan plan = {0};
     char *argv[] = {"true", NULL}, *envp[] = {NULL};
-    int refusals[ALL] = {0}, pidfds[ALL], refusal, pidfd, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int refusals[ALL] = {0}, pidfds[ALL], exec_error, pidfd, null = open("/dev/null", O_RDWR | O_CLOEXEC);
     pid_t pids[ALL], pid;
     int held = hold_execve();
     CHECK(forkcore_spawner_open(&spawner) == 0);
     for (int i = 0; i < ALL; i++)
         CHECK(forkcore_spawn(spawner, &plan, null, "/bin/true", argv, envp, &refusals[i], &pids[i], &pidfds[i]) == 0);
-    CHECK(forkcore_spawn(spawner, &plan, null, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EBUSY);
-    CHECK(!forkcore_spawner_settle(spawner));
+    CHECK(forkcore_spawn(spawner, &plan, null, "/bin/true", argv, envp, &exec_error, &pid, &pidfd) == EBUSY);
+    CHECK(!forkcore_spawner_close_descriptors(spawner));
     CHECK(!forkcore_spawner_await(spawner, 0));
     kill(pids[3], SIGKILL); // one place is free again
     await_end(pids[3]);

@@ -54,19 +54,19 @@ static void a_program_is_another(void)
     struct forkcore_child_plan plan = {.dies_with_parent = true, .takes_errors = true, .confinement = another};
     char *argv[] = {"sh", "-c", "exec >&2; id -u; id -g; id -G; cat /proc/self/oom_score_adj", NULL}, *envp[] = {"PATH=/usr/bin:/bin", NULL};
     char text[100] = "";
-    int ends[2], refusal, pidfd, before = oom_score();
+    int ends[2], exec_error, pidfd, before = oom_score();
     size_t count = 0;
     ssize_t got;
     pid_t pid;
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
     CHECK(forkcore_spawner_open(&spawner) == 0);
-    CHECK(forkcore_spawn(spawner, &plan, ends[0], "/bin/sh", argv, envp, &refusal, &pid, &pidfd) == 0);
+    CHECK(forkcore_spawn(spawner, &plan, ends[0], "/bin/sh", argv, envp, &exec_error, &pid, &pidfd) == 0);
     forkcore_spawner_close(spawner, 30000000000);
     close(ends[0]);
     while (count < sizeof text - 1 && (got = read(ends[1], text + count, sizeof text - 1 - count)) > 0)
         count += (size_t)got;
     CHECK(await_end(pid).code == (is_root() ? 0 : 127));
-    CHECK(refusal == (is_root() ? 0 : EPERM));
+    CHECK(exec_error == (is_root() ? 0 : EPERM));
     CHECK(strcmp(text, is_root() ? "4321\n1234\n1234 12 34\n321\n" : "") == 0);
     CHECK(oom_score() == before);
     close(ends[1]);

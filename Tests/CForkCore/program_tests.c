@@ -34,16 +34,16 @@ static int spawn(const struct forkcore_child_plan *plan, int descriptor, const c
                  char *const envp[], pid_t *pid, int *pidfd)
 {
     struct forkcore_spawner *spawner;
-    int refusal;
+    int exec_error;
     CHECK(forkcore_spawner_open(&spawner) == 0);
-    int error = forkcore_spawn(spawner, plan, descriptor, path, argv, envp, &refusal, pid, pidfd);
+    int error = forkcore_spawn(spawner, plan, descriptor, path, argv, envp, &exec_error, pid, pidfd);
     forkcore_spawner_close(spawner, PATIENCE); // waits until the child has left
-    if (error == 0 && refusal != 0) {
+    if (error == 0 && exec_error != 0) {
         CHECK(is_readable(*pidfd, 15000));
         CHECK(await_end(*pid).code == 127);
         close(*pidfd);
     }
-    return error != 0 ? error : refusal;
+    return error != 0 ? error : exec_error;
 }
 
 // Runs a program on a connection, and closes that; `text` is what it wrote there.
@@ -122,7 +122,7 @@ static void a_program_has_its_connection_where_it_was_placed(void)
     open_others(below);
     struct connection connection = connect_pair();
     open_others(above);
-    struct forkcore_child_plan plan = {.place = 5};
+    struct forkcore_child_plan plan = {.target_descriptor = 5};
     char *argv[] = {"/bin/sh", "-c", "out=$(readlink /proc/$$/fd/1); exec >&5; ls /proc/$$/fd; echo $out", NULL};
     int out = dup(STDOUT_FILENO);
     dup2(below[0], STDOUT_FILENO);
@@ -233,12 +233,12 @@ static void no_handler_of_the_parent_runs_on_the_way_to_a_program(void)
     struct forkcore_spawner *spawner;
     struct forkcore_child_plan plan = {0};
     char *argv[] = {"cat", NULL}, *envp[] = {NULL};
-    int refusal, pidfd, descriptor = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    int exec_error, pidfd, descriptor = open("/dev/zero", O_RDWR | O_CLOEXEC);
     pid_t pid;
     signal(SIGUSR1, note);
     CHECK(forkcore_spawner_open(&spawner) == 0);
     for (int i = 0; i < 50; i++) {
-        CHECK(forkcore_spawn(spawner, &plan, descriptor, "/bin/cat", argv, envp, &refusal, &pid, &pidfd) == 0);
+        CHECK(forkcore_spawn(spawner, &plan, descriptor, "/bin/cat", argv, envp, &exec_error, &pid, &pidfd) == 0);
         kill(pid, SIGUSR1);
         CHECK(await_end(pid).signal == SIGUSR1);
         close(pidfd);
@@ -272,7 +272,7 @@ static void many_programs_are_under_way_at_once(void)
         int error;
         while ((error = forkcore_spawn(spawner, &plan, connection.theirs, path, argv, envp, &refusals[i], &pids[i],
                                        &pidfds[i])) == EBUSY)
-            CHECK(i >= FORKCORE_BERTHS);
+            CHECK(i >= FORKCORE_SPAWN_SLOTS);
         CHECK(error == 0);
         close(connection.theirs); // at once: the number is taken by the next
         memset(number, 'z', sizeof number - 1);
@@ -286,7 +286,7 @@ static void many_programs_are_under_way_at_once(void)
         CHECK(refusals[i] == (refused ? ENOENT : 0));
         if (!refused)
             snprintf(wanted, sizeof wanted, "%d %d\n", i * 7, i);
-        CHECK(forkcore_spawner_settle(spawner) || i + 1 < MANY);
+        CHECK(forkcore_spawner_close_descriptors(spawner) || i + 1 < MANY);
         CHECK(read(ours[i], text, sizeof text - 1) == (ssize_t)strlen(wanted) && strcmp(text, wanted) == 0);
         close(ours[i]);
         close(pidfds[i]);
@@ -305,14 +305,14 @@ static void a_programs_connection_is_closed_here_when_it_runs(void)
     struct connection connection = connect_pair();
     char *argv[] = {"sh", "-c", "exec <&- >&-; read line <&2", NULL}, *envp[] = {NULL}, byte;
     struct gate gate = make_gate();
-    int pidfd, refusal;
+    int pidfd, exec_error;
     pid_t pid;
     int kept = dup(2);
     dup2(gate.ends[0], 2); // where it waits
     CHECK(forkcore_spawner_open(&spawner) == 0);
-    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/sh", argv, envp, &refusal, &pid, &pidfd) == 0);
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/sh", argv, envp, &exec_error, &pid, &pidfd) == 0);
     close(connection.theirs);
-    for (int i = 0; i < 15000 && !forkcore_spawner_settle(spawner); i++)
+    for (int i = 0; i < 15000 && !forkcore_spawner_close_descriptors(spawner); i++)
         poll(NULL, 0, 1);
     dup2(kept, 2);
     close(kept);
@@ -354,15 +354,15 @@ static void a_program_that_there_is_no_pidfd_for_keeps_no_connection(void)
     struct forkcore_spawner *spawner;
     struct forkcore_child_plan plan = {0};
     struct connection connection = connect_pair();
-    int refusal, pidfd, taken[FEW];
+    int exec_error, pidfd, taken[FEW];
     pid_t pid;
     CHECK(forkcore_spawner_open(&spawner) == 0);
     int count = use_up(taken);
-    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EMFILE);
-    CHECK(strcmp(forkcore_spawner_refused(spawner), "fcntl") == 0);
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &exec_error, &pid, &pidfd) == EMFILE);
+    CHECK(strcmp(forkcore_spawner_failed_call(spawner), "fcntl") == 0);
     close(taken[--count]); // for the spawner's copy of the connection
-    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &refusal, &pid, &pidfd) == EMFILE);
-    CHECK(strcmp(forkcore_spawner_refused(spawner), "clone") == 0);
+    CHECK(forkcore_spawn(spawner, &plan, connection.theirs, "/bin/true", argv, envp, &exec_error, &pid, &pidfd) == EMFILE);
+    CHECK(strcmp(forkcore_spawner_failed_call(spawner), "clone") == 0);
     close(connection.theirs);
     CHECK(is_readable(connection.ours, 0) && read(connection.ours, &byte, 1) == 0);
     while (count > 0)

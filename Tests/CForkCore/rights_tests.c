@@ -100,14 +100,14 @@ static void closing_waits_for_nobody(void)
 // What spawn refused with, once something was closed aside; on one core, who does that has hardly begun by then.
 static int spawn_while_closing(struct forkcore_spawner *spawner)
 {
-    int pair[2], refusal, pidfd;
+    int pair[2], exec_error, pidfd;
     pid_t pid;
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     int peer = trap(pair[0], pair[1]);
     close(pair[1]);
     forkcore_close_aside(pair[0]);
     char *argv[] = {"/bin/true", NULL};
-    int error = forkcore_spawn(spawner, &(struct forkcore_child_plan){0}, 0, argv[0], argv, argv + 1, &refusal, &pid, &pidfd);
+    int error = forkcore_spawn(spawner, &(struct forkcore_child_plan){0}, 0, argv[0], argv, argv + 1, &exec_error, &pid, &pidfd);
     CHECK(error == 0 || error == EBUSY);
     if (error == 0) {
         CHECK(forkcore_spawner_await(spawner, 30000000000) && await_end(pid).code == 0);

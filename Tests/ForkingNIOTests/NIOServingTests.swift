@@ -33,7 +33,7 @@ struct ServingTests {
     @Test("draining one worker after the other loses no request, and no connection", arguments: kinds)
     func drain(arguments: [String]) throws {
         for closing in [true, false] {
-            let server = try Served(arguments + ["--drain", "60000"])  // on a busy machine a second is soon over
+            let server = try Served(arguments + ["--drain-timeout", "60000"])  // on a busy machine a second is soon over
             let load = Load(server.address, clients: 16, closing: closing)
             defer { load.finish() }
             for round in 1...10 {
@@ -101,7 +101,7 @@ struct ServingTests {
 
     @Test("a worker that has no clients ends when it is told to drain, not at its deadline", arguments: kinds)
     func drainIdle(arguments: [String]) throws {
-        let server = try Served(arguments + ["--drain", "300000"])
+        let server = try Served(arguments + ["--drain-timeout", "300000"])
         let client = try HTTPClient(server.address)
         try client.ask("/", close: true)
         kill(pid_t(try #require(try client.answer()).body)!, SIGTERM)
@@ -274,7 +274,7 @@ struct ServingTests {
     @Test(
         "a worker that nobody tells of its parent's end drains, and ends with idle clients", .needsRoot)
     func orphan() throws {
-        let server = try Served(["handlers", "--workers", "1", "--drain", "300", "--kill", "300"])
+        let server = try Served(["handlers", "--workers", "1", "--drain-timeout", "300", "--kill", "300"])
         let client = try HTTPClient(server.address)
         try client.ask("/outlive-parent")
         let worker = pid_t(try #require(try client.answer()).body)!

@@ -16,9 +16,9 @@ struct AdmissionTests {
         #expect(admission.decide(isFull: false) == .wait)
         #expect(admission.shortage.until == start + Admission.pause)
 
-        admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds - 1))
+        admission.fireTimers(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds - 1))
         #expect(admission.decide(isFull: false) == .wait)
-        admission.keepTime(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds))
+        admission.fireTimers(Instant(nanoseconds: 1_000 + Admission.pause.inNanoseconds))
         #expect(admission.decide(isFull: false) == .admit)
         #expect(admission.decide(isFull: true) == .wait)
         #expect(admission.shortage.until == nil)

@@ -59,9 +59,9 @@ struct BackoffTests {
         #expect(backoff.until == nil && backoff.failures == 0)
         backoff.noteFailure(at: start, using: &generator)
         let until = backoff.until!
-        backoff.keepTime(Instant(nanoseconds: until.nanoseconds - 1))
+        backoff.fireTimers(Instant(nanoseconds: until.nanoseconds - 1))
         #expect(backoff.until == until)
-        backoff.keepTime(until)
+        backoff.fireTimers(until)
         #expect(backoff.until == nil && backoff.failures == 1)
 
         backoff.noteFailure(at: until, using: &generator)

@@ -37,8 +37,8 @@ private struct Call: Identifiable, Equatable {
         }
         #expect(queue.next == nil && !queue.hasRoom)
         #expect(queue.runningCount == 2 && queue.waiting.map(\.id) == [3, 4])
-        let place = queue.finish(2)
-        #expect(place == .init(generation: 0, since: start))
+        let slot = queue.finish(2)
+        #expect(slot == .init(generation: 0, since: start))
         #expect(run(&queue) == [3] && queue.hasRoom)
     }
 
@@ -49,8 +49,8 @@ private struct Call: Identifiable, Equatable {
         let withdrawn = [queue.withdraw(1), queue.withdraw(2), queue.withdraw(2)]
         #expect(withdrawn == [false, true, false])
         #expect(queue.isRunning(1) && queue.waiting.map(\.id) == [3])
-        let place = queue.finish(3)
-        #expect(place == nil, "it never ran")
+        let slot = queue.finish(3)
+        #expect(slot == nil, "it never ran")
         #expect(queue.waiting.isEmpty)
     }
 

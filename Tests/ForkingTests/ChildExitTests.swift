@@ -9,11 +9,11 @@ extension ChildExit {
     /// That of a made-up child.
     static func made(
         _ status: Forking.ExitStatus, _ reason: ChildExit.Reason = .own, peer: String? = "127.0.0.1:50000",
-        refusal: Errno? = nil, isLeftover: Bool = false
+        execError: Errno? = nil, isLeftover: Bool = false
     ) -> ChildExit {
         ChildExit(
             pid: 4711, peer: peer.map { try! SocketAddress(parsing: $0) }, status: status, reason: reason,
-            duration: .milliseconds(12), isLeftover: isLeftover, usage: nil, refusal: refusal)
+            duration: .milliseconds(12), isLeftover: isLeftover, usage: nil, execError: refusal)
     }
 }
 
@@ -22,7 +22,8 @@ struct ChildExitTests {
     @Test("an exit status is told in words")
     func statuses() {
         #expect(Forking.ExitStatus.exited(code: 0).isSuccess && !Forking.ExitStatus.exited(code: 1).isSuccess)
-        #expect(!Forking.ExitStatus.signaled(.kill, dumpedCore: false).isSuccess && !Forking.ExitStatus.unknown.isSuccess)
+        #expect(
+            !Forking.ExitStatus.signaled(.kill, dumpedCore: false).isSuccess && !Forking.ExitStatus.unknown.isSuccess)
         #expect(Forking.ExitStatus.exited(code: 7).description == "exited with status 7")
         #expect(Forking.ExitStatus.signaled(.segmentationFault, dumpedCore: false).description == "killed by SIGSEGV")
         #expect(Forking.ExitStatus.signaled(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
@@ -47,7 +48,7 @@ struct ChildExitTests {
             ChildExit.made(crash, .stopped, peer: nil).description.contains(
                 "killed by SIGILL as the server stops after"))
         #expect(
-            ChildExit.made(.exited(code: 127), peer: nil, refusal: .noSuchFileOrDirectory).description
+            ChildExit.made(.exited(code: 127), peer: nil, execError: .noSuchFileOrDirectory).description
                 == "child 4711: its program cannot be executed: No such file or directory")
         #expect(ChildExit.made(.exited(code: 0)).isSuccess && !ChildExit.made(.exited(code: 0), .timeout).isSuccess)
     }

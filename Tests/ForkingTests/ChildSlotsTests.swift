@@ -53,7 +53,7 @@ struct ChildSlotsTests {
             && model.slots.allSatisfy { pid, slot in slots[slot].pid == pid && slots.isTaken(slot) }
     }
 
-    /// Few pids for many places, so that most share one with others, around the end of the table too.
+    /// Few pids for many buckets, so that most share one with others, around the end of the table too.
     @Test("they find what a dictionary finds, whatever comes and goes", arguments: [1, 7, 64, 130])
     func random(capacity: Int) throws {
         var generator = FixedGenerator(state: UInt64(capacity))
@@ -90,11 +90,11 @@ struct ChildSlotsTests {
         let slots = try ChildSlots(capacity: 2)
         let first = slots.take()
         slots.fill(first, with: child(5))
-        slots.refusal(first).pointee = 2
+        slots.execError(first).pointee = 2
         slots.release(first)
         let again = slots.take()
-        let (pid, refusal, found) = (slots[again].pid, slots.refusal(again).pointee, slots.slot(of: 5))
-        #expect(again == first && pid == 0 && refusal == 0 && found == nil)
+        let (pid, execError, found) = (slots[again].pid, slots.execError(again).pointee, slots.slot(of: 5))
+        #expect(again == first && pid == 0 && execError == 0 && found == nil)
     }
 }
 
@@ -102,7 +102,7 @@ struct ChildSlotsTests {
 struct EndedChildrenTests {
     private func ended(_ pid: ProcessID) -> EndedChild {
         EndedChild(
-            child: Child(pid, nil, Instant(nanoseconds: 1), ChildOptions(), pidfd: -1), ending: .init(), refusal: pid,
+            child: Child(pid, nil, Instant(nanoseconds: 1), ChildOptions(), pidfd: -1), ending: .init(), execError: pid,
             at: Instant(nanoseconds: Int64(pid)))
     }
 
@@ -120,7 +120,7 @@ struct EndedChildrenTests {
             } else {
                 let oldest = ended.next()
                 let expected = model.isEmpty ? nil : model.removeFirst()
-                guard oldest?.child.pid == expected, oldest?.refusal == expected else {
+                guard oldest?.child.pid == expected, oldest?.execError == expected else {
                     Issue.record("in step \(step) \(String(describing: oldest?.child.pid)) came")
                     return
                 }

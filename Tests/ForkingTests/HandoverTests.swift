@@ -27,7 +27,7 @@ struct HandoverTests {
     @Test("the variable says what it was given", arguments: [[], ["0"], ["1", "d", "0"]] as [[Character]])
     func terms(flags: [Character]) {
         for control: Int32 in [-1, 5] {
-            let terms = Handover.Terms(word: 4, control: control, flags: flags)
+            let terms = Handover.Terms(readinessSocket: 4, control: control, flags: flags)
             #expect(Handover.Terms(terms.text) == terms)
         }
     }

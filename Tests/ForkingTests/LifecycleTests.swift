@@ -22,23 +22,23 @@ import Testing
                     step: .drain, actions: [.abandonSuccessor, .acceptWaiting, .stopAccepting, .announceEnd],
                     rest: .seconds(13)))
         #expect(life.state == .stopping(.drain, until: start + .seconds(10)) && life.deadline == start + .seconds(10))
-        #expect(life.keepTime(start + .seconds(9), isEmpty: false) == nil)
+        #expect(life.fireTimers(start + .seconds(9), isEmpty: false) == nil)
         let terminate = start + .seconds(10)
         #expect(
-            life.keepTime(terminate, isEmpty: false)
+            life.fireTimers(terminate, isEmpty: false)
                 == .stop(
                     .init(
                         step: .terminate, actions: [.abandonSuccessor, .stopAccepting, .terminateChildren],
                         rest: .seconds(3))))
         let kill = terminate + .seconds(3)
-        #expect(life.keepTime(terminate + .seconds(2), isEmpty: false) == nil)
+        #expect(life.fireTimers(terminate + .seconds(2), isEmpty: false) == nil)
         #expect(
-            life.keepTime(kill, isEmpty: false)
+            life.fireTimers(kill, isEmpty: false)
                 == .stop(
                     .init(
                         step: .kill, actions: [.abandonSuccessor, .stopAccepting, .killChildren],
                         rest: Lifecycle.patienceWithKernel)))
-        #expect(life.keepTime(kill + Lifecycle.patienceWithKernel, isEmpty: false) == .abandonChildren)
+        #expect(life.fireTimers(kill + Lifecycle.patienceWithKernel, isEmpty: false) == .abandonChildren)
         #expect(life.state == .stopped && life.deadline == nil)
     }
 
@@ -48,14 +48,14 @@ import Testing
         var life = serving()
         #expect(life.stop(step, at: start) != nil)
         for now in [start, start + .seconds(60)] {
-            #expect(life.keepTime(now, isEmpty: true) == nil)
+            #expect(life.fireTimers(now, isEmpty: true) == nil)
             #expect(life.state == .stopped)
         }
     }
 
     @Test("while it serves, time and a lack of children change nothing") func serves() {
         var life = serving()
-        #expect(life.keepTime(start + .seconds(1000), isEmpty: true) == nil)
+        #expect(life.fireTimers(start + .seconds(1000), isEmpty: true) == nil)
         #expect(life.state == .serving && life.deadline == nil)
     }
 
@@ -94,7 +94,7 @@ import Testing
         var life = serving(drain: .zero, kill: .zero)
         let stop = life.stop(.drain, at: start)
         #expect(stop?.actions == [.abandonSuccessor, .stopAccepting, .announceEnd] && stop?.rest == .zero)
-        #expect(life.keepTime(start, isEmpty: false) != nil, "it goes on at once")
+        #expect(life.fireTimers(start, isEmpty: false) != nil, "it goes on at once")
     }
 
     @Test("a server that does not wait for its children has stopped at once") func noWait() {

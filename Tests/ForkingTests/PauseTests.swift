@@ -16,9 +16,9 @@ struct PauseTests {
 
         pause.begin(until: end)
         #expect(pause.isOn && pause.until == end && !pause.isOver(at: before) && pause.isOver(at: end))
-        pause.keepTime(before)
+        pause.fireTimers(before)
         #expect(pause.isOn)
-        pause.keepTime(end)
+        pause.fireTimers(end)
         #expect(!pause.isOn && pause.until == nil && !pause.isOver(at: end))
     }
 

@@ -57,7 +57,7 @@ private struct Played {
 
     /// One turn of the parent's loop.
     mutating func turn(queued: Int = 0) -> [String] {
-        carryOut(policy.tend(inOrder, queued: { queued }, isStarting: isStarting, at: now))
+        carryOut(policy.reconcile(inOrder, queued: { queued }, isStarting: isStarting, at: now))
     }
 
     mutating func say(_ pid: ProcessID, _ change: (inout WorkerSnapshot) -> Void) -> [String] {
@@ -76,7 +76,7 @@ private struct Played {
     {
         let exit = ChildExit(
             pid: pid, peer: nil, status: status, reason: .own, duration: .seconds(1), isLeftover: false, usage: nil,
-            refusal: nil)
+            execError: nil)
         return carryOut(policy.noteEnd(of: exit, inOrder, isServing: isServing, at: now)) + (isServing ? turn() : [])
     }
 
@@ -169,7 +169,7 @@ extension WorkerSnapshot {
         var pool = Played.serving(2)
         let exit = ChildExit(
             pid: 101, peer: nil, status: .exited(code: 0), reason: .own, duration: .seconds(1), isLeftover: false,
-            usage: nil, refusal: nil)
+            usage: nil, execError: nil)
         let snapshots = pool.policy.workers.map(\.snapshot)
         _ = pool.policy.noteEnd(of: exit, snapshots, isServing: true, at: pool.now)
         #expect(pool.policy.nextLook == pool.now)

@@ -16,7 +16,7 @@ struct ServerEventTests {
         let events: [(ForkingServer.Event, text: String, isTrouble: Bool)] = [
             (.serving([peer, peer]), "serving on [::1]:5, [::1]:5", false),
             (.forked(12, peer: peer), "child 12, peer [::1]:5: forked", false),
-            (.refused(peer), "refused [::1]:5", false),
+            (.rejected(peer), "refused [::1]:5", false),
             (.verifyFailed(peer, refusal), "refused [::1]:5, as the verify hook failed: \(refusal)", true),
             (.forkFailed(peer, refusal), "client [::1]:5 was not served: \(refusal)", true),
             (.shortage(refusal), "new clients wait until this has passed: \(refusal)", true),

@@ -48,7 +48,8 @@ struct ContainmentTests {
     @Test("--timeout ends what has left the session, be it deaf, and what has no parent any more")
     func timeLimit() throws {
         let (server, address) = try exec(
-            ["--timeout", "0.5", "--kill-after", "0.2"], stubbornDaemon + " (setsid sleep 1000 >&2 &); echo ready; cat")
+            ["--timeout", "0.5", "--kill-timeout", "0.2"],
+            stubbornDaemon + " (setsid sleep 1000 >&2 &); echo ready; cat")
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")
         try eventually("not all were started") { server.descendants.count >= 4 }
@@ -60,7 +61,7 @@ struct ContainmentTests {
     @Test("a stop ends what has left the session, whether or not its client has gone")
     func stopping() throws {
         let (server, address) = try exec(
-            ["--drain", "0.2", "--kill-after", "0.2"],
+            ["--drain-timeout", "0.2", "--kill-timeout", "0.2"],
             stubbornDaemon + " (setsid sleep 1000 >&2 &); echo ready; read line")
         let clients = [try Client(address), try Client(address)]
         for client in clients { #expect(try client.receive() == "ready\n") }
@@ -75,7 +76,7 @@ struct ContainmentTests {
         let work = "while ! test -e go; do sleep 0.05; done; touch \"$0\""
         let control = directory.path + "/control"
         let (server, address) = try exec(
-            ["--verbose", "--drain", "1000", "--control", control],
+            ["--verbose", "--drain-timeout", "1000", "--control", control],
             "cd \(directory.path); sh -c '\(work)' a >&2 & setsid sh -c '\(work)' b >&2 & echo ready; read line")
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")
@@ -112,7 +113,7 @@ struct ContainmentTests {
     @Test(
         "each process gets one SIGTERM, whatever has become of it: a second one can mean another thing",
         .needs("perl", package: "perl-base"),
-        arguments: [["--timeout", "4"], ["--drain", "0"]], ["while :; do wait; done", "wait"])
+        arguments: [["--timeout", "4"], ["--drain-timeout", "0"]], ["while :; do wait; done", "wait"])
     func once(options: [String], leader: String) throws {
         let counting = #"""
             perl -e '$| = 1; $SIG{TERM} = sub { print "$ARGV[0] got it\n" }; print "$ARGV[0] is up\n"; sleep 1 while 1'
@@ -125,7 +126,7 @@ struct ContainmentTests {
         // It is what it is to be before the last of them is up.
         let trap = leader == "wait" ? "" : "trap : TERM;"
         let script = (starts.dropLast() + [trap, starts.last!, leader]).joined(separator: " ")
-        let (server, address) = try exec(options + ["--kill-after", "4"], script)
+        let (server, address) = try exec(options + ["--kill-timeout", "4"], script)
         let client = try Client(address)
         var text = ""
         while names.contains(where: { !text.contains("\($0) is up\n") }) {
@@ -133,7 +134,7 @@ struct ContainmentTests {
             try #require(!more.isEmpty, "\(text)")
             text += more
         }
-        if options.contains("--drain") { server.send(SIGTERM) }
+        if options.contains("--drain-timeout") { server.send(SIGTERM) }
         text += try client.receiveAll()
         for name in names {
             let count = text.ranges(of: "\(name) got it\n").count
@@ -141,7 +142,7 @@ struct ContainmentTests {
             let isKilled = leader == "wait" && ["child", "orphan"].contains(name)
             #expect(count == 1 || isKilled && count == 0, "\(text)")
         }
-        if !options.contains("--drain") { server.send(SIGTERM) }
+        if !options.contains("--drain-timeout") { server.send(SIGTERM) }
         #expect(try server.wait() == 0, "\(server.errors)")
         try server.expectNothingAlive()
     }
@@ -151,7 +152,7 @@ struct ContainmentTests {
         let directory = try TemporaryDirectory()
         let control = directory.path + "/control"
         let (server, address) = try exec(
-            ["--control", control, "--drain", "0.1"], "(setsid sleep 1000 >&2 &); echo ready; read line")
+            ["--control", control, "--drain-timeout", "0.1"], "(setsid sleep 1000 >&2 &); echo ready; read line")
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")
         client.finishSending()

@@ -18,7 +18,7 @@ struct PreforkLifeTests {
     @Test(
         "SIGTERM, SIGINT: what is in flight is answered, new clients are refused at once", arguments: [SIGTERM, SIGINT])
     func drains(signal: Int32) throws {
-        let (server, address) = try prefork(["--workers", "8", "--http", "--drain", "1000"])
+        let (server, address) = try prefork(["--workers", "8", "--http", "--drain-timeout", "1000"])
         let client = try inFlight(address)
         server.send(signal)
         try eventually("still listening") { (try? Client(address)) == nil }
@@ -46,7 +46,7 @@ struct PreforkLifeTests {
 
     @Test("a second SIGTERM terminates at once")
     func secondSignal() throws {
-        let (server, address) = try prefork(["--workers", "2", "--drain", "1000"])
+        let (server, address) = try prefork(["--workers", "2", "--drain-timeout", "1000"])
         let client = try Client(address)
         try client.echo("hello")
         server.send(SIGTERM)

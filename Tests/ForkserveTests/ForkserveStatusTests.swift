@@ -70,7 +70,7 @@ struct StatusTests {
 
     @Test("a worker over its --timeout is stuck until it has ended; then another has its place")
     func stuck() throws {
-        let options = ["--workers", "1", "--timeout", "1.5", "--kill-after", "100"]
+        let options = ["--workers", "1", "--timeout", "1.5", "--kill-timeout", "100"]
         let (server, address) = try served(["prefork"] + options + ["127.0.0.1:0"])
         let client = try Client(address)
         try client.echo("hello")
@@ -89,7 +89,7 @@ struct StatusTests {
 
     @Test("while it drains it answers, and says so", arguments: ["echo", "prefork"])
     func draining(command: String) throws {
-        let (server, address) = try served([command, "--drain", "100", "127.0.0.1:0"])
+        let (server, address) = try served([command, "--drain-timeout", "100", "127.0.0.1:0"])
         let client = try Client(address)
         try client.echo("hello")
         server.send(SIGTERM)
@@ -120,7 +120,7 @@ struct StatusTests {
 
     @Test("a program over its --timeout that heeds no SIGTERM is ending")
     func ending() throws {
-        let options = ["--timeout", "0.2", "--kill-after", "100", "127.0.0.1:0", "--"]
+        let options = ["--timeout", "0.2", "--kill-timeout", "100", "127.0.0.1:0", "--"]
         let (server, address) = try served(["exec"] + options + ["sh", "-c", "trap '' TERM; echo ready; cat"])
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")

@@ -26,7 +26,7 @@ struct ManagerTests {
     func life(command: String) throws {
         let manager = try Manager(socket)
         let (server, address) = try serve(
-            command, ["--drain", "30", "--kill-after", "2"], environment: ["WATCHDOG_USEC": "200000"])
+            command, ["--drain-timeout", "30", "--kill-timeout", "2"], environment: ["WATCHDOG_USEC": "200000"])
         let isPool = command.hasPrefix("prefork")
         try manager.expect("READY=1", from: server.pid)
         // Said once, and often before the second of the others.
@@ -121,7 +121,7 @@ struct ManagerTests {
         arguments: commands)
     func upgrade(command: String) throws {
         let manager = try Manager(socket)
-        let (server, address) = try serve(command, ["--drain", "60"], environment: ["WATCHDOG_USEC": "200000"])
+        let (server, address) = try serve(command, ["--drain-timeout", "60"], environment: ["WATCHDOG_USEC": "200000"])
         let held = try Client(address)
         try held.echo("before")
         server.send(SIGUSR2)
@@ -171,7 +171,7 @@ struct ManagerTests {
     @Test("a new main process that dies: the old one ends at once, however long it was to drain", arguments: commands)
     func lost(command: String) throws {
         let manager = try Manager(socket)
-        let (server, address) = try serve(command, ["--drain", "1000"])
+        let (server, address) = try serve(command, ["--drain-timeout", "1000"])
         let held = try Client(address)
         try held.echo("before")
         server.send(SIGUSR2)

@@ -29,7 +29,7 @@ struct OptionNamesTests {
         "the first word of what the library says is one, and what that is compared to",
         arguments: [
             ("maxChildren is 5, and each child", "--max-children is 5, and each child"),
-            ("maxReplacedAtOnce is 0, and must be at least 1", "--replaced-at-once is 0, and must be at least 1"),
+            ("maxReplacedAtOnce is 0, and must be at least 1", "--max-replaced-at-once is 0, and must be at least 1"),
             (
                 "maxWorkers is 3, and must be from workers, which is 4, to 1024",
                 "--max-workers is 3, and must be from --workers, which is 4, to 1024"

@@ -141,7 +141,9 @@ struct PreforkServingTests {
 
     @Test("a worker that is replaced has the request's limit, and the stop's only when the server stops")
     func replaced() throws {
-        let (server, address) = try prefork(["--workers", "1", "--timeout", "60", "--drain", "0.3", "--verbose"])
+        let (server, address) = try prefork([
+            "--workers", "1", "--timeout", "60", "--drain-timeout", "0.3", "--verbose",
+        ])
         let client = try Client(address)
         try client.echo("hello")
         server.send(SIGHUP)

@@ -193,7 +193,7 @@ struct PreforkUpgradeTests {
     @Test("a broken new program changes nothing, and a good one is still taken after it")
     func broken() throws {
         let copy = try Copy()
-        let lineage = try Lineage(copy, ["--http", "--spawn-limit", "1"])
+        let lineage = try Lineage(copy, ["--http", "--start-timeout", "1"])
         let load = Load(lineage.address, clients: 1)
         let workers = liveChildren(of: lineage.parent)
         let descriptors = openDescriptors(of: lineage.parent).count

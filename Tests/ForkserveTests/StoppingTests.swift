@@ -11,7 +11,7 @@ private let stubborn = ["sh", "-c", "trap '' TERM; sleep 1000 & echo ready; wait
 struct StoppingTests {
     @Test("SIGTERM and SIGINT drain: clients are served to their end, new ones are not", arguments: [SIGTERM, SIGINT])
     func drains(signal: Int32) throws {
-        let (server, address) = try forkserve(["echo", "--drain", "50", "127.0.0.1:0"])
+        let (server, address) = try forkserve(["echo", "--drain-timeout", "50", "127.0.0.1:0"])
         let client = try Client(address)
         try client.echo("before")
         server.send(signal)
@@ -30,7 +30,7 @@ struct StoppingTests {
         let limit = command == ["echo"] || command == ["exec"] ? ["--max-children", "1"] : []
         let program = command == ["exec"] ? ["--", "sh", "-c", "read line; echo $line"] : []
         let (server, address) = try forkserve(
-            command + limit + ["--verbose", "--drain", "50", "127.0.0.1:0"] + program)
+            command + limit + ["--verbose", "--drain-timeout", "50", "127.0.0.1:0"] + program)
         let clients = try (0..<4).map { _ in try Client(address) }
         // All but the first wait in the kernel's queue.
         try eventually("nobody is served") { acceptQueue(of: address) == 3 }
@@ -61,7 +61,7 @@ struct StoppingTests {
 
     @Test("a second signal terminates at once")
     func secondSignal() throws {
-        let (server, address) = try forkserve(["echo", "--drain", "1000", "127.0.0.1:0"])
+        let (server, address) = try forkserve(["echo", "--drain-timeout", "1000", "127.0.0.1:0"])
         let client = try Client(address)
         try client.echo("hello")
         server.send(SIGTERM)
@@ -72,9 +72,9 @@ struct StoppingTests {
         try server.expectNothingAlive()
     }
 
-    @Test("--drain and --kill-after: even who heeds no SIGTERM ends, with what it started")
+    @Test("--drain-timeout and --kill-timeout: even who heeds no SIGTERM ends, with what it started")
     func deadlines() throws {
-        let options = ["--verbose", "--drain", "0.2", "--kill-after", "0.2"]
+        let options = ["--verbose", "--drain-timeout", "0.2", "--kill-timeout", "0.2"]
         let (server, address) = try forkserve(["exec"] + options + ["127.0.0.1:0", "--"] + stubborn)
         let client = try Client(address)
         #expect(try client.receive() == "ready\n")
@@ -106,7 +106,7 @@ struct StoppingTests {
     @Test("a child that is told to end while stopping takes what it started with it")
     func orphans() throws {
         let (server, address) = try forkserve(
-            ["exec", "--drain", "0", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >&2 & echo ready; read line"])
+            ["exec", "--drain-timeout", "0", "127.0.0.1:0", "--", "sh", "-c", "sleep 1000 >&2 & echo ready; read line"])
         #expect(try Client(address).receive() == "ready\n")
         server.send(SIGTERM)
         #expect(try server.wait() == 0)
@@ -116,7 +116,7 @@ struct StoppingTests {
     @Test("--timeout ends a client that idles, and what was started for it, and no other")
     func timeLimit() throws {
         let (server, address) = try forkserve(
-            ["exec", "--verbose", "--timeout", "0.3", "--kill-after", "0.2", "127.0.0.1:0", "--"] + stubborn)
+            ["exec", "--verbose", "--timeout", "0.3", "--kill-timeout", "0.2", "127.0.0.1:0", "--"] + stubborn)
         #expect(try Client(address).receiveAll() == "ready\n")
         try server.waitForError("killed by SIGKILL at its time limit after ")
         try eventually("left alive") { server.descendants.isEmpty }

@@ -17,8 +17,11 @@ struct UnendingTests {
         try #require(chown(program, 0, 0) == 0 && chmod(program, 0o4755) == 0)
         let server = try Running(
             "setpriv",
-            ["--reuid=65534", "--clear-groups", forkserveProgram, "exec", "--timeout", "0.3", "--kill-after", "0.3"]
-                + ["--drain", "0", "127.0.0.1:0", "--", program, "--reuid=0", "sh", "-c", "echo $$; exec sleep 1000"])
+            ["--reuid=65534", "--clear-groups", forkserveProgram, "exec", "--timeout", "0.3", "--kill-timeout", "0.3"]
+                + [
+                    "--drain-timeout", "0", "127.0.0.1:0", "--", program, "--reuid=0", "sh", "-c",
+                    "echo $$; exec sleep 1000",
+                ])
         let client = try Client(try listeningAddress(of: server))
         let pid = pid_t(try client.receive().dropLast())!
         defer { kill(pid, SIGKILL) }
@@ -49,7 +52,9 @@ struct UnendingTests {
     func held(options: [String]) throws {
         let scenarios = builtProgram("scenarios")
         let (server, address) = try forkserve(
-            ["exec", "--drain", "1", "--kill-after", "1"] + options + ["127.0.0.1:0", "--", scenarios, "be-held"])
+            ["exec", "--drain-timeout", "1", "--kill-timeout", "1"] + options + [
+                "127.0.0.1:0", "--", scenarios, "be-held",
+            ])
         var tracers: [pid_t] = []
         defer { for pid in tracers { kill(pid, SIGKILL) } }
         let begun = try cpuTicks(of: server.pid)

@@ -35,7 +35,7 @@ struct UpgradeTests {
         arguments: ["echo", "exec"])
     func unixSocket(command: String) throws {
         let server = try Running(
-            forkserveProgram, words(command, ["--drain", "60", "unix:\(path)", "127.0.0.1:0"]))
+            forkserveProgram, words(command, ["--drain-timeout", "60", "unix:\(path)", "127.0.0.1:0"]))
         let addresses = try listeningAddresses(of: server, 2)
         let old = try addresses.map { try Client($0) }
         for client in old { try client.echo("before") }
@@ -144,7 +144,7 @@ struct LastResortTests {
         let directory = try TemporaryDirectory()
         let path = directory.path + "/socket"
         let (server, address) = try forkserve(
-            [command, "--drain", "60", "unix:\(path)"] + (command == "exec" ? ["--", "cat"] : []))
+            [command, "--drain-timeout", "60", "unix:\(path)"] + (command == "exec" ? ["--", "cat"] : []))
         let client = try Client(address)
         try client.echo("before")
         server.send(signal)

@@ -25,7 +25,10 @@ struct UsageTests {
             (["echo", "--help"], ["127.0.0.1:7777", "--udp", "--once", "--max-children", "--timeout", "--verbose"]),
             (
                 ["exec", "--help"],
-                ["-- PROGRAM", "TCPREMOTEIP", "REMOTE_ADDR", "--backlog", "--drain", "--kill-after", "--control"]
+                [
+                    "-- PROGRAM", "TCPREMOTEIP", "REMOTE_ADDR", "--backlog", "--drain-timeout", "--kill-timeout",
+                    "--control",
+                ]
             ),
             (["status", "--help"], ["<path>", "--json", "--control", "PSS"]),
         ])
@@ -87,8 +90,8 @@ struct UsageTests {
         (["echo", "--timeout", "1e-20", "127.0.0.1:0"], ["--timeout is 1e-20", "above 0"]),
         (["echo", "--timeout", "2e9", "127.0.0.1:0"], ["--timeout is 2000000000.0", "at most 1000000000"]),
         (["echo", "--timeout", "abc", "127.0.0.1:0"], ["'abc' is invalid for '--timeout <seconds>'"]),
-        (["echo", "--drain", "inf", "127.0.0.1:0"], ["--drain is inf", "seconds"]),
-        (["echo", "--kill-after=-0.1", "127.0.0.1:0"], ["--kill-after is -0.1", "from 0"]),
+        (["echo", "--drain-timeout", "inf", "127.0.0.1:0"], ["--drain-timeout is inf", "seconds"]),
+        (["echo", "--kill-timeout=-0.1", "127.0.0.1:0"], ["--kill-timeout is -0.1", "from 0"]),
         (["echo", "--udp", "--once", "127.0.0.1:0"], ["--once is for connections", "--udp"]),
         (["echo", "--bogus", "127.0.0.1:0"], ["Unknown option '--bogus'"]),
         (["bogus"], ["Unexpected argument 'bogus'"]),

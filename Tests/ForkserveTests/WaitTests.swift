@@ -80,7 +80,7 @@ struct WaitTests {
 
     @Test("at a stop the program may go on for a while, and is ended then")
     func stopping() throws {
-        let (server, address) = try server(["--drain", "0.5"])
+        let (server, address) = try server(["--drain-timeout", "0.5"])
         let first = try program(address)
         server.send(SIGTERM)
         #expect(try server.wait() == 0, "\(server.errors)")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What ForkingNIOTests start: `nioserver (handlers|tasks|echo) [OPTION NUMBER]…` serves on descriptor 3, which listens
-// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds; --drain, --kill,
+// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds; --drain-timeout, --kill,
 // --heartbeat, --head and --idle are the limits of these names, in milliseconds.
 
 import Forking
@@ -114,7 +114,7 @@ func responseHead(_ body: ByteBuffer) -> HTTPResponseHead {
 
 var configuration = PreforkServer.Configuration()
 configuration.workers = option("--workers", default: 2)
-configuration.drainTimeout = .milliseconds(option("--drain", default: 1000))
+configuration.drainTimeout = .milliseconds(option("--drain-timeout", default: 1000))
 configuration.child.killTimeout = .milliseconds(option("--kill", default: 3000))
 let heartbeat = option("--heartbeat", default: 0)
 if heartbeat > 0 { configuration.heartbeatTimeout = .milliseconds(heartbeat) }

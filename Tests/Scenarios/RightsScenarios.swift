@@ -209,7 +209,7 @@ private func attachedToAdopted() throws {
     try lingering.attach(on: hostile.descriptor)
     let server = try ForkingServer(Listener(adopting: FileDescriptor(rawValue: bound))) { _ in }
     server.hooks.verifyConnection = { _, _ in false }
-    server.hooks.onEvent = { server, event in if case .refused = event { server.stop() } }
+    server.hooks.onEvent = { server, event in if case .rejected = event { server.stop() } }
     try withoutWaiting { try server.serve() }
 }
 

@@ -28,7 +28,7 @@ private func spawnedPrograms() throws {
     try expect(Set(recording.table.children.map(\.pid)) == [coded, killed], "\(recording.table.children)")
     try recording.finish()
     for exit in recording.exits {
-        try expect(exit.refusal == nil, "\(exit)")
+        try expect(exit.execError == nil, "\(exit)")
         let expected: ExitStatus = exit.pid == coded ? .exited(code: 7) : .signaled(.userDefinedTwo, dumpedCore: false)
         try expect(exit.status == expected && exit.peer == (exit.pid == coded ? peer : nil), "\(exit)")
     }
@@ -39,11 +39,11 @@ private func spawnedPrograms() throws {
         try recording.table.spawn(missing, on: null)
         try recording.finish()
         let exit = recording.exits.last!
-        try expect(exit.refusal == .noSuchFileOrDirectory && exit.status == .exited(code: 127), "\(exit)")
+        try expect(exit.execError == .noSuchFileOrDirectory && exit.status == .exited(code: 127), "\(exit)")
     }
     try recording.table.fork { 0 }
     try recording.finish()
-    try expect(recording.exits.last!.isSuccess && recording.exits.last!.refusal == nil, "\(recording.exits.last!)")
+    try expect(recording.exits.last!.isSuccess && recording.exits.last!.execError == nil, "\(recording.exits.last!)")
     try expect(recording.table.count == 0 && openDescriptors() == before, "a refused program leaves something")
 
     for _ in 0..<4 { try recording.table.spawn(shell("while :; do read line < /dev/zero; done"), on: null) }

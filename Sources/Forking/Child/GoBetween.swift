@@ -22,9 +22,9 @@ enum GoBetween {
             var pid = try table.fork(options: options) { handover.execute(executable) }
             var pidfd: Int32 = -1
             try check(forkcore_pidfd(pid, &pidfd), "pidfd_open")
-            try check(forkcore_hand_over(handover.word, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
+            try check(forkcore_hand_over(handover.readinessSocket, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
             // For the old program to see when the new one closes its own.
-            forkcore_close(handover.word)
+            forkcore_close(handover.readinessSocket)
             while end == nil {
                 let ready = try waitUntilReadable([lead, table.descriptor.rawValue])
                 if ready & 1 != 0 { return 0 }
@@ -58,7 +58,7 @@ enum GoBetween {
 extension Handover {
     /// Go-between's child: becomes the new program. Returns an exit status if it cannot.
     func execute(_ executable: Executable) -> Int32 {
-        let all = sockets.map(\.descriptor) + [word] + (control.map { [$0] } ?? [])
+        let all = sockets.map(\.descriptor) + [readinessSocket] + (control.map { [$0] } ?? [])
         // First out of the way of each other, then to where they are looked for.
         let above = Self.first + Int32(all.count)
         let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
@@ -69,8 +69,10 @@ extension Handover {
         setenv("LISTEN_PID", "\(getpid())", 1)
         setenv("LISTEN_FDS", "\(sockets.count)", 1)
         setenv("LISTEN_FDNAMES", sockets.map { Self.name(of: $0.origin) }.joined(separator: ":"), 1)
-        let wordsPlace = Self.first + Int32(sockets.count), controlsPlace = control.map { _ in wordsPlace + 1 } ?? -1
-        let terms = Terms(word: wordsPlace, control: controlsPlace, flags: sockets.map { Self.flag(of: $0.origin) })
+        let readinessNumber = Self.first + Int32(sockets.count),
+            controlNumber = control.map { _ in readinessNumber + 1 } ?? -1
+        let terms = Terms(
+            readinessSocket: readinessNumber, control: controlNumber, flags: sockets.map { Self.flag(of: $0.origin) })
         Self.inheritance.leave(terms.text)
         for text in variables {
             let parts = text.split(separator: "=", maxSplits: 1).map(String.init)

@@ -17,7 +17,7 @@ struct ZygoteChild: BitwiseCopyable {
         var answer: CallMessage
         do {
             guard let message = try awaitRequest() else { return 1 }
-            answer = try refusal() ?? reply(to: message, handler)
+            answer = try limitError() ?? reply(to: message, handler)
         } catch {
             answer = CallMessage(threw: error)
         }
@@ -34,7 +34,7 @@ struct ZygoteChild: BitwiseCopyable {
         return answer.kind == .reply ? 0 : 1
     }
 
-    /// The host sends it after the order, unless it was sent before.
+    /// The host sends it after the fork request, unless it was sent before.
     private func awaitRequest() throws -> CallMessage? {
         while true {
             if let message = try CallMessage.receiveRequest(over: channel) { return message }
@@ -42,7 +42,7 @@ struct ZygoteChild: BitwiseCopyable {
         }
     }
 
-    private func refusal() -> CallMessage? {
+    private func limitError() -> CallMessage? {
         var limits = limits
         var call: UnsafePointer<CChar>?
         if limits.memory > 0 { forkcore_share_one_arena() }

@@ -74,7 +74,7 @@ public struct ChildExit: Sendable {
     /// Nil when the status is unknown.
     public let usage: ResourceUsage?
     /// Why the program that it was to be could not be executed. execve(2).
-    public let refusal: Errno?
+    public let execError: Errno?
     /// Of a zygote's child, its call's.
     var channel: Int32 = -1
 
@@ -97,7 +97,7 @@ extension ChildExit: CustomStringConvertible {
             case .stopped: " as the server stops"
             }
         let child = isLeftover ? "process \(pid), which a \(kind) left" : "\(kind) \(pid)"
-        if let refusal { return "\(child)\(whom): its program cannot be executed: \(refusal)" }
+        if let execError { return "\(child)\(whom): its program cannot be executed: \(execError)" }
         return "\(child)\(whom): \(status)\(why) after \(duration.inSeconds)"
     }
 }
@@ -115,7 +115,7 @@ extension ChildExit {
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
             duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
             usage: status == .unknown ? nil : ResourceUsage(ending),
-            refusal: ended.refusal == 0 ? nil : Errno(rawValue: ended.refusal), channel: child.channel)
+            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), channel: child.channel)
     }
 }
 

@@ -198,7 +198,7 @@ extension ForkingError: CustomStringConvertible {
         case .invalid(let text): text
         case .full(let limit): "the child table is full: \(limit) of \(limit) children"
         case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more can"
-        case .crowded: "execve: \(FORKCORE_BERTHS) programs are on their way to be executed, and no more can be"
+        case .crowded: "execve: \(FORKCORE_SPAWN_SLOTS) programs are on their way to be executed, and no more can be"
         case .threads(let count):
             "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"

@@ -19,8 +19,8 @@ package enum SearchPath {
         guard var rest = path else { return find(name, in: "/usr/bin:/bin", where: isWanted) }
         while true {
             let length = strcspn(rest, ":")
-            let place = length == 0 ? joined(".", 1, name) : joined(rest, length, name)
-            if isWanted(place) { return place }
+            let path = length == 0 ? joined(".", 1, name) : joined(rest, length, name)
+            if isWanted(path) { return path }
             guard rest[length] != 0 else { return nil }
             rest += length + 1
         }

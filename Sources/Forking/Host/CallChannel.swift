@@ -26,7 +26,7 @@ final class CallChannel: Sendable {
         var isPolled = false
         var hasPlace = false
         var failure: ForkingError?
-        var onNews: (@Sendable () -> Void)?
+        var onDecision: (@Sendable () -> Void)?
     }
 
     let expecting: Int
@@ -92,7 +92,7 @@ final class CallChannel: Sendable {
     func whenDecided(_ body: @escaping @Sendable () -> Void) {
         let isDecided = state.withLock { state in
             let isDecided = state.hasPlace || state.failure != nil
-            if !isDecided { state.onNews = body }
+            if !isDecided { state.onDecision = body }
             return isDecided
         }
         if isDecided { body() }
@@ -157,7 +157,7 @@ final class CallChannel: Sendable {
             }
             dropRequest(&state)
             state.hasPlace = true
-            return state.onNews.take()
+            return state.onDecision.take()
         }
         word.advance()
         body?()
@@ -174,7 +174,7 @@ final class CallChannel: Sendable {
             dropRequest(&state)
             forkcore_close(state.theirs)  // whoever polls sees the end
             state.theirs = -1
-            return state.onNews.take()
+            return state.onDecision.take()
         }
         word.advance()
         body?()

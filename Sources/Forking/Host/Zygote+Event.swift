@@ -15,7 +15,7 @@ extension Zygote {
         /// A call has one of the places: the zygote was told to fork its child.
         case began(handler: String)
         /// A call was turned away, as too many wait.
-        case refused(handler: String)
+        case rejected(handler: String)
         /// A call has ended.
         case finished(CallReport)
         /// It has ended, as it was asked to.
@@ -30,7 +30,7 @@ extension Zygote {
             case .started, .ended: .info
             case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
             case .startFailed: .error
-            case .began, .refused: .debug
+            case .began, .rejected: .debug
             case .finished(let report):
                 switch report.failure?.detail {
                 case .ended(.signaled(.brokenPipe, _)): .debug  // its client left first, as clients do
@@ -51,7 +51,7 @@ extension Zygote {
         public let duration: Duration
         /// How long it waited for a place; nil if it never had one, and so no child.
         public let waited: Duration?
-        /// From its order's arrival in the zygote to its child's first step; nil if the child told nothing.
+        /// From its fork request's arrival in the zygote to its child's first step; nil if the child told nothing.
         public let forkTime: Duration?
         /// What the child had used when it answered, or ended; nil if that is not known.
         public let usage: ResourceUsage?
@@ -97,7 +97,7 @@ extension Zygote.Event: CustomStringConvertible {
             "zygote \(pid) \(status), \(failures) in a row; the next one is started after \(pause.inSeconds)"
         case .startFailed(let error): "no zygote could be started: \(error)"
         case .began(let handler): "a call of '\(handler)' has a place"
-        case .refused(let handler): "a call of '\(handler)' was refused, as too many wait"
+        case .rejected(let handler): "a call of '\(handler)' was refused, as too many wait"
         case .finished(let report):
             "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"
         case .ended(let pid): "zygote \(pid) has ended"

@@ -80,7 +80,7 @@ public final class Zygote: Sendable {
     public let handlerNames: [String]
     /// Those of handlers that are `async`.
     private let asynchronous: [String]
-    private let link: ZygoteLink
+    private let client: ZygoteClient
     private let configuration: Configuration
 
     /// Forks the zygote, which is ready when this returns. To be called as the first act of `main`, synchronous or not:
@@ -102,7 +102,7 @@ public final class Zygote: Sendable {
         var handlers = Handlers()
         do { try register(&handlers) } catch { throw .invalid("the zygote's handlers: \(error)") }
         try configuration.check()
-        if let control = ZygoteLink.inheritedControl() {
+        if let control = ZygoteClient.inheritedControl() {
             forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, hooks, handlers))
         }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else {
@@ -116,16 +116,16 @@ public final class Zygote: Sendable {
                 "a Task or a queue has been used in this process, and a child's would wait for their threads for ever: "
                     + "move Zygote.start before them, to the beginning of main")
         }
-        let link = try ZygoteLink(configuration, hooks, handlers)
+        let client = try ZygoteClient(configuration, hooks, handlers)
         isDone = true
-        return Zygote(link, configuration, handlers.all)
+        return Zygote(client, configuration, handlers.all)
     }
 
     /// A second one could not be told from the first when it is started again.
     private static let isStarted = Atomic(false)
 
-    private init(_ link: ZygoteLink, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
-        self.link = link
+    private init(_ client: ZygoteClient, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
+        self.client = client
         self.configuration = configuration
         handlerNames = handlers.map(\.name)
         asynchronous = handlers.filter(\.isAsynchronous).map(\.name)
@@ -177,8 +177,8 @@ public final class Zygote: Sendable {
         let limits = limits ?? configuration.child.limits
         try limits.check()
         if asynchronous.contains(name) { try limits.requireRoomForTasks(in: name, request.descriptors.count) }
-        var order = Order()
-        order.limits = limits.inC
+        var forkRequest = ForkRequest()
+        forkRequest.limits = limits.inC
         let longest = maxReplyBytes ?? configuration.maxReplyBytes
         try requirePositive("deadline", deadline)
         guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
@@ -187,19 +187,19 @@ public final class Zygote: Sendable {
                     + "not \(count), and \(longest)")
         }
         try request.checkDescriptors()
-        let ticket = Ticket(channel: CallChannel(request, expecting: count), order: order, name: name)
+        let pending = PendingCall(channel: CallChannel(request, expecting: count), request: forkRequest, name: name)
         do throws(ForkingError) {
-            try link.admit(ticket)
+            try client.admit(pending)
             // Only now could it be sent.
-            if let error = ticket.channel.standing.failure { throw error }
+            if let error = pending.channel.standing.failure { throw error }
         } catch {
-            ticket.channel.close()
+            pending.channel.close()
             // That one was refused is an event of its own.
             if error.code == .full { throw error }
-            link.finished(ticket.id, name, begun, .failure(error), nil)
+            client.finished(pending.id, name, begun, .failure(error), nil)
             throw error
         }
-        return Call(ticket.channel, link, ticket.id, name: name, begun, deadline: deadline, longest: longest)
+        return Call(pending.channel, client, pending.id, name: name, begun, deadline: deadline, longest: longest)
     }
 
     /// Hands a connected socket off to a child, which serves it to its end; `Call.poll()` or `wait()` then gives an empty
@@ -222,7 +222,7 @@ public final class Zygote: Sendable {
     /// Stops the zygote, without waiting: there will be no other. With `.drain`, no more calls are taken, those that were begun go
     /// on, and the zygote ends after the last of them. With `.terminate` or `.kill`, it and its children are killed, and calls fail.
     public func stop(_ step: StopStep = .drain) {
-        if step == .drain { link.drain() } else { link.end() }
+        if step == .drain { client.drain() } else { client.end() }
     }
 
     /// Drains, and waits for the zygote to end; after `timeout` it and its children are killed, which takes milliseconds,
@@ -233,33 +233,33 @@ public final class Zygote: Sendable {
     @discardableResult
     public func shutDownAndWait(timeout: Duration = .seconds(30)) -> Bool {
         stop()
-        if link.awaitEnd(timeout) { return true }
+        if client.awaitEnd(timeout) { return true }
         stop(.kill)
-        _ = link.awaitEnd(.seconds(3))
+        _ = client.awaitEnd(.seconds(3))
         return false
     }
 
     /// The zygote's number; nil if there is none at the moment.
-    public var pid: ProcessID? { link.processID }
+    public var pid: ProcessID? { client.processID }
     /// What it has done, as far as its last answer tells.
-    public var status: Status { link.statistics }
+    public var status: Status { client.statistics }
     /// Readable when the zygote ended or has said something: then call `poll()`. Nil while there is none; another one for each.
     ///
     /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is then
     /// another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
-    public var descriptor: FileDescriptor? { link.descriptor < 0 ? nil : FileDescriptor(rawValue: link.descriptor) }
+    public var descriptor: FileDescriptor? { client.descriptor < 0 ? nil : FileDescriptor(rawValue: client.descriptor) }
 
     /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the moment.
-    package func duplicateDescriptor() -> FileDescriptor? { link.duplicate() }
+    package func duplicateDescriptor() -> FileDescriptor? { client.duplicate() }
     /// Whether it was drained, or killed, and is no more.
-    package var hasEnded: Bool { link.hasEnded }
+    package var hasEnded: Bool { client.hasEnded }
 
     /// Looks after the zygote: if it has ended, another is started, unless it is too early for that.
     ///
     /// Calls do so too. Who wants it back before the next call calls this when `descriptor` becomes readable.
     /// - Returns: when to look again, if there is none now.
     @discardableResult
-    public func poll() -> Duration? { link.look() }
+    public func poll() -> Duration? { client.look() }
 }
 
 extension ResourceLimits {

@@ -14,8 +14,8 @@ extension Zygote {
         public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel.descriptor) }
 
         private let channel: CallChannel
-        private let link: ZygoteLink
-        private let ticket: Ticket.ID
+        private let client: ZygoteClient
+        private let pending: PendingCall.ID
         private let name: String
         private let begun: Instant
         private let deadline: Duration?
@@ -38,12 +38,12 @@ extension Zygote {
         private static let partsAtOnce = 64
 
         init(
-            _ channel: CallChannel, _ link: ZygoteLink, _ ticket: Ticket.ID, name: String, _ begun: Instant,
+            _ channel: CallChannel, _ client: ZygoteClient, _ pending: PendingCall.ID, name: String, _ begun: Instant,
             deadline: Duration?, longest: Int
         ) {
             self.channel = channel
-            self.link = link
-            self.ticket = ticket
+            self.client = client
+            self.pending = pending
             self.name = name
             self.begun = begun
             self.deadline = deadline
@@ -52,14 +52,14 @@ extension Zygote {
 
         deinit {
             channel.close()  // the zygote kills the child for it, if it still lives
-            if !state.withLock({ $0.isDone }) { link.finished(ticket, name, begun, .failure(.cancelled), nil) }
+            if !state.withLock({ $0.isDone }) { client.finished(pending, name, begun, .failure(.cancelled), nil) }
         }
 
         /// The answer, or nil if there is none yet. Never waits; recv(2). After an answer or an error, not to be called again.
         ///
         /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
         public func poll() throws(ForkingError) -> Reply? {
-            if case (-1, nil) = channel.standing { link.retry() }
+            if case (-1, nil) = channel.standing { client.retry() }
             let ending: Ending? = state.withLock { state in
                 precondition(!state.isDone, "a call is taken once")
                 let ending = look(&state)
@@ -69,8 +69,8 @@ extension Zygote {
             guard let ending else { return nil }
             channel.finish()
             // Unlocked: observers are told, who may cancel this call too.
-            if ending.isStuck { link.replaceStuck(ticket) }
-            link.finished(ticket, name, begun, ending.outcome, ending.message)
+            if ending.isStuck { client.replaceStuck(pending) }
+            client.finished(pending, name, begun, ending.outcome, ending.message)
             return try ending.outcome.get()
         }
 
@@ -107,7 +107,7 @@ extension Zygote {
             guard !state.isDone, state.killed == nil else { return }
             state.killed = (why, confirmBy: .now + Self.confirmation)
             // A call that still waits has no child.
-            if link.withdraw(ticket) { channel.fail(why) } else { channel.hangUp() }
+            if client.withdraw(pending) { channel.fail(why) } else { channel.hangUp() }
         }
 
         private struct Ending {
@@ -155,7 +155,7 @@ extension Zygote {
         /// At the end of the channel: who was to be killed has been, or never was there.
         private func failed(_ error: ForkingError, _ state: State) -> Ending {
             guard error.code == .zygoteLost else { return Ending(outcome: .failure(error)) }
-            return Ending(outcome: .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : error)))
+            return Ending(outcome: .failure(state.killed?.why ?? (client.wasKilled ? .shutDown : error)))
         }
 
         private func outcome(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ForkingError> {
@@ -175,7 +175,7 @@ extension Zygote {
             case .ended:
                 let status = ExitStatus(message.head.end)
                 guard case .signaled(.kill, _) = status else { return .failure(.ended(status)) }
-                return .failure(state.killed?.why ?? (link.wasKilled ? .shutDown : .ended(status)))
+                return .failure(state.killed?.why ?? (client.wasKilled ? .shutDown : .ended(status)))
             case .request, .part, nil: return .failure(CallMessage.noAnswer)
             }
         }

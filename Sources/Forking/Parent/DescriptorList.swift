@@ -24,21 +24,21 @@ struct DescriptorList: ~Copyable {
 
     mutating func insert(_ descriptor: Int32) {
         if count == capacity { grow() }
-        let place = place(of: descriptor)
-        (numbers + place + 1).update(from: numbers + place, count: count - place)
-        numbers[place] = descriptor
+        let index = index(of: descriptor)
+        (numbers + index + 1).update(from: numbers + index, count: count - index)
+        numbers[index] = descriptor
         count += 1
     }
 
     mutating func remove(_ descriptor: Int32) {
-        let place = place(of: descriptor)
-        guard place < count, numbers[place] == descriptor else { return }
+        let index = index(of: descriptor)
+        guard index < count, numbers[index] == descriptor else { return }
         count -= 1
-        (numbers + place).update(from: numbers + place + 1, count: count - place)
+        (numbers + index).update(from: numbers + index + 1, count: count - index)
     }
 
     /// Where a descriptor stands, or would.
-    private func place(of descriptor: Int32) -> Int {
+    private func index(of descriptor: Int32) -> Int {
         var (low, high) = (0, count)
         while low < high {
             let middle = (low + high) / 2

@@ -45,7 +45,7 @@ struct Admission {
         if crowds > 0 { crowds = 0 }
     }
 
-    mutating func keepTime(_ now: Instant) { shortage.keepTime(now) }
+    mutating func fireTimers(_ now: Instant) { shortage.fireTimers(now) }
 
     func decide(isFull: Bool) -> Decision {
         isFull || shortage.isOn ? .wait : .admit

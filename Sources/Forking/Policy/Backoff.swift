@@ -22,7 +22,7 @@ struct Backoff {
     /// before it, which says no more than the first of them did.
     mutating func noteFailure(at now: Instant, using generator: inout some RandomNumberGenerator) {
         failures += 1
-        keepTime(now)
+        fireTimers(now)
         guard !pause.isOn else { return }
         let next = min(wait.map { $0 * 2 } ?? Self.first, Self.longest)
         wait = next
@@ -34,5 +34,5 @@ struct Backoff {
     mutating func noteSuccess() { self = Backoff() }
 
     /// Ends a wait that is over.
-    mutating func keepTime(_ now: Instant) { pause.keepTime(now) }
+    mutating func fireTimers(_ now: Instant) { pause.fireTimers(now) }
 }

@@ -22,7 +22,7 @@ struct CallQueue<Call: Identifiable> {
     }
 
     /// Where a call runs, or ran.
-    struct Place: Equatable {
+    struct Slot: Equatable {
         /// By which zygote: they are counted.
         let generation: Int
         let since: Instant
@@ -42,9 +42,9 @@ struct CallQueue<Call: Identifiable> {
     private(set) var zygote = Zygote.none
     private(set) var generation = -1
     private(set) var waiting: [Call] = []
-    private var running: [Call.ID: Place] = [:]
+    private var running: [Call.ID: Slot] = [:]
     /// The calls of zygotes that were lost.
-    private var orphaned: [Call.ID: Place] = [:]
+    private var orphaned: [Call.ID: Slot] = [:]
 
     private let maxRunning: Int
     private let maxWaiting: Int
@@ -79,7 +79,7 @@ struct CallQueue<Call: Identifiable> {
     /// The next call was given to the zygote.
     mutating func startNext(at now: Instant) {
         let call = waiting.removeFirst()
-        running[call.id] = Place(generation: generation, since: now)
+        running[call.id] = Slot(generation: generation, since: now)
     }
 
     /// Nobody wants the next call any more.
@@ -93,8 +93,8 @@ struct CallQueue<Call: Identifiable> {
     }
 
     /// A call has ended. Returns where it ran; nil if it did not.
-    mutating func finish(_ id: Call.ID) -> Place? {
-        if let place = running.removeValue(forKey: id) ?? orphaned.removeValue(forKey: id) { return place }
+    mutating func finish(_ id: Call.ID) -> Slot? {
+        if let slot = running.removeValue(forKey: id) ?? orphaned.removeValue(forKey: id) { return slot }
         _ = withdraw(id)
         return nil
     }
@@ -145,7 +145,7 @@ struct CallQueue<Call: Identifiable> {
 
     /// How long it is until a zygote may be started; nil: now.
     mutating func pause(at now: Instant) -> Duration? {
-        backoff.keepTime(now)
+        backoff.fireTimers(now)
         return backoff.until.map { $0 - now }
     }
 

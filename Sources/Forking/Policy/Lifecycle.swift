@@ -124,7 +124,7 @@ struct Lifecycle {
 
     // MARK: Stopping
 
-    /// When to call `keepTime` at the latest.
+    /// When to call `fireTimers` at the latest.
     var deadline: Instant? {
         if case .stopping(_, let until) = state { until } else { nil }
     }
@@ -178,7 +178,7 @@ struct Lifecycle {
     }
 
     /// - Parameter isEmpty: there is no child, nobody who still is to have one, and nothing left to tell.
-    mutating func keepTime(_ now: Instant, isEmpty: Bool) -> Due? {
+    mutating func fireTimers(_ now: Instant, isEmpty: Bool) -> Due? {
         guard case .stopping(let step, let deadline) = state else { return nil }
         if isEmpty {
             state = .stopped

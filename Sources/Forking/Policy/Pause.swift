@@ -25,7 +25,7 @@ struct Pause {
     }
 
     /// Ends it if its time has come.
-    mutating func keepTime(_ now: Instant) {
+    mutating func fireTimers(_ now: Instant) {
         if isOver(at: now) { until = nil }
     }
 }

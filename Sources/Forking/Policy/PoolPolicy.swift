@@ -51,9 +51,9 @@ struct PoolPolicy {
     /// When the newest of the failures came that `backoff` counts.
     private var lastFailure = Instant(nanoseconds: .min)
     private var hasGivenUp = false
-    private var nextWeighing: Instant?
+    private var nextMemoryCheck: Instant?
     private var random: any RandomNumberGenerator & Sendable
-    private static let timeBetweenWeighings = Duration.seconds(5)
+    private static let timeBetweenMemoryChecks = Duration.seconds(5)
 
     init(
         _ rules: Rules, size: PoolSize,
@@ -78,15 +78,15 @@ struct PoolPolicy {
     ///   - snapshots: of each of `workers`, in their order.
     ///   - queued: how many clients wait in the kernel; it is asked for if that matters.
     ///   - isStarting: the server has not said yet that it serves.
-    mutating func tend(
+    mutating func reconcile(
         _ snapshots: [WorkerSnapshot], queued: () -> Int, isStarting: Bool, at now: Instant
     ) -> [Action] {
         var actions: [Action] = []
         look(at: snapshots, now, &actions)
-        adapt(queued, now, &actions)
+        autoscale(queued, now, &actions)
         drainSurplus(now, &actions)
         announce(isStarting, &actions)
-        backoff.keepTime(now)
+        backoff.fireTimers(now)
         if !isPausing { for _ in 0..<max(0, missing) { actions.append(.fork) } }
         noteNextLook(now)
         return actions
@@ -96,7 +96,7 @@ struct PoolPolicy {
         for index in workers.indices { workers[index].snapshot = snapshots[index] }
         for index in workers.indices {
             noteSnapshot(index, now, &actions)
-            keepTime(index, now, &actions)
+            fireTimers(index, now, &actions)
         }
     }
 
@@ -110,14 +110,14 @@ struct PoolPolicy {
         noteSuccess(worker, now)
         if worker.snapshot.isDraining {
             drain(index, because: .signalled, now, &actions)
-        } else if worker.leaving == nil, worker.snapshot.wantsToRetire {
-            workers[index].leaving = .retired
-        } else if worker.leaving == nil, let time = worker.retiresAt, time <= now {
-            workers[index].leaving = .age
+        } else if worker.pendingDrainReason == nil, worker.snapshot.wantsToRetire {
+            workers[index].pendingDrainReason = .retired
+        } else if worker.pendingDrainReason == nil, let time = worker.retiresAt, time <= now {
+            workers[index].pendingDrainReason = .age
         }
     }
 
-    private mutating func keepTime(_ index: Int, _ now: Instant, _ actions: inout [Action]) {
+    private mutating func fireTimers(_ index: Int, _ now: Instant, _ actions: inout [Action]) {
         let worker = workers[index]
         switch worker.state {
         case .starting(let until) where until <= now:
@@ -160,7 +160,7 @@ struct PoolPolicy {
     // MARK: How many
 
     /// Follows the load, where the pool may.
-    private mutating func adapt(_ queued: () -> Int, _ now: Instant, _ actions: inout [Action]) {
+    private mutating func autoscale(_ queued: () -> Int, _ now: Instant, _ actions: inout [Action]) {
         guard !size.isFixed, size.nextLook.map({ $0 <= now }) ?? true else { return }
         let before = size.wanted
         let wanted = size.look(idle: workers.count(where: \.isIdle), live: readyCount, queued: queued(), at: now)
@@ -176,16 +176,16 @@ struct PoolPolicy {
     /// How many workers are to be forked: some are missing, and of those that leave so many are replaced at a time.
     private var missing: Int {
         let active = workers.count(where: \.isActive)
-        let leaving = workers.count { $0.isActive && $0.leaving != nil }
+        let toDrain = workers.count { $0.isActive && $0.pendingDrainReason != nil }
         let beingReplaced = workers.count(where: \.wasReplaced)
-        return size.wanted + min(leaving, max(0, rules.maxReplacedAtOnce - beingReplaced)) - active
+        return size.wanted + min(toDrain, max(0, rules.maxReplacedAtOnce - beingReplaced)) - active
     }
 
     /// Has those drain that are more than wanted, of those that are ready: first the ones that have a successor now.
     private mutating func drainSurplus(_ now: Instant, _ actions: inout [Action]) {
         while readyCount > size.wanted {
-            if let index = workers.firstIndex(where: { $0.isReady && $0.leaving != nil }) {
-                drain(index, because: workers[index].leaving!, now, &actions)
+            if let index = workers.firstIndex(where: { $0.isReady && $0.pendingDrainReason != nil }) {
+                drain(index, because: workers[index].pendingDrainReason!, now, &actions)
             } else if let index = workers.lastIndex(where: \.isIdle) ?? workers.lastIndex(where: \.isReady) {
                 drain(index, because: .excess, now, &actions)
             }
@@ -208,7 +208,7 @@ struct PoolPolicy {
     private mutating func announce(_ isStarting: Bool, _ actions: inout [Action]) {
         if isStarting, readyCount >= size.wanted { actions.append(.noteServing) }
         // Those that drain may take their time; it is new ones that serve.
-        if isReplacingAll, !workers.contains(where: { $0.isActive && $0.leaving == .replaced }) {
+        if isReplacingAll, !workers.contains(where: { $0.isActive && $0.pendingDrainReason == .replaced }) {
             isReplacingAll = false
             actions += [.tell(.replaced), .tellReloaded]
         }
@@ -246,15 +246,15 @@ struct PoolPolicy {
     /// SIGHUP: all workers are replaced, each drains only once its successor is ready.
     mutating func replaceAll() -> [Action] {
         isReplacingAll = true
-        for index in workers.indices where workers[index].isActive { workers[index].leaving = .replaced }
+        for index in workers.indices where workers[index].isActive { workers[index].pendingDrainReason = .replaced }
         return [.tell(.replacing)]
     }
 
     /// A new worker has failed where the old ones serve: those that are left stay.
     private mutating func stopReplacing(because reason: String, _ actions: inout [Action]) {
         isReplacingAll = false
-        for index in workers.indices where workers[index].isActive && workers[index].leaving == .replaced {
-            workers[index].leaving = nil
+        for index in workers.indices where workers[index].isActive && workers[index].pendingDrainReason == .replaced {
+            workers[index].pendingDrainReason = nil
         }
         actions += [.tell(.replacingFailed(reason)), .tellReloaded]
     }
@@ -263,21 +263,21 @@ struct PoolPolicy {
 
     /// The workers to weigh now, if it is time for that.
     mutating func takeWeighing(_ now: Instant) -> [ProcessID] {
-        guard let next = nextWeighing, next <= now else { return [] }
-        nextWeighing = nil
-        return workers.filter { $0.isReady && $0.leaving == nil }.map(\.pid)
+        guard let next = nextMemoryCheck, next <= now else { return [] }
+        nextMemoryCheck = nil
+        return workers.filter { $0.isReady && $0.pendingDrainReason == nil }.map(\.pid)
     }
 
     /// It has grown too large.
     mutating func noteTooLarge(_ pid: ProcessID) {
-        for index in workers.indices where workers[index].pid == pid { workers[index].leaving = .memory }
+        for index in workers.indices where workers[index].pid == pid { workers[index].pendingDrainReason = .memory }
     }
 
     // MARK: Time
 
     private mutating func noteNextLook(_ now: Instant) {
-        if rules.limitsMemory, nextWeighing == nil { nextWeighing = now + Self.timeBetweenWeighings }
-        var next = nextWeighing
+        if rules.limitsMemory, nextMemoryCheck == nil { nextMemoryCheck = now + Self.timeBetweenMemoryChecks }
+        var next = nextMemoryCheck
         if !size.isFixed { next = earlier(next, size.nextLook) }
         if missing > 0 { next = earlier(next, backoff.until) }
         for worker in workers { next = earlier(next, nextLook(at: worker, now)) }
@@ -288,7 +288,7 @@ struct PoolPolicy {
     /// early enough if that comes no later than the request may take.
     private func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
         let idle = worker.isReady && worker.snapshot.oldest == nil ? rules.requestTimeout.map { now + $0 } : nil
-        let retires = worker.isActive && worker.leaving == nil ? worker.retiresAt : nil
+        let retires = worker.isActive && worker.pendingDrainReason == nil ? worker.retiresAt : nil
         return earlier(earlier(worker.deadline, stuckUntil(worker)), earlier(idle, retires))
     }
 }

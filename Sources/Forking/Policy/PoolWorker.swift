@@ -22,7 +22,7 @@ struct PoolWorker {
     let retiresAt: Instant?
     var state: State
     /// It is to drain for this reason as soon as there is another in its place.
-    var leaving: PreforkServer.DrainReason?
+    var pendingDrainReason: PreforkServer.DrainReason?
     /// As of the last look.
     var snapshot: WorkerSnapshot
     /// It drained of its own before it had done anything, which was counted as a failure.

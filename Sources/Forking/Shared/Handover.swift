@@ -19,20 +19,20 @@ struct Handover {
     }
 
     let sockets: [Socket]
-    let word: Int32
+    let readinessSocket: Int32
     let control: Int32?
     let variables: [String]
 
     /// What is left to the new program.
     struct Terms: Equatable {
         /// Where the new program says that it serves.
-        let word: Int32
+        let readinessSocket: Int32
         /// Where it is to answer who asks for its status, or -1.
         let control: Int32
         /// One for each socket.
         let flags: [Character]
 
-        var text: String { "\(word) \(control) \(String(flags))" }
+        var text: String { "\(readinessSocket) \(control) \(String(flags))" }
     }
 
     /// A letter for each socket says where it comes from, and its name says the rest.
@@ -60,7 +60,7 @@ struct Handover {
         }
     }
 
-    /// Says on one end of a word what it is there to say.
+    /// Says on one end of a readinessSocket what it is there to say.
     static func say(on descriptor: Int32) { _ = send(descriptor, [1], 1, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
 
     /// Whether the other program has said something, and not merely closed its end.
@@ -74,7 +74,9 @@ extension Handover.Terms {
     /// Nil if the text makes no sense.
     init?(_ text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: false)
-        guard parts.count == 3, let word = Int32(parts[0]), word >= 0, let control = Int32(parts[1]) else { return nil }
-        self.init(word: word, control: control, flags: Array(parts[2]))
+        guard parts.count == 3, let readinessSocket = Int32(parts[0]), readinessSocket >= 0,
+            let control = Int32(parts[1])
+        else { return nil }
+        self.init(readinessSocket: readinessSocket, control: control, flags: Array(parts[2]))
     }
 }

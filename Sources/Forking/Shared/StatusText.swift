@@ -140,13 +140,14 @@ private struct StatusReader {
     }
 
     private func process(_ words: [String]) -> ServerStatus.Process? {
-        guard words.count >= 8, let pid: ProcessID = number(words[1]), let place: Int? = optional(words[2], number),
+        guard words.count >= 8, let pid: ProcessID = number(words[1]),
+            let workerNumber: Int? = optional(words[2], number),
             let state = ServerStatus.Process.State(rawValue: words[3]),
             let requests: UInt64? = optional(words[4], number), let inState = optional(words[5], time),
             let age = time(words[6]), let peer = optional(words[7], address)
         else { return nil }
         return ServerStatus.Process(
-            pid: pid, number: place, state: state, requests: requests, inState: inState, age: age, peer: peer)
+            pid: pid, number: workerNumber, state: state, requests: requests, inState: inState, age: age, peer: peer)
     }
 
     /// Nil if it makes no sense; `.some(nil)` for what is not there.

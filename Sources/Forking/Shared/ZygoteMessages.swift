@@ -8,13 +8,13 @@ import SystemPackage
 
 /// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself waits in that channel, for the
 /// child alone: nothing of it is ever in the zygote's memory, of which all later children have a copy.
-struct Order: BitwiseCopyable {
+struct ForkRequest: BitwiseCopyable {
     static let longestName = 64
 
     enum Kind: UInt8 {
         /// A child is to run the handler whose name follows.
         case call
-        /// No more orders: the zygote ends when its last child has.
+        /// No more fork requests: the zygote ends when its last child has.
         case drain
     }
 
@@ -62,7 +62,7 @@ struct CallMessage {
         var count: UInt64 = 0
         var end = End()
         var usage = Usage()
-        /// From the order's arrival in the zygote to the child's first step, in nanoseconds.
+        /// From the fork request's arrival in the zygote to the child's first step, in nanoseconds.
         var forking: Int64 = 0
         var tally = ZygoteTally()
         /// Of a request, how many descriptors the answer is to have; of an answer, how many the handler gave.

@@ -94,7 +94,7 @@ public enum InheritedSockets {
 
     /// For a server that begins: what is left is an error, or where it came from a predecessor, closed, for clients to be
     /// refused there.
-    static func settle() throws(ForkingError) {
+    static func closeUnclaimed() throws(ForkingError) {
         guard Predecessor.isThere else { return try requireNoneLeft() }
         unclaimed.withLock { sockets in
             for socket in sockets { forkcore_close(socket.descriptor) }
@@ -191,6 +191,6 @@ private struct InheritedSocket {
         else { return false }
         // Port 0 asks for a new port, which no service manager's is.
         if address.port == 0, !Predecessor.isThere { return false }
-        return bound.isPlace(asked: address)
+        return bound.isBound(asAsked: address)
     }
 }

@@ -29,12 +29,12 @@ extension SocketAddress {
             throw .invalid("'\(text)' is an address of vsock(7), which is not served; \(forms)")
         }
         let mark = "://"
-        guard let place = text.firstRange(of: mark) else { return text[...] }
-        let scheme = text[..<place.lowerBound]
+        guard let range = text.firstRange(of: mark) else { return text[...] }
+        let scheme = text[..<range.lowerBound]
         guard scheme == "tcp" else {
             throw .invalid("'\(scheme)://' in '\(text)' is neither tcp:// nor unix://; \(forms)")
         }
-        return text[place.upperBound...]
+        return text[range.upperBound...]
     }
 
     /// `rest` is what of `text` says where.

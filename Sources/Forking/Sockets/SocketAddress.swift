@@ -217,7 +217,7 @@ extension SocketAddress {
 extension SocketAddress {
     /// Whether a socket bound here is what somebody asks for who names `asked`: any port where that is 0, and a zone only where
     /// an address means another thing in each, as the kernel keeps none of others'.
-    func isPlace(asked: SocketAddress) -> Bool {
+    func isBound(asAsked asked: SocketAddress) -> Bool {
         guard family == asked.family, asked.port == 0 || port == asked.port else { return false }
         switch family {
         case AF_INET: return load(sockaddr_in.self).sin_addr.s_addr == asked.load(sockaddr_in.self).sin_addr.s_addr

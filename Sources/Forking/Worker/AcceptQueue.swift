@@ -11,9 +11,9 @@ package final class AcceptQueue: Sendable {
 
     private let listeners: [Int32]
     private let lifeline: Int32
-    private let seat: Seat
+    private let slot: ScoreboardSlot
     private let lastClients: Int32
-    private let news: Int32
+    private let wakeEvent: Int32
     /// How long this process may live on without a parent, which would have ended it in time.
     private let orphanTimeout: Int64
     private let poll: Int32
@@ -34,8 +34,8 @@ package final class AcceptQueue: Sendable {
         listeners = setup.listeners
         lifeline = setup.lifeline
         lastClients = setup.lastClients
-        seat = setup.seat
-        news = setup.news
+        slot = setup.slot
+        wakeEvent = setup.wakeEvent
         orphanTimeout = setup.orphanTimeout
         var poll: Int32 = -1
         try check(forkcore_poll_open(&poll), "epoll_create1")
@@ -55,8 +55,8 @@ package final class AcceptQueue: Sendable {
 
     /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
-        seat.lines.takesFromQueue.store(true, ordering: .relaxed)
-        while !seat.isDraining {
+        slot.fields.takesFromQueue.store(true, ordering: .relaxed)
+        while !slot.isDraining {
             if let client = try wait(lingering) { return client }
         }
         return takeLast()
@@ -66,7 +66,7 @@ package final class AcceptQueue: Sendable {
     /// those that waited then.
     private func takeLast() -> Client? {
         if owesLook.load(ordering: .relaxed), let client = try? take() { return client }
-        return seat.takesLastClients ? LastClients.next(from: lastClients) : nil
+        return slot.takesLastClients ? LastClients.next(from: lastClients) : nil
     }
 
     /// A client if there is one, or after something has happened.
@@ -94,7 +94,7 @@ package final class AcceptQueue: Sendable {
             return nil
         } catch let error where error.errno == .invalidArgument {
             // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends it.
-            if !seat.isDraining { forkcore_event_add(news, 1) }
+            if !slot.isDraining { forkcore_event_add(wakeEvent, 1) }
             lookAtLifeline(atMost: Admission.pause)
             return nil
         } catch let error where error.errno.map(Errno.shortages.contains) == true {
@@ -127,7 +127,7 @@ package final class AcceptQueue: Sendable {
     /// A parent that asks to drain says so in the word first. One that does not has gone: then nobody is there any more
     /// who would end what does not end by itself.
     private func noteEndOfLifeline() {
-        guard seat.askToDrain() == 0 else { return }
+        guard slot.askToDrain() == 0 else { return }
         _ = forkcore_end_after(orphanTimeout)
     }
 }

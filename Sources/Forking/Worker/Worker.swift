@@ -20,8 +20,8 @@ public final class Worker: Sendable {
     /// How long it may be silent: see `sendHeartbeat()`. Nil: as long as it likes.
     public let heartbeatTimeout: Duration?
 
-    private let seat: Seat
-    private let news: Int32
+    private let slot: ScoreboardSlot
+    private let wakeEvent: Int32
     private let maxRequests: UInt64
     /// The clients that wait at the listeners, for this worker and all others.
     package let queue: AcceptQueue
@@ -32,13 +32,13 @@ public final class Worker: Sendable {
         addresses = setup.addresses
         drainDescriptor = FileDescriptor(rawValue: setup.lifeline)
         heartbeatTimeout = setup.heartbeatTimeout
-        seat = setup.seat
-        news = setup.news
+        slot = setup.slot
+        wakeEvent = setup.wakeEvent
         maxRequests = setup.maxRequests
         queue = try AcceptQueue(setup)
         // It dies with its parent whatever rights it gives up. Where the kernel has no such signal, the queue sees the end.
         _ = forkcore_tie(setup.tie)
-        try check(forkcore_drain_on_term(seat.drainWord, setup.lifeline, setup.news), "sigaction")
+        try check(forkcore_drain_on_term(slot.drainWord, setup.lifeline, setup.wakeEvent), "sigaction")
     }
 
     // MARK: What it says
@@ -47,14 +47,14 @@ public final class Worker: Sendable {
     /// `PreforkServer.Configuration.startTimeout` allows is ended.
     public func notifyReady() {
         sendHeartbeat()
-        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.isReady.store(true, ordering: .releasing)
+        slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        slot.fields.isReady.store(true, ordering: .releasing)
         tell()
     }
 
     /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for longer is
     /// taken for stuck.
-    public func sendHeartbeat() { seat.lines.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
+    public func sendHeartbeat() { slot.fields.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
     /// A request that is being served, for `endRequest(_:)`.
     public struct RequestID: Sendable {
@@ -68,34 +68,34 @@ public final class Worker: Sendable {
     ///   - isTimed: whether `PreforkServer.Configuration.requestTimeout` is for it.
     /// - Returns: what to end it by.
     public func beginRequest(from peer: SocketAddress? = nil, isTimed: Bool = true) -> RequestID {
-        if let peer { seat.lines.peer = peer }
+        if let peer { slot.fields.peer = peer }
         let now = Instant.now
-        seat.lines.since.store(now.nanoseconds, ordering: .relaxed)
-        seat.lines.active.add(1, ordering: .relaxed)
-        let (_, count) = seat.lines.requests.add(1, ordering: .relaxed)
+        slot.fields.since.store(now.nanoseconds, ordering: .relaxed)
+        slot.fields.active.add(1, ordering: .relaxed)
+        let (_, count) = slot.fields.requests.add(1, ordering: .relaxed)
         if count == maxRequests { retire() }
-        return RequestID(number: isTimed ? seat.noteStart(now) : -1)
+        return RequestID(number: isTimed ? slot.noteStart(now) : -1)
     }
 
     /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns, end then.
     public func endRequest(_ request: RequestID) {
-        seat.forgetStart(request.number)
-        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.lines.active.subtract(1, ordering: .relaxed)
+        slot.forgetStart(request.number)
+        slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        slot.fields.active.subtract(1, ordering: .relaxed)
     }
 
     /// Asks for another worker in its place. It goes on until that one is ready; then it is asked to drain.
     public func retire() {
-        seat.lines.wantsToRetire.store(true, ordering: .relaxed)
+        slot.fields.wantsToRetire.store(true, ordering: .relaxed)
         tell()
     }
 
-    private func tell() { forkcore_event_add(news, 1) }
+    private func tell() { forkcore_event_add(wakeEvent, 1) }
 
     // MARK: What it is told
 
     /// Whether to take no more, finish what has begun, and return. Costs no system call.
-    public var isDraining: Bool { seat.isDraining }
+    public var isDraining: Bool { slot.isDraining }
 
     // MARK: Blocking loops
 
@@ -108,11 +108,11 @@ public final class Worker: Sendable {
     public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
 
     private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
-        seat.lines.hasConnection.store(false, ordering: .relaxed)
+        slot.fields.hasConnection.store(false, ordering: .relaxed)
         // Who waits here is not silent, however long no client comes.
-        if heartbeatTimeout != nil { seat.lines.beat.store(.max, ordering: .relaxed) }
+        if heartbeatTimeout != nil { slot.fields.beat.store(.max, ordering: .relaxed) }
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
-        seat.lines.hasConnection.store(true, ordering: .relaxed)
+        slot.fields.hasConnection.store(true, ordering: .relaxed)
         if heartbeatTimeout != nil { sendHeartbeat() }
         var connection = Connection(descriptor, peer: peer)
         connection.mayHoldRights = peer.isUnix
@@ -144,9 +144,9 @@ public final class Worker: Sendable {
 
     /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.
     private func endAllRequests() {
-        guard seat.lines.active.exchange(0, ordering: .relaxed) != 0 else { return }
-        seat.lines.since.store(Instant.now.nanoseconds, ordering: .relaxed)
-        seat.forgetStart(nil)
+        guard slot.fields.active.exchange(0, ordering: .relaxed) != 0 else { return }
+        slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
+        slot.forgetStart(nil)
     }
 }
 
@@ -155,13 +155,13 @@ struct WorkerSetup {
     var number: Int
     var listeners: [Int32]
     var addresses: [SocketAddress]
-    var seat: Seat
+    var slot: ScoreboardSlot
     var lifeline: Int32
     var tie: Int32
     /// Where those are passed on who waited as the whole server stopped.
     var lastClients: Int32
     /// An eventfd(2) of its own, of which nobody but the parent hears.
-    var news: Int32
+    var wakeEvent: Int32
     /// How long it may live once its parent has gone, in nanoseconds.
     var orphanTimeout: Int64
     var maxRequests: UInt64

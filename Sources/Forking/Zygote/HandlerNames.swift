@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The handlers' names as orders have them. To look for a string would be to count references to it, in memory that children
+/// The handlers' names as fork requests have them. To look for a string would be to count references to it, in memory that children
 /// have a copy of.
 struct HandlerNames: BitwiseCopyable {
     private struct Name: BitwiseCopyable {
         var count = 0
-        var bytes = InlineArray<64, UInt8>(repeating: 0)  // Order.longestName
+        var bytes = InlineArray<64, UInt8>(repeating: 0)  // ForkRequest.longestName
     }
 
     private let names: UnsafeMutableBufferPointer<Name>

@@ -4,17 +4,17 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The zygote: one thread for ever, which forks a child for each order, reaps, and kills whose host hangs up.
+/// The zygote: one thread for ever, which forks a child for each fork request, reaps, and kills whose host hangs up.
 ///
 /// It never sees a request, nor an answer: those go between host and child.
 final class ZygoteProcess {
-    /// So many orders are taken before it is looked whose time has come, and who has ended.
-    private static let ordersAtOnce = 8
+    /// So many fork requests are taken before it is looked whose time has come, and who has ended.
+    private static let requestsAtOnce = 8
 
     private let control: ParentDescriptor
     /// Readable when the host has ended, however it did. pidfd_open(2)
     private let host: ParentDescriptor
-    /// The calls' channels, and the socket that orders come by, readable when the host hangs up. epoll(7)
+    /// The calls' channels, and the socket that fork requests come by, readable when the host hangs up. epoll(7)
     private let hangUps: ParentDescriptor
     /// That socket's token there. Each channel's is its child's pid.
     private static let controlToken: UInt64 = 0
@@ -31,7 +31,7 @@ final class ZygoteProcess {
     private struct State: BitwiseCopyable {
         var tally = ZygoteTally()
         var isDraining = false
-        /// There was no number for another channel: orders wait until a child has ended. Taken, they would be lost.
+        /// There was no number for another channel: fork requests wait until a child has ended. Taken, they would be lost.
         var isShort = false
     }
 
@@ -78,7 +78,7 @@ final class ZygoteProcess {
         while !(state.value.isDraining && table.count == 0) {
             guard let ready = try? wait(), !ready.contains(.hostsEnd) else { return }
             if ready.contains(.hangUps), !killAbandoned() { return }
-            if ready.contains(.orders) { takeOrders() }
+            if ready.contains(.requests) { takeRequests() }
             if ready.contains(.children) { collect() }
         }
     }
@@ -113,26 +113,26 @@ final class ZygoteProcess {
         let rawValue: UInt32
         static let hostsEnd = Ready(rawValue: 1)
         static let hangUps = Ready(rawValue: 2)
-        static let orders = Ready(rawValue: 4)
+        static let requests = Ready(rawValue: 4)
         static let children = Ready(rawValue: 8)
     }
 
-    /// Waits for something to do. While there is no room, orders wait in the socket.
+    /// Waits for something to do. While there is no room, fork requests wait in the socket.
     private func wait() throws(ForkingError) -> Ready {
         Ready(
             rawValue: try waitUntilReadable([
-                host.rawValue, hangUps.rawValue, takesOrders ? control.rawValue : -1, table.descriptor.rawValue,
+                host.rawValue, hangUps.rawValue, takesRequests ? control.rawValue : -1, table.descriptor.rawValue,
             ]))
     }
 
     // MARK: Orders
 
-    private var takesOrders: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
+    private var takesRequests: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
 
-    private func takeOrders() {
-        for _ in 0..<Self.ordersAtOnce {
+    private func takeRequests() {
+        for _ in 0..<Self.requestsAtOnce {
             state.value.isShort = table.count > 0 && !hasDescriptorLeft
-            guard takesOrders, takeOrder() else { return }
+            guard takesRequests, takeRequest() else { return }
         }
     }
 
@@ -143,12 +143,12 @@ final class ZygoteProcess {
     }
 
     /// Whether there was one.
-    private func takeOrder() -> Bool {
-        var order = Order()
+    private func takeRequest() -> Bool {
+        var request = ForkRequest()
         var channel: Int32 = -1
         var message = forkcore_message()
-        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: Order.longestName) { name in
-            let code = withUnsafeMutableBytes(of: &order) { head in
+        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: ForkRequest.longestName) { name in
+            let code = withUnsafeMutableBytes(of: &request) { head in
                 withUnsafeMutablePointer(to: &channel) {
                     message = forkcore_message(
                         head: head.baseAddress, head_size: head.count, bytes: name.baseAddress, count: name.count,
@@ -157,9 +157,9 @@ final class ZygoteProcess {
                 }
             }
             guard code == 0 else { return false }
-            if order.kind == .drain { state.value.isDraining = true }
+            if request.kind == .drain { state.value.isDraining = true }
             guard message.descriptor_count == 1 else { return true }
-            fork(UnsafeBufferPointer(rebasing: name.prefix(message.count)), order.limits, channel)
+            fork(UnsafeBufferPointer(rebasing: name.prefix(message.count)), request.limits, channel)
             return true
         }
     }
@@ -218,7 +218,9 @@ final class ZygoteProcess {
     private func killAbandoned() -> Bool {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
             var count = 0
-            guard forkcore_poll_ready(hangUps.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else { return true }
+            guard forkcore_poll_ready(hangUps.rawValue, tokens.baseAddress, tokens.count, &count) == 0 else {
+                return true
+            }
             for index in 0..<count {
                 guard tokens[index] != Self.controlToken else { return false }
                 let pid = ProcessID(tokens[index])

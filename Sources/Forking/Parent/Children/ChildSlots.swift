@@ -20,12 +20,12 @@ struct ChildSlots: ~Copyable {
     private let children: ParentArray<Child>
     /// A bit for each slot that is taken.
     private let taken: ParentArray<UInt64>
-    /// A hash table with linear probing, from pids to slots plus one; 0 is an empty place. A power of two, at least twice
+    /// A hash table with linear probing, from pids to slots plus one; 0 is an empty bucket. A power of two, at least twice
     /// the capacity.
-    private let places: ParentArray<Int32>
+    private let buckets: ParentArray<Int32>
     /// Of each child that was to be a program: why it could not be. It writes that there itself.
-    private let refusals: ParentArray<Int32>
-    private let placeMask: Int
+    private let execErrors: ParentArray<Int32>
+    private let bucketMask: Int
 
     /// How many are taken.
     var count: Int { counts.value.taken }
@@ -40,7 +40,7 @@ struct ChildSlots: ~Copyable {
     }
 
     /// Where the errno of a program that cannot be executed is put; 0 there means none.
-    func refusal(_ slot: Int) -> UnsafeMutablePointer<Int32> { refusals.pointer(to: slot) }
+    func execError(_ slot: Int) -> UnsafeMutablePointer<Int32> { execErrors.pointer(to: slot) }
 
     // MARK: A slot's life: take → fill → release
 
@@ -58,16 +58,16 @@ struct ChildSlots: ~Copyable {
     /// Puts a child into a slot that was taken.
     func fill(_ slot: Int, with child: Child) {
         children[slot] = child
-        var place = home(of: child.pid)
-        while places[place] != 0 { place = (place + 1) & placeMask }
-        places[place] = Int32(slot + 1)
+        var bucket = home(of: child.pid)
+        while buckets[bucket] != 0 { bucket = (bucket + 1) & bucketMask }
+        buckets[bucket] = Int32(slot + 1)
     }
 
     /// Gives a slot back, be it filled or only taken.
     func release(_ slot: Int) {
         if children[slot].pid != 0 { forget(children[slot].pid) }
         children[slot] = Child.none
-        refusals[slot] = 0
+        execErrors[slot] = 0
         taken[slot / 64] &= ~Self.bit(slot)
         counts.value.taken -= 1
         counts.value.firstWord = min(counts.value.firstWord, slot / 64)
@@ -98,32 +98,32 @@ struct ChildSlots: ~Copyable {
 
     /// The slot of a live child.
     func slot(of pid: ProcessID) -> Int? {
-        var place = home(of: pid)
-        while places[place] != 0 {
-            let slot = Int(places[place]) - 1
+        var bucket = home(of: pid)
+        while buckets[bucket] != 0 {
+            let slot = Int(buckets[bucket]) - 1
             if children[slot].pid == pid { return slot }
-            place = (place + 1) & placeMask
+            bucket = (bucket + 1) & bucketMask
         }
         return nil
     }
 
-    /// Spread, as the kernel gives pids out in turn, and a long run of full places would have to be walked.
-    private func home(of pid: ProcessID) -> Int { Int(UInt32(bitPattern: pid) &* 2_654_435_769 >> 4) & placeMask }
+    /// Spread, as the kernel gives pids out in turn, and a long run of full buckets would have to be walked.
+    private func home(of pid: ProcessID) -> Int { Int(UInt32(bitPattern: pid) &* 2_654_435_769 >> 4) & bucketMask }
 
-    /// Takes a pid out of the hash table, and moves those behind it that it kept from their place.
+    /// Takes a pid out of the hash table, and moves those behind it that it kept from their bucket.
     private func forget(_ pid: ProcessID) {
         var hole = home(of: pid)
-        while children[Int(places[hole]) - 1].pid != pid { hole = (hole + 1) & placeMask }
-        var next = (hole + 1) & placeMask
-        while places[next] != 0 {
-            let wanted = home(of: children[Int(places[next]) - 1].pid)
-            if (next - wanted) & placeMask >= (next - hole) & placeMask {
-                places[hole] = places[next]
+        while children[Int(buckets[hole]) - 1].pid != pid { hole = (hole + 1) & bucketMask }
+        var next = (hole + 1) & bucketMask
+        while buckets[next] != 0 {
+            let wanted = home(of: children[Int(buckets[next]) - 1].pid)
+            if (next - wanted) & bucketMask >= (next - hole) & bucketMask {
+                buckets[hole] = buckets[next]
                 hole = next
             }
-            next = (next + 1) & placeMask
+            next = (next + 1) & bucketMask
         }
-        places[hole] = 0
+        buckets[hole] = 0
     }
 }
 
@@ -133,7 +133,7 @@ extension ChildSlots {
         while placeCount < 2 * capacity { placeCount *= 2 }
         try self.init(
             capacity: capacity, counts: ParentCell(Counts()), children: ParentArray(count: capacity),
-            taken: ParentArray(count: (capacity + 63) / 64), places: ParentArray(count: placeCount),
-            refusals: ParentArray(count: capacity), placeMask: placeCount - 1)
+            taken: ParentArray(count: (capacity + 63) / 64), buckets: ParentArray(count: placeCount),
+            execErrors: ParentArray(count: capacity), bucketMask: placeCount - 1)
     }
 }

@@ -106,14 +106,14 @@ extension ChildTable {
     }
 
     /// Does what the time has come for. Returns when to look again.
-    func keepTime(_ now: Instant) -> Instant? {
-        if let due = settleAt, due <= now {
-            settleAt = nil
-            settle()
+    func fireTimers(_ now: Instant) -> Instant? {
+        if let due = spawnedCheckAt, due <= now {
+            spawnedCheckAt = nil
+            closeSpawnedDescriptors()
         }
         if let next = nextDeadline, next <= now { endOverdue(now) }
         if let due = askAt, due <= now { askForHeld(now) }
-        return earlier(earlier(nextDeadline, settleAt), askAt)
+        return earlier(earlier(nextDeadline, spawnedCheckAt), askAt)
     }
 
     /// Ends the children whose time has come. All are looked at, but only when the earliest deadline that was known has

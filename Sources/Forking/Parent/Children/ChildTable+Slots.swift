@@ -27,10 +27,10 @@ extension ChildTable {
         let child = slots[slot]
         if child.pidfd >= 0 { source.unwatch(child.pidfd) }
         if child.hold == .told { heldCount -= 1 }
-        let refusal = slots.refusal(slot).pointee
+        let execError = slots.execError(slot).pointee
         vacate(slot)
-        settle()
-        ended.append(EndedChild(child: child, ending: ending, refusal: refusal, at: .now))
+        closeSpawnedDescriptors()
+        ended.append(EndedChild(child: child, ending: ending, execError: execError, at: .now))
         noteEnd(of: child)
     }
 

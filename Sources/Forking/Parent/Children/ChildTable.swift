@@ -60,10 +60,10 @@ public final class ChildTable {
     /// Where children become programs, in a table that has ever spawned one.
     private var spawner: OpaquePointer?
     /// When to look whether the children in there have left, and how long that was put off.
-    var settleAt: Instant?
+    var spawnedCheckAt: Instant?
     /// In a table whose children's descendants are contained.
     var orphans: Orphans?
-    private var settlePause = Duration.zero
+    private var spawnedPause = Duration.zero
     var sharesOneArena = false
 
     /// - Parameters:
@@ -208,7 +208,7 @@ public final class ChildTable {
     /// `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
     /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
-    /// status 127, and execve's error in `ChildExit.refusal`. The table must reap by pidfd, as exec ends what marks
+    /// status 127, and execve's error in `ChildExit.execError`. The table must reap by pidfd, as exec ends what marks
     /// a child's end otherwise.
     /// - Throws: as `fork` does; `.crowded`.
     @discardableResult
@@ -219,10 +219,10 @@ public final class ChildTable {
         try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
     }
 
-    /// The same, for a program that has `descriptor` as its number `place`, unless that is 0, and our 0 and 1.
+    /// The same, for a program that has `descriptor` as its number `target`, unless that is 0, and our 0 and 1.
     @discardableResult
     func spawn(
-        _ program: Program, on descriptor: FileDescriptor, at place: Int32,
+        _ program: Program, on descriptor: FileDescriptor, at target: Int32,
         peer: SocketAddress? = nil, options: ChildOptions
     ) throws(ForkingError) -> ProcessID {
         requireParent()
@@ -238,24 +238,25 @@ public final class ChildTable {
         var pid: ProcessID = 0
         var pidfd: Int32 = -1
         let code = withPlan(options, slot) { plan in
-            plan.place = place
+            plan.target_descriptor = target
             plan.closes_aside = peer?.isUnix ?? false
             plan.takes_errors = program.isStandardErrorConnected
             plan.confinement.limits.memory_is_all = true
             return program.withStrings { path, arguments, environment in
                 forkcore_spawn(
-                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.refusal(slot), &pid, &pidfd
+                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.execError(slot), &pid,
+                    &pidfd
                 )
             }
         }
         guard code == 0 else {
             vacate(slot)
             guard code != EBUSY else { throw .crowded }
-            throw .system(call: String(cString: forkcore_spawner_refused(spawner)), Errno(rawValue: code))
+            throw .system(call: String(cString: forkcore_spawner_failed_call(spawner)), Errno(rawValue: code))
         }
         try enter(pid, slot, peer, startedAt, options, pidfd: pidfd)
-        settlePause = .zero
-        settle()
+        spawnedPause = .zero
+        closeSpawnedDescriptors()
         return pid
     }
 
@@ -276,11 +277,11 @@ public final class ChildTable {
 
     /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its own.
     /// One that takes long to be executed is looked for less and less often.
-    func settle() {
-        guard let spawner, !forkcore_spawner_settle(spawner), settleAt == nil else { return }
-        settlePause = min(max(.milliseconds(1), settlePause * 2), .milliseconds(64))
-        let soon = Instant.now + settlePause
-        settleAt = soon
+    func closeSpawnedDescriptors() {
+        guard let spawner, !forkcore_spawner_close_descriptors(spawner), spawnedCheckAt == nil else { return }
+        spawnedPause = min(max(.milliseconds(1), spawnedPause * 2), .milliseconds(64))
+        let soon = Instant.now + spawnedPause
+        spawnedCheckAt = soon
         source.wake(at: soon)
     }
 
@@ -365,7 +366,7 @@ public final class ChildTable {
     }
 
     /// Whether there is something to tell of.
-    var hasNews: Bool { !ended.isEmpty || !troubles.isEmpty }
+    var hasReports: Bool { !ended.isEmpty || !troubles.isEmpty }
 
     /// Tells all that hear of an end.
     func tellAll(_ exit: ChildExit) {

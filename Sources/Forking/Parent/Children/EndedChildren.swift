@@ -6,7 +6,7 @@ import CForkCore
 struct EndedChild: BitwiseCopyable {
     let child: Child
     let ending: forkcore_ending
-    let refusal: Int32
+    let execError: Int32
     let at: Instant
 }
 

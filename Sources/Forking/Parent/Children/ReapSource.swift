@@ -162,14 +162,14 @@ final class ReapSource {
             collectBySignal()
         }
         let now = Instant.now
-        if let alarm, alarm <= now { keepTime(now) }
+        if let alarm, alarm <= now { fireTimers(now) }
     }
 
     /// Tells the observers of tables other than the one that has told its own.
     ///
     /// An observer may call anything here again, and let go of a table: so each is found anew.
     func tellOthers() {
-        while let index = tables.indices.first(where: { tables[$0].with { $0.hasNews } }) {
+        while let index = tables.indices.first(where: { tables[$0].with { $0.hasReports } }) {
             let table = tables[index].retained
             table.tell(table.tellAll)
         }
@@ -178,14 +178,14 @@ final class ReapSource {
     // Tables are found by number: a loop over the list itself would count as a reference to it.
 
     private func collectBySignal() {
-        var hasNews = false
+        var hasReports = false
         signals!.take { _, child in
-            hasNews = true
+            hasReports = true
             // The one that SIGCHLD names is known for free.
             for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
         }
         for index in tables.indices { tables[index].with { $0.reapMarked() } }
-        if hasNews { scheduleSweep() }
+        if hasReports { scheduleSweep() }
     }
 
     func scheduleSweep() {
@@ -242,13 +242,13 @@ final class ReapSource {
         if !allAccountedFor, reapStrangers() { sweepDue = .now + Self.sweepInterval }
     }
 
-    private func keepTime(_ now: Instant) {
+    private func fireTimers(_ now: Instant) {
         if let due = sweepDue, due <= now {
             sweepDue = nil
             sweep()
         }
         var next = sweepDue
-        for index in tables.indices { next = earlier(next, tables[index].with { $0.keepTime(now) }) }
+        for index in tables.indices { next = earlier(next, tables[index].with { $0.fireTimers(now) }) }
         alarm = nil
         if let next {
             wake(at: next)

@@ -86,7 +86,7 @@ struct ManagerReports {
     /// - Parameters:
     ///   - state: is another whenever the line is another; nil: it can have changed anyway.
     ///   - line: how the server does, in words.
-    mutating func keepTime(_ now: Instant, _ state: Int?, _ line: () -> String) {
+    mutating func fireTimers(_ now: Instant, _ state: Int?, _ line: () -> String) {
         guard role != .successor else { return }
         if retryPause.isOver(at: now) { sayOwed(now) }
         guard role == .main else { return }

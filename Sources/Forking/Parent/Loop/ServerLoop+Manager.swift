@@ -25,10 +25,10 @@ extension ServerLoop {
         reports?.say(lines.joined(separator: "\n"), .now)
     }
 
-    /// Once in each turn: tells what time has come for. For the parameters see `ManagerReports.keepTime`.
+    /// Once in each turn: tells what time has come for. For the parameters see `ManagerReports.fireTimers`.
     func report(_ state: @autoclosure () -> Int?, _ line: () -> String) {
         guard reports != nil else { return }
-        reports?.keepTime(.now, state(), line)
+        reports?.fireTimers(.now, state(), line)
         if life.standing == .replaced, reports?.isDone == true {
             successor?.tellMain()
             reports = nil

@@ -207,10 +207,10 @@ final class ServerLoop {
     ///   - isHolding: somebody is still to be served.
     func wait(for work: Int32, until: Instant?, isBusy: Bool, isHolding: Bool = false) throws(ForkingError) -> Ready {
         if controlPause.isOver(at: .now) { watchControl() }
-        let (word, end) = upgradeDescriptors
+        let (readiness, end) = upgradeDescriptors
         let polled: InlineArray<7, Int32> = [
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
-            controlDescriptor, word, end,
+            controlDescriptor, readiness, end,
         ]
         // A hook may have collected the last child, after which nothing would wake us.
         let isOver = life.state != .serving && isEmpty && !isHolding
@@ -235,15 +235,15 @@ final class ServerLoop {
     /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another process
     /// is the main one now the manager must have heard before this one ends.
     private var isEmpty: Bool {
-        children.isLifeless && !children.hasNews && (life.standing != .replaced || reports?.isDone ?? true)
+        children.isLifeless && !children.hasReports && (life.standing != .replaced || reports?.isDone ?? true)
     }
 
     /// What time has brought, in each turn.
     ///
     /// - Parameter isHolding: somebody is still to be served.
-    func keepTime(_ now: Instant, isHolding: Bool = false) -> Lifecycle.Due? {
+    func fireTimers(_ now: Instant, isHolding: Bool = false) -> Lifecycle.Due? {
         guard life.deadline != nil else { return nil }
-        let due = life.keepTime(now, isEmpty: isEmpty && !isHolding)
+        let due = life.fireTimers(now, isEmpty: isEmpty && !isHolding)
         if due == .abandonChildren { abandoned = children.children.map(\.pid) }
         return due
     }

@@ -7,10 +7,10 @@ extension PreforkServer {
         tell(.stopping(stop.step))
         policy.stop()
         let areServed = stop.actions.contains(.acceptWaiting) && canServeWaiting
-        if areServed { for link in links.values { link.seat.offerLastClients() } }
+        if areServed { for link in links.values { link.slot.offerLastClients() } }
         // Each is asked before the sockets stop: it shall not take that for an error.
         for pid in links.keys { links[pid]?.askToDrain() }
-        if stop.step > .drain { for link in links.values { link.seat.askToDrain(atOnce: true) } }
+        if stop.step > .drain { for link in links.values { link.slot.askToDrain(atOnce: true) } }
         if areServed {
             lastClients.take(at: listeners)
         } else {
@@ -27,7 +27,7 @@ extension PreforkServer {
 
     /// Whether there are workers who serve those who wait now, on sockets that nobody goes on with.
     private var canServeWaiting: Bool {
-        links.values.contains { $0.seat.lines.takesFromQueue.load(ordering: .relaxed) }
+        links.values.contains { $0.slot.fields.takesFromQueue.load(ordering: .relaxed) }
     }
 
     /// Passes on as many of those who waited as there is room for.

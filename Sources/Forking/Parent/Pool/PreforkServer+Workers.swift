@@ -11,14 +11,14 @@ extension PreforkServer {
 
     /// What the parent holds of a worker.
     struct WorkerLink {
-        let seat: Seat
+        let slot: ScoreboardSlot
         /// Closed, it asks the worker to drain.
         var lifeline: ParentDescriptor?
         /// Closed, as it is when the parent ends, it ends the worker.
         let tie: ParentDescriptor
 
         mutating func askToDrain() {
-            seat.askToDrain()
+            slot.askToDrain()
             lifeline = nil
         }
     }
@@ -26,17 +26,17 @@ extension PreforkServer {
     // MARK: Supervising
 
     /// Parent: brings the pool to what it should be.
-    func tend(_ now: Instant) {
+    func reconcile(_ now: Instant) {
         for pid in policy.takeWeighing(now) where isTooLarge(pid) { policy.noteTooLarge(pid) }
         carryOut(
-            policy.tend(
+            policy.reconcile(
                 snapshots(now), queued: { listeners.queued }, isStarting: loop.life.standing == .starting, at: now), now
         )
     }
 
     /// What the workers say of themselves, in the policy's order.
     func snapshots(_ now: Instant) -> [WorkerSnapshot] {
-        policy.workers.map { links[$0.pid]!.seat.read(startedAt: $0.startedAt, now: now) }
+        policy.workers.map { links[$0.pid]!.slot.read(startedAt: $0.startedAt, now: now) }
     }
 
     private func isTooLarge(_ pid: ProcessID) -> Bool {
@@ -54,7 +54,7 @@ extension PreforkServer {
             case .fork: if loop.life.state == .serving, !policy.isPausing { addWorker(now) }
             case .drain(let pid): links[pid]?.askToDrain()
             case .terminate(let pid):
-                links[pid]?.seat.askToDrain(atOnce: true)
+                links[pid]?.slot.askToDrain(atOnce: true)
                 children.signal(.terminate, to: pid, group: true)
                 children.signal(.continue, to: pid, group: true)  // one that was stopped would not see it
             case .abort(let pid): children.signal(.abort, to: pid)
@@ -138,18 +138,19 @@ extension PreforkServer {
 
     private func forkWorker(_ now: Instant) throws(ForkingError) {
         let number = policy.nextNumber
-        let seat = try Seat()
+        let slot = try ScoreboardSlot()
         let lifeline = try DescriptorPair("socketpair", forkcore_lifeline_open)
         let tie = try DescriptorPair("pipe2", forkcore_tie_open)
-        let bell = try news.bell()
+        let bell = try wakeEvent.bell()
         let link = WorkerLink(
-            seat: seat, lifeline: ParentDescriptor(channel: lifeline.ours.release()),
+            slot: slot, lifeline: ParentDescriptor(channel: lifeline.ours.release()),
             tie: ParentDescriptor(tie.ours.release()))
         let setup = WorkerSetup(
-            number: number, listeners: listeners.map(\.descriptor), addresses: addresses, seat: seat,
+            number: number, listeners: listeners.map(\.descriptor), addresses: addresses, slot: slot,
             lifeline: lifeline.theirs.rawValue, tie: tie.theirs.rawValue, lastClients: lastClients.descriptor,
-            news: bell.rawValue,
-            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout).nanoseconds,
+            wakeEvent: bell.rawValue,
+            orphanTimeout: (Instant(nanoseconds: 0) + policy.rules.drainTimeout + configuration.child.killTimeout)
+                .nanoseconds,
             maxRequests: requestsUntilReplaced(), heartbeatTimeout: configuration.heartbeatTimeout)
         var options = configuration.childOptions
         options.heedless = heedless
@@ -162,11 +163,11 @@ extension PreforkServer {
                 $0!.load(as: Unmanaged<WorkerStart>.self).takeUnretainedValue().run()
             }
         }
-        seat.withhold()
+        slot.withhold()
         links[pid] = link
         let actions = policy.noteForked(
             pid, number: number, retiresAt: configuration.maxAge.map { now + scattered($0) },
-            seat.read(startedAt: now, now: now), at: now)
+            slot.read(startedAt: now, now: now), at: now)
         carryOut(actions, now)
     }
 

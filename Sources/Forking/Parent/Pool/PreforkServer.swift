@@ -43,7 +43,7 @@ public final class PreforkServer {
     /// Where it runs.
     let stack = ParentStack()
     /// Workers wake the parent by it.
-    private(set) var news: News
+    private(set) var wakeEvent: WakeEvent
     var listeners: [SharedListener] = []
     var lastClients: LastClients
     /// Until it is tried again to pass on those of them for whom there was no room.
@@ -99,7 +99,7 @@ public final class PreforkServer {
         self.hooks = hooks
         self.service = service
         policy = PoolPolicy(configuration.rules, size: configuration.size)
-        news = try News()
+        wakeEvent = try WakeEvent()
         lastClients = try LastClients()
         // Each worker may be there twice: it drains, and its successor serves.
         loop = try ServerLoop(
@@ -152,7 +152,7 @@ public final class PreforkServer {
         } catch {
             throw .invalid("the server could not be prepared: \(error)")
         }
-        try InheritedSockets.settle()
+        try InheritedSockets.closeUnclaimed()
         do throws(ForkingError) {
             try stack.run { () throws(ForkingError) in
                 while loop.life.state != .stopped { try turn() }
@@ -175,19 +175,20 @@ public final class PreforkServer {
     /// One turn: what is to be done for the workers, then wait, signals, exits, time.
     private func turn() throws(ForkingError) {
         if loop.life.state == .serving { keepListening() }
-        if loop.life.state == .serving { tend(.now) }  // unless nobody can reach it any more
+        if loop.life.state == .serving { reconcile(.now) }  // unless nobody can reach it any more
         loop.report(reportState, { reportLine })
         let ready = try loop.wait(
-            for: news.descriptor, until: earlier(policy.nextLook, earlier(news.pause.until, passOnPause.until)),
+            for: wakeEvent.descriptor,
+            until: earlier(policy.nextLook, earlier(wakeEvent.pause.until, passOnPause.until)),
             isBusy: false)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { children.collect() }
-        news.keepTime(.now)
-        if ready.contains(.work) { news.take(.now) }
+        wakeEvent.fireTimers(.now)
+        if ready.contains(.work) { wakeEvent.take(.now) }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         if passOnPause.isOver(at: .now) { passOnLastClients(.now) }
-        switch loop.keepTime(.now) {
+        switch loop.fireTimers(.now) {
         case .stop(let stop): carryOut(stop)
         case .abandonChildren: tell(.abandoned(loop.abandoned))
         case nil: break

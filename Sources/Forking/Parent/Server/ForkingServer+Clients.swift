@@ -122,14 +122,14 @@ extension ForkingServer {
         idleSince.value = .now
         if isShort { isShort = false }
         admission.noteClient()
-        if clientsUntilSettled > 0 {
-            clientsUntilSettled -= 1
-            if clientsUntilSettled == 0 { settle() }
+        if clientsUntilTrim > 0 {
+            clientsUntilTrim -= 1
+            if clientsUntilTrim == 0 { trimAfterWarmup() }
         }
     }
 
     /// What only the start needed need not be copied by each fork. What children need is to be there in the parent.
-    private func settle() {
+    private func trimAfterWarmup() {
         _ = forkcore_trim()  // in a process with threads it is not done, which makes forks dearer, but not wrong
         do { try hooks.beforeFork(self) } catch { tell(.beforeForkFailed(error)) }
     }
@@ -180,7 +180,7 @@ extension ForkingServer {
     private func isWelcome(_ connection: borrowing Connection) -> Bool {
         do {
             if try hooks.verifyConnection(self, connection) { return true }
-            tell(.refused(connection.peer))
+            tell(.rejected(connection.peer))
         } catch {
             tell(.verifyFailed(connection.peer, error))
         }
@@ -190,7 +190,7 @@ extension ForkingServer {
     private func isWelcome(_ datagram: borrowing Datagram) -> Bool {
         do {
             if try hooks.verifyDatagram(self, datagram) { return true }
-            tell(.refused(datagram.peer))
+            tell(.rejected(datagram.peer))
         } catch {
             tell(.verifyFailed(datagram.peer, error))
         }

@@ -60,7 +60,7 @@ extension ForkingServer {
 
         /// Throws unless there can be a descriptor for each child that is a program, and some for the server.
         func checkDescriptors() throws(ForkingError) {
-            let others = 16 + Int(FORKCORE_BERTHS)
+            let others = 16 + Int(FORKCORE_SPAWN_SLOTS)
             var limit = rlimit()
             guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
             let allowed = Int(clamping: limit.rlim_cur)

@@ -48,7 +48,7 @@ extension ForkingServer {
         /// A child has ended and was reaped.
         case ended(ChildExit)
         /// The verify hook returned false.
-        case refused(SocketAddress)
+        case rejected(SocketAddress)
         /// The verify hook threw.
         case verifyFailed(SocketAddress, any Error)
         /// The second run of `Hooks.beforeFork` threw: children go on without what it would have made.
@@ -80,7 +80,7 @@ extension ForkingServer {
         public var severity: EventSeverity {
             switch self {
             case .serving, .upgrading, .upgraded, .stopping: .info
-            case .forked, .refused: .debug
+            case .forked, .rejected: .debug
             case .ended(let exit): Self.isTrouble(exit) ? .warning : .debug
             case .verifyFailed, .beforeForkFailed, .shortage: .warning
             case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
@@ -105,7 +105,7 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .serving(let addresses): "serving on \(addresses.map(\.description).joined(separator: ", "))"
         case .forked(let pid, let peer): "child \(pid), peer \(peer): forked"
         case .ended(let exit): exit.description
-        case .refused(let peer): "refused \(peer)"
+        case .rejected(let peer): "refused \(peer)"
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
         case .beforeForkFailed(let error): "the hook before the fork failed: \(error)"
         case .forkFailed(let peer, let error): "client \(peer) was not served: \(error)"

@@ -14,9 +14,9 @@ extension ForkingServer {
         if stop.actions.contains(.abandonSuccessor) { loop.abandonSuccessor() }
         if stop.actions.contains(.acceptWaiting), takesWaiting {
             holdWaiting()
-            turnAway(alsoHeld: false)
+            stopAccepting(alsoHeld: false)
         } else {
-            turnAway(alsoHeld: true)
+            stopAccepting(alsoHeld: true)
         }
         tell(.stopping(stop.step))
         loop.carryOut(stop)
@@ -24,12 +24,12 @@ extension ForkingServer {
 
     /// The loop cannot go on. No child is left behind.
     func fail() {
-        turnAway(alsoHeld: true)
+        stopAccepting(alsoHeld: true)
         loop.fail()
     }
 
     /// Takes no more clients.
-    private func turnAway(alsoHeld: Bool) {
+    private func stopAccepting(alsoHeld: Bool) {
         listeners.close()
         guard alsoHeld else { return }
         held.closeAll()
@@ -42,7 +42,7 @@ extension ForkingServer {
         case .datagrams, .lending: break
         case .connections: held.takeWaiting(at: listeners.all, leaving: 8)
         case .programs:
-            let forChildren = Int(FORKCORE_BERTHS) + children.maxChildren - children.count
+            let forChildren = Int(FORKCORE_SPAWN_SLOTS) + children.maxChildren - children.count
             held.takeWaiting(at: listeners.all, leaving: 8 + forChildren)
         }
     }

@@ -44,7 +44,7 @@ public final class ForkingServer {
     var takesWaiting = false
     var admission = Admission()
     var hasTakenClient = false
-    var clientsUntilSettled = 16
+    var clientsUntilTrim = 16
     var isShort = false
     let idleSince: ParentCell<Instant>
     /// Of a server that gives its listeners to programs.
@@ -203,7 +203,7 @@ public final class ForkingServer {
             loop.end()
             replies = nil
         }
-        try InheritedSockets.settle()
+        try InheritedSockets.closeUnclaimed()
         do { try hooks.beforeFork(self) } catch { throw .invalid("the server could not be prepared: \(error)") }
         tell(.serving(addresses))
         listeners.takeOver()
@@ -270,7 +270,7 @@ public final class ForkingServer {
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
         if ready.contains(.children) { collect() }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
-        keepTime()
+        fireTimers()
         if ready.contains(.control) { loop.answer(from: self) }
         if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
     }
@@ -341,16 +341,16 @@ public final class ForkingServer {
         tell(.ended(exit))
     }
 
-    private func keepTime() {
+    private func fireTimers() {
         let now = Instant.now
-        admission.keepTime(now)
+        admission.fireTimers(now)
         takeBack(now)
         if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now
             children.collect()
             hooks.onIdle(self)
         }
-        switch loop.keepTime(now, isHolding: isHolding) {
+        switch loop.fireTimers(now, isHolding: isHolding) {
         case .stop(let stop): carryOut(stop)
         case .abandonChildren: tell(.abandoned(loop.abandoned))
         case nil: break

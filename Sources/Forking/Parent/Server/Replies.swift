@@ -11,7 +11,7 @@ import SystemPackage
 /// sends no faster than the parent can, and whoever collects children takes one answer of each.
 final class Replies {
     /// A child's. What stands here changes with each client, so it is in memory that children get no copy of.
-    private struct Place {
+    private struct PendingReply {
         let channel: Int32
         /// On which it came: ours.
         let socket: Int32
@@ -24,14 +24,14 @@ final class Replies {
     private let poll: ParentDescriptor
     private let source: ReapSource
     private let owner = forkcore_process()
-    private let places: ParentArray<Place>
+    private let pending: ParentArray<PendingReply>
     private let pids: ParentArray<ProcessID>
     private let buffer: ParentArray<UInt8>
     /// The kernel lets none be longer, as it is set up by default: net.core.wmem_max.
     private static let longest = 1 << 18
     /// For the next child: the parent's end, and the child's.
     private var next: (ours: Int32, childs: Int32)?
-    /// All places that were ever taken are below this.
+    /// All pending that were ever taken are below this.
     private var end = 0
     /// Whether the kernel lets children attach descriptors to what they say.
     private var mayHoldRights = false
@@ -39,7 +39,7 @@ final class Replies {
     init(for children: ChildTable) throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
         source = children.source
-        places = try ParentArray(count: children.slots.capacity)
+        pending = try ParentArray(count: children.slots.capacity)
         pids = try ParentArray(count: children.slots.capacity)
         buffer = try ParentArray(count: Self.longest)
         try source.add(self, poll.rawValue)
@@ -73,7 +73,7 @@ final class Replies {
 
     /// The child was forked.
     func begin(_ pid: ProcessID, for datagram: borrowing Datagram) {
-        // What children have left running can hold places for longer than there are children.
+        // What children have left running can hold pending for longer than there are children.
         guard let (ours, childs) = next, case .socket(let servers) = datagram.way,
             let socket = sockets.first(where: { $0.servers == servers })?.copy.rawValue,
             let index = (0..<pids.count).first(where: { pids[$0] == 0 }),
@@ -83,7 +83,8 @@ final class Replies {
         forkcore_close(childs)
         pids[index] = pid
         if index >= end { end = index + 1 }
-        places[index] = Place(channel: ours, socket: socket, peer: datagram.peer, destination: datagram.destination)
+        pending[index] = PendingReply(
+            channel: ours, socket: socket, peer: datagram.peer, destination: datagram.destination)
     }
 
     private func dropNext() {
@@ -100,8 +101,8 @@ final class Replies {
 
     private func hangUp(_ index: Int) {
         pids[index] = 0
-        forkcore_poll_remove(poll.rawValue, places[index].channel)
-        close(places[index].channel)
+        forkcore_poll_remove(poll.rawValue, pending[index].channel)
+        close(pending[index].channel)
     }
 
     private func close(_ channel: Int32) {
@@ -122,24 +123,24 @@ final class Replies {
 
     private func send(ofChildAt index: Int) {
         guard pids[index] != 0 else { return }
-        let place = places[index]
-        if mayHoldRights, forkcore_drop_rights(place.channel) { return hangUp(index) }
+        let reply = pending[index]
+        if mayHoldRights, forkcore_drop_rights(reply.channel) { return hangUp(index) }
         var (size, isTruncated) = (0, false)
         var code: Int32 = 0
         _ = SocketAddress {
             code = forkcore_receive_datagram(
-                place.channel, buffer.pointer(to: 0), buffer.count, $0, $1, nil, &size, &isTruncated)
+                reply.channel, buffer.pointer(to: 0), buffer.count, $0, $1, nil, &size, &isTruncated)
         }
         // The first byte is there so that an empty answer is none of nothing.
         guard code == 0, size > 0 else { return code == EAGAIN ? () : hangUp(index) }
-        var answer = isTruncated ? EMSGSIZE : send(size - 1, to: place)
-        _ = forkcore_send_datagram(place.channel, &answer, MemoryLayout<Int32>.size, nil, 0, nil)
+        var answer = isTruncated ? EMSGSIZE : send(size - 1, to: reply)
+        _ = forkcore_send_datagram(reply.channel, &answer, MemoryLayout<Int32>.size, nil, 0, nil)
     }
 
-    private func send(_ size: Int, to place: Place) -> Int32 {
-        var destination = place.destination
-        return place.peer.withSockaddr {
-            forkcore_send_datagram(place.socket, buffer.pointer(to: 1), size, $0, $1, &destination)
+    private func send(_ size: Int, to reply: PendingReply) -> Int32 {
+        var destination = reply.destination
+        return reply.peer.withSockaddr {
+            forkcore_send_datagram(reply.socket, buffer.pointer(to: 1), size, $0, $1, &destination)
         }
     }
 

@@ -28,8 +28,8 @@ struct Executable {
         guard strchr(name, slash) != nil else {
             return SearchPath.find(name, in: path) { isAbsolute($0) && isWanted($0) }
         }
-        let place = isAbsolute(name) ? copy(name) : workingDirectory().map { SearchPath.joined($0, strlen($0), name) }
-        return place.flatMap { isWanted($0) ? $0 : nil }
+        let path = isAbsolute(name) ? copy(name) : workingDirectory().map { SearchPath.joined($0, strlen($0), name) }
+        return path.flatMap { isWanted($0) ? $0 : nil }
     }
 
     private static let slash = Int32(UInt8(ascii: "/"))

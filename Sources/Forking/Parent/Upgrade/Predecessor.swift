@@ -4,11 +4,12 @@ import Synchronization
 
 /// The program whose place this one takes, if there is one.
 enum Predecessor {
-    private static let handedOver: (word: ParentDescriptor, flags: [Character], control: Int32?)? = {
-        guard let terms = Handover.inheritance.takeOwn().flatMap({ Handover.Terms($0) }), Inheritance.adopt(terms.word)
+    private static let handedOver: (readinessSocket: ParentDescriptor, flags: [Character], control: Int32?)? = {
+        guard let terms = Handover.inheritance.takeOwn().flatMap({ Handover.Terms($0) }),
+            Inheritance.adopt(terms.readinessSocket)
         else { return nil }
         let isThere = Inheritance.adopt(terms.control)
-        return (ParentDescriptor(terms.word), terms.flags, isThere ? terms.control : nil)
+        return (ParentDescriptor(terms.readinessSocket), terms.flags, isThere ? terms.control : nil)
     }()
     private static let isControlTaken = Atomic(false)
 
@@ -18,7 +19,7 @@ enum Predecessor {
         return control
     }
 
-    /// Before the first worker is forked, which is not to have the word.
+    /// Before the first worker is forked, which is not to have the readinessSocket.
     static var isThere: Bool { handedOver != nil }
 
     /// Where the predecessor's socket at `index` came from; nil without a predecessor.
@@ -28,9 +29,9 @@ enum Predecessor {
 
     /// Says that this program serves; the other then drains.
     static func tellReady() {
-        if let word = handedOver?.word { Handover.say(on: word.rawValue) }
+        if let readinessSocket = handedOver?.readinessSocket { Handover.say(on: readinessSocket.rawValue) }
     }
 
     /// On this it says that the service manager takes this program for the main one from now on, or closes its end.
-    static var word: Int32? { handedOver?.word.rawValue }
+    static var readinessSocket: Int32? { handedOver?.readinessSocket.rawValue }
 }

@@ -25,7 +25,7 @@ extension ServerLoop {
     /// What to poll for the sake of an upgrade.
     var upgradeDescriptors: (Int32, Int32) {
         if let successor { return successor.descriptors }
-        return (life.standing == .unconfirmed ? Predecessor.word ?? -1 : -1, -1)
+        return (life.standing == .unconfirmed ? Predecessor.readinessSocket ?? -1 : -1, -1)
     }
 
     /// What has happened to the other program. Once in each turn: there is an upgrade, or a reason to look, seldom.

@@ -43,7 +43,7 @@ final class Successor {
     /// Closed, it lets the go-between leave.
     private var lead: ParentDescriptor?
     /// It says on this that it serves, and hears that it is the main process.
-    private(set) var word: ParentDescriptor?
+    private(set) var readinessSocket: ParentDescriptor?
     private var pidfd: ParentDescriptor?
     /// Orphans would come here, and not to the service manager.
     private var wasSubreaper = false
@@ -56,16 +56,16 @@ final class Successor {
     ) throws(ForkingError) {
         self.limit = limit
         goBetweens = try ChildTable(maxChildren: 1, reaping: .pidfd)
-        let word = try DescriptorPair()
+        let readinessSocket = try DescriptorPair()
         let lead = try DescriptorPair()
-        self.word = ParentDescriptor(word.ours.release())  // by which a pidfd comes
+        self.readinessSocket = ParentDescriptor(readinessSocket.ours.release())  // by which a pidfd comes
         self.lead = ParentDescriptor(channel: lead.ours.release())
         goBetweens.onExit = { [weak self] in self?.goBetween = $0 }
         var options = ChildOptions()
         options.diesWithParent = false
         options.containment = Containment.none
         let handover = Handover(
-            sockets: sockets, word: word.theirs.rawValue, control: control, variables: variables)
+            sockets: sockets, readinessSocket: readinessSocket.theirs.rawValue, control: control, variables: variables)
         let end = lead.theirs.rawValue
         try goBetweens.fork(options: options, keeping: sockets.map(\.descriptor) + (control.map { [$0] } ?? [])) {
             GoBetween.stand(for: handover, executable, until: end)
@@ -75,7 +75,7 @@ final class Successor {
     /// What to poll: what it says, and its end or the go-between's; -1 for what is not waited for.
     var descriptors: (Int32, Int32) {
         switch stage {
-        case .beginning, .starting: (word?.rawValue ?? -1, goBetweens.descriptor.rawValue)
+        case .beginning, .starting: (readinessSocket?.rawValue ?? -1, goBetweens.descriptor.rawValue)
         case .parting: (-1, goBetweens.descriptor.rawValue)
         case .serving: (-1, pidfd?.rawValue ?? -1)
         case .ended: (-1, -1)
@@ -108,10 +108,10 @@ final class Successor {
     }
 
     private func begin(_ now: Instant) -> UpgradeEvent? {
-        guard isReadable(word?.rawValue ?? -1) else { return failIfLeft() }
+        guard isReadable(readinessSocket?.rawValue ?? -1) else { return failIfLeft() }
         var (descriptor, number): (Int32, Int32) = (-1, 0)
-        guard forkcore_take_over(word!.rawValue, &descriptor, &number, MemoryLayout<Int32>.size) == 0 else {
-            word = nil  // the go-between has ended, or will
+        guard forkcore_take_over(readinessSocket!.rawValue, &descriptor, &number, MemoryLayout<Int32>.size) == 0 else {
+            readinessSocket = nil  // the go-between has ended, or will
             return nil
         }
         pid = number
@@ -121,20 +121,20 @@ final class Successor {
     }
 
     private func start(_ until: Instant, _ now: Instant) -> UpgradeEvent? {
-        if isReadable(word?.rawValue ?? -1) {
-            if Handover.isSaid(on: word!.rawValue) {
+        if isReadable(readinessSocket?.rawValue ?? -1) {
+            if Handover.isSaid(on: readinessSocket!.rawValue) {
                 stage = .parting
                 wasSubreaper = forkcore_set_subreaper(false)
                 lead = nil
                 return part()
             }
-            word = nil  // its end comes right after, and says more
+            readinessSocket = nil  // its end comes right after, and says more
             stage = .starting(until: min(until, now + .seconds(1)))
         }
         if let failure = failIfLeft() { return failure }
         guard until <= now else { return nil }
         let reason =
-            word == nil
+            readinessSocket == nil
             ? "it has closed its end of the socket without saying that it serves" : "it was not ready in time"
         abandon()
         return .failed("the new program, \(pid): \(reason)")
@@ -161,7 +161,9 @@ final class Successor {
     func abandon() {
         guard isStarting else { return }
         // Whom the go-between has started is known at once, but for the moment that this takes.
-        if pidfd == nil, let word, (try? waitUntilReadable(word.rawValue, atMost: .seconds(1))) == true {
+        if pidfd == nil, let readinessSocket,
+            (try? waitUntilReadable(readinessSocket.rawValue, atMost: .seconds(1))) == true
+        {
             _ = begin(.now)
         }
         stage = .ended
@@ -172,8 +174,8 @@ final class Successor {
 
     /// Tells it that it is the main process now.
     func tellMain() {
-        if let word { Handover.say(on: word.rawValue) }
-        word = nil
+        if let readinessSocket { Handover.say(on: readinessSocket.rawValue) }
+        readinessSocket = nil
     }
 
     private var hasEnded: Bool { isReadable(pidfd?.rawValue ?? -1) }

@@ -6,27 +6,27 @@ import Synchronization
 import SystemPackage
 
 /// A call that wants a child: what the zygote is to be given for it.
-struct Ticket: Identifiable {
+struct PendingCall: Identifiable {
     typealias ID = UInt64
     private static let next = Atomic<ID>(0)
 
     let id = next.add(1, ordering: .relaxed).newValue
     let channel: CallChannel
-    let order: Order
+    let request: ForkRequest
     let name: String
 }
 
 /// Host: the one way to the zygote, for all threads. Who has a place, who waits for one, and whether there is a zygote.
 ///
 /// No thread of its own: whoever begins, ends or looks after a call does what is due.
-final class ZygoteLink: Sendable {
+final class ZygoteClient: Sendable {
     private let configuration: Zygote.Configuration
     private let onEvent: @Sendable (Zygote.Event) -> Void
     private let state: Mutex<State>
 
     /// Only ever touched under the lock: its table by one thread at a time, as tables want it.
     struct State: @unchecked Sendable {
-        var queue: CallQueue<Ticket>
+        var queue: CallQueue<PendingCall>
         /// The host's end of the zygote's socket; nil while there is none.
         var control: ParentDescriptor?
         /// With the zygote as its one child; nil if there is none.
@@ -35,7 +35,7 @@ final class ZygoteLink: Sendable {
         var ending: [EndingZygote] = []
         let successor: Program
         /// Those that run since just now: what they have to send is sent without the lock.
-        var started: [Ticket] = []
+        var started: [PendingCall] = []
         var counts = ZygoteCounts()
         var events: [Zygote.Event] = []
     }
@@ -49,7 +49,7 @@ final class ZygoteLink: Sendable {
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let control = try Self.fork(in: table, configuration, hooks, handlers)
         try Self.awaitReady(control, table)
-        var queue = CallQueue<Ticket>(maxRunning: configuration.maxChildren, maxWaiting: configuration.maxWaiting)
+        var queue = CallQueue<PendingCall>(maxRunning: configuration.maxChildren, maxWaiting: configuration.maxWaiting)
         queue.noteStarted(at: .now)
         queue.noteReady()
         let state = State(queue: queue, control: control, table: table, successor: Self.successor())
@@ -108,36 +108,36 @@ final class ZygoteLink: Sendable {
     private func requireRoom(_ state: inout State, _ name: String) throws(ForkingError) {
         guard state.queue.phase == .open else { throw .shutDown }
         guard state.queue.hasRoom else {
-            state.events.append(.refused(handler: name))
+            state.events.append(.rejected(handler: name))
             throw .full(children: configuration.maxChildren, waiting: configuration.maxWaiting)
         }
     }
 
     /// Gives a call a place, or lets it wait for one.
-    func admit(_ ticket: Ticket) throws(ForkingError) {
+    func admit(_ pending: PendingCall) throws(ForkingError) {
         try change { state throws(ForkingError) in
-            try requireRoom(&state, ticket.name)
+            try requireRoom(&state, pending.name)
             try requireZygote(&state)
-            state.queue.append(ticket)
+            state.queue.append(pending)
             let shortage = advance(&state)
-            guard let last = state.queue.waiting.last, last.id == ticket.id else { return }
+            guard let last = state.queue.waiting.last, last.id == pending.id else { return }
             do throws(ForkingError) {
-                // Nobody is before it, and it has none; but a zygote that has many orders to take takes them by and by.
+                // Nobody is before it, and it has none; but a zygote that has many fork requests to take takes them by and by.
                 if shortage != 0, shortage != EAGAIN, state.queue.waiting.count == 1 {
                     throw ForkingError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
-                try hold(ticket, state)
+                try hold(pending, state)
             } catch {
-                _ = state.queue.withdraw(ticket.id)
+                _ = state.queue.withdraw(pending.id)
                 throw error
             }
         }
     }
 
     /// Of descriptors that are passed on it takes others, as the caller may close his.
-    private func hold(_ ticket: Ticket, _ state: State) throws(ForkingError) {
-        try ticket.channel.holdDescriptors()
-        guard ticket.channel.heldDescriptors > 0 else { return }
+    private func hold(_ pending: PendingCall, _ state: State) throws(ForkingError) {
+        try pending.channel.holdDescriptors()
+        guard pending.channel.heldDescriptors > 0 else { return }
         var limit = rlimit()
         getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
         let held = state.queue.waiting.reduce(0) { $0 + $1.channel.heldDescriptors }
@@ -148,18 +148,18 @@ final class ZygoteLink: Sendable {
 
     /// A call has ended, or nobody wants it any more.
     func finished(
-        _ id: Ticket.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ForkingError>,
+        _ id: PendingCall.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ForkingError>,
         _ message: CallMessage?
     ) {
         var failure: ForkingError?
         if case .failure(let error) = outcome { failure = error }
         let duration = Instant.now - begun
         change { state in
-            let place = state.queue.finish(id)
+            let slot = state.queue.finish(id)
             var work = Zygote.Work()
-            if let message, place?.generation == state.queue.generation { work = state.counts.take(message.head.tally) }
+            if let message, slot?.generation == state.queue.generation { work = state.counts.take(message.head.tally) }
             let report = Zygote.CallReport(
-                handler: name, failure: failure, duration: duration, waited: place.map { $0.since - begun },
+                handler: name, failure: failure, duration: duration, waited: slot.map { $0.since - begun },
                 forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
                 usage: message.map { ResourceUsage($0.head.usage) }, work: work)
             state.events.append(.finished(report))
@@ -168,7 +168,7 @@ final class ZygoteLink: Sendable {
     }
 
     /// Whether the call still waited; it does no more.
-    func withdraw(_ id: Ticket.ID) -> Bool { state.withLock { $0.queue.withdraw(id) } }
+    func withdraw(_ id: PendingCall.ID) -> Bool { state.withLock { $0.queue.withdraw(id) } }
 
     /// Orders children again, where there was a shortage of something.
     func retry() { change { _ = advance(&$0) } }
@@ -177,14 +177,14 @@ final class ZygoteLink: Sendable {
     @discardableResult
     func advance(_ state: inout State) -> Int32 {
         while let next = state.queue.next {
-            switch order(next, state) {
+            switch sendRequest(next, state) {
             case 0:
                 state.queue.startNext(at: .now)
                 state.started.append(next)
                 state.counts.ordered += 1
                 state.events.append(.began(handler: next.name))
             case let code where Self.shortages.contains(code):
-                // No descriptors, or the zygote has so many orders to take that there is no room. Whoever ends looks again,
+                // No descriptors, or the zygote has so many fork requests to take that there is no room. Whoever ends looks again,
                 // and so does who waits.
                 return code
             case ECANCELED: state.queue.dropNext()
@@ -202,19 +202,19 @@ final class ZygoteLink: Sendable {
 
     private static let shortages = [EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS, EMFILE, ENFILE]
 
-    private func order(_ ticket: Ticket, _ state: State) -> Int32 {
+    private func sendRequest(_ pending: PendingCall, _ state: State) -> Int32 {
         guard let control = state.control else { return EPIPE }
         var theirs: Int32 = -1
-        let code = ticket.channel.theirEnd(&theirs)
+        let code = pending.channel.theirEnd(&theirs)
         guard code == 0 else { return code }
-        return withMutableMessage(ticket.order, Array(ticket.name.utf8), [theirs]) {
+        return withMutableMessage(pending.request, Array(pending.name.utf8), [theirs]) {
             forkcore_message_send(control.rawValue, &$0)
         }
     }
 
     /// Nobody would order for those who wait.
     func giveUp(_ state: inout State) {
-        for ticket in state.queue.giveUp() { ticket.channel.fail(.lost(nextStart: nil)) }
+        for pending in state.queue.giveUp() { pending.channel.fail(.lost(nextStart: nil)) }
     }
 
     // MARK: Its end
@@ -229,9 +229,9 @@ final class ZygoteLink: Sendable {
 
     private func sendDrain(_ state: inout State) {
         guard let control = state.control else { return }
-        var order = Order()
-        order.kind = .drain
-        _ = withMutableMessage(order, [], []) { forkcore_message_send(control.rawValue, &$0) }
+        var request = ForkRequest()
+        request.kind = .drain
+        _ = withMutableMessage(request, [], []) { forkcore_message_send(control.rawValue, &$0) }
     }
 
     func end() {
@@ -306,7 +306,7 @@ final class ZygoteLink: Sendable {
     /// Changes the state; sends, and tells of what happened, when it is unlocked again.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [Zygote.Event] = []
-        var started: [Ticket] = []
+        var started: [PendingCall] = []
         defer {
             started.forEach { $0.channel.send() }
             events.forEach(onEvent)

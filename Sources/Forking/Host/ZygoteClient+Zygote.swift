@@ -5,7 +5,7 @@ import Glibc
 import SystemPackage
 
 /// Host: whether there is a zygote, its end, and its successor.
-extension ZygoteLink {
+extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
         listen(&state)
         guard state.control == nil else { return }
@@ -71,7 +71,7 @@ extension ZygoteLink {
     }
 
     /// One that is not ready yet does not stand still: what it prewarms takes its time.
-    func replaceStuck(_ id: Ticket.ID) {
+    func replaceStuck(_ id: PendingCall.ID) {
         change { state in
             listen(&state)
             if state.queue.isRunning(id), case .ready = state.queue.zygote {
@@ -83,7 +83,7 @@ extension ZygoteLink {
     // MARK: Started again
 
     static let inheritance = Inheritance("FORKING_ZYGOTE")
-    static let place: Int32 = 3
+    static let controlDescriptor: Int32 = 3
 
     /// This executable, as it was started, with its host's number in a variable.
     static func successor() -> Program {
@@ -99,7 +99,7 @@ extension ZygoteLink {
         let pair = try DescriptorPair()
         let control = ParentDescriptor(pair.ours.release())
         let pid = try table.spawn(
-            state.successor, on: FileDescriptor(rawValue: pair.theirs.rawValue), at: Self.place, options: Self.options)
+            state.successor, on: FileDescriptor(rawValue: pair.theirs.rawValue), at: Self.controlDescriptor, options: Self.options)
         // Until it runs, the zygote's end is open here too, and its death would not show.
         guard table.awaitPrograms() else {
             table.killAll()

@@ -9,12 +9,12 @@ import Synchronization
 /// drain. No other worker has it, and a new worker gets a new one.
 ///
 /// The parent trusts nothing in it: see `WorkerSnapshot`.
-final class Seat: @unchecked Sendable {
+final class ScoreboardSlot: @unchecked Sendable {
     /// What stands there.
     private struct Page: ~Copyable {
         /// It comes first: a signal handler has its address.
         let drain = Atomic<UInt32>(0)
-        var lines = Lines()
+        var fields = Fields()
         /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none. So many can
         /// a worker have at the same time with a start that is known; others are counted, but not timed.
         let starts = InlineArray<256, Atomic<Int64>> { _ in Atomic(0) }
@@ -24,7 +24,7 @@ final class Seat: @unchecked Sendable {
     private let owner = forkcore_process()
 
     /// What a worker says of itself.
-    struct Lines: ~Copyable {
+    struct Fields: ~Copyable {
         let isReady = Atomic(false)
         /// It asks for another in its place.
         let wantsToRetire = Atomic(false)
@@ -55,9 +55,9 @@ final class Seat: @unchecked Sendable {
         if owner == forkcore_process() { forkcore_shared_close(page, MemoryLayout<Page>.size) }
     }
 
-    var lines: Lines {
-        _read { yield page.pointee.lines }
-        _modify { yield &page.pointee.lines }
+    var fields: Fields {
+        _read { yield page.pointee.fields }
+        _modify { yield &page.pointee.fields }
     }
 
     /// Where the signal handler sets it.
@@ -115,18 +115,18 @@ final class Seat: @unchecked Sendable {
 
     /// Parent: what stands there now.
     func read(startedAt: Instant, now: Instant) -> WorkerSnapshot {
-        let isBusy = lines.active.load(ordering: .relaxed) > 0
+        let isBusy = fields.active.load(ordering: .relaxed) > 0
         return WorkerSnapshot(
-            isReady: lines.isReady.load(ordering: .acquiring),
-            wantsToRetire: lines.wantsToRetire.load(ordering: .relaxed),
+            isReady: fields.isReady.load(ordering: .acquiring),
+            wantsToRetire: fields.wantsToRetire.load(ordering: .relaxed),
             isDraining: isDraining,
             isBusy: isBusy,
-            hasConnection: lines.hasConnection.load(ordering: .relaxed),
-            requests: lines.requests.load(ordering: .relaxed),
-            since: Self.within(startedAt, now, lines.since.load(ordering: .relaxed)),
+            hasConnection: fields.hasConnection.load(ordering: .relaxed),
+            requests: fields.requests.load(ordering: .relaxed),
+            since: Self.within(startedAt, now, fields.since.load(ordering: .relaxed)),
             oldest: isBusy ? oldestStart().map { Self.within(startedAt, now, $0) } : nil,
-            beat: Self.within(startedAt, now, lines.beat.load(ordering: .relaxed)),
-            peer: lines.peer.checked)
+            beat: Self.within(startedAt, now, fields.beat.load(ordering: .relaxed)),
+            peer: fields.peer.checked)
     }
 
     private static func within(_ start: Instant, _ now: Instant, _ nanoseconds: Int64) -> Instant {

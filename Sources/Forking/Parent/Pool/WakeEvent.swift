@@ -7,7 +7,7 @@ import CForkCore
 ///
 /// Parent. It does not read them: a worker could have made that wait. And as nothing says which of them are only noise, it
 /// looks so often a second, and then after pauses.
-struct News: ~Copyable {
+struct WakeEvent: ~Copyable {
     /// The looks in a second that follow one another without a pause.
     private static let looksWithoutPause = 100
     private static let pauseBetweenLooks = Duration.milliseconds(20)
@@ -49,5 +49,5 @@ struct News: ~Copyable {
         if looks > Self.looksWithoutPause { pause.begin(until: now + Self.pauseBetweenLooks) }
     }
 
-    mutating func keepTime(_ now: Instant) { pause.keepTime(now) }
+    mutating func fireTimers(_ now: Instant) { pause.fireTimers(now) }
 }
