@@ -199,11 +199,16 @@ def measure_zygote(program):
         def call():
             return await_child(zygote, lambda: None)
 
+        def faults_of_call():
+            child = call()
+            call()  # by now that one naps
+            return faults(child)
+
         for _ in range(IDLE):
             call()
         before = faults(zygote)
-        child = statistics.median(faults(call()) for _ in range(IDLE))
-        return {"parent": (faults(zygote) - before) / IDLE, "child": child}, count_left(zygote, call)
+        child = statistics.median(faults_of_call() for _ in range(IDLE))
+        return {"parent": (faults(zygote) - before) / IDLE / 2, "child": child}, count_left(zygote, call)
 
 
 def main():
