@@ -14,7 +14,8 @@ Of a client of PROGRAM, a forkserve:
 With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests. With
 --zygote, of a call to a zygote of PROGRAM's, a forkbench-host: left, parent and child.
 
-Fails if one is above its bound, and names the pages that were left. Needs root, for the numbers of the pages' frames.
+Fails if one is above its bound, and names the pages that were left; what wrote to one of the heap or of a stack says
+perf record -e page-faults -c 1 -d -g. Needs root, for the numbers of the pages' frames.
 """
 
 import contextlib
@@ -199,11 +200,16 @@ def measure_zygote(program):
         def call():
             return await_child(zygote, lambda: None)
 
+        def faults_of_call():
+            child = call()
+            call()  # by now that one naps
+            return faults(child)
+
         for _ in range(IDLE):
             call()
         before = faults(zygote)
-        child = statistics.median(faults(call()) for _ in range(IDLE))
-        return {"parent": (faults(zygote) - before) / IDLE, "child": child}, count_left(zygote, call)
+        child = statistics.median(faults_of_call() for _ in range(IDLE))
+        return {"parent": (faults(zygote) - before) / IDLE / 2, "child": child}, count_left(zygote, call)
 
 
 def main():

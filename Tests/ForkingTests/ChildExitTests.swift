@@ -13,7 +13,7 @@ extension ChildExit {
     ) -> ChildExit {
         ChildExit(
             pid: 4711, peer: peer.map { try! SocketAddress(parsing: $0) }, status: status, reason: reason,
-            duration: .milliseconds(12), isLeftover: isLeftover, usage: nil, execError: refusal)
+            duration: .milliseconds(12), isLeftover: isLeftover, usage: nil, execError: execError)
     }
 }
 
