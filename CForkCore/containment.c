@@ -95,6 +95,18 @@ static bool next_number(struct numbers *numbers, pid_t *number)
 
 // ---------------------------------------------------------------------------------------------------------- one process
 
+int forkcore_read_text(const char *path, char *text, size_t size)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return errno;
+    ssize_t got = read(file, text, size - 1);
+    int error = got < 0 ? errno : 0;
+    forkcore_close(file);
+    text[got < 0 ? 0 : got] = 0;
+    return error;
+}
+
 static const char *field(const char *text, int number)
 {
     for (; text && number > 1; number--)
@@ -107,15 +119,9 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
 {
     char path[32], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        return errno == ENOENT ? ESRCH : errno;
-    ssize_t got = read(file, text, sizeof text - 1);
-    int error = got < 0 ? errno : 0;
-    forkcore_close(file);
+    int error = forkcore_read_text(path, text, sizeof text);
     if (error != 0)
-        return error;
-    text[got] = 0;
+        return error == ENOENT ? ESRCH : error;
     const char *state = strrchr(text, ')'); // the name before it can have anything in it
     const char *parent = field(state, 3), *group = field(state, 4), *session = field(state, 5), *start = field(state, 21);
     if (!start)

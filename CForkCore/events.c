@@ -71,27 +71,27 @@ void forkcore_signals_close(int descriptor, uint64_t blocked)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-uint64_t forkcore_signals_handled(uint64_t signals)
+// Those of `signals` that are ignored, or else those that have a handler.
+static uint64_t not_default(uint64_t signals, bool ignored)
 {
-    uint64_t handled = 0;
+    uint64_t found = 0;
     for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
         struct sigaction action;
-        if ((signals & forkcore_bit(number)) && sigaction(number, NULL, &action) == 0
-            && action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN)
-            handled |= forkcore_bit(number);
+        if ((signals & forkcore_bit(number)) && sigaction(number, NULL, &action) == 0 && action.sa_handler != SIG_DFL
+            && (action.sa_handler == SIG_IGN) == ignored)
+            found |= forkcore_bit(number);
     }
-    return handled;
+    return found;
+}
+
+uint64_t forkcore_signals_handled(uint64_t signals)
+{
+    return not_default(signals, false);
 }
 
 uint64_t forkcore_signals_ignored(uint64_t signals)
 {
-    uint64_t ignored = 0;
-    for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
-        struct sigaction action;
-        if ((signals & forkcore_bit(number)) && sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
-            ignored |= forkcore_bit(number);
-    }
-    return ignored;
+    return not_default(signals, true);
 }
 
 int forkcore_keep_zombies(void)

@@ -8,12 +8,9 @@
 
 #include "internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int forkcore_has_ended(pid_t pid, bool *ended)
 {
@@ -33,12 +30,8 @@ pid_t forkcore_process_of(pid_t thread)
 {
     char path[32], text[512];
     snprintf(path, sizeof path, "/proc/%d/status", thread);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
+    if (forkcore_read_text(path, text, sizeof text) != 0)
         return 0;
-    ssize_t count = read(file, text, sizeof text - 1);
-    forkcore_close(file);
-    text[count < 0 ? 0 : count] = 0;
     const char *line = strstr(text, "\nTgid:"); // a name's newline is spelled out there
     return line ? (pid_t)strtol(line + strlen("\nTgid:"), NULL, 10) : 0;
 }

@@ -12,6 +12,7 @@
 #include "forkcore.h"
 
 #include <signal.h>
+#include <time.h>
 
 enum { FORKCORE_SIGNALS = 64 };
 
@@ -26,6 +27,17 @@ void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place);
 // Whether forkcore_close_aside has yet to close something: a process that shared our descriptors from now on would have a copy.
 // Any thread.
 bool forkcore_is_closing_aside(void);
+
+// The beginning of a file, as a string. Signal-safe.
+int forkcore_read_text(const char *path, char *text, size_t size);
+
+// CLOCK_MONOTONIC, in nanoseconds.
+static inline int64_t forkcore_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 static inline uint64_t forkcore_bit(int number)
 {

@@ -13,7 +13,6 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 
 enum {
     PIECE = 16384,
@@ -48,9 +47,7 @@ bool forkcore_linger(int descriptor)
 
 static int64_t milliseconds(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return forkcore_now() / 1000000;
 }
 
 // Most peers close when they have it all: so that is waited for first, and for those is all there is to do.

@@ -18,7 +18,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 // Where one child makes itself ready.
@@ -165,18 +164,11 @@ bool forkcore_spawner_close_descriptors(struct forkcore_spawner *spawner)
     return all;
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 // Waits until nobody is in there; whether so before `end`.
 static bool await(struct spawn_slot *slot, int64_t end)
 {
     while (!clear(slot)) {
-        int64_t rest = end - now_ns();
+        int64_t rest = end - forkcore_now();
         if (rest <= 0)
             return false;
         struct timespec timeout = {.tv_sec = rest / 1000000000, .tv_nsec = rest % 1000000000};
@@ -189,7 +181,7 @@ static bool await(struct spawn_slot *slot, int64_t end)
 
 bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns)
 {
-    int64_t end = now_ns() + timeout_ns;
+    int64_t end = forkcore_now() + timeout_ns;
     bool all = true;
     for (int i = 0; i < FORKCORE_SPAWN_SLOTS; i++)
         all &= await(&spawner->slots[i], end);

@@ -170,13 +170,6 @@ int forkcore_receive(int descriptor, void *buffer, size_t size, size_t *count)
     return 0;
 }
 
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
-
 int forkcore_await_input(int descriptor, int64_t timeout_ns)
 {
     struct timeval own = {0};
@@ -185,8 +178,8 @@ int forkcore_await_input(int descriptor, int64_t timeout_ns)
 
     getsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &own, &(socklen_t){sizeof own});
     int64_t own_ns = (int64_t)own.tv_sec * 1000000000 + (int64_t)own.tv_usec * 1000;
-    int64_t left = own_ns > 0 && own_ns < timeout_ns ? own_ns : timeout_ns, began = now(), end = left;
-    for (; left > 0; left = end - (now() - began)) {
+    int64_t left = own_ns > 0 && own_ns < timeout_ns ? own_ns : timeout_ns, began = forkcore_now(), end = left;
+    for (; left > 0; left = end - (forkcore_now() - began)) {
         struct timespec rest = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
         if ((ready = ppoll(&polled, 1, &rest, NULL)) > 0)
             return 0;

@@ -10,17 +10,6 @@ private struct Constant: RandomNumberGenerator {
     func next() -> UInt64 { value }
 }
 
-/// The same numbers each time: splitmix64.
-private struct Repeatable: RandomNumberGenerator {
-    var state: UInt64 = 1
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = (state ^ (state >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 @Suite("Back-off")
 struct BackoffTests {
     private let start = Instant(nanoseconds: 1_000)
@@ -47,14 +36,14 @@ struct BackoffTests {
 
     @Test("waits differ, within a fifth")
     func jitter() {
-        let long = waits(500, Repeatable()).dropFirst(9)
+        let long = waits(500, FixedGenerator(state: 1)).dropFirst(9)
         #expect(long.allSatisfy { (.seconds(24) ... .seconds(36)).contains($0) })
         #expect(Set(long).count > 30 && long.contains { $0 < .seconds(25) } && long.contains { $0 > .seconds(35) })
     }
 
     @Test("nothing is waited for at first, after a success, and when the wait is over")
     func ends() {
-        var generator = Repeatable()
+        var generator = FixedGenerator(state: 1)
         var backoff = Backoff()
         #expect(backoff.until == nil && backoff.failures == 0)
         backoff.noteFailure(at: start, using: &generator)
@@ -74,7 +63,7 @@ struct BackoffTests {
 
     @Test("a batch that fails together counts each, and is waited for once")
     func batches() {
-        var generator = Repeatable()
+        var generator = FixedGenerator(state: 1)
         var backoff = Backoff()
         for _ in 0..<64 { backoff.noteFailure(at: start, using: &generator) }
         #expect(backoff.failures == 64 && backoff.until! - start <= .milliseconds(120))

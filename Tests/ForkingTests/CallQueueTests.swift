@@ -81,6 +81,35 @@ private struct Call: Identifiable, Equatable {
         }
     }
 
+    @Test("calls wait while a zygote begins, no more than there may be at all; and it may come to nothing")
+    func beginning() {
+        var queue = queue(running: 2, waiting: 1)
+        #expect(queue.noteLost(at: start + .seconds(60)) != nil)
+        queue.noteBeginning()
+        for id in 1...3 {
+            #expect(queue.hasRoom)
+            queue.append(Call(id: id))
+        }
+        #expect(!queue.hasRoom && queue.next == nil && queue.runningCount == 0)
+        #expect(queue.noteLost(at: start + .seconds(60)) == nil, "there is none yet")
+        queue.noteStartFailed(at: start + .seconds(60))
+        #expect(queue.zygote == .none && queue.pause(at: start + .seconds(60)) != nil)
+        queue.noteBeginning()
+        queue.noteStarted(at: start + .seconds(61))
+        #expect(run(&queue) == [1, 2] && queue.waiting.map(\.id) == [3])
+    }
+
+    @Test("it is not over while a zygote begins") func drainedAsOneBegins() {
+        var queue = CallQueue<Call>(maxRunning: 1, maxWaiting: 1)
+        queue.noteBeginning()
+        let drains = queue.drain()
+        queue.noteAllReaped()
+        #expect(drains && queue.phase == .draining)
+        queue.noteStartFailed(at: start)
+        queue.noteAllReaped()
+        #expect(queue.phase == .over)
+    }
+
     @Test("one that was never ready is a failure, and so is one that could not be started") func neverReady() {
         var queue = CallQueue<Call>(maxRunning: 1, maxWaiting: 1)
         queue.noteStartFailed(at: start)

@@ -2,6 +2,7 @@
 //
 // What a zygote has to survive: each was a defect once.
 
+import CTestSupport
 import Forking
 import Glibc
 import Synchronization
@@ -25,7 +26,12 @@ let zygoteHazardScenarios = Group(
     Scenario("hazard-reply-bytes", "a reply may be as long as its limit, and not a byte longer", replyBytes),
     Scenario(
         "hazard-untaken", "calls that ended with their zygote, and that nobody has taken, leave their places to others",
-        untaken)
+        untaken),
+    Scenario(
+        "hazard-slow-execve", "while a new zygote's execve takes long, other threads do not wait for it", slowExecve),
+    Scenario("hazard-held-execve", "a new zygote that is never executed fails the calls that wait for it", heldExecve),
+    Scenario(
+        "hazard-killed-in-execve", "a zygote that is killed before it is executed is gone for good", killedInExecve)
 )
 
 let zygoteHazardScenariosWithTracing = Group(
@@ -280,4 +286,77 @@ private func untaken() throws {
         let error = try failure { _ = try call.wait() }
         try expect(error == .lost(nextStart: nil), "\(error)")
     }
+}
+
+// MARK: A slow execve
+
+/// From now on a zygote that this thread starts is not executed before somebody lets it go.
+private func holdExecve() throws -> Int32 {
+    var descriptor: Int32 = -1
+    let code = test_hold_execve(&descriptor)
+    try expect(code == 0, "seccomp: \(Errno(rawValue: code))")
+    return descriptor
+}
+
+/// While one thread waits for a new zygote, others need not: neither those who look, nor who has a call for it.
+private func slowExecve() throws {
+    let zygote = try start()
+    try killZygote(zygote)
+    let held = try holdExecve()
+    defer { close(held) }
+    let outcome = Mutex<(went: Int32, bytes: [UInt8]?)>((0, nil))
+    let other = try Thread {
+        try? awaitReadable(held)
+        let isRunning = zygote.status.running > 0 || zygote.pid != nil
+        let call = try? zygote.begin("echo", [2])
+        let went = isRunning ? -1 : test_let_execve_go(held)
+        let bytes = try? call?.wait().bytes
+        outcome.withLock { $0 = (went, bytes) }
+    }
+    let reply = try zygote.runAndWait("echo", [1], deadline: .seconds(20))
+    other.join()
+    let (went, bytes) = outcome.withLock { $0 }
+    // Had the other thread waited, it would have come too late.
+    try expect(went == 1 && bytes == [2] && reply.bytes == [1], "\(went) let go, \(bytes ?? []), \(reply.bytes)")
+    try expect(zygote.shutDownAndWait(), "it was killed")
+}
+
+/// One that is not executed at all is given up, and leaves nothing; another is started later.
+private func heldExecve() throws {
+    let zygote = try start()
+    try killZygote(zygote)
+    let held = try holdExecve()
+    defer { close(held) }
+    let error = try failure { _ = try zygote.runAndWait("echo") }
+    guard error.retryAfter != nil else { throw Failure("\(error)") }
+    let failures = told.withLock { events in events.filter { if case .startFailed = $0 { true } else { false } } }
+    try expect(failures.count == 1, "\(failures)")
+    try eventually("it is not reaped") {
+        _ = zygote.status
+        return (try? expectNoChildren()) != nil
+    }
+    let other = try Thread {
+        try? awaitReadable(held)
+        _ = test_let_execve_go(held)
+    }
+    try eventually("no other is started") { (try? zygote.runAndWait("echo", [1]))?.bytes == [1] }
+    other.join()
+    try expect(zygote.shutDownAndWait(), "it was killed")
+}
+
+/// The host wants no zygote any more while one is on its way.
+private func killedInExecve() throws {
+    let zygote = try start()
+    try killZygote(zygote)
+    let held = try holdExecve()
+    defer { close(held) }
+    let other = try Thread {
+        try? awaitReadable(held)
+        zygote.stop(.kill)
+        _ = test_let_execve_go(held)
+    }
+    let error = try failure { _ = try zygote.runAndWait("echo") }
+    other.join()
+    try expect(error == .shutDown, "\(error)")
+    try expect(zygote.shutDownAndWait() && zygote.pid == nil, "it is there")
 }

@@ -163,7 +163,7 @@ private func awaitReadable(_ descriptor: Int32) throws {
 }
 
 /// A thread of this process.
-private final class Thread: @unchecked Sendable {
+final class Thread: @unchecked Sendable {
     private var handle = pthread_t()
     private let body: @Sendable () -> Void
 

@@ -8,7 +8,7 @@ import SystemPackage
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
         listen(&state)
-        guard state.control == nil else { return }
+        guard state.control == nil, state.beginning == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
         if let pause = state.queue.pause(at: .now) { throw .lost(nextStart: pause) }
         do { try startAgain(&state) } catch {
@@ -33,7 +33,7 @@ extension ZygoteClient {
 
     /// One that hears of its end is dead, and can be reaped, in less than a millisecond: so long the news of it waits, for
     /// how it ended. All others are reaped later, by whoever comes by.
-    private static let briefly = Duration.milliseconds(20)
+    static let briefly = Duration.milliseconds(20)
 
     /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
     func lose(_ state: inout State, isStuck: Bool = false, isUnasked: Bool = true) {
@@ -93,24 +93,51 @@ extension ZygoteClient {
             path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
 
-    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2).
+    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2). Whoever does so waits for it once the
+    /// state is unlocked: see `change`.
     func startAgain(_ state: inout State) throws(ForkingError) {
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let pair = try DescriptorPair()
         let control = ParentDescriptor(pair.ours.release())
         let pid = try table.spawn(
-            state.successor, on: FileDescriptor(rawValue: pair.theirs.rawValue), at: Self.controlDescriptor, options: Self.options)
-        // Until it runs, the zygote's end is open here too, and its death would not show.
-        guard table.awaitPrograms() else {
-            table.killAll()
-            throw .system(call: "execve", .timedOut)
-        }
-        state.table = table
-        state.control = control
-        state.queue.noteStarted(at: .now)
-        state.counts = ZygoteCounts()
-        state.events.append(.started(pid))
+            state.successor, on: FileDescriptor(rawValue: pair.theirs.rawValue), at: Self.controlDescriptor,
+            options: Self.options)
+        state.queue.noteBeginning()
+        state.beginning = BeginningZygote(pid: pid, table: table, control: control)
     }
+
+    /// Waits until it is executed. That takes microseconds, unless a file system is slow: no other thread is to wait for it. Until
+    /// then the zygote's end of its socket is open here too, and its death would not show.
+    func finishStart(of zygote: BeginningZygote) {
+        let isExecuted = zygote.table.awaitPrograms()
+        change { state in
+            state.beginning = nil
+            if isExecuted, !state.queue.wasKilled {
+                state.table = zygote.table
+                state.control = zygote.control
+                state.queue.noteStarted(at: .now)
+                state.counts = ZygoteCounts()
+                state.events.append(.started(zygote.pid))
+            } else {
+                zygote.table.killAll()
+                state.ending.append(EndingZygote(pid: zygote.pid, table: zygote.table, killAt: .now))
+                state.queue.noteStartFailed(at: .now)
+                if !isExecuted { state.events.append(.startFailed(.system(call: "execve", .timedOut))) }
+                let pause = state.queue.pause(at: .now)
+                giveUp(&state, because: state.queue.wasKilled ? .shutDown : .lost(nextStart: pause))
+            }
+            advance(&state)
+        }
+    }
+}
+
+/// Host: a zygote that is about to be executed. Its table belongs to the thread that has started it, until it is.
+struct BeginningZygote: @unchecked Sendable {
+    let pid: ProcessID
+    let table: ChildTable
+    let control: ParentDescriptor
+    /// Whether that thread waits for it by now.
+    var isAwaited = false
 }
 
 /// Host: a zygote that is ending, or has ended, and is to be reaped.

@@ -31,6 +31,8 @@ final class ZygoteClient: Sendable {
         var control: ParentDescriptor?
         /// With the zygote as its one child; nil if there is none.
         var table: ChildTable?
+        /// The next one, before that.
+        var beginning: BeginningZygote?
         /// Those that have been told to end, or have said that they do, and have not been reaped.
         var ending: [EndingZygote] = []
         let successor: Program
@@ -213,8 +215,8 @@ final class ZygoteClient: Sendable {
     }
 
     /// Nobody would order for those who wait.
-    func giveUp(_ state: inout State) {
-        for pending in state.queue.giveUp() { pending.channel.fail(.lost(nextStart: nil)) }
+    func giveUp(_ state: inout State, because error: ForkingError = .lost(nextStart: nil)) {
+        for pending in state.queue.giveUp() { pending.channel.fail(error) }
     }
 
     // MARK: Its end
@@ -270,12 +272,13 @@ final class ZygoteClient: Sendable {
 
     func look() -> Duration? {
         change { state in
-            if state.queue.phase != .over {
-                try? requireZygote(&state)
-                advance(&state)
-            }
+            guard state.queue.phase != .over else { return }
+            try? requireZygote(&state)
+            advance(&state)
+        }
+        return change { state in
             guard state.control == nil, state.queue.phase == .open else { return nil }
-            return state.queue.pause(at: .now) ?? .zero
+            return state.queue.pause(at: .now) ?? (state.beginning == nil ? .zero : Self.briefly)
         }
     }
 
@@ -303,13 +306,15 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Changes the state; sends, and tells of what happened, when it is unlocked again.
+    /// Changes the state. When it is unlocked again, sends, tells of what happened, and waits for a zygote that was started.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [Zygote.Event] = []
         var started: [PendingCall] = []
+        var beginning: BeginningZygote?
         defer {
             started.forEach { $0.channel.send() }
             events.forEach(onEvent)
+            if let beginning { finishStart(of: beginning) }
         }
         return try state.withLock { (state) throws(E) -> R in
             defer {
@@ -317,6 +322,10 @@ final class ZygoteClient: Sendable {
                 state.events = []
                 started = state.started
                 state.started = []
+                if state.beginning?.isAwaited == false {
+                    state.beginning?.isAwaited = true
+                    beginning = state.beginning
+                }
             }
             tend(&state)
             return try body(&state)

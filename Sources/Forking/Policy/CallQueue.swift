@@ -17,6 +17,8 @@ struct CallQueue<Call: Identifiable> {
     /// The zygote that there is, since it was started.
     enum Zygote: Equatable {
         case none
+        /// One is about to be executed. Until it is, no call runs.
+        case beginning
         case starting(since: Instant)
         case ready(since: Instant)
     }
@@ -64,7 +66,8 @@ struct CallQueue<Call: Identifiable> {
 
     // MARK: Calls
 
-    var hasRoom: Bool { running.count < maxRunning || waiting.count < maxWaiting }
+    /// Whether fewer run and wait, taken together, than may do either. Without a sum, which could be too large.
+    var hasRoom: Bool { waiting.count - maxWaiting < maxRunning - running.count }
 
     var runningCount: Int { running.count }
 
@@ -74,7 +77,7 @@ struct CallQueue<Call: Identifiable> {
     mutating func append(_ call: Call) { waiting.append(call) }
 
     /// The call to start now, if there is one.
-    var next: Call? { running.count < maxRunning ? waiting.first : nil }
+    var next: Call? { running.count < maxRunning && zygote != .beginning ? waiting.first : nil }
 
     /// The next call was given to the zygote.
     mutating func startNext(at now: Instant) {
@@ -107,8 +110,13 @@ struct CallQueue<Call: Identifiable> {
 
     // MARK: The zygote
 
-    mutating func noteStarted(at now: Instant) {
+    mutating func noteBeginning() {
         precondition(zygote == .none, "there is one zygote at a time")
+        zygote = .beginning
+    }
+
+    mutating func noteStarted(at now: Instant) {
+        precondition(zygote == .none || zygote == .beginning, "there is one zygote at a time")
         generation += 1
         zygote = .starting(since: now)
     }
@@ -118,13 +126,16 @@ struct CallQueue<Call: Identifiable> {
     }
 
     /// None could be started; the next attempt waits.
-    mutating func noteStartFailed(at now: Instant) { backoff.noteFailure(at: now, using: &random) }
+    mutating func noteStartFailed(at now: Instant) {
+        zygote = .none
+        backoff.noteFailure(at: now, using: &random)
+    }
 
     /// The zygote has ended, or is to. Returns nil if there was none, or if it was to end: then no other follows.
     mutating func noteLost(at now: Instant) -> Loss? {
         let (wasReady, since): (Bool, Instant)
         switch zygote {
-        case .none: return nil
+        case .none, .beginning: return nil
         case .starting(let start): (wasReady, since) = (false, start)
         case .ready(let start): (wasReady, since) = (true, start)
         }
