@@ -3,9 +3,9 @@
 
 import PackageDescription
 
-// For all targets: what a module's interface shows of another module stands in its imports. Not MemberImportVisibility: a struct of
-// C's that Glibc and CForkCore both include belongs to whichever the compiler reads first, so that a file would build or not by the
-// order of other files.
+// For all targets: what a module's interface shows of another module stands in its imports. Not MemberImportVisibility:
+// a struct of C's that Glibc and CForkCore both include belongs to whichever the compiler reads first, so that a file
+// would build or not by the order of other files.
 let swiftSettings: [SwiftSetting] = [
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),

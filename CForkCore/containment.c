@@ -2,9 +2,9 @@
 //
 // What children start, wherever it goes.
 //
-// Who leaves the session of a child, and whose parent ends, is process 1's by default, and nobody's any more. A subreaper
-// gets it instead: then all that its children have started is either below one of them, or a child of its own. So there is
-// nothing to be remembered of any process: the tree that the kernel keeps says it all.
+// Who leaves the session of a child, and whose parent ends, is process 1's by default, and nobody's any more. A
+// subreaper gets it instead: then all that its children have started is either below one of them, or a child of its
+// own. So there is nothing to be remembered of any process: the tree that the kernel keeps says it all.
 
 #include "internal.h"
 #include "forkcore_containment.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Closing what strangers sent. To close a descriptor can take as long as its owner likes: a socket lingers, a file system
-// answers late. So it is done by threads that are there for nothing else, come when there is something to close, and end
-// when there is not. The number of a descriptor is free as soon as its close begins, however long that takes.
+// Closing what strangers sent. To close a descriptor can take as long as its owner likes: a socket lingers, a file
+// system answers late. So it is done by threads that are there for nothing else, come when there is something to close,
+// and end when there is not. The number of a descriptor is free as soon as its close begins, however long that takes.
 
 #include "internal.h"
 #include "forkcore_zygote.h"
@@ -44,7 +44,8 @@ static int next(void)
     return descriptor;
 }
 
-// A socket that was told to linger need not; what it is told after this is the sender's own affair, and holds up this thread.
+// A socket that was told to linger need not; what it is told after this is the sender's own affair, and holds up this
+// thread.
 static void *close_what_came(void *nothing)
 {
     const struct linger none = {0};
@@ -111,8 +112,8 @@ static enum queued peek(int channel)
     return got > 0 ? BYTES : NOTHING;
 }
 
-// Whether what looks like the end is an empty message, which there may be descriptors behind: that comes with its sender's
-// credentials, if they are asked for.
+// Whether what looks like the end is an empty message, which there may be descriptors behind: that comes with its
+// sender's credentials, if they are asked for.
 static bool is_empty_message(int channel)
 {
     return setsockopt(channel, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)) != 0 || peek(channel) == DESCRIPTORS;

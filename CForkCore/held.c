@@ -2,9 +2,9 @@
 //
 // Children that wait(2) does not tell of as one would think, as ptrace(2) has a hand in it.
 //
-// A zombie that another process traces is visible to that one alone: its parent is told that it runs, though its pidfd is
-// readable, until the tracer waits for it or ends. And a thread that had its process's parent trace it (PTRACE_TRACEME) is
-// that one's to wait for, by a number that is no child's; until then its process cannot be reaped.
+// A zombie that another process traces is visible to that one alone: its parent is told that it runs, though its pidfd
+// is readable, until the tracer waits for it or ends. And a thread that had its process's parent trace it
+// (PTRACE_TRACEME) is that one's to wait for, by a number that is no child's; until then its process cannot be reaped.
 
 #include "internal.h"
 

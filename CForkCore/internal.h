@@ -24,8 +24,8 @@ int forkcore_tell_destination(int descriptor);
 void forkcore_watcher_lend(struct forkcore_watcher *watcher, bool is_lent);
 void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place);
 
-// Whether forkcore_close_aside has yet to close something: a process that shared our descriptors from now on would have a copy.
-// Any thread.
+// Whether forkcore_close_aside has yet to close something: a process that shared our descriptors from now on would have
+// a copy. Any thread.
 bool forkcore_is_closing_aside(void);
 
 // The beginning of a file, as a string. Signal-safe.

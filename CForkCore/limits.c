@@ -99,8 +99,9 @@ static long limit_memory(const struct forkcore_limits *limits)
 #define __NR_landlock_restrict_self 446
 #endif
 
-// A TCP socket that was made before can be connected to nobody, nor be given another port: Landlock knows the rights that
-// such a ruleset names, and grants none of them. ENOSYS, EOPNOTSUPP where it is not there; E2BIG, EINVAL where it is older.
+// A TCP socket that was made before can be connected to nobody, nor be given another port: Landlock knows the rights
+// that such a ruleset names, and grants none of them. ENOSYS, EOPNOTSUPP where it is not there; E2BIG, EINVAL where it
+// is older.
 static long forbid_tcp(void)
 {
     enum { BIND_TCP = 1 << 0, CONNECT_TCP = 1 << 1 };
@@ -117,10 +118,10 @@ static long forbid_tcp(void)
 
 #ifdef OWN_ARCHITECTURE
 
-// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. A TCP socket that was given, and that is no
-// more connected, could listen, or send to somebody else as it connects (MSG_FASTOPEN), which Landlock does not see. System
-// calls of another architecture, or of x86-64's other kind, go by other numbers, and there are none for this process. Where
-// connect(2) is not seen to otherwise there is none, as a filter cannot see to whom it is.
+// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. A TCP socket that was given, and that
+// is no more connected, could listen, or send to somebody else as it connects (MSG_FASTOPEN), which Landlock does not
+// see. System calls of another architecture, or of x86-64's other kind, go by other numbers, and there are none for
+// this process. Where connect(2) is not seen to otherwise there is none, as a filter cannot see to whom it is.
 static long forbid_network(bool can_connect)
 {
     enum { X32 = 0x40000000, FLAGS_2 = 13, FLAGS_3 = 15, REFUSE = 17, ALLOW = 18 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Lines that wait for nobody. A server has one thread: were it to stand in write(2), because a log's reader does, it would
-// serve nobody and stop for nobody. O_NONBLOCK is no way out: it belongs to the open file description, which the starter
-// and all programs that run here have too.
+// Lines that wait for nobody. A server has one thread: were it to stand in write(2), because a log's reader does, it
+// would serve nobody and stop for nobody. O_NONBLOCK is no way out: it belongs to the open file description, which the
+// starter and all programs that run here have too.
 
 #include "internal.h"
 
@@ -175,8 +175,8 @@ static ssize_t write_without_waiting(int descriptor, const void *bytes, size_t c
 
 // ------------------------------------------------------------------------------------------------------ lines, and lost ones
 
-// Of this process alone: a page that children could count in with it would be one more for them to write rubbish to. What is
-// lost on stdout is not to be told on stderr.
+// Of this process alone: a page that children could count in with it would be one more for them to write rubbish to.
+// What is lost on stdout is not to be told on stderr.
 static struct {
     _Atomic pid_t owner;
     _Atomic uint64_t out, others;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The end of a stream. A TCP socket that is closed with something unread, or that something comes to after it was closed,
-// answers by a reset, and the kernel throws away what it had not delivered yet: an answer would be cut off because its reader
-// said one more word. So the sending side is closed first, and what comes is thrown away, until the peer has acknowledged
-// everything, or has closed too. RFC 9112, 9.6.
+// The end of a stream. A TCP socket that is closed with something unread, or that something comes to after it was
+// closed, answers by a reset, and the kernel throws away what it had not delivered yet: an answer would be cut off
+// because its reader said one more word. So the sending side is closed first, and what comes is thrown away, until the
+// peer has acknowledged everything, or has closed too. RFC 9112, 9.6.
 
 #include "internal.h"
 
@@ -65,8 +65,8 @@ static void await_peer(int descriptor, int64_t limit_ms)
 
 void forkcore_finish(int descriptor, bool local, int64_t limit_ms)
 {
-    // What a Unix socket's peer has not read yet stays with it. But a word that came after the last look would be a reset to
-    // it, behind the answer: so no more comes.
+    // What a Unix socket's peer has not read yet stays with it. But a word that came after the last look would be a
+    // reset to it, behind the answer: so no more comes.
     shutdown(descriptor, local ? SHUT_RDWR : SHUT_WR);
     if (local)
         forkcore_linger(descriptor);

@@ -3,15 +3,16 @@
 // Death marks: how a parent learns, at a cost that hardly grows with the number of children, which of them have ended.
 //
 // The difficulty. SIGCHLD names one child, but the kernel merges the signals of children that end close together, so
-// others may hide behind it. To find those one can ask for each live child by name (the seed's way: a system call per live
-// child), let waitpid(-1) find one (the kernel then walks the list of all children, and takes other people's too), or have
-// a pidfd per child (each fork copies and closes all of them). All three grow with the children that are alive.
+// others may hide behind it. To find those one can ask for each live child by name (the seed's way: a system call per
+// live child), let waitpid(-1) find one (the kernel then walks the list of all children, and takes other people's too),
+// or have a pidfd per child (each fork copies and closes all of them). All three grow with the children that are alive.
 //
 // The trick. Each child has a slot in memory that it shares with its parent, and in the slot a robust mutex (see
-// pthread_mutexattr_setrobust(3)). The child's first act is to lock it, and it never unlocks it. However a process ends,
-// by _exit, a trap, SIGKILL or the want of memory, the kernel itself walks the robust mutexes that it held, and in each
-// replaces the owner's number by FUTEX_OWNER_DIED: before the parent is sent SIGCHLD, and without any help of the child's.
-// So after a SIGCHLD the parent reads one word per slot, in memory, and calls wait4 for just those that nobody holds.
+// pthread_mutexattr_setrobust(3)). The child's first act is to lock it, and it never unlocks it. However a process
+// ends, by _exit, a trap, SIGKILL or the want of memory, the kernel itself walks the robust mutexes that it held, and
+// in each replaces the owner's number by FUTEX_OWNER_DIED: before the parent is sent SIGCHLD, and without any help of
+// the child's. So after a SIGCHLD the parent reads one word per slot, in memory, and calls wait4 for just those that
+// nobody holds.
 //
 // What a word can say:
 //
@@ -20,21 +21,22 @@
 //     0                     forked, and not locked yet; perhaps it never came so far: ask
 //     VACANT                nobody has this slot
 //
-// None of it is trusted. Every child can write to this memory, so a word is a hint about whom to ask, and wait4 decides.
-// Pids and all else are in memory of the parent's that children do not have. What can go wrong, and what is done:
+// None of it is trusted. Every child can write to this memory, so a word is a hint about whom to ask, and wait4
+// decides. Pids and all else are in memory of the parent's that children do not have. What can go wrong, and what is
+// done:
 //
-// - A word says "dead" and wait4 says "alive": it is so for some microseconds in each child's end, and for as long as it
-//   likes where a child forged it or executes another program (exec ends the mutex as well). A slot that was asked for in
-//   vain several times is passed over until its word changes, and, as forgers can change words, after some more times
-//   until forkcore_marks_trust.
+// - A word says "dead" and wait4 says "alive": it is so for some microseconds in each child's end, and for as long as
+//   it likes where a child forged it or executes another program (exec ends the mutex as well). A slot that was asked
+//   for in vain several times is passed over until its word changes, and, as forgers can change words, after some more
+//   times until forkcore_marks_trust.
 // - A word says "alive" and the child has ended: forged, or the child has locked nothing. Whoever scans must, after any
 //   SIGCHLD, at some time ask for all by name; ReapSource does within a second.
 // - The mutex itself is rubbish: the child reads nothing of it, and puts it first into its list, which is its own. Its
 //   kernel walks rubbish as carefully as it walks any process's list.
 //
 // The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). What a
-// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another libc
-// than glibc every child is asked for, as in the seed.
+// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another
+// libc than glibc every child is asked for, as in the seed.
 
 #include "internal.h"
 
@@ -91,7 +93,8 @@ static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t v
     atomic_store_explicit(word(&marks->mutexes[slot]), value, memory_order_relaxed);
 }
 
-// The list of the mutexes that this thread holds, which the kernel walks when it ends. A child has it at the same place.
+// The list of the mutexes that this thread holds, which the kernel walks when it ends. A child has it at the same
+// place.
 static _Thread_local struct robust_list_head *held;
 
 static void find_list(void)
@@ -101,9 +104,9 @@ static void find_list(void)
         held = NULL; // children then mark nothing, and are asked for
 }
 
-// What pthread_mutex_trylock does to a robust mutex that nobody holds, but that it reads nothing of it: others can write
-// there at any time, and glibc aborts on a kind of mutex that cannot be. The word comes last: a child that dies before is one
-// that never came so far.
+// What pthread_mutex_trylock does to a robust mutex that nobody holds, but that it reads nothing of it: others can
+// write there at any time, and glibc aborts on a kind of mutex that cannot be. The word comes last: a child that dies
+// before is one that never came so far.
 void forkcore_mark_take(void *mark)
 {
     if (held == NULL)

@@ -9,8 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// MAP_STACK: most of it is never touched, so no huge pages. All is alike: what comes to lie side by side is one mapping, which
-// each fork has to leave out once.
+// MAP_STACK: most of it is never touched, so no huge pages. All is alike: what comes to lie side by side is one
+// mapping, which each fork has to leave out once.
 int forkcore_parent_memory_open(size_t size, void **memory)
 {
     *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
@@ -28,8 +28,8 @@ void forkcore_parent_memory_close(void *memory, size_t size)
     munmap(memory, size);
 }
 
-// Thread-local not for the threads' sake: the kernel writes to the same page of every child, so that forgetting the number
-// there costs a child no page of its own.
+// Thread-local not for the threads' sake: the kernel writes to the same page of every child, so that forgetting the
+// number there costs a child no page of its own.
 static _Thread_local pid_t known; // 0: to be asked for
 
 static void forget(void)

@@ -65,8 +65,8 @@ static void close_parents(const struct forkcore_child_plan *plan)
 
 extern FILE *_IO_list_all; // where code is not position-independent, this could be a copy that glibc does not keep up
 
-// Whether a stream has something to write. fflush(NULL) looks at the same, but locks for it, and so costs parent and child
-// a page fault each.
+// Whether a stream has something to write. fflush(NULL) looks at the same, but locks for it, and so costs parent and
+// child a page fault each.
 static bool is_anything_buffered(void)
 {
     if (!__libc_single_threaded)
@@ -98,8 +98,8 @@ struct parent {
     sigset_t mask;
 };
 
-// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would look
-// them up, by some twenty page faults.
+// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would
+// look them up, by some twenty page faults.
 static _Noreturn void end_process(int status)
 {
     for (;;)
@@ -254,19 +254,19 @@ int forkcore_kill(pid_t pid, bool group, int number)
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
-    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it; and in the child
-    // setsid fails then: it stays in our session, but leads the group, and the signal is on its way.
+    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it; and in the
+    // child setsid fails then: it stays in our session, but leads the group, and the signal is on its way.
     if (group && !done && errno == ESRCH && setpgid(pid, pid) == 0)
         done = kill(-pid, number) == 0;
-    // A child can leave its group, but not escape so. And for a group it is enough that one of it may be signalled: whether
-    // the child itself was is asked once more.
+    // A child can leave its group, but not escape so. And for a group it is enough that one of it may be signalled:
+    // whether the child itself was is asked once more.
     if (!done || getpgid(pid) != pid)
         return kill(pid, number) == 0 ? 0 : errno;
     return kill(pid, 0) == 0 ? 0 : errno;
 }
 
-// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child. Nobody will
-// ever continue that child: it is killed.
+// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child.
+// Nobody will ever continue that child: it is killed.
 static int reap_now(pid_t pid, int *status, struct rusage *usage, bool *ended)
 {
     pid_t found;

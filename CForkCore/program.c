@@ -2,11 +2,11 @@
 //
 // Children that are another program.
 //
-// Such a child needs no copy of its parent's memory: it runs in that memory itself, on a stack of its own, until execve gives
-// it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). What makes vfork slow is that the parent stands still
-// meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a slot that it has for itself
-// until it has left, it makes system calls that not even store an errno, and the parent reuses the slot only when the
-// kernel has cleared `in_use` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
+// Such a child needs no copy of its parent's memory: it runs in that memory itself, on a stack of its own, until execve
+// gives it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). What makes vfork slow is that the parent
+// stands still meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a slot that
+// it has for itself until it has left, it makes system calls that not even store an errno, and the parent reuses the
+// slot only when the kernel has cleared `in_use` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
 
 #include "internal.h"
 #include "forkcore_containment.h"
@@ -188,7 +188,8 @@ bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns
     return all;
 }
 
-// Whoever is still in there has a table of descriptors of its own by now, and reads its strings there, and its stack is there.
+// Whoever is still in there has a table of descriptors of its own by now, and reads its strings there, and its stack is
+// there.
 static void leave(struct spawn_slot *slot)
 {
     if (slot->descriptor >= 0)
@@ -293,8 +294,8 @@ static int copy_strings(struct spawn_slot *slot, const struct forkcore_confineme
 
 static int fill(struct spawn_slot *slot, const struct forkcore_child_plan *plan, int descriptor, int *exec_error)
 {
-    // One of its own, as the caller's may be closed and its number another's before the child has its table. Above those
-    // that the child gets.
+    // One of its own, as the caller's may be closed and its number another's before the child has its table. Above
+    // those that the child gets.
     slot->target = plan->target_descriptor;
     slot->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, (plan->target_descriptor > STDERR_FILENO ? plan->target_descriptor : STDERR_FILENO) + 1);
     if (slot->descriptor < 0)
@@ -312,8 +313,8 @@ static int fill(struct spawn_slot *slot, const struct forkcore_child_plan *plan,
     return 0;
 }
 
-// A child copies the descriptors up to its connection's: the low numbers must stay free for those. Where there are too few
-// above, it stays where it is, and children copy more.
+// A child copies the descriptors up to its connection's: the low numbers must stay free for those. Where there are too
+// few above, it stays where it is, and children copy more.
 static void raise_descriptor(int *descriptor)
 {
     int higher = fcntl(*descriptor, F_DUPFD_CLOEXEC, 256);
@@ -344,7 +345,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     slot->in_use = 1;
-    // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that waits.
+    // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that
+    // waits.
     const int stand_still = FORKCORE_HAS_RAW && !plan->confinement.sets_oom_score ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
     *child = clone(become_program, slot->stack + sizeof slot->stack, flags, slot, pidfd, NULL, &slot->in_use);

@@ -11,7 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-// What of <linux/netlink.h>, <linux/sock_diag.h> and <linux/unix_diag.h> is needed: musl's compiler does not find those.
+// What of <linux/netlink.h>, <linux/sock_diag.h> and <linux/unix_diag.h> is needed: musl's compiler does not find
+// those.
 enum { SOCK_DIAG = 4, DIAG_BY_FAMILY = 20, REQUEST = 1, FAILED = 2, RQLEN = 4, SHOW_RQLEN = 1 << RQLEN };
 
 struct netlink_address {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// System calls that touch nothing but registers: no errno, which a process that shares its parent's memory shares with it.
+// System calls that touch nothing but registers: no errno, which a process that shares its parent's memory shares with
+// it.
 
 #ifndef FORKCORE_RAW_H
 #define FORKCORE_RAW_H

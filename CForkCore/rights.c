@@ -2,11 +2,12 @@
 //
 // Descriptors that somebody attached to what he sent (SCM_RIGHTS), and that nobody here takes.
 //
-// They are closed with the last copy of the socket in whose queue they are, or as what they came with is received, by the
-// process that does so. To close a descriptor can take as long as its owner arranged: a socket with SO_LINGER, for one. So
-// nobody may attach any where none is expected (SO_PASSRIGHTS, Linux 6.16). Where the kernel cannot see to that, or where a
-// client came before it was told to, a closer does it: a process that shares our descriptors, as the child of program.c
-// does until it has some of its own, and that an alarm ends if it has to wait. Its end interrupts the wait.
+// They are closed with the last copy of the socket in whose queue they are, or as what they came with is received, by
+// the process that does so. To close a descriptor can take as long as its owner arranged: a socket with SO_LINGER, for
+// one. So nobody may attach any where none is expected (SO_PASSRIGHTS, Linux 6.16). Where the kernel cannot see to
+// that, or where a client came before it was told to, a closer does it: a process that shares our descriptors, as the
+// child of program.c does until it has some of its own, and that an alarm ends if it has to wait. Its end interrupts
+// the wait.
 
 #include "internal.h"
 #include "raw.h"

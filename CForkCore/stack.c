@@ -2,15 +2,16 @@
 //
 // A stack for a parent's loop.
 //
-// What a parent writes to its stack between one fork and the next, it writes to pages that its last child has, too: the kernel
-// gives it copies, and the child keeps the old ones as long as it lives. They cost a page fault each; and as all children
-// have a mapping of that stack, the kernel asks all of them whenever it looks for such a page's users. With thousands of children
-// this is most of what a fork costs.
+// What a parent writes to its stack between one fork and the next, it writes to pages that its last child has, too: the
+// kernel gives it copies, and the child keeps the old ones as long as it lives. They cost a page fault each; and as all
+// children have a mapping of that stack, the kernel asks all of them whenever it looks for such a page's users. With
+// thousands of children this is most of what a fork costs.
 //
-// So the loop runs on a stack that is not for children (MADV_DONTFORK). They run where it was called from, below that: on pages
-// that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and libc writes to it around that: it is
-// called from there, too. Parent and child both write to that page then, and whoever comes first gets a copy of its own; the
-// other's first write makes the page as it was its own. So it has one user, whom the kernel finds at once.
+// So the loop runs on a stack that is not for children (MADV_DONTFORK). They run where it was called from, below that:
+// on pages that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and libc writes to it
+// around that: it is called from there, too. Parent and child both write to that page then, and whoever comes first
+// gets a copy of its own; the other's first write makes the page as it was its own. So it has one user, whom the kernel
+// finds at once.
 
 #include "internal.h"
 
@@ -42,16 +43,18 @@ struct forkcore_stack {
     char *caller;
 };
 
-// The one that runs. Thread-local as the process's number is: in the page that each child changes anyway (see memory.c).
+// The one that runs. Thread-local as the process's number is: in the page that each child changes anyway (see
+// memory.c).
 static _Thread_local const char *bottom, *top;
 
 // ------------------------------------------------------------------------------------------------------------ the machine
 
-// Calls body(context) with the stack beginning at `top`. The frame's address is kept, by which debuggers find their way back.
+// Calls body(context) with the stack beginning at `top`. The frame's address is kept, by which debuggers find their way
+// back.
 void forkcore_stack_switch(void *top, void (*body)(void *), void *context);
 
-// The same for a body that does not return, and that nothing stands above: whoever looks at the stack of a child must not come
-// to the one that it does not have.
+// The same for a body that does not return, and that nothing stands above: whoever looks at the stack of a child must
+// not come to the one that it does not have.
 void forkcore_stack_begin(void *top, void (*body)(void *), void *context);
 
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -190,8 +193,8 @@ __attribute__((constructor)) static void begin(void)
 
 // ----------------------------------------------------------------------------------------------------------- the stack
 
-// Whoever needs more ends at its lower end. Where the kernel can have a guard within a mapping (Linux 6.13), this is one mapping
-// with whatever else is not for children beside it: each that there is has to be left out by each fork.
+// Whoever needs more ends at its lower end. Where the kernel can have a guard within a mapping (Linux 6.13), this is
+// one mapping with whatever else is not for children beside it: each that there is has to be left out by each fork.
 static int put_guard(char *memory)
 {
     if (madvise(memory, GUARD, MADV_GUARD_INSTALL) == 0 || mprotect(memory, GUARD, PROT_NONE) == 0)

@@ -2,12 +2,13 @@
 //
 // A process that outlives its parent.
 //
-// PR_SET_PDEATHSIG ends a child with its parent, unless it has changed its user or group since: then the kernel forgets the
-// wish. And it reaches the child alone, at once: whatever that one had put into a session of its own has no parent then, and
-// nobody can tell whose it was. So where nothing is to be left, children have no such wish. A small process waits for the
-// parent's end, with a pidfd and nothing else open, and then ends those who are listed in memory that it shares with the
-// parent, their sessions, and what descends from them. It waits in poll(2), and makes no system call before that. A child
-// lists itself before its body or its program runs, so that there is no moment in which it is not listed.
+// PR_SET_PDEATHSIG ends a child with its parent, unless it has changed its user or group since: then the kernel forgets
+// the wish. And it reaches the child alone, at once: whatever that one had put into a session of its own has no parent
+// then, and nobody can tell whose it was. So where nothing is to be left, children have no such wish. A small process
+// waits for the parent's end, with a pidfd and nothing else open, and then ends those who are listed in memory that it
+// shares with the parent, their sessions, and what descends from them. It waits in poll(2), and makes no system call
+// before that. A child lists itself before its body or its program runs, so that there is no moment in which it is not
+// listed.
 
 #include "internal.h"
 #include "forkcore_containment.h"

@@ -98,7 +98,8 @@ static void end_by(int number)
     raise(number); // it is blocked until the handler has returned
 }
 
-// The first only asks, also when the parent has asked already: whoever stops a service may send it to all of its processes.
+// The first only asks, also when the parent has asked already: whoever stops a service may send it to all of its
+// processes.
 static void ask_to_drain(int number)
 {
     int error = errno;

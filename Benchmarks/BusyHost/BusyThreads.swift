@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Threads that are busy with what holds locks of Swift's runtime, of Foundation and of Dispatch. A child that was forked
-// while one was held waits for it for ever.
+// Threads that are busy with what holds locks of Swift's runtime, of Foundation and of Dispatch. A child that was
+// forked while one was held waits for it for ever.
 
 import Foundation
 import NIOCore

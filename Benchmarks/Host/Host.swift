@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The hosts that `forkbench zygote` measures: processes that have jobs done in others. Each measures one method once, and
-// is started for that alone, as what a host has done before (threads, Tasks) is what makes forking from it unsafe.
+// The hosts that `forkbench zygote` measures: processes that have jobs done in others. Each measures one method once,
+// and is started for that alone, as what a host has done before (threads, Tasks) is what makes forking from it unsafe.
 
 import CForkbench
 import Forking
@@ -62,7 +62,8 @@ public enum Host {
 
     private static func measure(_ plan: HostPlan, _ work: @escaping Work, _ keepBusy: ((Int) throws -> Void)?) throws {
         let output = try withdrawOutput()  // the zygote's, too
-        // What its own code needs, a process that forks has had once before, for its children to find it done; but no threads.
+        // What its own code needs, a process that forks has had once before, for its children to find it done; but no
+        // threads.
         let warmUp = { if plan.work != Works.task { _ = work(CallTally.request) } }
         // Before anything else, as in a user's main.
         let zygote =
@@ -164,8 +165,8 @@ struct CallTally {
         }
     }
 
-    /// For `forkbench zygote`: calls, hangs, failures, p50 and p99 in µs, calls a second. The last three are 0 if no call
-    /// was answered.
+    /// For `forkbench zygote`: calls, hangs, failures, p50 and p99 in µs, calls a second. The last three are 0 if no
+    /// call was answered.
     var line: String {
         let sorted = latencies.sorted()
         func quantile(_ share: Double) -> Double {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ways to have a job done in another process. Each is timed from before the call until the answer is complete in the
-// host; what is to be done then (the child's end, reaping) is in the calls a second.
+// The ways to have a job done in another process. Each is timed from before the call until the answer is complete in
+// the host; what is to be done then (the child's end, reaping) is in the calls a second.
 
 import CForkbench
 import Forking
@@ -36,8 +36,8 @@ struct ZygoteMethod: CallMethod {
     }
 }
 
-/// The same with two calls under way, begun in turn, each for half of its nap: for whoever wants to look at children meanwhile
-/// (page_costs.py).
+/// The same with two calls under way, begun in turn, each for half of its nap: for whoever wants to look at children
+/// meanwhile (page_costs.py).
 final class OverlappingMethod: CallMethod {
     static let name = "overlapping"
     private let zygote: Zygote

@@ -15,8 +15,8 @@ struct SubprocessMethod {
             executable: .path(FilePath(program[0])), arguments: Arguments(Array(program.dropFirst())))
     }
 
-    /// As `CallTally.measure`, but in a task. There is no watch for hangs: `forkbench zygote` gives up a host that takes too
-    /// long.
+    /// As `CallTally.measure`, but in a task. There is no watch for hangs: `forkbench zygote` gives up a host that
+    /// takes too long.
     func measured(_ tally: CallTally) -> CallTally {
         let done = DispatchSemaphore(value: 0)
         let result = Mutex(tally)

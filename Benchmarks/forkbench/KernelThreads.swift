@@ -2,9 +2,9 @@
 
 import Glibc
 
-/// What the kernel's own threads compute, such as those that look through all pages of memory, and all users of each. They share
-/// the processors with what is measured, and some have the more to do the more processes there are: with thousands of idle
-/// children it can be most of what a server loses.
+/// What the kernel's own threads compute, such as those that look through all pages of memory, and all users of each.
+/// They share the processors with what is measured, and some have the more to do the more processes there are: with
+/// thousands of idle children it can be most of what a server loses.
 struct KernelThreads {
     private let ticks: [pid_t: Int]
     private let at = nanoseconds()

@@ -13,8 +13,8 @@ enum Limits {
         var memoryKiB = 0
     }
 
-    /// What of `need` this machine, or one of its limits, can't give: which limit, and what it would have to be. Nil, and
-    /// this process's soft limits raised as far as needed, if it can.
+    /// What of `need` this machine, or one of its limits, can't give: which limit, and what it would have to be. Nil,
+    /// and this process's soft limits raised as far as needed, if it can.
     static func lack(of need: Need) -> String? {
         lackOfDescriptors(need.descriptors) ?? lackOfProcesses(need.processes) ?? lackOfMemory(need.memoryKiB)
     }

@@ -5,9 +5,9 @@
 // on a new connection; once a second one more, on a connection of its own, asks for what traps.
 //
 // Full strength, as a client can see it: answers are counted in windows of 100 ms; the median of those before the first
-// trap, or that of all, if it is more, is full strength. After a trap it is reached with the first window, of those that begin every 10 ms, that
-// has at least 80 % of that. It is 0 if the loss of a worker is too small to be seen so. A server that gets there
-// no more before the next trap is counted with the whole second.
+// trap, or that of all, if it is more, is full strength. After a trap it is reached with the first window, of those
+// that begin every 10 ms, that has at least 80 % of that. It is 0 if the loss of a worker is too small to be seen so. A
+// server that gets there no more before the next trap is counted with the whole second.
 
 import CForkbench
 import Glibc
@@ -45,8 +45,8 @@ struct OutageResult {
     var failed = 0
     /// Requests a second at full strength, for each round.
     var rates: [Double] = []
-    /// For each trap: how many requests failed from it to the next, the longest time without an answer (ms), and how long
-    /// until full strength (ms).
+    /// For each trap: how many requests failed from it to the next, the longest time without an answer (ms), and how
+    /// long until full strength (ms).
     var failures: [Double] = []
     var gaps: [Double] = []
     var recoveries: [Double] = []

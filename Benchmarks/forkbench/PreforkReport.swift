@@ -16,8 +16,8 @@ struct PreforkResult {
     var failed: Int { samples.reduce(0) { $0 + $1.failed } }
     var retried: Int { samples.reduce(0) { $0 + $1.retried } }
 
-    /// How many times the base's rate, each measurement against the base's of the same round: what changes from round to
-    /// round is the machine's. Nil without a base.
+    /// How many times the base's rate, each measurement against the base's of the same round: what changes from round
+    /// to round is the machine's. Nil without a base.
     func ratio(to base: PreforkResult?) -> Spread? {
         let ratios = samples.compactMap { sample in
             base?.samples.first { $0.round == sample.round }.map { sample.rate / $0.rate }

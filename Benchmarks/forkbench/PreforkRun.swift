@@ -4,10 +4,10 @@
 // - All servers have as many workers, and answer the same requests with the same six bytes. They take turns within each
 //   round, in an order that changes, and only the one that is measured runs.
 // - The machine is at rest while it is measured (see `Rest`).
-// - A worker that stays with a connection (C by hand, forkserve, Apache, Starman) can keep one alive at a time. With more
-//   of them than workers the rest would wait in the queue for ever, so such servers are measured with at most as many
-//   kept connections as workers. More workers for these alone would be another comparison: what is compared is what the
-//   same number of processes do.
+// - A worker that stays with a connection (C by hand, forkserve, Apache, Starman) can keep one alive at a time. With
+//   more of them than workers the rest would wait in the queue for ever, so such servers are measured with at most as
+//   many kept connections as workers. More workers for these alone would be another comparison: what is compared is
+//   what the same number of processes do.
 // - The load generator shares the machine with the server, for all alike.
 
 import CForkbench

@@ -60,7 +60,8 @@ final class TableMethod: ReapMethod {
         }
     }
 
-    /// Counted by the table's own number: what is not to be measured is a counter here, for which each cycle would copy a page.
+    /// Counted by the table's own number: what is not to be measured is a counter here, for which each cycle would copy
+    /// a page.
     func reap() -> Int {
         let before = table.count
         table.collect()

@@ -8,15 +8,15 @@
 // - All methods but the table fork in the barest way there is, fork(2) and _exit(2) in C. What the table does besides
 //   (a group, the signals, stdio, death with the parent) is in its `fork`.
 // - Each method waits for ends in the way that costs it least: the table until its descriptor is readable, sweep and
-//   waitpid-any by sigwaitinfo(2), pidfd in epoll_wait(2), which names the ended ones already. Waiting is in `cycle`, not
-//   in `reap`.
+//   waitpid-any by sigwaitinfo(2), pidfd in epoll_wait(2), which names the ended ones already. Waiting is in `cycle`,
+//   not in `reap`.
 // - Everything a method does because of an end is in `reap`: the table's signals, status, resource usage, call of the
 //   observer, and its sweep, which comes once a second; the others' bare calls. These keep no status, and no more of
 //   their children than a pid, so their lead at 0 live children is real.
-// - A measurement's number is the median of its cycles. Where thousands of processes share pages, the kernel's own work on
-//   memory (kdamond, kswapd, compaction) holds single forks up for 100 ms and more, whatever the method: in a mean that
-//   would be the luck of the draw. What is dear but rare is not in a median, such as the table's sweep; `bothMean` has
-//   that in full, and the stalls with it. Medians and spread of these numbers are over repetitions.
+// - A measurement's number is the median of its cycles. Where thousands of processes share pages, the kernel's own work
+//   on memory (kdamond, kswapd, compaction) holds single forks up for 100 ms and more, whatever the method: in a mean
+//   that would be the luck of the draw. What is dear but rare is not in a median, such as the table's sweep; `bothMean`
+//   has that in full, and the stalls with it. Medians and spread of these numbers are over repetitions.
 
 /// Microseconds per child.
 struct ReapSample {

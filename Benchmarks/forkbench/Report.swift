@@ -66,8 +66,8 @@ struct TextTable {
     }
 }
 
-/// A JSON object on a line, in the order in which its fields are added. Keys and words are this program's own and plain,
-/// so nothing needs quoting.
+/// A JSON object on a line, in the order in which its fields are added. Keys and words are this program's own and
+/// plain, so nothing needs quoting.
 struct JSONLine {
     private var fields: [String] = []
 
@@ -85,8 +85,8 @@ struct JSONLine {
     }
 }
 
-/// Where `--json` writes; `-` is stdout. Opened before anything is measured: a name that can't be written to is found out
-/// at once.
+/// Where `--json` writes; `-` is stdout. Opened before anything is measured: a name that can't be written to is found
+/// out at once.
 final class JSONFile {
     private let path: String
     private let descriptor: Int32

@@ -3,10 +3,10 @@
 /// When a machine that has just made many processes is fit to be measured, and whether it still is.
 ///
 /// Right after thousands of forks everything is many times slower: the last children are on their way into their read,
-/// pages are copied, and the kernel's own threads walk what so many processes share. With 20,000 of them such storms also
-/// come back, for a second at a time, in which a fork takes 100 ms instead of 0.2. How long it takes depends on the
-/// machine, so a fixed sleep is too short or too long; and a shared machine is never idle, so waiting for idle processors
-/// may never end. So an operation is watched, until it takes the same time again and again.
+/// pages are copied, and the kernel's own threads walk what so many processes share. With 20,000 of them such storms
+/// also come back, for a second at a time, in which a fork takes 100 ms instead of 0.2. How long it takes depends on
+/// the machine, so a fixed sleep is too short or too long; and a shared machine is never idle, so waiting for idle
+/// processors may never end. So an operation is watched, until it takes the same time again and again.
 struct Rest {
     private static let groups = 5
     private static let groupLength = 0.005
@@ -18,8 +18,8 @@ struct Rest {
     let time: Double
 
     /// Repeats `operation` in short groups until the medians of five in a row are within half of each other, and not
-    /// far from the best that was seen: a storm can be steady, too. Medians, as single stalls go on for ever, and are no
-    /// sign of unrest. Nil if that did not come about before `deadline` (see `nanoseconds()`).
+    /// far from the best that was seen: a storm can be steady, too. Medians, as single stalls go on for ever, and are
+    /// no sign of unrest. Nil if that did not come about before `deadline` (see `nanoseconds()`).
     init?(before deadline: Int64, _ operation: () throws -> Void) rethrows {
         var medians: [Double] = []
         var best = Double.infinity
@@ -37,7 +37,8 @@ struct Rest {
     }
 
     /// Whether the operation takes about as long as it did: what was measured since was not measured in a storm. It is
-    /// asked of the same operation, never of what was measured, so that nobody's dear moments are thrown away as storms.
+    /// asked of the same operation, never of what was measured, so that nobody's dear moments are thrown away as
+    /// storms.
     func lasts(_ operation: () throws -> Void) rethrows -> Bool {
         try Self.median(operation) <= time * Self.stormFactor
     }

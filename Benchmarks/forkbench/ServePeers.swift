@@ -127,7 +127,8 @@ extension ServerCommand {
     }
 
     fileprivate static func socat(_ program: String, _ echo: String) -> ServerCommand {
-        // nofork: the child that socat forks for a client becomes the program; without, it would stand between and copy.
+        // nofork: the child that socat forks for a client becomes the program; without, it would stand between and
+        // copy.
         ServerCommand(announcesPort: false) { place in
             let options = "bind=127.0.0.1,reuseaddr,fork,max-children=\(place.limit),backlog=\(backlog)"
             return [program, "TCP4-LISTEN:\(place.port),\(options)", "EXEC:\(echo),nofork"]

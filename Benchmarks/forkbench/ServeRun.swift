@@ -3,8 +3,8 @@
 // What is fair:
 // - All servers answer the same clients, with their limits lifted, and echo until end of stream. They take turns within
 //   each round, in an order that changes, and only the one that is measured runs.
-// - The machine is at rest while it is measured, the idle children above all (see `Rest`): single connections, one after
-//   the other, take the same time again and again before, and about the same after.
+// - The machine is at rest while it is measured, the idle children above all (see `Rest`): single connections, one
+//   after the other, take the same time again and again before, and about the same after.
 // - Connections are counted that end while the load is steady: neither the first nor the last ones are.
 // - A server's CPU time is that of all connections of a measurement, their children's included, read when it has reaped
 //   them. A server that let the kernel reap would seem to cost nothing; none of these does.

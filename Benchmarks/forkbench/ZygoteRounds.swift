@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What is fair:
-// - Each measurement is a host of its own, which uses one method: what it did before (a Task, say) makes no other method's
-//   forks dearer, or unsafe. Within a round the methods take turns in the same kind of host, in an order that changes.
-// - A call is timed until its answer is complete in the host. What comes then, the child's end and its reaping, is in the
-//   calls a second: where a large host is forked, that is half of the work. swift-subprocess alone tells of an answer when
-//   its program has ended.
-// - The programs that are started are as small as can be: for echo a static one in C. What they cannot have is the host's
-//   code and data; for work in Swift, the program is the host's own.
+// - Each measurement is a host of its own, which uses one method: what it did before (a Task, say) makes no other
+//   method's forks dearer, or unsafe. Within a round the methods take turns in the same kind of host, in an order that
+//   changes.
+// - A call is timed until its answer is complete in the host. What comes then, the child's end and its reaping, is in
+//   the calls a second: where a large host is forked, that is half of the work. swift-subprocess alone tells of an
+//   answer when its program has ended.
+// - The programs that are started are as small as can be: for echo a static one in C. What they cannot have is the
+//   host's code and data; for work in Swift, the program is the host's own.
 // - Direct forks do what fork(2) does, and nothing else. They inherit all of the host's descriptors, which a server's
 //   must not.
 // - The heap is in pages of 4 KiB. With huge pages a large host would be forked some fifty times faster.

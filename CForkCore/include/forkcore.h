@@ -56,11 +56,10 @@ struct forkcore_child_plan {
 ///
 /// Parent: any thread; returns 0 and stores the pid in `*child`, or returns fork's errno (EAGAIN, ENOMEM). All signals
 /// are blocked across the fork, so no handler of the parent's runs in the child, and stdio is flushed before it, so
-/// nothing the parent had buffered appears twice. The caller's mask is restored.
-/// Child: takes the steps of `plan`, and has an empty mask. It must end by forkcore_exit, and never return into the
-/// parent's code.
-/// Not signal-safe in the parent (fflush). In the child all of it is, with one exception: libdispatch is told of the fork
-/// where it is linked in; it stores a few words and waits for no lock.
+/// nothing the parent had buffered appears twice. The caller's mask is restored. Child: takes the steps of `plan`, and
+/// has an empty mask. It must end by forkcore_exit, and never return into the parent's code. Not signal-safe in the
+/// parent (fflush). In the child all of it is, with one exception: libdispatch is told of the fork where it is linked
+/// in; it stores a few words and waits for no lock.
 int forkcore_fork(const struct forkcore_child_plan *plan, pid_t *child);
 
 /// Ends a child: flushes stdio, then _exit(status). No atexit handler of the parent's runs.
@@ -77,27 +76,26 @@ enum { FORKCORE_SPAWN_SLOTS = 8 };
 /// Parent. mmap(2)'s errno.
 int forkcore_spawner_open(struct forkcore_spawner **spawner);
 
-/// Waits until nobody is in there any more, but no longer than `timeout_ns`: a matter of microseconds, or of however long a
-/// file system lets an execve(2) wait. Returns whether nobody is. Parent.
+/// Waits until nobody is in there any more, but no longer than `timeout_ns`: a matter of microseconds, or of however
+/// long a file system lets an execve(2) wait. Returns whether nobody is. Parent.
 bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns);
 
-/// The same, and gives the memory back; but if somebody is in there still, what that one uses stays for ever, and where its
-/// `exec_error` was is written to no more. Parent.
+/// The same, and gives the memory back; but if somebody is in there still, what that one uses stays for ever, and where
+/// its `exec_error` was is written to no more. Parent.
 void forkcore_spawner_close(struct forkcore_spawner *spawner, int64_t timeout_ns);
 
-/// Makes a child that is another program on `descriptor`, which stands on its descriptors 0 and 1; 2 is inherited, all others
-/// are closed, SIGPIPE has its default. It costs the same however large the parent is, and however many descriptors above
-/// `descriptor` it has: clone(2) with CLONE_VM and CLONE_FILES, execve(2).
+/// Makes a child that is another program on `descriptor`, which stands on its descriptors 0 and 1; 2 is inherited, all
+/// others are closed, SIGPIPE has its default. It costs the same however large the parent is, and however many
+/// descriptors above `descriptor` it has: clone(2) with CLONE_VM and CLONE_FILES, execve(2).
 ///
-/// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2 meanwhile, the
-/// child sees. Returns 0 and stores pid and pidfd, or returns the errno of what forkcore_spawner_failed_call names. The caller
-/// closes the pidfd, which polls readable when the child ends. EBUSY: FORKCORE_SPAWN_SLOTS children are on their way already, or
-/// forkcore_close_aside has yet to close something: it is to be tried again in a moment. If the program cannot be executed,
-/// the child ends with status 127, and execve's errno is in `*exec_error`, which is 0 otherwise and must stay where it is until
-/// the child was reaped.
-/// `plan` as in forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the
-/// parent's is left, and that libc's fork handlers do not run. Its mask is empty.
-/// Not signal-safe.
+/// Parent, one thread at a time: goes on while the child makes itself ready, and what it does to descriptor 2
+/// meanwhile, the child sees. Returns 0 and stores pid and pidfd, or returns the errno of what
+/// forkcore_spawner_failed_call names. The caller closes the pidfd, which polls readable when the child ends. EBUSY:
+/// FORKCORE_SPAWN_SLOTS children are on their way already, or forkcore_close_aside has yet to close something: it is to
+/// be tried again in a moment. If the program cannot be executed, the child ends with status 127, and execve's errno is
+/// in `*exec_error`, which is 0 otherwise and must stay where it is until the child was reaped. `plan` as in
+/// forkcore_fork, but that all descriptors from 3 on are closed, that there is no mark, that no handler of the parent's
+/// is left, and that libc's fork handlers do not run. Its mask is empty. Not signal-safe.
 int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child_plan *plan, int descriptor,
                    const char *path, char *const argv[], char *const envp[], int *exec_error, pid_t *child, int *pidfd);
 
@@ -154,30 +152,30 @@ struct forkcore_ending {
 
 /// Reaps `pid` if it has ended, without waiting. wait4(2).
 ///
-/// An end is by _exit or by a signal, and nothing else. A child that had us trace it (ptrace(2), PTRACE_TRACEME) and stands
-/// still gets SIGKILL, as nobody will ever continue it; it has not ended yet. One that has ended while another process
-/// traces it runs on, as it seems here, until that one lets go: see forkcore_has_ended.
-/// With `end_group` the process group that `pid` leads gets SIGKILL while `pid` is still a zombie, when its id cannot
-/// have been given to anyone else; only then is it reaped.
-/// Returns 0 with `*ending` filled in. ECHILD is no error but FORKCORE_LOST; any other errno is returned.
-/// Parent. Signal-safe.
+/// An end is by _exit or by a signal, and nothing else. A child that had us trace it (ptrace(2), PTRACE_TRACEME) and
+/// stands still gets SIGKILL, as nobody will ever continue it; it has not ended yet. One that has ended while another
+/// process traces it runs on, as it seems here, until that one lets go: see forkcore_has_ended. With `end_group` the
+/// process group that `pid` leads gets SIGKILL while `pid` is still a zombie, when its id cannot have been given to
+/// anyone else; only then is it reaped. Returns 0 with `*ending` filled in. ECHILD is no error but FORKCORE_LOST; any
+/// other errno is returned. Parent. Signal-safe.
 int forkcore_reap(pid_t pid, bool end_group, struct forkcore_ending *ending);
 
-/// Sends a signal to `pid`, or with `group`, for a child that was given an own_group, to that and to the child itself should
-/// it have left it, if it is a child of ours that nobody has reaped yet; until then its number cannot be another's. ECHILD if
-/// it is not; EPERM if the child has taken other credentials than ours, as a set-user-ID program can, even if others of its
-/// group were signalled. kill(2).
+/// Sends a signal to `pid`, or with `group`, for a child that was given an own_group, to that and to the child itself
+/// should it have left it, if it is a child of ours that nobody has reaped yet; until then its number cannot be
+/// another's. ECHILD if it is not; EPERM if the child has taken other credentials than ours, as a set-user-ID program
+/// can, even if others of its group were signalled. kill(2).
 ///
 /// Parent. Signal-safe.
 int forkcore_kill(pid_t pid, bool group, int number);
 
-/// Who waits to be waited for, if anybody: `*pid`, or 0. That one has ended, or it is traced by us and stopped, or it is
-/// a thread of such a child; whoever else waits is hidden behind it. It is left as it is. waitid(2) with WNOWAIT.
+/// Who waits to be waited for, if anybody: `*pid`, or 0. That one has ended, or it is traced by us and stopped, or it
+/// is a thread of such a child; whoever else waits is hidden behind it. It is left as it is. waitid(2) with WNOWAIT.
 ///
 /// Parent. Signal-safe.
 int forkcore_peek(pid_t *pid);
 
-/// Whether `pid`, an unreaped child, has ended, be it that a tracer holds it, so that it cannot be reaped. pidfd_open(2).
+/// Whether `pid`, an unreaped child, has ended, be it that a tracer holds it, so that it cannot be reaped.
+/// pidfd_open(2).
 ///
 /// Parent. Signal-safe.
 int forkcore_has_ended(pid_t pid, bool *ended);
@@ -192,19 +190,21 @@ pid_t forkcore_process_of(pid_t thread);
 /// Parent. Signal-safe.
 int forkcore_pidfd(pid_t pid, int *descriptor);
 
-/// Sends a signal to the process that a pidfd stands for, be it a child or not. pidfd_send_signal(2). ESRCH if it has ended
-/// and was reaped.
+/// Sends a signal to the process that a pidfd stands for, be it a child or not. pidfd_send_signal(2). ESRCH if it has
+/// ended and was reaped.
 ///
 /// Any process. Signal-safe.
 int forkcore_pidfd_signal(int pidfd, int number);
 
-/// Whether orphans below this process become its children, from now on; returns whether they did. PR_SET_CHILD_SUBREAPER.
+/// Whether orphans below this process become its children, from now on; returns whether they did.
+/// PR_SET_CHILD_SUBREAPER.
 ///
 /// Any process. Signal-safe.
 bool forkcore_set_subreaper(bool on);
 
 // ------------------------------------------------------------------------------------------------------- death marks
-// Which children may have ended, at the price of reading a word of memory for each: see marks.c. Slots are numbered from
+// Which children may have ended, at the price of reading a word of memory for each: see marks.c. Slots are numbered
+// from
 // 0. All but forkcore_mark_take run in the parent that opened them, one thread at a time, and are signal-safe.
 
 struct forkcore_marks;
@@ -219,7 +219,8 @@ void *forkcore_marks_occupy(struct forkcore_marks *marks, size_t slot);
 /// The slot's child was reaped, or never forked.
 void forkcore_marks_vacate(struct forkcore_marks *marks, size_t slot);
 
-/// The first slot in from..<end whose child may have ended and is worth asking for by forkcore_reap; `end` if there is none.
+/// The first slot in from..<end whose child may have ended and is worth asking for by forkcore_reap; `end` if there is
+/// none.
 size_t forkcore_marks_next(const struct forkcore_marks *marks, size_t from, size_t end);
 
 /// The slot's child was asked for, and lives. Several times so, and forkcore_marks_next passes it over.
@@ -238,15 +239,16 @@ void forkcore_mark_take(void *mark);
 
 // ------------------------------------------------------------------------------------------------------------ memory
 
-/// Memory that children get no copy of, so that it makes no fork dearer: zeroed, and only what is touched is used. A child
-/// that touches it gets SIGSEGV. mmap(2), madvise(2) with MADV_DONTFORK. Any process. Signal-safe.
+/// Memory that children get no copy of, so that it makes no fork dearer: zeroed, and only what is touched is used. A
+/// child that touches it gets SIGSEGV. mmap(2), madvise(2) with MADV_DONTFORK. Any process. Signal-safe.
 int forkcore_parent_memory_open(size_t size, void **memory);
 
 /// In the process that opened it: elsewhere something else may be there by now.
 void forkcore_parent_memory_close(void *memory, size_t size);
 
 /// Makes forks cheaper: of program and libraries, unmaps what is unchanged, most of which served only to start. What is
-/// used comes back by itself. Only in a process with one thread (EBUSY). Not signal-safe. /proc/pid/pagemap, madvise(2).
+/// used comes back by itself. Only in a process with one thread (EBUSY). Not signal-safe. /proc/pid/pagemap,
+/// madvise(2).
 int forkcore_trim(void);
 
 // ----------------------------------------------------------------------------------------------------------- signals
@@ -262,8 +264,8 @@ struct forkcore_signal {
 /// Any process. Signal-safe.
 int forkcore_signals_open(uint64_t signals, int *descriptor, uint64_t *blocked);
 
-/// How many are taken at once. Each takes 128 bytes of stack, and more pages of that; two are seldom, as no signal waits
-/// twice.
+/// How many are taken at once. Each takes 128 bytes of stack, and more pages of that; two are seldom, as no signal
+/// waits twice.
 enum { FORKCORE_SIGNALS_AT_ONCE = 4 };
 
 /// Takes up to `capacity` pending signals, and no more than FORKCORE_SIGNALS_AT_ONCE; `*count` is 0 when none is.
@@ -301,8 +303,9 @@ int forkcore_event_open(int *descriptor);
 /// Adds `value` to an eventfd. From any thread, errno kept.
 void forkcore_event_add(int descriptor, uint64_t value);
 
-// What a server's stop switch is given for each step, by this or by a write(2) of a program's own: the numbers are part of
-// the API (StopSwitch.word, docs/SIGNALS.md). An eventfd adds up what it is given, so each step has its own digits of the sum.
+// What a server's stop switch is given for each step, by this or by a write(2) of a program's own: the numbers are part
+// of the API (StopSwitch.word, docs/SIGNALS.md). An eventfd adds up what it is given, so each step has its own digits
+// of the sum.
 #define FORKCORE_STOP_DRAIN 1ULL
 #define FORKCORE_STOP_TERMINATE (1ULL << 24)
 #define FORKCORE_STOP_KILL (1ULL << 48)
@@ -351,24 +354,25 @@ int forkcore_shared_withhold(void *memory, size_t size);
 /// Any process; the other's mapping stays.
 void forkcore_shared_close(void *memory, size_t size);
 
-/// As forkcore_poll_add, for a descriptor that several processes wait for: news of it wakes one of them. EPOLLEXCLUSIVE.
-/// Whoever was woken is to look before it leaves: the others were not.
+/// As forkcore_poll_add, for a descriptor that several processes wait for: news of it wakes one of them.
+/// EPOLLEXCLUSIVE. Whoever was woken is to look before it leaves: the others were not.
 int forkcore_poll_add_exclusive(int descriptor, int watched, uint64_t token);
 
-/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for ever); its
-/// token, or UINT64_MAX. epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is exclusive.
+/// Waits until one of what is watched is readable, a signal handler has run, or `timeout_ms` have passed (-1: for
+/// ever); its token, or UINT64_MAX. epoll_wait(2); to wait for the instance by poll(2) would wake all for whom news is
+/// exclusive.
 int forkcore_poll_wait(int descriptor, int timeout_ms, uint64_t *token);
 
-/// A pair of sockets: when the parent closes its end, the worker's is readable, at its end. The worker can send nothing that
-/// way. The caller closes both. socketpair(2), shutdown(2). Parent.
+/// A pair of sockets: when the parent closes its end, the worker's is readable, at its end. The worker can send nothing
+/// that way. The caller closes both. socketpair(2), shutdown(2). Parent.
 int forkcore_lifeline_open(int *parents, int *workers);
 
 /// A pipe, for forkcore_tie. The caller closes both ends. pipe2(2). Parent.
 int forkcore_tie_open(int *parents, int *workers);
 
-/// From now on this process gets SIGKILL when the other end of `descriptor`, from forkcore_tie_open, is closed, as it is when
-/// the parent ends. Unlike PR_SET_PDEATHSIG that outlasts a change of rights, if they were root's or stay the same user's.
-/// F_SETSIG, F_SETOWN and O_ASYNC in fcntl(2).
+/// From now on this process gets SIGKILL when the other end of `descriptor`, from forkcore_tie_open, is closed, as it
+/// is when the parent ends. Unlike PR_SET_PDEATHSIG that outlasts a change of rights, if they were root's or stay the
+/// same user's. F_SETSIG, F_SETOWN and O_ASYNC in fcntl(2).
 int forkcore_tie(int descriptor);
 
 /// This process gets SIGKILL after this time, whatever it does meanwhile. timer_create(2). Not signal-safe.
@@ -381,13 +385,14 @@ enum {
     FORKCORE_DRAIN_LAST = 4,      ///< all stop: who waited at the listeners then is still to be taken
 };
 
-/// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair, readable, and
-/// adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. Once. sigaction(2), shutdown(2).
+/// From now on the first SIGTERM sets FORKCORE_DRAIN_SIGNALLED in `*word`, makes `descriptor`, a socket of a pair,
+/// readable, and adds 1 to `event`. When that is set already, SIGTERM ends the process as ever. Once. sigaction(2),
+/// shutdown(2).
 int forkcore_drain_on_term(uint32_t *word, int descriptor, int event);
 
-/// From now on SIGABRT prints the calling stack on stderr, some lines of it, before it ends the process. backtrace(3), which is
-/// signal-safe but where the process was just loading a library: then SIGKILL has to end it. Nothing but with glibc.
-/// Not signal-safe.
+/// From now on SIGABRT prints the calling stack on stderr, some lines of it, before it ends the process. backtrace(3),
+/// which is signal-safe but where the process was just loading a library: then SIGKILL has to end it. Nothing but with
+/// glibc. Not signal-safe.
 void forkcore_tell_where_on_abort(void);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whom a child acts as, what it may use, and how soon the kernel ends it when memory is short. What is said at the head of
-// forkcore.h holds here.
+// Whom a child acts as, what it may use, and how soon the kernel ends it when memory is short. What is said at the head
+// of forkcore.h holds here.
 
 #ifndef FORKCORE_CONFINEMENT_H
 #define FORKCORE_CONFINEMENT_H
@@ -39,12 +39,12 @@ struct forkcore_confinement {
     struct forkcore_limits limits;
 };
 
-/// Confines the calling process: first the score, which may take rights that are given up next, then the credentials, then
-/// the limits. Returns an errno, and in `*call` what could not be done; what came before stays in force. setgroups(2),
-/// setresgid(2), setresuid(2), and forkcore_limit.
+/// Confines the calling process: first the score, which may take rights that are given up next, then the credentials,
+/// then the limits. Returns an errno, and in `*call` what could not be done; what came before stays in force.
+/// setgroups(2), setresgid(2), setresuid(2), and forkcore_limit.
 ///
-/// A child, before PR_SET_PDEATHSIG, which a change of user undoes. By system calls alone: it may share its parent's memory,
-/// where libc's setresuid would change the parent's threads. Signal-safe.
+/// A child, before PR_SET_PDEATHSIG, which a change of user undoes. By system calls alone: it may share its parent's
+/// memory, where libc's setresuid would change the parent's threads. Signal-safe.
 int forkcore_confine(const struct forkcore_confinement *confinement, const char **call);
 
 /// Whether a child could be confined so: one is, and ends. Returns as forkcore_confine does, or clone's errno.
@@ -52,13 +52,14 @@ int forkcore_confine(const struct forkcore_confinement *confinement, const char 
 /// Parent. Signal-safe. Nobody hears of that child's end.
 int forkcore_try_confinement(const struct forkcore_confinement *confinement, const char **call);
 
-/// Takes limits on, by system calls alone. Returns an errno, and in `*call` the call that failed; what came before stays in force.
+/// Takes limits on, by system calls alone. Returns an errno, and in `*call` the call that failed; what came before
+/// stays in force.
 ///
 /// Child. Signal-safe.
 int forkcore_limit(const struct forkcore_limits *limits, const char **call);
 
-/// Has all threads of this process, and of what is forked from it, allocate from one arena, where libc has several: each would
-/// reserve 64 MiB of address space, and with less than that left every block takes pages of its own.
+/// Has all threads of this process, and of what is forked from it, allocate from one arena, where libc has several:
+/// each would reserve 64 MiB of address space, and with less than that left every block takes pages of its own.
 ///
 /// Any process, before a limit on memory. Not signal-safe.
 void forkcore_share_one_arena(void);

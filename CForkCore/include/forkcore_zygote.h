@@ -28,9 +28,9 @@ struct forkcore_message {
     size_t descriptor_count;
 };
 
-/// Sends one without waiting; the caller's descriptors stay open. EAGAIN when the other end has yet to take earlier ones,
-/// EMSGSIZE when it is longer than the socket's buffer, EPIPE or ECONNRESET when nobody will take it, ETOOMANYREFS when
-/// too many descriptors are under way.
+/// Sends one without waiting; the caller's descriptors stay open. EAGAIN when the other end has yet to take earlier
+/// ones, EMSGSIZE when it is longer than the socket's buffer, EPIPE or ECONNRESET when nobody will take it,
+/// ETOOMANYREFS when too many descriptors are under way.
 int forkcore_message_send(int channel, const struct forkcore_message *message);
 
 /// The same, but waits for room: until the other end takes what is there, or closes. Child.
@@ -39,16 +39,16 @@ int forkcore_message_post(int channel, const struct forkcore_message *message);
 /// Doubles what can be under way to the other end, where a child may have used it up. The kernel allows that once.
 int forkcore_message_make_room(int channel);
 
-/// How long the next message is, its head included, without taking it. EAGAIN when there is none, ESHUTDOWN when there will
-/// be none.
+/// How long the next message is, its head included, without taking it. EAGAIN when there is none, ESHUTDOWN when there
+/// will be none.
 int forkcore_message_size(int channel, size_t *size);
 
-/// Takes the next one, without waiting. `count` and `descriptor_count` say how much room there is, and then what came; the
-/// descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its head, or longer than
-/// the room; EMFILE when this process had no room for its descriptors.
+/// Takes the next one, without waiting. `count` and `descriptor_count` say how much room there is, and then what came;
+/// the descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its head, or
+/// longer than the room; EMFILE when this process had no room for its descriptors.
 ///
-/// The caller closes what came, also where this fails: by forkcore_discard what a stranger sent. With room for fewer than
-/// FORKCORE_DESCRIPTORS those that are too many are closed here, which is for trusted senders only.
+/// The caller closes what came, also where this fails: by forkcore_discard what a stranger sent. With room for fewer
+/// than FORKCORE_DESCRIPTORS those that are too many are closed here, which is for trusted senders only.
 int forkcore_message_receive(int channel, struct forkcore_message *message);
 
 /// Whether the other end has closed, or will send no more.
@@ -60,9 +60,9 @@ int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token);
 // ----------------------------------------------------------------------------------------------------- strangers' things
 // Host. Neither signal-safe nor for a process that forks: they start threads.
 
-/// Closes descriptors that a stranger sent, without waiting, although to close them may take as long as he likes: threads do
-/// it, which are there as long as there is something to close. From now on they are not the caller's. ENOMEM: nothing was
-/// done. pthread_create(3), close(2), SO_LINGER in socket(7).
+/// Closes descriptors that a stranger sent, without waiting, although to close them may take as long as he likes:
+/// threads do it, which are there as long as there is something to close. From now on they are not the caller's.
+/// ENOMEM: nothing was done. pthread_create(3), close(2), SO_LINGER in socket(7).
 int forkcore_discard(const int *descriptors, size_t count);
 
 /// Closes a channel, likewise: what was not received from it is closed with it.
@@ -80,7 +80,8 @@ uint32_t forkcore_word_value(const uint32_t *word);
 /// Waits while it has this value, but no longer than `timeout_ns`. It may return without a reason.
 void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 
-/// Whether libdispatch, where it is linked in, has started threads in this process: a child's Tasks would wait for them.
+/// Whether libdispatch, where it is linked in, has started threads in this process: a child's Tasks would wait for
+/// them.
 ///
 /// Any process. Signal-safe.
 bool forkcore_dispatch_has_threads(void);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What awaits a zygote. It waits by Dispatch, not by SwiftNIO: Swift's tasks on Linux run on Dispatch anyway, so it is in
-// each program that awaits, in any server, and needs no event loop group to be passed around. No thread waits.
+// What awaits a zygote. It waits by Dispatch, not by SwiftNIO: Swift's tasks on Linux run on Dispatch anyway, so it is
+// in each program that awaits, in any server, and needs no event loop group to be passed around. No thread waits.
 
 import Dispatch
 public import Forking
@@ -37,8 +37,8 @@ extension Zygote {
 }
 
 extension Zygote.Handlers {
-    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there. It needs threads, so
-    /// `ResourceLimits` that leave no room for them are refused.
+    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there. It needs threads,
+    /// so `ResourceLimits` that leave no room for them are refused.
     public mutating func answer(
         _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
     ) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls with values instead of bytes, as JSON. In a module of its own, as it needs Foundation, which makes each fork dearer.
+// Calls with values instead of bytes, as JSON. In a module of its own, as it needs Foundation, which makes each fork
+// dearer.
 
 public import Forking
 import ForkingAsync

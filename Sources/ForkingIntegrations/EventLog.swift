@@ -2,9 +2,9 @@
 //
 // Events as lines of swift-log. Nothing is made of an event whose level is not logged, and nothing starts a thread.
 //
-// Logging waits as long as the handler does that the program chose, and holds a parent's one thread up for that time: most, such
-// as swift-log's StreamLogHandler, write to stderr, and wait where that is a pipe that nobody empties, or a stopped terminal.
-// One that is to stand in a parent writes by `Lines.tell`, or without waiting in a way of its own.
+// Logging waits as long as the handler does that the program chose, and holds a parent's one thread up for that time:
+// most, such as swift-log's StreamLogHandler, write to stderr, and wait where that is a pipe that nobody empties, or a
+// stopped terminal. One that is to stand in a parent writes by `Lines.tell`, or without waiting in a way of its own.
 
 public import Forking
 public import Logging
@@ -15,8 +15,9 @@ extension Logger {
     ///
     /// It waits as long as the log handler does, and the server with it: see `Lines`.
     ///
-    /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The details are
-    /// metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`, `max_rss_kib`, `error` …
+    /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The
+    /// details are metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`,
+    /// `max_rss_kib`, `error` …
     public func record(_ event: ForkingServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
@@ -30,8 +31,8 @@ extension Logger {
 
     /// Logs what happens between a host and its zygote: `hooks.onEvent = { logger.record($0) }`. Host.
     ///
-    /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or could not
-    /// be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
+    /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or
+    /// could not be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
     public func record(_ event: Zygote.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
@@ -253,6 +254,7 @@ extension Logger.MetadataValue {
         return .string("\(microseconds / 1000)." + zeros + fraction)
     }
 
-    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line, nor fill the log.
+    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line, nor fill the
+    /// log.
     fileprivate static func text(_ text: String) -> Self { .string(SocketAddress.printable(text, atMost: 1000)) }
 }

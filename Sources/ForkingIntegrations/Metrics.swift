@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Events as metrics of swift-metrics. Each metric is made once; those with labels when a label is first needed, which is
-// never a process or a peer. Nothing starts a thread; what the metrics system does with a value is its own.
+// Events as metrics of swift-metrics. Each metric is made once; those with labels when a label is first needed, which
+// is never a process or a peer. Nothing starts a thread; what the metrics system does with a value is its own.
 
 import CoreMetrics
 import Forking

@@ -9,8 +9,8 @@ import SystemPackage
 import UnixSignals
 
 extension Worker {
-    /// Runs services in a worker's body, which is synchronous: blocks the first thread until the group has ended. When the
-    /// worker is to drain, the group shuts down gracefully.
+    /// Runs services in a worker's body, which is synchronous: blocks the first thread until the group has ended. When
+    /// the worker is to drain, the group shuts down gracefully.
     ///
     /// ```swift
     /// let server = try PreforkServer(workers: listener) { worker in
@@ -20,14 +20,16 @@ extension Worker {
     /// ```
     ///
     /// The worker ends with its group: a service that returns or throws ends the worker, unless its configuration says
-    /// otherwise, and the parent forks another. A service says `notifyReady()`, as `serve` does; until then the worker does not count.
+    /// otherwise, and the parent forks another. A service says `notifyReady()`, as `serve` does; until then the worker
+    /// does not count.
     ///
-    /// - Parameter configuration: the group's. SIGTERM is not among its signals, even if it says so: that drains a worker
-    ///   anyway, and a second one ends it. sigaction(2)
+    /// - Parameter configuration: the group's. SIGTERM is not among its signals, even if it says so: that drains a
+    ///   worker anyway, and a second one ends it. sigaction(2)
     /// - Throws: what the group throws.
     public func run(_ configuration: ServiceGroupConfiguration) throws {
         var configuration = configuration
-        // By signalfd the group would take it from the handler, and the parent could not end a worker that stays too long.
+        // By signalfd the group would take it from the handler, and the parent could not end a worker that stays too
+        // long.
         configuration.gracefulShutdownSignals.removeAll { $0 == .sigterm }
         configuration.cancellationSignals.removeAll { $0 == .sigterm }
         let group = ServiceGroup(configuration: configuration)
@@ -46,8 +48,8 @@ extension Worker {
 /// Something that ends by itself when its worker drains, as `Worker.serve` of ForkingNIO does, as a service of the
 /// group that `Worker.run(_:)` runs. Worker.
 ///
-/// When its group shuts down for another reason, or cancels it, it has its worker drain: clients that were taken are served.
-/// Services shut down in reverse order: what it needs stands before it.
+/// When its group shuts down for another reason, or cancels it, it has its worker drain: clients that were taken are
+/// served. Services shut down in reverse order: what it needs stands before it.
 public struct WorkerService: Service {
     private let worker: Worker
     private let body: @Sendable () async throws -> Void

@@ -15,9 +15,10 @@ import SystemPackage
 /// try await group.run()
 /// ```
 ///
-/// While it runs, a zygote that is lost comes back at once, or after its pause, without a call that asks for it. On graceful
-/// shutdown the zygote takes no more calls, and ends after the last; it is killed if that takes too long, or if the service
-/// is cancelled. Services shut down in reverse order: those that call the zygote stand after it, and are served to their end.
+/// While it runs, a zygote that is lost comes back at once, or after its pause, without a call that asks for it. On
+/// graceful shutdown the zygote takes no more calls, and ends after the last; it is killed if that takes too long, or
+/// if the service is cancelled. Services shut down in reverse order: those that call the zygote stand after it, and are
+/// served to their end.
 public struct ZygoteService: Service {
     private let zygote: Zygote
     private let drainTimeout: Duration
@@ -32,8 +33,8 @@ public struct ZygoteService: Service {
         self.drainTimeout = drainTimeout
     }
 
-    /// Returns when there is no zygote any more: after graceful shutdown or cancellation, or when somebody else has drained
-    /// or killed it. No thread waits.
+    /// Returns when there is no zygote any more: after graceful shutdown or cancellation, or when somebody else has
+    /// drained or killed it. No thread waits.
     public func run() async {
         let keeper = ZygoteKeeper(zygote)
         await withTaskCancellationHandler {
@@ -98,8 +99,8 @@ private final class ZygoteKeeper: @unchecked Sendable {
             continuation = nil
             return
         }
-        // A duplicate, as any thread's call may find the zygote ended and close its descriptor. Dispatch would never hear of
-        // another file that then gets its number.
+        // A duplicate, as any thread's call may find the zygote ended and close its descriptor. Dispatch would never
+        // hear of another file that then gets its number.
         let descriptor = zygote.duplicateDescriptor()
         let source: any DispatchSourceProtocol
         if let descriptor {

@@ -3,7 +3,8 @@
 import NIOCore
 import Synchronization
 
-/// Tells when all have left who entered; one, the maker, is in from the beginning, and nobody enters after the last left.
+/// Tells when all have left who entered; one, the maker, is in from the beginning, and nobody enters after the last
+/// left.
 final class Countdown: Sendable {
     private let present = Atomic(1)
     private let promise: EventLoopPromise<Void>

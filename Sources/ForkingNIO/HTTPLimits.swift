@@ -2,7 +2,8 @@
 
 import NIOCore
 
-/// How long a worker waits for a client of HTTP/1 that has no request under way. Such a connection is closed without an answer.
+/// How long a worker waits for a client of HTTP/1 that has no request under way. Such a connection is closed without an
+/// answer.
 public struct HTTPLimits: Sendable {
     /// For a request's head, from its first byte on, however often another byte comes. Nil: as long as it likes.
     public var head: Duration? = .seconds(30)
@@ -13,8 +14,8 @@ public struct HTTPLimits: Sendable {
     public init(head: Duration? = .seconds(30), idle: Duration? = nil) { (self.head, self.idle) = (head, idle) }
 }
 
-/// Right before HTTP/1's decoder, which tells of a head only when it is whole: closes the connection when its limit is over.
-/// What is not waited for is another's to bound, such as `PreforkServer.Configuration.requestTimeout`.
+/// Right before HTTP/1's decoder, which tells of a head only when it is whole: closes the connection when its limit is
+/// over. What is not waited for is another's to bound, such as `PreforkServer.Configuration.requestTimeout`.
 final class HTTPClock: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer

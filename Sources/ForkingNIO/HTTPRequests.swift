@@ -4,8 +4,8 @@ import Forking
 import NIOCore
 import NIOHTTP1
 
-/// On a connection that speaks HTTP/1, right behind the decoder: counts its requests, and closes it after the last answer.
-/// That is the one to a request that wants no other, and while the worker drains the next one.
+/// On a connection that speaks HTTP/1, right behind the decoder: counts its requests, and closes it after the last
+/// answer. That is the one to a request that wants no other, and while the worker drains the next one.
 final class HTTPRequests: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = HTTPServerRequestPart

@@ -12,9 +12,9 @@ import SystemPackage
 /// One thread waits for clients while there are none. It passes the first that comes to an event loop, which then takes
 /// one in each of its turns until none is left: a busy loop takes few, and one that is stuck a single one.
 ///
-/// NIO's own listening channels are made for one process. Built for debugging they trap when the client that woke them has
-/// gone to another; each client wakes all of them; they shorten the queue of what they are given to 128; and those that
-/// are closed throw away what they had accepted for another event loop.
+/// NIO's own listening channels are made for one process. Built for debugging they trap when the client that woke them
+/// has gone to another; each client wakes all of them; they shorten the queue of what they are given to 128; and those
+/// that are closed throw away what they had accepted for another event loop.
 final class Serving: Sendable {
     /// Makes a connection's pipeline, and what is to be called once it is open.
     typealias Setup = @Sendable (Serving, any Channel) -> EventLoopFuture<@Sendable () -> Void>

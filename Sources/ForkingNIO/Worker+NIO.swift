@@ -5,8 +5,8 @@ public import NIOCore
 import NIOPosix
 
 extension Worker {
-    /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain and
-    /// its last connection has gone. `Worker.run`, which gets from a worker's body to here, is ForkingAsync's.
+    /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain
+    /// and its last connection has gone. `Worker.run`, which gets from a worker's body to here, is ForkingAsync's.
     ///
     /// ```swift
     /// import Forking
@@ -24,24 +24,27 @@ extension Worker {
     /// }
     /// ```
     ///
-    /// The parent is told that the worker is `notifyReady()`, and hears its `sendHeartbeat()` as long as all event loops turn and
-    /// Concurrency has a thread to run a task.
+    /// The parent is told that the worker is `notifyReady()`, and hears its `sendHeartbeat()` as long as all event
+    /// loops turn and Concurrency has a thread to run a task.
     ///
     /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `beginRequest` and
     /// `endRequest` count, and it is closed after the answer to a request that wants that, or to the next one while the
-    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request without a limit, and
-    /// its handlers end it; a long-lived one should look at `isDraining`.
+    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request without a limit,
+    /// and its handlers end it; a long-lived one should look at `isDraining`.
     ///
     /// A worker that drains takes no more clients, but closes no connection, not even an idle one: its client may be
-    /// about to send the next request, and gets its answer. `limits` and the parent's drain deadline are what ends those.
+    /// about to send the next request, and gets its answer. `limits` and the parent's drain deadline are what ends
+    /// those.
     ///
     /// - Parameters:
     ///   - group: the event loops, which the caller shuts down. By default one loop, as each worker has a processor.
     ///   - limits: how long a client of HTTP may take to send a request's head, and how long it may be idle.
     ///   - setup: makes a connection's pipeline, on its event loop, as NIO's `childChannelInitializer` does.
-    ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client that
+    ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client
+    ///     that
     ///     has shut down its sending side is not taken for gone.
-    /// - Throws: `ForkingError.Code.system` if waiting for clients or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting for clients or accepting fails for good; shortages are waited
+    ///   out.
     public func serve<Value: Sendable>(
         on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Value>,

@@ -5,10 +5,12 @@ import Forking
 import Glibc
 import SystemPackage
 
-/// What forkserve was started with. It is taken in C, as Swift looks for its arguments in /proc, which may not be there.
+/// What forkserve was started with. It is taken in C, as Swift looks for its arguments in /proc, which may not be
+/// there.
 ///
-/// Not all that is an argument is UTF-8, but all that reads a command line wants text. So a byte that is no part of a character
-/// becomes a character of the last 256 of all, which mean nothing to anybody, and is itself again where it is used.
+/// Not all that is an argument is UTF-8, but all that reads a command line wants text. So a byte that is no part of a
+/// character becomes a character of the last 256 of all, which mean nothing to anybody, and is itself again where it is
+/// used.
 enum Arguments {
     /// With its own name first.
     static var vector: UnsafeBufferPointer<UnsafeMutablePointer<CChar>?> {

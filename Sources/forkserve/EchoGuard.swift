@@ -3,12 +3,12 @@
 import Forking
 import Glibc
 
-/// Keeps an echo of datagrams from answering other servers, which would answer that again, without end: anybody can send a
-/// datagram in another's name. Parent.
+/// Keeps an echo of datagrams from answering other servers, which would answer that again, without end: anybody can
+/// send a datagram in another's name. Parent.
 ///
-/// Not answered are ports below 1024, where such services are (echo, daytime, chargen, and more), and this server's own port,
-/// here or elsewhere. Of two servers on other ports nobody can tell that they are; so no one sender is answered more than
-/// two hundred times in ten seconds, and a datagram that is dropped ends their conversation.
+/// Not answered are ports below 1024, where such services are (echo, daytime, chargen, and more), and this server's own
+/// port, here or elsewhere. Of two servers on other ports nobody can tell that they are; so no one sender is answered
+/// more than two hundred times in ten seconds, and a datagram that is dropped ends their conversation.
 struct EchoGuard {
     private struct Sender {
         var address = 0

@@ -3,7 +3,8 @@
 import Forking
 import Glibc
 
-/// As much of HTTP/1.1 as it takes to measure a pool, and to see one at work: every request gets the same answer. Worker.
+/// As much of HTTP/1.1 as it takes to measure a pool, and to see one at work: every request gets the same answer.
+/// Worker.
 enum HTTPService {
     private static let answer = head(closing: false), lastAnswer = head(closing: true)
     /// The longest head of a request, in bytes.
@@ -22,8 +23,8 @@ enum HTTPService {
                 + (closing ? "Connection: close\r\n" : "") + "\r\nhello\n").utf8)
     }
 
-    /// Answers one request after the other until the client closes, or wants to be the last. A worker that should drain says
-    /// so in its next answer: a client that reads it sends nothing into a connection that closes.
+    /// Answers one request after the other until the client closes, or wants to be the last. A worker that should drain
+    /// says so in its next answer: a client that reads it sends nothing into a connection that closes.
     static func serve(_ connection: inout Connection, _ worker: Worker, _ limits: Limits) throws(ForkingError) {
         var bytes: [UInt8] = []
         do throws(ForkingError) {
@@ -46,8 +47,8 @@ enum HTTPService {
         var isOpenEnded = false
     }
 
-    /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client has
-    /// closed, also in the middle of a request.
+    /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client
+    /// has closed, also in the middle of a request.
     private static func readHead(
         _ bytes: inout [UInt8], _ connection: inout Connection, _ limits: Limits
     ) throws(ForkingError) -> Head? {

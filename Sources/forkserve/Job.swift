@@ -6,9 +6,9 @@ import SystemPackage
 
 /// What the command line asked for, as plain values.
 ///
-/// Reading a command line leaves hundreds of pages mapped and a heap full of holes, which each fork would copy for ever. So
-/// forkserve executes itself once more, with its job in a variable of the environment, and serves from an image in which
-/// nothing ran but what serving needs: a third more connections a second.
+/// Reading a command line leaves hundreds of pages mapped and a heap full of holes, which each fork would copy for
+/// ever. So forkserve executes itself once more, with its job in a variable of the environment, and serves from an
+/// image in which nothing ran but what serving needs: a third more connections a second.
 struct Job: Equatable {
     enum Service: String {
         case echo, echoDatagrams, echoOnce, program, pool, httpPool
@@ -39,8 +39,8 @@ struct Job: Equatable {
         try serve()
     }
 
-    /// The job that the image before this one left, if any. What anybody else put into the variable was never validated, and is
-    /// thrown away.
+    /// The job that the image before this one left, if any. What anybody else put into the variable was never
+    /// validated, and is thrown away.
     static func left() -> Job? { inheritance.takeOwn().flatMap { Job(encoded: $0) } }
 
     /// The kernel names a process after what was executed, "exe" here: neither pgrep(1) nor ps(1) would find it.

@@ -12,7 +12,8 @@ extension ForkingError {
 
 /// What the properties are called on the command line.
 enum OptionNames {
-    /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes first.
+    /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes
+    /// first.
     static let options = [
         "maxChildren": "--max-children", "timeout": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
         "drainTimeout": "--drain-timeout", "killTimeout": "--kill-timeout", "printsCrashBacktrace": "--backtraces",

@@ -86,7 +86,8 @@ enum ProgramLine {
 }
 
 extension CStrings {
-    /// `NAME=value`, byte for byte. One with a NUL byte in it, as abstract names can have, is left out: it would be another.
+    /// `NAME=value`, byte for byte. One with a NUL byte in it, as abstract names can have, is left out: it would be
+    /// another.
     fileprivate mutating func append(_ name: String, _ value: [UInt8]) {
         guard !value.contains(0) else { return }
         (Array("\(name)=".utf8) + value + [0]).withUnsafeBytes {

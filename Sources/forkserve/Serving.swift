@@ -15,7 +15,8 @@ extension Job {
 
     private func serveForking() throws(ForkingError) {
         let server = try forkingServer()
-        // Functions, not closures that hold something: to call those is to count a reference, in memory that children share.
+        // Functions, not closures that hold something: to call those is to count a reference, in memory that children
+        // share.
         server.hooks.onEvent = common.verbose ? { tellOfAllEnds($1) } : { tellOfTrouble($1) }
         server.hooks.onError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
         server.hooks.signals[.userDefinedOne] = { server in printTable(server.status) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C core, tested from C. Each test runs in a process of its own, which must leave no descriptor and no child behind.
+// The C core, tested from C. Each test runs in a process of its own, which must leave no descriptor and no child
+// behind.
 
 #ifndef FORKCORE_TEST_H
 #define FORKCORE_TEST_H

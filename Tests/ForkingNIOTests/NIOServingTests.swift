@@ -33,7 +33,8 @@ struct ServingTests {
     @Test("draining one worker after the other loses no request, and no connection", arguments: kinds)
     func drain(arguments: [String]) throws {
         for closing in [true, false] {
-            let server = try Served(arguments + ["--drain-timeout", "60000"])  // on a busy machine a second is soon over
+            // On a busy machine a second is soon over.
+            let server = try Served(arguments + ["--drain-timeout", "60000"])
             let load = Load(server.address, clients: 16, closing: closing)
             defer { load.finish() }
             for round in 1...10 {

@@ -26,7 +26,8 @@ struct ConfigurationTests {
             #expect(said { $0.maxChildren = limit } == "maxChildren is \(limit), and must be at least 1")
         }
         for limit in [0, -1, 65_536] {
-            #expect(said { $0.maxDatagramBytes = limit } == "maxDatagramBytes is \(limit), and must be from 1 to 65535")
+            let text = "maxDatagramBytes is \(limit), and must be from 1 to 65535"
+            #expect(said { $0.maxDatagramBytes = limit } == text)
         }
         #expect(said { $0.drainTimeout = .seconds(-1) }?.hasPrefix("drainTimeout is -1.0 seconds, and cannot be negative") == true)
         #expect(said { $0.child.killTimeout = .seconds(-1) }?.hasPrefix("killTimeout is ") == true)

@@ -5,7 +5,8 @@ import Testing
 
 @testable import Forking
 
-/// A pool without processes: what workers would say of themselves is set, and what the policy has done about them is kept.
+/// A pool without processes: what workers would say of themselves is set, and what the policy has done about them is
+/// kept.
 private struct Played {
     var policy: PoolPolicy
     var now = Instant(nanoseconds: 1_000_000_000_000)

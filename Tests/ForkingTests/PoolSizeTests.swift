@@ -140,7 +140,8 @@ struct PoolSizeTests {
         #expect(pool.look(idle: 7, after: .seconds(9)) == 7 && pool.look(idle: 7, after: .seconds(10)) == 6)
     }
 
-    /// Clients that each keep a worker busy come and go; a worker starts in half a second, and one that is idle ends at once.
+    /// Clients that each keep a worker busy come and go; a worker starts in half a second, and one that is idle ends at
+    /// once.
     @Test("it follows the load, up within three seconds, down within minutes")
     func load() {
         var size = PoolSize(minimum: 2, maximum: 40, ceiling: 40)

@@ -13,7 +13,8 @@ struct PreforkRecyclingTests {
         while served.count < 5 {
             let pid = try pool.client().ask("pid")
             served[pid, default: 0] += 1
-            // Until its parent has seen that it has had enough, it serves on. What is said of another's is no sign of that.
+            // Until its parent has seen that it has had enough, it serves on. What is said of another's is no sign of
+            // that.
             if served[pid]! == limit + limit / 10 { try pool.event("worker \(pid) drains: it asked to be replaced") }
         }
         try pool.waitForReady(1)

@@ -3,8 +3,8 @@
 import TestSupport
 import Testing
 
-// Suites that are scenarios only: each has its title in Tests/Scenarios, where it is written. Those of other groups are run
-// by the suites that they belong to.
+// Suites that are scenarios only: each has its title in Tests/Scenarios, where it is written. Those of other groups are
+// run by the suites that they belong to.
 
 @Suite("Scenarios")
 struct ScenarioListTests {

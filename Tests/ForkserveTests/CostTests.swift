@@ -52,7 +52,8 @@ struct CostTests {
         let directory = try TemporaryDirectory()
         let file = directory.path + "/trace"
         let script = "\(closingInherited); exec strace -f -qq -o \(file) \"$0\" echo 127.0.0.1:0"
-        // As users run it: with what our other tests say in this variable children would have no crash handlers to reset.
+        // As users run it: with what our other tests say in this variable children would have no crash handlers to
+        // reset.
         let strace = try Running("bash", ["-c", script, forkserveProgram], environment: ["SWIFT_BACKTRACE": ""])
         let address = try listeningAddress(of: strace)
         let server = try #require(children(of: strace.pid).first)

@@ -32,8 +32,8 @@ struct EnduranceTests {
     }
 
     private struct State: Equatable, CustomStringConvertible {
-        /// Of no file: what is mapped of those comes and goes, as the linker looks for a function that is called for the first
-        /// time.
+        /// Of no file: what is mapped of those comes and goes, as the linker looks for a function that is called for
+        /// the first time.
         let resident: Int
         let descriptors: Int
         var description: String { "\(resident) KiB resident, \(descriptors) descriptors" }

@@ -136,7 +136,8 @@ struct LinesTests {
         let ends = try narrow("terminal")
         tcflow(ends.write, Int32(TCOON))
         defer { close(ends) }
-        // script(1) would do, but for a job in the background: a shell that has the terminal, and a server that has not.
+        // script(1) would do, but for a job in the background: a shell that has the terminal, and a server that has
+        // not.
         let job = "stty tostop <&3; set -m; \"$0\" echo --verbose \"$1\" 2>&3 3>&- & wait $!"
         let running = try Running(
             "setsid", ["--ctty", "--wait", "sh", "-c", job, forkserveProgram, address], inherited: [3: ends.write],

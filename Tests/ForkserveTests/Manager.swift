@@ -37,8 +37,8 @@ final class Manager {
         }
     }
 
-    /// Hears on by itself while `body` runs: its queue holds no more than ten lines, and who cannot say that another process is
-    /// the main one does not end before long.
+    /// Hears on by itself while `body` runs: its queue holds no more than ten lines, and who cannot say that another
+    /// process is the main one does not end before long.
     func hearing(while body: () throws -> Void) throws {
         let over = try pipe()
         defer { close(over.read) }

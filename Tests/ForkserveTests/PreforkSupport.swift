@@ -35,8 +35,9 @@ extension String {
     }
 }
 
-/// Clients that ask one request after the other, each in a thread of its own, and keep account as RFC 9112, 9.3.1 has it: a
-/// connection that was used before and closes before any byte of an answer is no failure, the request is sent once more.
+/// Clients that ask one request after the other, each in a thread of its own, and keep account as RFC 9112, 9.3.1 has
+/// it: a connection that was used before and closes before any byte of an answer is no failure, the request is sent
+/// once more.
 final class Load {
     private struct Account {
         var answered = 0

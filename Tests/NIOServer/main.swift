@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What ForkingNIOTests start: `nioserver (handlers|tasks|echo) [OPTION NUMBER]…` serves on descriptor 3, which listens
-// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds; --drain-timeout, --kill,
-// --heartbeat, --head and --idle are the limits of these names, in milliseconds.
+// already. --loops and --workers say how many; with --late a connection's set-up takes so many milliseconds;
+// --drain-timeout, --kill, --heartbeat, --head and --idle are the limits of these names, in milliseconds.
 
 import Forking
 import ForkingAsync

@@ -39,8 +39,8 @@ private func giveAnswer(_ connection: inout Connection, _ done: Int32) throws {
     forkcore_event_add(done, 1)
 }
 
-/// The client's side: says a word more after each piece that it reads. Returns how many bytes came before the end, which
-/// must be one.
+/// The client's side: says a word more after each piece that it reads. Returns how many bytes came before the end,
+/// which must be one.
 private func readTalking(_ client: Client, after done: Int32) throws -> Int {
     var (count, word) = (0, UInt8(10))
     var piece = [UInt8](repeating: 0, count: 16_384)

@@ -90,7 +90,9 @@ private func refused() throws {
     configuration.child.timeout = .seconds(1)
     func refusal() throws -> String {
         let address = try SocketAddress(parsing: "127.0.0.1:0")
-        return try invalidity { _ = try PreforkServer(workers: Listener(address), configuration: configuration) { _ in } }
+        return try invalidity {
+            _ = try PreforkServer(workers: Listener(address), configuration: configuration) { _ in }
+        }
     }
     var text = try refusal()
     try expect(text.contains("maxAge") && text.contains("requestTimeout"), text)

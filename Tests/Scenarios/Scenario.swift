@@ -6,8 +6,8 @@ import Glibc
 /// A test in a process of its own: `scenarios NAME`.
 struct Scenario: Sendable {
     let name: String
-    /// What is so if it passes. Nil where a test starts it itself, with arguments, clients or surroundings: such a one is
-    /// not listed.
+    /// What is so if it passes. Nil where a test starts it itself, with arguments, clients or surroundings: such a one
+    /// is not listed.
     let title: String?
     /// How many the process can have. They are few, so that a leak cannot hide.
     let descriptors: rlim_t

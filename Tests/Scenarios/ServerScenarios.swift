@@ -328,7 +328,8 @@ private func heldClientAtStop() throws {
     try expect(short.tries == 3 && short.sentAway == 0, "\(short.tries) tries, \(short.sentAway) sent away")
 }
 
-/// Signal mask and SIGPIPE are after serving what they were before. In a child nothing is blocked, and SIGPIPE stays ignored.
+/// Signal mask and SIGPIPE are after serving what they were before. In a child nothing is blocked, and SIGPIPE stays
+/// ignored.
 private func allGivenBack() throws {
     let before = blockedSignals()
     do {

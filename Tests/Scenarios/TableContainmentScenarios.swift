@@ -96,7 +96,8 @@ private func leftBehindInTime(_ way: ChildTable.Reaping) throws {
     try expect(recording.exits[1].reason == .timeout, "\(recording.exits)")
 }
 
-/// Who waits for all waits for it, also if it was not found before; and it is found once, however often it is looked for.
+/// Who waits for all waits for it, also if it was not found before; and it is found once, however often it is looked
+/// for.
 private func leftBehindIsWaitedFor(_ way: ChildTable.Reaping) throws {
     let recording = try RecordingTable(reaping: way)
     let table = recording.table

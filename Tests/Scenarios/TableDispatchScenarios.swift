@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a child may do with Swift's Concurrency. Importing Dispatch starts nothing: only these scenarios start its threads.
+// What a child may do with Swift's Concurrency. Importing Dispatch starts nothing: only these scenarios start its
+// threads.
 
 import Dispatch
 import Forking

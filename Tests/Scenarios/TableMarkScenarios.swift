@@ -171,7 +171,8 @@ private func inTurn(_ count: Int, _ ledger: Ledger, _ watch: inout ZombieWatch) 
     }
 }
 
-/// Forks `count` children that end at the same moment: one SIGCHLD tells of one, and the marks say that the others live.
+/// Forks `count` children that end at the same moment: one SIGCHLD tells of one, and the marks say that the others
+/// live.
 private func allAtOnce(_ count: Int, _ ledger: Ledger, _ scribbler: Scribbler, _ watch: inout ZombieWatch) throws {
     let table = ledger.recording.table
     // Until no sweep is due any more, which would find them at once.

@@ -214,8 +214,8 @@ private func waitWithDeadline(_ way: ChildTable.Reaping) throws {
     try expect(emptied && recording.exits.map(\.status) == [.exited(code: 11)], "\(recording.exits)")
 }
 
-/// A child that goes over to its parent's process group is still reached: itself, and not its parent; also if others are
-/// left in the group that was its own.
+/// A child that goes over to its parent's process group is still reached: itself, and not its parent; also if others
+/// are left in the group that was its own.
 private func leftItsGroup() throws {
     for leavesOthers in [false, true] {
         let recording = try RecordingTable()

@@ -247,7 +247,8 @@ private func slowExecve() throws {
     try null.close()
 }
 
-/// A child that this process may not signal: as one of root's, for somebody who gave up root. Of its group another may be.
+/// A child that this process may not signal: as one of root's, for somebody who gave up root. Of its group another may
+/// be.
 private func notPermitted(_ way: ChildTable.Reaping, isAlone: Bool) throws {
     guard getuid() == 0 else { return }
     let recording = try RecordingTable(reaping: way)

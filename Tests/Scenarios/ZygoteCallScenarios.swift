@@ -292,7 +292,8 @@ private func handOffReset() throws {
     try zygote.finish()
 }
 
-/// A child that ends in the midst of a long answer, which leaves no room in its channel: how it ended is told all the same.
+/// A child that ends in the midst of a long answer, which leaves no room in its channel: how it ended is told all the
+/// same.
 private func cutAnswer() throws {
     let zygote = try startZygote { handlers in
         handlers.answer("pour") { request in

@@ -93,8 +93,8 @@ private func lines(startingWith names: String...) throws -> String {
         .joined(separator: "\n")
 }
 
-/// A service manager sends them to all processes of a service, and a terminal to all of its foreground: the zygote serves on
-/// for who drains.
+/// A service manager sends them to all processes of a service, and a terminal to all of its foreground: the zygote
+/// serves on for who drains.
 private func signals() throws {
     let zygote = try startZygote()
     let pid = zygote.pid!

@@ -304,7 +304,8 @@ private func strangers() throws {
     try zygote.finish()
 }
 
-/// Numbers and texts that nobody counted or wrote: they are what they are, and nothing is computed from them that cannot be.
+/// Numbers and texts that nobody counted or wrote: they are what they are, and nothing is computed from them that
+/// cannot be.
 private func hostileNumbers() throws {
     let kinds = [Forged.reply, Forged.threw, Forged.limitRefused, Forged.notForked, Forged.ended]
     let events = Told()

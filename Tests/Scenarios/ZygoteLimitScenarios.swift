@@ -41,8 +41,8 @@ private func addHandlers(_ handlers: inout Zygote.Handlers) {
     }
 }
 
-/// Child: the errno of each way to somebody else by a TCP socket that was given: the first by connecting it anew, the second
-/// by what it sends as it connects, the third by letting others connect. None is connected any more.
+/// Child: the errno of each way to somebody else by a TCP socket that was given: the first by connecting it anew, the
+/// second by what it sends as it connects, the third by letting others connect. None is connected any more.
 private func waysOut(_ request: Zygote.Request) -> [UInt8] {
     let sockets = request.descriptors.map(\.rawValue)
     var nobody = sockaddr()

@@ -168,8 +168,8 @@ private func manyCalls() throws {
     try zygote.finish()
 }
 
-/// More places than descriptors: who gets none is told, no call is lost, also while the zygote still has those of calls that
-/// are dropped here.
+/// More places than descriptors: who gets none is told, no call is lost, also while the zygote still has those of calls
+/// that are dropped here.
 private func shortOfDescriptors() throws {
     let zygote = try startZygote(maxChildren: 100)
     let pid = zygote.pid!

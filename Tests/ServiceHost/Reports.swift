@@ -32,7 +32,8 @@ struct StdoutLog: LogHandler {
 
 let logger = Logger(label: "events") { _ in StdoutLog() }
 
-/// Says `made NAME{LABEL=VALUE}` once for each metric, and `NAME{LABEL=VALUE} VALUE` whenever it has one: of a counter its sum.
+/// Says `made NAME{LABEL=VALUE}` once for each metric, and `NAME{LABEL=VALUE} VALUE` whenever it has one: of a counter
+/// its sum.
 final class StdoutMetrics: MetricsFactory {
     final class Line: CounterHandler, RecorderHandler, MeterHandler, TimerHandler {
         private let name: String

@@ -45,7 +45,8 @@ private struct Database: Service {
     }
 }
 
-/// Ends, unasked, when a client wants that; or fails. Shut down, it ends after the one that serves has no client any more.
+/// Ends, unasked, when a client wants that; or fails. Shut down, it ends after the one that serves has no client any
+/// more.
 private struct Fragile: Service {
     let requests: AsyncThrowingStream<Void, any Error>
     let clients: AsyncStream<Void>

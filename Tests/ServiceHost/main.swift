@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What ForkingIntegrationsTests start: `servicehost (zygote|prefork|forking) …`. Whatever is logged or measured, and what the
-// modes themselves have to say, is a line on stdout.
+// What ForkingIntegrationsTests start: `servicehost (zygote|prefork|forking) …`. Whatever is logged or measured, and
+// what the modes themselves have to say, is a line on stdout.
 
 import Forking
 import Glibc

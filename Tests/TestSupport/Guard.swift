@@ -4,8 +4,8 @@ import Glibc
 
 /// Sees to it that nothing a test has started outlives the tests, be they killed.
 ///
-/// What a test starts has a variable in its environment that names the process which runs the tests; a shell that waits for
-/// that process's end kills whatever has it. And that process ends with its parent, `swift test`.
+/// What a test starts has a variable in its environment that names the process which runs the tests; a shell that waits
+/// for that process's end kills whatever has it. And that process ends with its parent, `swift test`.
 enum Guard {
     static let variable = "FORKING_TEST_PROCESS"
 

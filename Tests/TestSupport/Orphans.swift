@@ -2,8 +2,8 @@
 
 import Glibc
 
-/// Becomes nobody for good, as a server does that was started as root; the kernel then forgets the signal that this process
-/// would get at its parent's end. Whether it could.
+/// Becomes nobody for good, as a server does that was started as root; the kernel then forgets the signal that this
+/// process would get at its parent's end. Whether it could.
 public func giveUpRoot() -> Bool {
     setgid(65_534) == 0 && setuid(65_534) == 0
 }

@@ -196,7 +196,8 @@ public final class Running {
     }
 }
 
-/// Reads /proc. What has ended and is process 1's to reap is gone: in a container that is often no init, and reaps nobody.
+/// Reads /proc. What has ended and is process 1's to reap is gone: in a container that is often no init, and reaps
+/// nobody.
 public struct Process {
     public let state: Character
     public let parent: Int32

@@ -16,8 +16,8 @@ public func expect(
     if try !condition() { throw Failure("line \(line): \(text())") }
 }
 
-/// Waits for something that no descriptor announces, such as another process's state in /proc. Generous: only what hangs takes
-/// this long, on a machine that has other things to do too.
+/// Waits for something that no descriptor announces, such as another process's state in /proc. Generous: only what
+/// hangs takes this long, on a machine that has other things to do too.
 public func eventually(
     within seconds: Double = 60, _ text: @autoclosure () -> String, _ condition: () throws -> Bool
 ) throws {

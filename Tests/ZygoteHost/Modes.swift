@@ -221,7 +221,8 @@ extension UInt8 {
     fileprivate var asExit: Int32 { Int32(self) }
 }
 
-/// The zygote is killed under load, `count` times: calls in flight fail, no others, and calls succeed again within a second.
+/// The zygote is killed under load, `count` times: calls in flight fail, no others, and calls succeed again within a
+/// second.
 @Sendable func zygoteKilled(_ count: Int) async throws {
     let shared = Shared()
     try await withThrowingTaskGroup(of: Void.self) { group in

@@ -5,8 +5,8 @@ import NIOCore
 import NIOPosix
 import Synchronization
 
-/// What goes on in a host: event loops, Foundation, types made at run time, tasks. Each takes the locks that a child forked from
-/// here would find taken for ever.
+/// What goes on in a host: event loops, Foundation, types made at run time, tasks. Each takes the locks that a child
+/// forked from here would find taken for ever.
 final class Noise: Sendable {
     private let isOver = Atomic(false)
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)

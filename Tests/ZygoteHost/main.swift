@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A host with threads, for tests: `zygotehost MODE [COUNT]`. It prints `ok` and exits 0, or says on stderr what went wrong.
+// A host with threads, for tests: `zygotehost MODE [COUNT]`. It prints `ok` and exits 0, or says on stderr what went
+// wrong.
 
 import Forking
 import ForkingAsync

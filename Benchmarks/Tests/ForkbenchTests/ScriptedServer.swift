@@ -4,8 +4,8 @@ import Glibc
 import Synchronization
 import TestSupport
 
-/// A server that answers each request as it is told, one connection at a time, so that it is known what a load generator
-/// has to report.
+/// A server that answers each request as it is told, one connection at a time, so that it is known what a load
+/// generator has to report.
 final class ScriptedServer: Sendable {
     /// What is done with a request. A request that is not answered ends the connection.
     enum Step: Sendable {

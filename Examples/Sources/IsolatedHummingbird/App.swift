@@ -1,5 +1,5 @@
-// A Hummingbird application whose risky jobs run in children of a zygote: one that traps (curl http://127.0.0.1:8080/job/trap),
-// never ends, or eats memory costs its own request alone, which is told why.
+// A Hummingbird application whose risky jobs run in children of a zygote: one that traps (curl
+// http://127.0.0.1:8080/job/trap), never ends, or eats memory costs its own request alone, which is told why.
 
 import Forking
 import ForkingAsync
@@ -24,7 +24,8 @@ import Hummingbird
     }
 }
 
-/// Host: 200 and the answer, 400 for what the handler threw, 504 for what took too long, 503 when too many wait, 500 for all else, with the cause.
+/// Host: 200 and the answer, 400 for what the handler threw, 504 for what took too long, 503 when too many wait, 500
+/// for all else, with the cause.
 func isolated(job: String, _ zygote: Zygote) async throws -> Response {
     var limits = ResourceLimits()
     limits.maxMemoryBytes = 512 << 20

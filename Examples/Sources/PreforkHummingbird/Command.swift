@@ -1,5 +1,5 @@
-// A Hummingbird application in a pool of worker processes: a request that traps (curl http://127.0.0.1:8080/trap) costs its
-// own worker alone.
+// A Hummingbird application in a pool of worker processes: a request that traps (curl http://127.0.0.1:8080/trap) costs
+// its own worker alone.
 
 import ArgumentParser
 import Forking

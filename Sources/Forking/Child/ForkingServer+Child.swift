@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A child of a ForkingServer: one thread, and of all that the parent had, one client. What it does is the user's handler; it ends
-// by _exit, and releases nothing of the parent's.
+// A child of a ForkingServer: one thread, and of all that the parent had, one client. What it does is the user's
+// handler; it ends by _exit, and releases nothing of the parent's.
 
 import CForkCore
 import SystemPackage

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Two processes of an upgrade: the go-between, a child of the old program, and its own child, which becomes the new program.
+// Two processes of an upgrade: the go-between, a child of the old program, and its own child, which becomes the new
+// program.
 
 import CForkCore
 import Glibc

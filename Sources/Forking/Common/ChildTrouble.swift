@@ -8,8 +8,8 @@ public enum ChildTrouble: Hashable, Sendable {
     /// It has ended, but cannot be reaped, as another process traces it: a debugger, or one that it started itself. Its
     /// place stays taken until that process lets go or ends. ptrace(2).
     case held(ProcessID, peer: SocketAddress?)
-    /// It, or all that is left of it, may not be signalled: it has changed its credentials, as a set-user-ID program can,
-    /// and this process may not do so. Time limits and stops do not reach it. kill(2), EPERM.
+    /// It, or all that is left of it, may not be signalled: it has changed its credentials, as a set-user-ID program
+    /// can, and this process may not do so. Time limits and stops do not reach it. kill(2), EPERM.
     case notPermitted(ProcessID, peer: SocketAddress?)
 
     /// Its number, as long as it was not reaped.

@@ -6,8 +6,8 @@ import SystemPackage
 
 /// Whom a child acts as: user, group, and supplementary groups. credentials(7).
 ///
-/// A child takes them on as one of its first acts, before its body or its program; only a parent with root's rights can give
-/// others than its own. Nothing else changes: not its variables, such as HOME, nor its directory.
+/// A child takes them on as one of its first acts, before its body or its program; only a parent with root's rights can
+/// give others than its own. Nothing else changes: not its variables, such as HOME, nor its directory.
 public struct Credentials: Hashable, Sendable {
     /// The real, effective and saved user. setresuid(2).
     public var user: UInt32
@@ -23,13 +23,14 @@ public struct Credentials: Hashable, Sendable {
         self.supplementaryGroups = supplementaryGroups
     }
 
-    /// Reads them as a person writes them: `USER` or `USER:GROUP`, each a name or a number. Without a group it is the user's
-    /// own; the supplementary groups are all that the user is a member of. passwd(5), group(5).
+    /// Reads them as a person writes them: `USER` or `USER:GROUP`, each a name or a number. Without a group it is the
+    /// user's own; the supplementary groups are all that the user is a member of. passwd(5), group(5).
     ///
-    /// Parent, before it serves. The files are read here, as a statically linked libc may not be able to; users that only a
-    /// directory service knows have to be given as numbers, and are then in no other group.
+    /// Parent, before it serves. The files are read here, as a statically linked libc may not be able to; users that
+    /// only a directory service knows have to be given as numbers, and are then in no other group.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if there is no such user or group, or if a number alone does not say which group.
+    /// - Throws: `ForkingError.Code.invalid` if there is no such user or group, or if a number alone does not say which
+    ///   group.
     public init(parsing text: String) throws(ForkingError) {
         try self.init(
             parsing: text, users: AccountFile(KernelFile.lines("/etc/passwd")),

@@ -58,15 +58,17 @@ public struct ForkingError: Error, Hashable, Sendable {
         public static let invalid = Code(value: .invalid)
         /// There are as many children as there may be, and as many calls as may wait for one.
         public static let full = Code(value: .full)
-        /// No more programs can be on their way to be executed: mostly for less than a millisecond, but for longer where a file
-        /// system is slow. One that has come through, or has ended, makes room. The same where a descriptor that a client
-        /// attached is about to be closed, which no program may have a copy of.
+        /// No more programs can be on their way to be executed: mostly for less than a millisecond, but for longer
+        /// where a file system is slow. One that has come through, or has ended, makes room. The same where a
+        /// descriptor that a client attached is about to be closed, which no program may have a copy of.
         public static let crowded = Code(value: .crowded)
-        /// This process has more than one thread, and a child forked from it could hang on a lock that another one held.
+        /// This process has more than one thread, and a child forked from it could hang on a lock that another one
+        /// held.
         public static let threads = Code(value: .threads)
         /// Too many workers in a row failed at their start, and the server gave up.
         public static let crashLoop = Code(value: .crashLoop)
-        /// The processes of `processIDs` live, though they were to end: they were sent SIGKILL, or may not be signalled.
+        /// The processes of `processIDs` live, though they were to end: they were sent SIGKILL, or may not be
+        /// signalled.
         public static let notEnded = Code(value: .notEnded)
         /// The peer of a connection sent, or took, nothing for as long as the connection's timeout.
         public static let timedOut = Code(value: .timedOut)
@@ -83,8 +85,8 @@ public struct ForkingError: Error, Hashable, Sendable {
         public static let deadlineExceeded = Code(value: .deadlineExceeded)
         /// `Zygote.Call.cancel()` was called, and the child was killed.
         public static let cancelled = Code(value: .cancelled)
-        /// The zygote ended while it had the call, or there is none at the moment. A new one is started for the next call, at
-        /// once, or after `retryAfter`.
+        /// The zygote ended while it had the call, or there is none at the moment. A new one is started for the next
+        /// call, at once, or after `retryAfter`.
         public static let zygoteLost = Code(value: .zygoteLost)
         /// The zygote was shut down.
         public static let shutDown = Code(value: .shutDown)
@@ -152,7 +154,8 @@ public struct ForkingError: Error, Hashable, Sendable {
 }
 
 extension ForkingError {
-    /// An error for your own code that has to throw one, such as a hook: what is wrong, and what would be right, in one line.
+    /// An error for your own code that has to throw one, such as a hook: what is wrong, and what would be right, in one
+    /// line.
     public static func invalid(_ text: String) -> ForkingError { ForkingError(.invalid(text)) }
     /// An error for your own code that has to throw one: the call that the system refused, and its error.
     public static func system(call: String, _ errno: Errno) -> ForkingError {
@@ -226,8 +229,8 @@ extension ForkingError: CustomStringConvertible {
 }
 
 extension ForkingError {
-    /// Whether the peer of a connection brought this about: it has gone, was silent for too long, or sent what cannot be. That
-    /// is no trouble of the server's, and anybody can bring it about, as often as they like.
+    /// Whether the peer of a connection brought this about: it has gone, was silent for too long, or sent what cannot
+    /// be. That is no trouble of the server's, and anybody can bring it about, as often as they like.
     public var isPeersDoing: Bool {
         switch detail {
         case .timedOut, .lineTooLong, .endOfStream: true
@@ -236,8 +239,8 @@ extension ForkingError {
         }
     }
 
-    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and clone
-    /// call so.
+    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and
+    /// clone call so.
     var isShortage: Bool {
         switch detail {
         case .crowded: true

@@ -2,9 +2,9 @@
 
 import Glibc
 
-/// What a program leaves to one that takes its place, or that it starts: a text in a variable of the environment, and the number of
-/// a process, which says whom it is for, or from. Environments are passed on, and anybody can write to them: who reads it believes it
-/// only where the number is his own, or his parent's.
+/// What a program leaves to one that takes its place, or that it starts: a text in a variable of the environment, and
+/// the number of a process, which says whom it is for, or from. Environments are passed on, and anybody can write to
+/// them: who reads it believes it only where the number is his own, or his parent's.
 package struct Inheritance {
     let name: String
 
@@ -22,8 +22,8 @@ package struct Inheritance {
     /// Takes it back, where that program could not be executed. unsetenv(3)
     package func remove() { unsetenv(name) }
 
-    /// Takes what was left out of the environment, whatever it says: no program started from here is to have it. Nil if there is
-    /// nothing, or it makes no sense.
+    /// Takes what was left out of the environment, whatever it says: no program started from here is to have it. Nil if
+    /// there is nothing, or it makes no sense.
     package func take() -> (pid: ProcessID, text: String)? {
         guard let value = getenv(name) else { return nil }
         defer { remove() }
@@ -37,6 +37,7 @@ package struct Inheritance {
         return text
     }
 
-    /// Whether a descriptor that was left with it is open. From now on no program started from here has it. FD_CLOEXEC in fcntl(2)
+    /// Whether a descriptor that was left with it is open. From now on no program started from here has it. FD_CLOEXEC
+    /// in fcntl(2)
     static func adopt(_ descriptor: Int32) -> Bool { fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0 }
 }

@@ -28,8 +28,8 @@ struct Instant: Comparable {
 }
 
 extension Duration {
-    /// Whole nanoseconds, as far as 64 bits go (292 years). Not by `components`, which trap where a duration has more seconds
-    /// than 64 bits can count.
+    /// Whole nanoseconds, as far as 64 bits go (292 years). Not by `components`, which trap where a duration has more
+    /// seconds than 64 bits can count.
     package var inNanoseconds: Int64 { Int64(clamping: attoseconds / 1_000_000_000) }
 
     /// At least one, as 0 would be none where C takes it.

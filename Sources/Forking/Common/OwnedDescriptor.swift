@@ -25,13 +25,14 @@ struct OwnedDescriptor: ~Copyable {
     deinit { forkcore_close(rawValue) }
 }
 
-/// Two connected descriptors. One stays in this process, the other is for one that it makes, which has a copy of its own then.
+/// Two connected descriptors. One stays in this process, the other is for one that it makes, which has a copy of its
+/// own then.
 struct DescriptorPair: ~Copyable {
     let ours: OwnedDescriptor
     let theirs: OwnedDescriptor
 
-    /// Opens them with a C function that stores ours and theirs and returns an errno. By default sockets that keep messages apart
-    /// and can pass descriptors on: socketpair(2).
+    /// Opens them with a C function that stores ours and theirs and returns an errno. By default sockets that keep
+    /// messages apart and can pass descriptors on: socketpair(2).
     init(
         _ call: String = "socketpair",
         _ open: (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> Int32 = forkcore_channel_open

@@ -13,7 +13,8 @@ public struct Program: Sendable {
     /// Variables, each as `NAME=value`.
     public var environment: CStrings
 
-    /// Whether it has the connection on descriptor 2 as well, rather than ours: some say there what their clients are to read.
+    /// Whether it has the connection on descriptor 2 as well, rather than ours: some say there what their clients are
+    /// to read.
     public var isStandardErrorConnected = false
 
     /// - Parameters:
@@ -69,8 +70,8 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         return CStrings(copying: forkcore_arguments(&count))
     }
 
-    /// The variables of this process, as they are now, without NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID: with those a
-    /// program could speak in this process's name. environ(7).
+    /// The variables of this process, as they are now, without NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID: with
+    /// those a program could speak in this process's name. environ(7).
     public static var environment: CStrings {
         var variables = CStrings(copying: environ)
         variables.removeAll { variable in

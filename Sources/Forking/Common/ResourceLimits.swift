@@ -6,29 +6,29 @@ import CForkCore
 
 /// What a child may use. Nil or false: as much as its parent. setrlimit(2), prctl(2), seccomp(2), landlock(7).
 ///
-/// A child takes its limits on after its credentials and before its body, or before it executes its program. A limit never gives
-/// more than the parent has.
+/// A child takes its limits on after its credentials and before its body, or before it executes its program. A limit
+/// never gives more than the parent has.
 public struct ResourceLimits: Hashable, Sendable {
     /// Seconds of CPU time, of all its threads; then it gets SIGXCPU, and a second later SIGKILL. RLIMIT_CPU
     public var maxCPUSeconds: Int?
     /// Bytes of address space besides what is mapped when it starts; for a program, all that it maps. RLIMIT_AS
     ///
-    /// An allocation that goes beyond traps: the child ends by SIGABRT or SIGILL. A thread takes 8 MiB for its stack. Where Tasks
-    /// run, there must be at least `minAsyncMemoryBytes`.
+    /// An allocation that goes beyond traps: the child ends by SIGABRT or SIGILL. A thread takes 8 MiB for its stack.
+    /// Where Tasks run, there must be at least `minAsyncMemoryBytes`.
     public var maxMemoryBytes: Int?
     /// The child's descriptors have numbers below this. Where Tasks run, at least `minAsyncOpenFiles`. RLIMIT_NOFILE
     public var maxOpenFiles: Int?
     /// No program that it executes gets more rights than it has. PR_SET_NO_NEW_PRIVS
     public var deniesNewPrivileges = false
-    /// It can make no sockets but Unix ones (EACCES), and listen on none. TCP sockets that it was given go on working, and cannot be
-    /// connected to anybody else; UDP ones can, so give it none. Implies `deniesNewPrivileges`.
+    /// It can make no sockets but Unix ones (EACCES), and listen on none. TCP sockets that it was given go on working,
+    /// and cannot be connected to anybody else; UDP ones can, so give it none. Implies `deniesNewPrivileges`.
     ///
-    /// This takes no rights, unlike a network namespace, and microseconds. Where Landlock has no rules for TCP (before Linux
-    /// 6.7), connect(2) fails for Unix sockets too.
+    /// This takes no rights, unlike a network namespace, and microseconds. Where Landlock has no rules for TCP (before
+    /// Linux 6.7), connect(2) fails for Unix sockets too.
     public var deniesNetwork = false
 
-    /// The least memory that Swift's concurrency works with: its threads' stacks. Each Task that runs at the same time as others
-    /// takes 8 MiB more; a child without them may hang.
+    /// The least memory that Swift's concurrency works with: its threads' stacks. Each Task that runs at the same time
+    /// as others takes 8 MiB more; a child without them may hang.
     public static let minAsyncMemoryBytes = 32 << 20
     /// The least open files that it works with: the standard ones, a call's channel, and Dispatch's own.
     public static let minAsyncOpenFiles = 8

@@ -2,15 +2,18 @@
 
 import Glibc
 
-/// Where a shell looks for a program that is called by its name alone. Byte for byte: not all of a path is UTF-8. Any process.
+/// Where a shell looks for a program that is called by its name alone. Byte for byte: not all of a path is UTF-8. Any
+/// process.
 ///
-/// Without FilePath, as each server looks for its own program at its start: what that makes at first use, each fork would copy.
+/// Without FilePath, as each server looks for its own program at its start: what that makes at first use, each fork
+/// would copy.
 package enum SearchPath {
     /// The first place for which `isWanted` says so, with its NUL.
     ///
     /// - Parameters:
     ///   - name: without a slash.
-    ///   - path: as PATH, with colons; a directory without a name is the one that we are in. Nil: what there is in every system.
+    ///   - path: as PATH, with colons; a directory without a name is the one that we are in. Nil: what there is in
+    ///     every system.
     ///   - isWanted: is given one place after the other.
     package static func find(
         _ name: UnsafePointer<CChar>, in path: UnsafePointer<CChar>? = UnsafePointer(getenv("PATH")),

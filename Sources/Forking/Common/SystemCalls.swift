@@ -4,8 +4,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write it right behind
-/// that call, or around it: errno is read here, and nowhere else in Swift. Any process.
+/// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write it right
+/// behind that call, or around it: errno is read here, and nowhere else in Swift. Any process.
 package func failure(of result: some SignedInteger) -> Int32 {
     let code = errno
     return result < 0 ? code : 0
@@ -27,10 +27,11 @@ package func socketType(of descriptor: Int32) -> Int32? {
 
 // MARK: Waiting. All of Swift waits for descriptors here, but for a worker, whose epoll instance wakes it alone (`AcceptQueue`).
 
-/// Waits until something can be read from one of some descriptors, or its other end has gone, but no longer than `time`; nil waits
-/// for ever. One that is negative is passed over. There are at most 8. ppoll(2). Any process.
+/// Waits until something can be read from one of some descriptors, or its other end has gone, but no longer than
+/// `time`; nil waits for ever. One that is negative is passed over. There are at most 8. ppoll(2). Any process.
 ///
-/// - Returns: a bit for each that is so, the first one's the lowest. None after the time, and if a signal came in between.
+/// - Returns: a bit for each that is so, the first one's the lowest. None after the time, and if a signal came in
+///   between.
 @inline(__always)
 func waitUntilReadable<let count: Int>(
     _ descriptors: InlineArray<count, Int32>, atMost time: Duration? = nil
@@ -52,8 +53,8 @@ func waitUntilReadable(_ descriptor: Int32, atMost time: Duration? = nil) throws
 /// Whether something can be read from a descriptor now, or its other end has gone.
 func isReadable(_ descriptor: Int32) -> Bool { (try? waitUntilReadable(descriptor, atMost: .zero)) ?? false }
 
-/// Waits until the other end of a socket has closed, or will send no more, whatever is to be read, but no longer than `time`.
-/// EPOLLRDHUP in epoll_ctl(2). Any process.
+/// Waits until the other end of a socket has closed, or will send no more, whatever is to be read, but no longer than
+/// `time`. EPOLLRDHUP in epoll_ctl(2). Any process.
 func waitUntilHungUp(_ descriptor: Int32, atMost time: Duration) throws(ForkingError) -> Bool {
     let poll = try OwnedDescriptor("epoll_create1", forkcore_poll_open)
     try check(forkcore_poll_add_hang_up(poll.rawValue, descriptor, 0), "epoll_ctl")

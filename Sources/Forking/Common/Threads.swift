@@ -14,8 +14,8 @@ enum Threads {
 extension Threads {
     /// Runs `body` on a thread that is there for it alone, and waits until that has ended. pthread_create(3)
     ///
-    /// What `body` leaves in thread-local variables goes with the thread. A Swift `Mutex` keeps its thread's number in one: that of
-    /// the thread that forks would be wrong in each child, and a lock taken with it traps there.
+    /// What `body` leaves in thread-local variables goes with the thread. A Swift `Mutex` keeps its thread's number in
+    /// one: that of the thread that forks would be wrong in each child, and a lock taken with it traps there.
     static func runAlone(_ body: () throws -> Void) throws {
         try withoutActuallyEscaping(body) { body in
             let box = Box(body)

@@ -8,8 +8,8 @@ public enum UsableCores {
     /// The cores that this process may run on, at most as many as its control groups let it use at a time (1.5 count as
     /// 2); at least 1. sched_getaffinity(2), cgroups(7).
     ///
-    /// Looked for at each call, in some files of /proc and /sys, so keep it. Limits above a container's own root cannot be
-    /// seen from inside. Any process, any thread.
+    /// Looked for at each call, in some files of /proc and /sys, so keep it. Limits above a container's own root cannot
+    /// be seen from inside. Any process, any thread.
     public static var count: Int { count(root: "", affinity: affinity) }
 
     /// The same, with files below `root`.
@@ -45,8 +45,8 @@ public enum UsableCores {
     }
 }
 
-/// Where this process stands in the hierarchies of control groups: one of version 2, one for a controller of version 1, or
-/// both. cgroups(7).
+/// Where this process stands in the hierarchies of control groups: one of version 2, one for a controller of version 1,
+/// or both. cgroups(7).
 struct ControlGroups {
     private let memberships: [Membership]
     private let mounts: [Mount]
@@ -56,11 +56,13 @@ struct ControlGroups {
         mounts = KernelFile.lines(root + "/proc/self/mountinfo").compactMap(Mount.init)
     }
 
-    /// The directories of the groups that may limit this process's CPU time: its own, and all above it that can be seen.
+    /// The directories of the groups that may limit this process's CPU time: its own, and all above it that can be
+    /// seen.
     var cpuDirectories: [String] {
         memberships.flatMap { membership in
             let mounts = mounts.filter { $0.shows(membership) }
-            // Where no mount has the group, as in a container that sees another's mount, the mount's root is the best guess.
+            // Where no mount has the group, as in a container that sees another's mount, the mount's root is the best
+            // guess.
             guard let mount = mounts.first(where: { membership.path.below($0.root) != nil }) ?? mounts.first else {
                 return [String]()
             }

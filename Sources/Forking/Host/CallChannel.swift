@@ -7,8 +7,8 @@ import SystemPackage
 
 /// Host: a call's channel, and the request until it is sent there.
 ///
-/// There is a channel once the call has a place: while it waits for one it takes no descriptor, so that no burst of calls takes
-/// all that the host can have. Unless somebody asks for one to poll.
+/// There is a channel once the call has a place: while it waits for one it takes no descriptor, so that no burst of
+/// calls takes all that the host can have. Unless somebody asks for one to poll.
 ///
 /// Its lock is the last to be taken: nobody takes another with it.
 final class CallChannel: Sendable {
@@ -88,7 +88,8 @@ final class CallChannel: Sendable {
         _ = try waitUntilReadable(channel, atMost: duration)
     }
 
-    /// Calls `body`, once, when the call has a place or will have none: now, or on another thread, which is not to be held up.
+    /// Calls `body`, once, when the call has a place or will have none: now, or on another thread, which is not to be
+    /// held up.
     func whenDecided(_ body: @escaping @Sendable () -> Void) {
         let isDecided = state.withLock { state in
             let isDecided = state.hasPlace || state.failure != nil
@@ -113,7 +114,8 @@ final class CallChannel: Sendable {
     private func open(_ state: inout State) -> Int32 {
         guard state.ours < 0 else { return 0 }
         let code = forkcore_channel_open(&state.ours, &state.theirs)
-        // Nobody can attach what it would take time to close; where the kernel cannot see to that, it is closed elsewhere.
+        // Nobody can attach what it would take time to close; where the kernel cannot see to that, it is closed
+        // elsewhere.
         if code == 0, expecting == 0 { _ = forkcore_refuse_rights(state.ours) }
         return code
     }
@@ -141,7 +143,8 @@ final class CallChannel: Sendable {
     /// How many descriptors it holds while it waits.
     var heldDescriptors: Int { state.withLock { $0.ownsDescriptors ? $0.request?.descriptors.count ?? 0 : 0 } }
 
-    /// The zygote has its end. The request follows: to put a long one into memory takes its time, and no lock but this one's.
+    /// The zygote has its end. The request follows: to put a long one into memory takes its time, and no lock but this
+    /// one's.
     func send() {
         let body = state.withLock { state in
             forkcore_close(state.theirs)

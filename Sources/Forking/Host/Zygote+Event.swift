@@ -8,7 +8,8 @@ extension Zygote {
     public enum Event: Sendable {
         /// A zygote was started; the first one is ready by then.
         case started(ProcessID)
-        /// It has ended, unasked: so, and after so many failures in a row the next one is started after this time (zero: at once).
+        /// It has ended, unasked: so, and after so many failures in a row the next one is started after this time
+        /// (zero: at once).
         case lost(ProcessID, ExitStatus, failures: Int, pause: Duration)
         /// No zygote could be started; it is tried again.
         case startFailed(ForkingError)
@@ -24,7 +25,8 @@ extension Zygote {
         /// Whether a person should see it.
         public var isTrouble: Bool { severity >= .warning }
 
-        /// How bad it is. A call whose child crashed, or could not be had, is a warning, though whoever called is told, too.
+        /// How bad it is. A call whose child crashed, or could not be had, is a warning, though whoever called is told,
+        /// too.
         public var severity: EventSeverity {
             switch self {
             case .started, .ended: .info
@@ -59,8 +61,8 @@ extension Zygote {
         public let work: Work
     }
 
-    /// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last answer, before
-    /// it was lost, is not told at all.
+    /// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last
+    /// answer, before it was lost, is not told at all.
     public struct Work: Hashable, Sendable {
         /// Children that it forked.
         public internal(set) var forks = 0

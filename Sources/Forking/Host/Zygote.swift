@@ -5,8 +5,8 @@ import Glibc
 import Synchronization
 public import SystemPackage
 
-/// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it and
-/// ends. What crashes, hangs or leaks there costs that call alone.
+/// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it
+/// and ends. What crashes, hangs or leaks there costs that call alone.
 ///
 /// ```swift
 /// let zygote = try Zygote.start { handlers in
@@ -15,15 +15,16 @@ public import SystemPackage
 /// let reply = try zygote.runAndWait("thumbnail", bytes)
 /// ```
 ///
-/// *Host*: this process. It may have any threads, and any heap: neither comes near a fork. *Zygote*: one thread for ever; the
-/// host's end, however it comes, ends it. *Child*: one call, or one connection to its end.
+/// *Host*: this process. It may have any threads, and any heap: neither comes near a fork. *Zygote*: one thread for
+/// ever; the host's end, however it comes, ends it. *Child*: one call, or one connection to its end.
 ///
-/// Tasks await `run` and `reply`, of the product and module ForkingAsync; values instead of bytes are ForkingCodable's. A process
-/// that a test runner has started has threads: test handlers as functions, and the whole in an executable of its own.
+/// Tasks await `run` and `reply`, of the product and module ForkingAsync; values instead of bytes are ForkingCodable's.
+/// A process that a test runner has started has threads: test handlers as functions, and the whole in an executable of
+/// its own.
 ///
-/// Should the zygote die, the calls that it had fail with `ForkingError.Code.zygoteLost`, and the next call starts another: this
-/// executable anew, with the same arguments and the environment that it had at the start, which becomes the zygote where
-/// it comes to `Zygote.start`.
+/// Should the zygote die, the calls that it had fail with `ForkingError.Code.zygoteLost`, and the next call starts
+/// another: this executable anew, with the same arguments and the environment that it had at the start, which becomes
+/// the zygote where it comes to `Zygote.start`.
 public final class Zygote: Sendable {
     /// How much there can be at once, and how children are set up.
     public struct Configuration: Sendable {
@@ -31,11 +32,11 @@ public final class Zygote: Sendable {
         public var maxChildren = 40
         /// How many calls can wait for one of their places. They get them in the order in which they came.
         public var maxWaiting = 1000
-        /// How many bytes an answer can have at most, unless the call says otherwise: what a child sends is not trusted to be
-        /// sensible.
+        /// How many bytes an answer can have at most, unless the call says otherwise: what a child sends is not trusted
+        /// to be sensible.
         public var maxReplyBytes = 16 << 20
-        /// How calls' children are set up and bounded. Their `containment` is `.group`, or can be `.session`; they die with the
-        /// zygote, and are forked from its one thread. `child.limits` are those of calls that name none.
+        /// How calls' children are set up and bounded. Their `containment` is `.group`, or can be `.session`; they die
+        /// with the zygote, and are forked from its one thread. `child.limits` are those of calls that name none.
         public var child = ChildOptions()
 
         /// The defaults, as said at each property.
@@ -61,12 +62,13 @@ public final class Zygote: Sendable {
 
     /// Callbacks that customise a `Zygote`. Each says in which process it runs.
     public struct Hooks {
-        /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter made, the
-        /// handler's own code run once. It may start no thread (nor a Task: on the main actor that would never run), and has one
-        /// of its own, which has ended before the first fork, with all that is thread-local. If it throws, there is no zygote.
+        /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter
+        /// made, the handler's own code run once. It may start no thread (nor a Task: on the main actor that would
+        /// never run), and has one of its own, which has ended before the first fork, with all that is thread-local. If
+        /// it throws, there is no zygote.
         public var beforeFork: () throws -> Void = {}
-        /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on stderr
-        /// for what is not as it should be; how calls end is left to who called.
+        /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on
+        /// stderr for what is not as it should be; how calls end is left to who called.
         public var onEvent: @Sendable (Event) -> Void = { event in
             if case .finished = event { return }
             if event.isTrouble { Lines.tell(event.description) }
@@ -92,8 +94,8 @@ public final class Zygote: Sendable {
     ///   - configuration: how much there can be at once, and how children are set up.
     ///   - hooks: what runs besides.
     ///   - register: says what the zygote can do. Runs here, before the fork.
-    /// - Throws: `ForkingError.Code.threads`, with their number, if this process has more than one thread already; `.invalid` for the
-    ///   configuration, or with what `Hooks.beforeFork` threw; `.system`.
+    /// - Throws: `ForkingError.Code.threads`, with their number, if this process has more than one thread already;
+    ///   `.invalid` for the configuration, or with what `Hooks.beforeFork` threw; `.system`.
     public static func start(
         configuration: Configuration = Configuration(), hooks: Hooks = Hooks(),
         _ register: (inout Handlers) throws -> Void
@@ -133,7 +135,8 @@ public final class Zygote: Sendable {
 
     // MARK: Calls
 
-    /// Has a child run a handler, and waits for its answer. Any thread that may wait: a task awaits `run` of ForkingAsync.
+    /// Has a child run a handler, and waits for its answer. Any thread that may wait: a task awaits `run` of
+    /// ForkingAsync.
     ///
     /// - Parameters:
     ///   - name: the handler's.
@@ -157,8 +160,8 @@ public final class Zygote: Sendable {
 
     /// The same, without waiting: see `Call`.
     ///
-    /// A call that waits for a place takes no descriptor for itself. It has duplicates of those that it passes on, and is
-    /// refused where those of all that wait would be more than a quarter of what this process can have.
+    /// A call that waits for a place takes no descriptor for itself. It has duplicates of those that it passes on, and
+    /// is refused where those of all that wait would be more than a quarter of what this process can have.
     public func begin(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
         deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
@@ -202,11 +205,11 @@ public final class Zygote: Sendable {
         return Call(pending.channel, client, pending.id, name: name, begun, deadline: deadline, longest: longest)
     }
 
-    /// Hands a connected socket off to a child, which serves it to its end; `Call.poll()` or `wait()` then gives an empty
-    /// reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
+    /// Hands a connected socket off to a child, which serves it to its end; `Call.poll()` or `wait()` then gives an
+    /// empty reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
     ///
-    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told. A client that has
-    /// gone is handed off all the same: what it had sent can be read.
+    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told. A client
+    /// that has gone is handed off all the same: what it had sent can be read.
     public func handOff(
         _ name: String, _ connection: consuming Connection, _ bytes: [UInt8] = [], deadline: Duration? = nil,
         limits: ResourceLimits? = nil
@@ -219,14 +222,15 @@ public final class Zygote: Sendable {
 
     // MARK: Its end
 
-    /// Stops the zygote, without waiting: there will be no other. With `.drain`, no more calls are taken, those that were begun go
-    /// on, and the zygote ends after the last of them. With `.terminate` or `.kill`, it and its children are killed, and calls fail.
+    /// Stops the zygote, without waiting: there will be no other. With `.drain`, no more calls are taken, those that
+    /// were begun go on, and the zygote ends after the last of them. With `.terminate` or `.kill`, it and its children
+    /// are killed, and calls fail.
     public func stop(_ step: StopStep = .drain) {
         if step == .drain { client.drain() } else { client.end() }
     }
 
-    /// Drains, and waits for the zygote to end; after `timeout` it and its children are killed, which takes milliseconds,
-    /// and 3 seconds at most.
+    /// Drains, and waits for the zygote to end; after `timeout` it and its children are killed, which takes
+    /// milliseconds, and 3 seconds at most.
     ///
     /// - Returns: whether all had ended by themselves.
     @available(*, noasync, message: "await shutDown(), of ForkingAsync")
@@ -243,13 +247,15 @@ public final class Zygote: Sendable {
     public var pid: ProcessID? { client.processID }
     /// What it has done, as far as its last answer tells.
     public var status: Status { client.statistics }
-    /// Readable when the zygote ended or has said something: then call `poll()`. Nil while there is none; another one for each.
+    /// Readable when the zygote ended or has said something: then call `poll()`. Nil while there is none; another one
+    /// for each.
     ///
-    /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is then
-    /// another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
+    /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is
+    /// then another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
     public var descriptor: FileDescriptor? { client.descriptor < 0 ? nil : FileDescriptor(rawValue: client.descriptor) }
 
-    /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the moment.
+    /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the
+    /// moment.
     package func duplicateDescriptor() -> FileDescriptor? { client.duplicate() }
     /// Whether it was drained, or killed, and is no more.
     package var hasEnded: Bool { client.hasEnded }

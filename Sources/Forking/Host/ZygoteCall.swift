@@ -4,13 +4,14 @@ import Synchronization
 public import SystemPackage
 
 extension Zygote {
-    /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `poll()` when it is readable, or when
-    /// `nextPollDelay` has passed.
+    /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `poll()` when it is readable, or
+    /// when `nextPollDelay` has passed.
     ///
     /// Any thread may use it. If it goes away without an answer, its child is killed.
     public final class Call: Sendable {
-        /// Readable when there is something to `poll()`. It stays the call's. A call that waits for a place has none until it
-        /// is asked for here; -1 if there is none to be had, or the call is over: then `poll()` after `nextPollDelay`.
+        /// Readable when there is something to `poll()`. It stays the call's. A call that waits for a place has none
+        /// until it is asked for here; -1 if there is none to be had, or the call is over: then `poll()` after
+        /// `nextPollDelay`.
         public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel.descriptor) }
 
         private let channel: CallChannel
@@ -32,7 +33,8 @@ extension Zygote {
 
         /// A child is dead at once. Only a zygote that stands still does not say so in this time; it is replaced then.
         private static let confirmation = Duration.seconds(5)
-        /// A call that waits looks so often whether there are descriptors again, for want of which it may have no place.
+        /// A call that waits looks so often whether there are descriptors again, for want of which it may have no
+        /// place.
         private static let shortage = Duration.milliseconds(500)
         /// So much is taken of a long answer before it is looked what else there is to do.
         private static let partsAtOnce = 64
@@ -55,7 +57,8 @@ extension Zygote {
             if !state.withLock({ $0.isDone }) { client.finished(pending, name, begun, .failure(.cancelled), nil) }
         }
 
-        /// The answer, or nil if there is none yet. Never waits; recv(2). After an answer or an error, not to be called again.
+        /// The answer, or nil if there is none yet. Never waits; recv(2). After an answer or an error, not to be called
+        /// again.
         ///
         /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
         public func poll() throws(ForkingError) -> Reply? {
@@ -74,8 +77,8 @@ extension Zygote {
             return try ending.outcome.get()
         }
 
-        /// How long it may take until `poll()` has something to do although the descriptor is not readable. Never for ever:
-        /// another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
+        /// How long it may take until `poll()` has something to do although the descriptor is not readable. Never for
+        /// ever: another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
         public var nextPollDelay: Duration {
             let now = Instant.now
             let next = state.withLock {
@@ -94,8 +97,8 @@ extension Zygote {
             }
         }
 
-        /// Calls `body` when there is a descriptor to poll, or nothing to wait for: now, or on another thread, which is not
-        /// to be held up. Once.
+        /// Calls `body` when there is a descriptor to poll, or nothing to wait for: now, or on another thread, which is
+        /// not to be held up. Once.
         package func whenDecided(_ body: @escaping @Sendable () -> Void) { channel.whenDecided(body) }
 
         /// Has the child killed; `poll()` throws `.cancelled` once it is dead, unless it answered before.

@@ -31,8 +31,8 @@ extension ZygoteClient {
         }
     }
 
-    /// One that hears of its end is dead, and can be reaped, in less than a millisecond: so long the news of it waits, for
-    /// how it ended. All others are reaped later, by whoever comes by.
+    /// One that hears of its end is dead, and can be reaped, in less than a millisecond: so long the news of it waits,
+    /// for how it ended. All others are reaped later, by whoever comes by.
     static let briefly = Duration.milliseconds(20)
 
     /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
@@ -93,8 +93,8 @@ extension ZygoteClient {
             path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
 
-    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2). Whoever does so waits for it once the
-    /// state is unlocked: see `change`.
+    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2). Whoever does so waits for
+    /// it once the state is unlocked: see `change`.
     func startAgain(_ state: inout State) throws(ForkingError) {
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let pair = try DescriptorPair()
@@ -106,8 +106,8 @@ extension ZygoteClient {
         state.beginning = BeginningZygote(pid: pid, table: table, control: control)
     }
 
-    /// Waits until it is executed. That takes microseconds, unless a file system is slow: no other thread is to wait for it. Until
-    /// then the zygote's end of its socket is open here too, and its death would not show.
+    /// Waits until it is executed. That takes microseconds, unless a file system is slow: no other thread is to wait
+    /// for it. Until then the zygote's end of its socket is open here too, and its death would not show.
     func finishStart(of zygote: BeginningZygote) {
         let isExecuted = zygote.table.awaitPrograms()
         change { state in

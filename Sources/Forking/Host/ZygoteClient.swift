@@ -72,7 +72,8 @@ final class ZygoteClient: Sendable {
         return options
     }
 
-    /// Forks the first zygote. Returns the host's end of its socket, which is the last one: the zygote's end is open there alone.
+    /// Forks the first zygote. Returns the host's end of its socket, which is the last one: the zygote's end is open
+    /// there alone.
     private static func fork(
         in table: ChildTable, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks, _ handlers: Zygote.Handlers
     ) throws(ForkingError) -> ParentDescriptor {
@@ -124,7 +125,8 @@ final class ZygoteClient: Sendable {
             let shortage = advance(&state)
             guard let last = state.queue.waiting.last, last.id == pending.id else { return }
             do throws(ForkingError) {
-                // Nobody is before it, and it has none; but a zygote that has many fork requests to take takes them by and by.
+                // Nobody is before it, and it has none; but a zygote that has many fork requests to take takes them by
+                // and by.
                 if shortage != 0, shortage != EAGAIN, state.queue.waiting.count == 1 {
                     throw ForkingError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
@@ -186,8 +188,8 @@ final class ZygoteClient: Sendable {
                 state.counts.ordered += 1
                 state.events.append(.began(handler: next.name))
             case let code where Self.shortages.contains(code):
-                // No descriptors, or the zygote has so many fork requests to take that there is no room. Whoever ends looks again,
-                // and so does who waits.
+                // No descriptors, or the zygote has so many fork requests to take that there is no room. Whoever ends
+                // looks again, and so does who waits.
                 return code
             case ECANCELED: state.queue.dropNext()
             default:
@@ -285,9 +287,9 @@ final class ZygoteClient: Sendable {
     var processID: ProcessID? { change { $0.control == nil ? nil : $0.table?.children.first?.pid } }
     var descriptor: Int32 { change { $0.control?.rawValue ?? -1 } }
 
-    /// As `descriptor`, for the caller to close: any thread may find the zygote ended meanwhile and close the other, whose
-    /// number is then another file's. Of one that is ending, what tells that it has. Nil if there is no zygote now, or no
-    /// descriptor to be had.
+    /// As `descriptor`, for the caller to close: any thread may find the zygote ended meanwhile and close the other,
+    /// whose number is then another file's. Of one that is ending, what tells that it has. Nil if there is no zygote
+    /// now, or no descriptor to be had.
     func duplicate() -> FileDescriptor? {
         change { state in
             let watched = state.control?.rawValue ?? state.ending.first?.table.descriptor.rawValue
@@ -306,7 +308,8 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Changes the state. When it is unlocked again, sends, tells of what happened, and waits for a zygote that was started.
+    /// Changes the state. When it is unlocked again, sends, tells of what happened, and waits for a zygote that was
+    /// started.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [Zygote.Event] = []
         var started: [PendingCall] = []

@@ -9,8 +9,8 @@ struct ZygoteCounts {
 
     /// Takes what came with an answer, and returns what is new in it.
     ///
-    /// Threads take answers in any order: what an older one tells is known already. And it came by way of a child, which may
-    /// have made it up: what cannot be is not believed.
+    /// Threads take answers in any order: what an older one tells is known already. And it came by way of a child,
+    /// which may have made it up: what cannot be is not believed.
     mutating func take(_ told: ZygoteTally) -> Zygote.Work {
         guard (tally.forked...ordered).contains(told.forked), (tally.reaped...ordered).contains(told.reaped),
             (0...ordered).contains(told.alive), told.reaping >= tally.reaping,

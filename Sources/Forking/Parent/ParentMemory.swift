@@ -2,11 +2,11 @@
 
 import CForkCore
 
-/// Memory that children get no copy of, zero at first, for what a parent changes all the time. Elsewhere each change after
-/// a fork would cost a page, and the child would keep the page as it was.
+/// Memory that children get no copy of, zero at first, for what a parent changes all the time. Elsewhere each change
+/// after a fork would cost a page, and the child would keep the page as it was.
 ///
-/// Parent alone: a child that touched it would get SIGSEGV. It is given back when it goes away in the process that made it;
-/// in a child something else may be there by then.
+/// Parent alone: a child that touched it would get SIGSEGV. It is given back when it goes away in the process that made
+/// it; in a child something else may be there by then.
 struct ParentMemory: ~Copyable {
     let start: UnsafeMutableRawPointer
     let size: Int

@@ -31,7 +31,8 @@ enum ParentOnly {
         withUnsafeTemporaryAllocation(of: Int32.self, capacity: withState { $0.descriptors.count }) { copy in
             var count = 0
             withState {
-                // There can be more, if another thread has added them: they are not closed, as if they had come a moment later.
+                // There can be more, if another thread has added them: they are not closed, as if they had come a
+                // moment later.
                 for index in 0..<min(copy.count, $0.descriptors.count) where !kept.contains($0.descriptors[index]) {
                     copy[count] = $0.descriptors[index]
                     count += 1
@@ -48,8 +49,8 @@ enum ParentOnly {
         var blockedSignals: UInt64 = 0
     }
 
-    /// Of one process: a child that becomes a parent itself makes one of its own. By its copy of this it sees that the rest is
-    /// its parent's.
+    /// Of one process: a child that becomes a parent itself makes one of its own. By its copy of this it sees that the
+    /// rest is its parent's.
     private struct Own: ~Copyable {
         let process = forkcore_process()
         private let memory: ParentMemory
@@ -82,14 +83,15 @@ enum ParentOnly {
     }
 }
 
-/// A descriptor that children close. It is closed when it goes away in the process that made it; in a child it is closed
-/// already, and its number may be another's.
+/// A descriptor that children close. It is closed when it goes away in the process that made it; in a child it is
+/// closed already, and its number may be another's.
 final class ParentDescriptor: Sendable {
     let rawValue: Int32
     private let mayHoldRights: Bool
     private let owner = forkcore_process()
 
-    /// - Parameter mayHoldRights: whether descriptors may be in its queue that nobody takes: see `forkcore_close_aside`.
+    /// - Parameter mayHoldRights: whether descriptors may be in its queue that nobody takes: see
+    ///   `forkcore_close_aside`.
     init(_ rawValue: Int32, mayHoldRights: Bool = false) {
         self.rawValue = rawValue
         self.mayHoldRights = mayHoldRights
@@ -130,8 +132,8 @@ final class SignalDescriptor {
         ParentOnly.add(descriptor, blocking: blocked)
     }
 
-    /// Calls `body` with signals that are pending, and for SIGCHLD with the child that sent it. Not with all, so that whoever
-    /// sends many cannot keep us here: the descriptor stays readable.
+    /// Calls `body` with signals that are pending, and for SIGCHLD with the child that sent it. Not with all, so that
+    /// whoever sends many cannot keep us here: the descriptor stays readable.
     func take(_ body: (Signal, ProcessID) -> Void) {
         withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: Int(FORKCORE_SIGNALS_AT_ONCE)) { batch in
             var count = 0

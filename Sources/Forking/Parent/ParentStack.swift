@@ -2,8 +2,8 @@
 
 import CForkCore
 
-/// A stack for a parent's loop, of which children get no copy: what is written there from client to client would stay with each
-/// child, as it was. `CForkCore/stack.c` explains it.
+/// A stack for a parent's loop, of which children get no copy: what is written there from client to client would stay
+/// with each child, as it was. `CForkCore/stack.c` explains it.
 ///
 /// Parent, one thread. `close()` gives it back.
 struct ParentStack: BitwiseCopyable {

@@ -15,8 +15,8 @@ struct Admission {
     /// How often in a row as many programs were on their way as can be.
     private var crowds = 0
 
-    /// How long there must have been none for the next one to be another: where a client can be served only when one goes, it
-    /// begins and ends with each.
+    /// How long there must have been none for the next one to be another: where a client can be served only when one
+    /// goes, it begins and ends with each.
     static let respite = Duration.seconds(1)
 
     /// Whether the shortage that was met now is to be told.
@@ -27,8 +27,8 @@ struct Admission {
 
     mutating func noteShortage(at now: Instant) { shortage.begin(until: now + Self.pause) }
 
-    /// As many programs are on their way to be executed as can be: mostly for less than a millisecond, but for longer where
-    /// the file system is slow. It is tried again after 1, 2, 4 … milliseconds.
+    /// As many programs are on their way to be executed as can be: mostly for less than a millisecond, but for longer
+    /// where the file system is slow. It is tried again after 1, 2, 4 … milliseconds.
     ///
     /// - Returns: whether that has lasted for so long that it is a shortage.
     mutating func noteCrowd(at now: Instant) -> Bool {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How long to wait before the next start of a worker, a zygote or a program, after starts that failed. Policy alone; the loop acts on it.
+/// How long to wait before the next start of a worker, a zygote or a program, after starts that failed. Policy alone;
+/// the loop acts on it.
 struct Backoff {
     /// The wait after one failure. Each further one doubles it.
     static let first = Duration.milliseconds(100)
     /// The wait that is doubled no more.
     static let longest = Duration.seconds(30)
-    /// Each wait is longer or shorter by up to this many percent, so that what failed at once is not tried again at once,
-    /// on this machine or on many.
+    /// Each wait is longer or shorter by up to this many percent, so that what failed at once is not tried again at
+    /// once, on this machine or on many.
     static let jitter: Int64 = 20
 
     /// The starts that failed since one last succeeded.
@@ -18,8 +19,8 @@ struct Backoff {
     /// What the last wait was, before jitter.
     private var wait: Duration?
 
-    /// A start failed. The wait begins now; but while one is going on already, the failure is one of a batch that was started
-    /// before it, which says no more than the first of them did.
+    /// A start failed. The wait begins now; but while one is going on already, the failure is one of a batch that was
+    /// started before it, which says no more than the first of them did.
     mutating func noteFailure(at now: Instant, using generator: inout some RandomNumberGenerator) {
         failures += 1
         fireTimers(now)

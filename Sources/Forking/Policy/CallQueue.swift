@@ -2,8 +2,8 @@
 
 /// Decides about the calls of a host: which run, which wait, and whether there is to be a zygote for them.
 ///
-/// A call is appended, waits, and runs as soon as there is room among the running ones, in order; it ends by `finish`. The calls of
-/// a zygote that was lost still have to be finished, but count no more.
+/// A call is appended, waits, and runs as soon as there is room among the running ones, in order; it ends by `finish`.
+/// The calls of a zygote that was lost still have to be finished, but count no more.
 struct CallQueue<Call: Identifiable> {
     /// What may still come. Each leads to the next.
     enum Phase {

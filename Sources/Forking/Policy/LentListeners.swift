@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Which listeners programs have, and when the server looks after one again whose program has ended. Policy alone; the loop
-/// acts on it.
+/// Which listeners programs have, and when the server looks after one again whose program has ended. Policy alone; the
+/// loop acts on it.
 struct LentListeners {
-    /// After a program that ended well: it may have left somebody waiting whom it will not serve, and the next one neither.
+    /// After a program that ended well: it may have left somebody waiting whom it will not serve, and the next one
+    /// neither.
     static let pause = Admission.pause
 
     private var borrowers: [ProcessID: Int32] = [:]
@@ -11,8 +12,8 @@ struct LentListeners {
     /// Of listeners whose last program failed.
     private var failures: [Int32: Backoff] = [:]
 
-    /// When the first of those that rest is to be looked after again. Kept, as the loop asks in each turn: to look into the list
-    /// would count references each time.
+    /// When the first of those that rest is to be looked after again. Kept, as the loop asks in each turn: to look into
+    /// the list would count references each time.
     private(set) var next: Instant?
 
     mutating func lend(_ listener: Int32, to pid: ProcessID) { borrowers[pid] = listener }

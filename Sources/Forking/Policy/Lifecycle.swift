@@ -6,9 +6,9 @@
 ///
 ///     serving ──▶ stopping: drain ──▶ terminate ──▶ kill ──▶ stopped
 ///
-/// Each arrow is a stop that was asked for, which may skip steps but never goes back, or a deadline that has come; once no child
-/// is left, the server has stopped. And its `standing` among the programs that serve on the same sockets one after the other, as
-/// each upgrade starts the next:
+/// Each arrow is a stop that was asked for, which may skip steps but never goes back, or a deadline that has come; once
+/// no child is left, the server has stopped. And its `standing` among the programs that serve on the same sockets one
+/// after the other, as each upgrade starts the next:
 ///
 ///     starting ──▶ (unconfirmed) ──▶ main ──▶ replaced
 struct Lifecycle {
@@ -58,7 +58,8 @@ struct Lifecycle {
 
     private(set) var state = State.serving
     private(set) var standing = Standing.starting
-    /// Whether its loop turns. A server that is asked for single clients serves between two calls, too, but does not run.
+    /// Whether its loop turns. A server that is asked for single clients serves between two calls, too, but does not
+    /// run.
     private(set) var isRunning = false
 
     private let drainTimeout: Duration
@@ -82,7 +83,8 @@ struct Lifecycle {
 
     /// Whether the loop can begin to turn.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if it turns already, as this is called from a hook; or if the server was stopped.
+    /// - Throws: `ForkingError.Code.invalid` if it turns already, as this is called from a hook; or if the server was
+    ///   stopped.
     func requireRunnable() throws(ForkingError) {
         try requireNotRunning()
         guard state == .serving else { throw .invalid("this server was stopped: make a new one") }
@@ -113,8 +115,8 @@ struct Lifecycle {
         return true
     }
 
-    /// Whether another program may take its place now. One that begins while this one is not confirmed would be told of as this
-    /// one's failure, and serve beside the program before it.
+    /// Whether another program may take its place now. One that begins while this one is not confirmed would be told of
+    /// as this one's failure, and serve beside the program before it.
     var canBeReplaced: Bool { standing == .main }
 
     mutating func handOver() {

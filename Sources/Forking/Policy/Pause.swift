@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A time in which something is not tried, after it failed or was done just now. Policy alone: whoever has it asks in each turn
-/// whether it is over, and wakes at `until` for that.
+/// A time in which something is not tried, after it failed or was done just now. Policy alone: whoever has it asks in
+/// each turn whether it is over, and wakes at `until` for that.
 ///
-/// Nothing is written where nothing changes: of a server's, each child has a copy. To ask is no access for writing, either, which
-/// the language would note in memory of that kind.
+/// Nothing is written where nothing changes: of a server's, each child has a copy. To ask is no access for writing,
+/// either, which the language would note in memory of that kind.
 struct Pause {
     /// When it is over; nil if there is none.
     private(set) var until: Instant?

@@ -2,10 +2,10 @@
 
 /// Decides about the workers of a pool. It is told what is seen of them, and returns what to do; the parent does it.
 ///
-/// The pool is brought to what it should be, whatever has happened: a worker is forked where one is missing, and one drains where
-/// there is one too many. A worker that is to be replaced is *leaving*: it counts as one more that is wanted, so that another is
-/// forked, and as soon as that one is ready, the one that leaves is the one too many. So it is with a worker that is too old or
-/// too large, and with all of them on SIGHUP (see `replaceAll`).
+/// The pool is brought to what it should be, whatever has happened: a worker is forked where one is missing, and one
+/// drains where there is one too many. A worker that is to be replaced is *leaving*: it counts as one more that is
+/// wanted, so that another is forked, and as soon as that one is ready, the one that leaves is the one too many. So it
+/// is with a worker that is too old or too large, and with all of them on SIGHUP (see `replaceAll`).
 struct PoolPolicy {
     struct Rules {
         /// From the fork until a worker is ready.
@@ -137,7 +137,8 @@ struct PoolPolicy {
         }
     }
 
-    /// Its time to drain is over, unless it serves a request whose own timeout leaves it more: one that came before that.
+    /// Its time to drain is over, unless it serves a request whose own timeout leaves it more: one that came before
+    /// that.
     private mutating func endDrain(
         _ index: Int, _ reason: PreforkServer.DrainReason, since: Instant, _ now: Instant, _ actions: inout [Action]
     ) {
@@ -284,8 +285,8 @@ struct PoolPolicy {
         nextLook = next
     }
 
-    /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which is
-    /// early enough if that comes no later than the request may take.
+    /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which
+    /// is early enough if that comes no later than the request may take.
     private func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
         let idle = worker.isReady && worker.snapshot.oldest == nil ? rules.requestTimeout.map { now + $0 } : nil
         let retires = worker.isActive && worker.pendingDrainReason == nil ? worker.retiresAt : nil

@@ -90,8 +90,8 @@ struct PoolSize {
     /// One worker less, and room for one less; one stays: SIGTTOU.
     mutating func remove() { shift(by: -1) }
 
-    /// Both bounds move, and what one signal took the other gives back: bounds that lie one on the other at an end of what can
-    /// be come apart again.
+    /// Both bounds move, and what one signal took the other gives back: bounds that lie one on the other at an end of
+    /// what can be come apart again.
     private mutating func shift(by one: Int) {
         shifted = (shifted + one).clamped(to: 1 - given.upperBound...ceiling - given.lowerBound)
         minimum = (given.lowerBound + shifted).clamped(to: 1...ceiling)

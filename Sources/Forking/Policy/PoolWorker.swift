@@ -60,8 +60,8 @@ struct PoolWorker {
         }
     }
 
-    /// Whether it can do what it is there for: it has had a request; or it is up for long and has no clients, or does not
-    /// count them.
+    /// Whether it can do what it is there for: it has had a request; or it is up for long and has no clients, or does
+    /// not count them.
     func hasProved(_ now: Instant) -> Bool {
         snapshot.isReady && (snapshot.requests > 0 || now - startedAt > .seconds(10))
     }
@@ -76,8 +76,8 @@ struct PoolWorker {
     }
 }
 
-/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck, and be
-/// replaced for it; nothing else comes of it.
+/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck,
+/// and be replaced for it; nothing else comes of it.
 struct WorkerSnapshot: Sendable {
     var isReady: Bool
     var wantsToRetire: Bool

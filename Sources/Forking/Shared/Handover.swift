@@ -7,8 +7,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and a
-/// socket on which that one says that it serves.
+/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and
+/// a socket on which that one says that it serves.
 struct Handover {
     static let inheritance = Inheritance("FORKING_UPGRADE")
     static let first: Int32 = 3

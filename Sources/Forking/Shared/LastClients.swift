@@ -6,8 +6,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Who waits at a pool's listeners as it stops. The parent takes them in, so that nobody else need be let in for their sake,
-/// and passes them on; whichever worker has done with its own takes the next.
+/// Who waits at a pool's listeners as it stops. The parent takes them in, so that nobody else need be let in for their
+/// sake, and passes them on; whichever worker has done with its own takes the next.
 struct LastClients: ~Copyable {
     private var ours: ParentDescriptor?
     private var workers: ParentDescriptor?

@@ -5,8 +5,8 @@
 import CForkCore
 import Synchronization
 
-/// A page that parent and worker have in common: the worker's line of the scoreboard, and the word by which it is asked to
-/// drain. No other worker has it, and a new worker gets a new one.
+/// A page that parent and worker have in common: the worker's line of the scoreboard, and the word by which it is asked
+/// to drain. No other worker has it, and a new worker gets a new one.
 ///
 /// The parent trusts nothing in it: see `WorkerSnapshot`.
 final class ScoreboardSlot: @unchecked Sendable {
@@ -15,8 +15,8 @@ final class ScoreboardSlot: @unchecked Sendable {
         /// It comes first: a signal handler has its address.
         let drain = Atomic<UInt32>(0)
         var fields = Fields()
-        /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none. So many can
-        /// a worker have at the same time with a start that is known; others are counted, but not timed.
+        /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none.
+        /// So many can a worker have at the same time with a start that is known; others are counted, but not timed.
         let starts = InlineArray<256, Atomic<Int64>> { _ in Atomic(0) }
     }
 
@@ -67,8 +67,8 @@ final class ScoreboardSlot: @unchecked Sendable {
 
     var isDraining: Bool { page.pointee.drain.load(ordering: .relaxed) != 0 }
 
-    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not. Worker: notes
-    /// that nobody is there any more to ask.
+    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not. Worker:
+    /// notes that nobody is there any more to ask.
     ///
     /// - Returns: what it was asked before; 0: nothing.
     @discardableResult

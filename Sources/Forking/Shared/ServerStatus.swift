@@ -8,8 +8,8 @@ import SystemPackage
 
 /// What a server tells of itself and of its processes, at one moment. `forkserve status` shows it.
 ///
-/// In the server's own process it is `ForkingServer.status` or `PreforkServer.status`; another process reads it from the
-/// server's control socket, `Configuration.control`.
+/// In the server's own process it is `ForkingServer.status` or `PreforkServer.status`; another process reads it from
+/// the server's control socket, `Configuration.control`.
 public struct ServerStatus: Hashable, Sendable {
     /// Kinds of servers.
     #if hasAttribute(nonexhaustive)
@@ -100,9 +100,9 @@ extension ServerStatus {
     /// - Parameters:
     ///   - address: the control socket's.
     ///   - timeout: how long to wait for an answer, which comes between two turns of the server's loop.
-    /// - Throws: `ForkingError.Code.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where nobody
-    ///   listens, EACCES where one may not; `.timedOut`; `.invalid` if what answers is no such server, or does not answer
-    ///   this user.
+    /// - Throws: `ForkingError.Code.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where
+    ///   nobody listens, EACCES where one may not; `.timedOut`; `.invalid` if what answers is no such server, or does
+    ///   not answer this user.
     public static func read(
         from address: SocketAddress, timeout: Duration = .seconds(5)
     ) throws(ForkingError) -> ServerStatus {

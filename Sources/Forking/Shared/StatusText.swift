@@ -10,9 +10,9 @@
 //     process PID NUMBER STATE REQUESTS IN-STATE AGE PEER
 //     end
 //
-// Times are nanoseconds; addresses are a sockaddr's bytes in hexadecimal, as they can have any; what is not there is `-`.
-// A reader passes over keys, and words at a line's end, that it does not know; what breaks it gets another number in the
-// first line.
+// Times are nanoseconds; addresses are a sockaddr's bytes in hexadecimal, as they can have any; what is not there is
+// `-`. A reader passes over keys, and words at a line's end, that it does not know; what breaks it gets another number
+// in the first line.
 
 // MARK: - Writing
 

@@ -9,8 +9,8 @@ public import SystemPackage
 extension Zygote {
     /// What the zygote can do: closures that are in it because they were made before it was forked.
     ///
-    /// A child of the zygote runs one of them, for one call. It has one thread, and may use all of Swift: allocate, throw,
-    /// trap, run Tasks (not the main actor's: nobody runs its queue), start threads, use Foundation.
+    /// A child of the zygote runs one of them, for one call. It has one thread, and may use all of Swift: allocate,
+    /// throw, trap, run Tasks (not the main actor's: nobody runs its queue), start threads, use Foundation.
     public struct Handlers {
         enum Handler {
             case answer((Request) throws -> Reply)
@@ -88,9 +88,11 @@ extension Zygote {
                 ? nil : OwnedDescriptors(descriptors.map(FileDescriptor.init(rawValue:)), areStrangers: true)
         }
 
-        /// The descriptors, as many as the call expected: they are the caller's now, who closes them. Once; then there are none.
+        /// The descriptors, as many as the call expected: they are the caller's now, who closes them. Once; then there
+        /// are none.
         ///
-        /// A child may have sent what can make read(2), write(2) or close(2) wait for it: a pipe, a socket that lingers.
+        /// A child may have sent what can make read(2), write(2) or close(2) wait for it: a pipe, a socket that
+        /// lingers.
         public func takeDescriptors() -> [FileDescriptor] { owned?.take() ?? [] }
     }
 }

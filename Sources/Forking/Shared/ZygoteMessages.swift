@@ -6,8 +6,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself waits in that channel, for the
-/// child alone: nothing of it is ever in the zygote's memory, of which all later children have a copy.
+/// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself waits in that channel,
+/// for the child alone: nothing of it is ever in the zygote's memory, of which all later children have a copy.
 struct ForkRequest: BitwiseCopyable {
     static let longestName = 64
 
@@ -33,14 +33,16 @@ struct ZygoteTally: BitwiseCopyable {
 
 /// What goes over a call's channel.
 struct CallMessage {
-    /// So much goes at once. A longer request goes through a file in memory, as the host does not wait for anybody to take
-    /// it; a longer answer in parts: what a child has sent is then what it has written, and no descriptor need be taken.
+    /// So much goes at once. A longer request goes through a file in memory, as the host does not wait for anybody to
+    /// take it; a longer answer in parts: what a child has sent is then what it has written, and no descriptor need be
+    /// taken.
     static let longestInline = 32_768
 
     enum Kind: UInt8 {
         /// Host to child.
         case request
-        /// Child to host: the handler's answer; with a type's name and a text what it threw; with a call's name what refused.
+        /// Child to host: the handler's answer; with a type's name and a text what it threw; with a call's name what
+        /// refused.
         case reply, threw, limitRefused
         /// Zygote to host, with a call's name: there is no child.
         case notForked
@@ -178,8 +180,8 @@ struct CallMessage {
 
     // MARK: Receiving
 
-    /// Any process. Nil when there is none yet; `.lost` when there will be none. What other processes send is trusted in
-    /// nothing. Whoever asks closes the descriptors that came.
+    /// Any process. Nil when there is none yet; `.lost` when there will be none. What other processes send is trusted
+    /// in nothing. Whoever asks closes the descriptors that came.
     static func receive(over channel: Int32) throws(ForkingError) -> CallMessage? {
         var size = 0
         switch forkcore_message_size(channel, &size) {
@@ -289,8 +291,8 @@ private func withMutableMessage<Head: BitwiseCopyable, R>(
     }
 }
 
-/// Host: closes descriptors that a stranger sent, without waiting, whatever it takes. Where there is no memory for that,
-/// they stay open.
+/// Host: closes descriptors that a stranger sent, without waiting, whatever it takes. Where there is no memory for
+/// that, they stay open.
 func discard(_ descriptors: [Int32]) {
     guard !descriptors.isEmpty else { return }
     _ = forkcore_discard(descriptors, descriptors.count)

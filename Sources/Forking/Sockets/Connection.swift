@@ -14,8 +14,8 @@ public struct Connection: ~Copyable {
     /// Who is at the other end.
     public let peer: SocketAddress
 
-    /// Whether its client may have attached descriptors that nobody took, which this process is not to wait for as it closes
-    /// the last copy of the connection.
+    /// Whether its client may have attached descriptors that nobody took, which this process is not to wait for as it
+    /// closes the last copy of the connection.
     var mayHoldRights = false
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
@@ -159,8 +159,8 @@ public struct Connection: ~Copyable {
         forkcore_finish_sending(descriptor.rawValue)
     }
 
-    /// Child, at its end: nothing is lost of what was written, though the peer may go on sending. What it sends is thrown away,
-    /// until it has acknowledged everything, or closes too; or for this long.
+    /// Child, at its end: nothing is lost of what was written, though the peer may go on sending. What it sends is
+    /// thrown away, until it has acknowledged everything, or closes too; or for this long.
     func finish() {
         guard !hasEnded else { return finishWriting() }
         forkcore_finish(descriptor.rawValue, peer.isUnix, Self.longestFinish.inMilliseconds)
@@ -199,16 +199,16 @@ public struct Connection: ~Copyable {
     /// How long one read or write waits for the peer before it throws `.timedOut`; nil, as at first, for ever.
     /// SO_RCVTIMEO, SO_SNDTIMEO.
     ///
-    /// A peer that sends a byte now and then is not held back by it: see `limitReading(to:)`. A limit on the whole connection is
-    /// `ForkingServer.Configuration.child`.
+    /// A peer that sends a byte now and then is not held back by it: see `limitReading(to:)`. A limit on the whole
+    /// connection is `ForkingServer.Configuration.child`.
     public func setTimeout(_ timeout: Duration?) throws(ForkingError) {
         if let timeout, timeout <= .zero { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
         let microseconds = timeout?.inMicroseconds ?? 0
         try check(forkcore_set_timeout(descriptor.rawValue, microseconds), "setsockopt SO_RCVTIMEO")
     }
 
-    /// How long all reads from now on may take together, such as those of one request; then they throw `.timedOut`. Nil, as at
-    /// first: as long as they like. A read takes one system call more while there is such a limit. poll(2).
+    /// How long all reads from now on may take together, such as those of one request; then they throw `.timedOut`.
+    /// Nil, as at first: as long as they like. A read takes one system call more while there is such a limit. poll(2).
     public mutating func limitReading(to time: Duration?) { readDeadline = time.map { .now + $0 } }
 
     /// Sends small writes at once instead of gathering them. TCP_NODELAY; TCP only.

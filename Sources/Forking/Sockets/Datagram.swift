@@ -35,14 +35,14 @@ public struct Datagram: Sendable {
         self.way = way
     }
 
-    /// Answers the sender, from the address that it asked. In a child of `ForkingServer` the parent sends it, and says what
-    /// became of that; elsewhere it is sent at once. sendmsg(2).
+    /// Answers the sender, from the address that it asked. In a child of `ForkingServer` the parent sends it, and says
+    /// what became of that; elsewhere it is sent at once. sendmsg(2).
     ///
     /// Nobody waits for the sender to read: where it has no room, this throws `.system` with
     /// `Errno.resourceTemporarilyUnavailable`, and the answer is lost as a datagram may be.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if the sender has no address to answer to, or `.system`; with `Errno.brokenPipe` if
-    ///   the server does not serve any more.
+    /// - Throws: `ForkingError.Code.invalid` if the sender has no address to answer to, or `.system`; with
+    ///   `Errno.brokenPipe` if the server does not serve any more.
     public func reply(_ bytes: [UInt8]) throws(ForkingError) {
         if peer.isUnix, peer.path == nil {
             throw .invalid("the sender's socket has no address, so it cannot be answered")

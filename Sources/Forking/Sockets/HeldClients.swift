@@ -4,8 +4,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Clients that were accepted, but have no child yet: something was short, or the server stops, and they came before it did.
-/// Parent; children do not have them.
+/// Clients that were accepted, but have no child yet: something was short, or the server stops, and they came before it
+/// did. Parent; children do not have them.
 struct HeldClients: ~Copyable {
     private struct Client {
         let descriptor: FileDescriptor
@@ -21,8 +21,9 @@ struct HeldClients: ~Copyable {
     var isEmpty: Bool { clients.isEmpty }
     var count: Int { clients.count - first }
 
-    /// Accepts all that wait: who has connected before a server stopped is served while it drains. What there is no descriptor
-    /// for stays in the kernel's queue, and is reset with it. A socket that somebody goes on with keeps its queue.
+    /// Accepts all that wait: who has connected before a server stopped is served while it drains. What there is no
+    /// descriptor for stays in the kernel's queue, and is reset with it. A socket that somebody goes on with keeps its
+    /// queue.
     ///
     /// - Parameter spare: how many descriptors the server still needs.
     mutating func takeWaiting(at listeners: [SharedListener], leaving spare: Int) {

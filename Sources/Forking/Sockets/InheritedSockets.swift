@@ -6,13 +6,15 @@ import Synchronization
 public import SystemPackage
 
 /// Sockets that a service manager opened and handed to this process, or the program whose place it takes (see
-/// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See sd_listen_fds(3).
+/// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See
+/// sd_listen_fds(3).
 ///
-/// A `Listener` takes the one that is bound to its address; the others are asked for by name, as their order means nothing. The variables are removed with the first question,
-/// so that no program started from here takes them for its own.
+/// A `Listener` takes the one that is bound to its address; the others are asked for by name, as their order means
+/// nothing. The variables are removed with the first question, so that no program started from here takes them for its
+/// own.
 public enum InheritedSockets {
-    /// The descriptors, in the order they came, each for `Listener(adopting:)`: all that nobody has asked for yet; none if
-    /// none was handed over.
+    /// The descriptors, in the order they came, each for `Listener(adopting:)`: all that nobody has asked for yet; none
+    /// if none was handed over.
     ///
     /// Any process, before the first thread.
     ///
@@ -21,13 +23,14 @@ public enum InheritedSockets {
         try claim { _ in true }.map { FileDescriptor(rawValue: $0.descriptor) }
     }
 
-    /// Calls `body` with a listener on each socket that a service manager handed over, or on those that it gave this name:
-    /// FileDescriptorName= in systemd.socket(5). None is an error: clients would be waited for where they never come.
+    /// Calls `body` with a listener on each socket that a service manager handed over, or on those that it gave this
+    /// name: FileDescriptorName= in systemd.socket(5). None is an error: clients would be waited for where they never
+    /// come.
     ///
     /// Any process, before the first thread.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if there is none, or if the variables make no sense; as `Listener(adopting:)` and
-    ///   `body` do.
+    /// - Throws: `ForkingError.Code.invalid` if there is none, or if the variables make no sense; as
+    ///   `Listener(adopting:)` and `body` do.
     public static func forEachListener(
         named name: String? = nil, _ body: (consuming Listener) throws(ForkingError) -> Void
     ) throws(ForkingError) {
@@ -63,8 +66,8 @@ public enum InheritedSockets {
         return listener
     }
 
-    /// A listener on what whoever started the first of the programs that took each other's place left open as `descriptor`; nil if
-    /// that was not handed over, so that it has this number here.
+    /// A listener on what whoever started the first of the programs that took each other's place left open as
+    /// `descriptor`; nil if that was not handed over, so that it has this number here.
     static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener? {
         let number = descriptor.rawValue
         // Without a predecessor it is one of the service manager's, or nobody has said anything about it.
@@ -78,7 +81,8 @@ public enum InheritedSockets {
     /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever. What a
     /// predecessor hands over is no error: a server closes it as it begins, so that clients are refused there.
     ///
-    /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for any.
+    /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for
+    /// any.
     ///
     /// - Throws: `ForkingError.Code.invalid`, which names them.
     public static func requireAllTaken() throws(ForkingError) {
@@ -92,8 +96,8 @@ public enum InheritedSockets {
     private static let first: Int32 = 3
     private static let unclaimed = Mutex<[InheritedSocket]>([])
 
-    /// For a server that begins: what is left is an error, or where it came from a predecessor, closed, for clients to be
-    /// refused there.
+    /// For a server that begins: what is left is an error, or where it came from a predecessor, closed, for clients to
+    /// be refused there.
     static func closeUnclaimed() throws(ForkingError) {
         guard Predecessor.isThere else { return try requireNoneLeft() }
         unclaimed.withLock { sockets in

@@ -5,10 +5,10 @@ import SystemPackage
 
 /// How a silent TCP client is found to have vanished: a host that lost its power, or its network, says no goodbye.
 ///
-/// After `idle` without a word from it the client's host is asked whether it still knows of the connection, and again each
-/// `interval`; when `count` questions had no answer, reads and writes throw `ForkingError.Code.system` with `Errno.timedOut`. A
-/// client that is there, but says nothing, is not disturbed: that is `ioTimeout`'s and `timeout`'s. SO_KEEPALIVE,
-/// TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT in tcp(7).
+/// After `idle` without a word from it the client's host is asked whether it still knows of the connection, and again
+/// each `interval`; when `count` questions had no answer, reads and writes throw `ForkingError.Code.system` with
+/// `Errno.timedOut`. A client that is there, but says nothing, is not disturbed: that is `ioTimeout`'s and `timeout`'s.
+/// SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT in tcp(7).
 public struct KeepAlive: Hashable, Sendable {
     /// From a second to 32,767.
     public var idle: Duration
@@ -64,16 +64,16 @@ extension Listener.Options {
 }
 
 extension Listener {
-    /// Sets what is said at `Options.keepAlive`; for a socket that somebody else made. Unix sockets have no such thing, and
-    /// are left as they are.
+    /// Sets what is said at `Options.keepAlive`; for a socket that somebody else made. Unix sockets have no such thing,
+    /// and are left as they are.
     ///
     /// - Throws: `ForkingError.Code.invalid` for times that cannot be; `.system`.
     public func setKeepAlive(_ keepAlive: KeepAlive?) throws(ForkingError) {
         if hasPeersToLose { try KeepAlive.set(keepAlive, of: descriptor.rawValue) }
     }
 
-    /// Sets what is said at `Options.userTimeout`; for a socket that somebody else made. Unix sockets have no such thing, and
-    /// are left as they are.
+    /// Sets what is said at `Options.userTimeout`; for a socket that somebody else made. Unix sockets have no such
+    /// thing, and are left as they are.
     ///
     /// - Throws: `ForkingError.Code.invalid` for a time that cannot be; `.system`.
     public func setUserTimeout(_ timeout: Duration?) throws(ForkingError) {

@@ -3,8 +3,8 @@
 import CForkCore
 import SystemPackage
 
-/// Connections that a worker has done with, but whose peers have not all of the answer yet: closed now, one that sends a word
-/// more would have it cut off. The worker serves others meanwhile. See `forkcore_linger`. Worker, one thread.
+/// Connections that a worker has done with, but whose peers have not all of the answer yet: closed now, one that sends
+/// a word more would have it cut off. The worker serves others meanwhile. See `forkcore_linger`. Worker, one thread.
 final class Lingering {
     private struct Leaver {
         let descriptor: FileDescriptor

@@ -20,16 +20,16 @@ public struct Listener: ~Copyable {
         public var reusesPort = false
         /// Keep IPv4 clients off an IPv6 socket bound to `[::]`. IPV6_V6ONLY.
         public var isIPv6Only = false
-        /// Let clients of a Unix socket attach descriptors to what they send (SCM_RIGHTS), for a handler or program that
-        /// takes them by recvmsg(2). If not, who tries gets EPERM, from Linux 6.16 on: SO_PASSRIGHTS.
+        /// Let clients of a Unix socket attach descriptors to what they send (SCM_RIGHTS), for a handler or program
+        /// that takes them by recvmsg(2). If not, who tries gets EPERM, from Linux 6.16 on: SO_PASSRIGHTS.
         public var acceptsDescriptors = false
         /// Permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
         public var permissions: FilePermissions?
         /// How clients that have vanished are found; nil: not at all. What a listener is set to, its connections are.
         public var keepAlive: KeepAlive? = KeepAlive()
-        /// How long a client may leave unacknowledged what was sent to it, or have no room for it as it does not read; then the
-        /// connection ends. Nil: as long as the kernel tries to reach its host, some 15 minutes, and as long as it likes if
-        /// that answers. TCP_USER_TIMEOUT.
+        /// How long a client may leave unacknowledged what was sent to it, or have no room for it as it does not read;
+        /// then the connection ends. Nil: as long as the kernel tries to reach its host, some 15 minutes, and as long
+        /// as it likes if that answers. TCP_USER_TIMEOUT.
         public var userTimeout: Duration?
         /// The group of a Unix socket's file; nil leaves it. One that this user is not in takes root. chown(2).
         public var group: UInt32?
@@ -67,17 +67,17 @@ public struct Listener: ~Copyable {
     /// The descriptor, for a loop of your own to poll. It stays the listener's.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: socket.rawValue) }
 
-    /// Listens on `address`, or with `datagram` only binds it: on the socket that was handed over to this process, if one is bound
-    /// there (see `InheritedSockets`), or else on a new one. socket(2), bind(2), listen(2).
+    /// Listens on `address`, or with `datagram` only binds it: on the socket that was handed over to this process, if
+    /// one is bound there (see `InheritedSockets`), or else on a new one. socket(2), bind(2), listen(2).
     ///
-    /// So a server can be upgraded while it serves, and started by a service manager, without saying so. Port 0 is a new port,
-    /// or in a program that takes the place of another, the port that the kernel chose for that one.
+    /// So a server can be upgraded while it serves, and started by a service manager, without saying so. Port 0 is a
+    /// new port, or in a program that takes the place of another, the port that the kernel chose for that one.
     ///
     /// A Unix socket's file that is in the way is replaced if nobody serves on it any more; a live one stays untouched.
     /// A failure leaves no descriptor open.
     ///
-    /// - Throws: `ForkingError.Code.system`, which names the call and the address; `.invalid` for a backlog below 1, for a
-    ///   path that is in use or is no socket, or if the variables that hand sockets over make no sense.
+    /// - Throws: `ForkingError.Code.system`, which names the call and the address; `.invalid` for a backlog below 1,
+    ///   for a path that is in use or is no socket, or if the variables that hand sockets over make no sense.
     public init(_ address: SocketAddress, datagram: Bool = false, options: Options = Options()) throws(ForkingError) {
         guard options.backlog >= 1, options.backlog <= Int32.max else {
             throw .invalid("backlog is \(options.backlog), and must be from 1 to \(Int32.max)")
@@ -95,14 +95,14 @@ public struct Listener: ~Copyable {
     /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
     /// it is this listener's, which closes it, but never removes its file.
     ///
-    /// In a program that takes the place of another, it is the socket which that one served on as `descriptor`, whatever its
-    /// number here.
+    /// In a program that takes the place of another, it is the socket which that one served on as `descriptor`,
+    /// whatever its number here.
     ///
     /// - Parameters:
     ///   - descriptor: the socket.
     ///   - acceptsDescriptors: see `Options.acceptsDescriptors`.
-    /// - Throws: `ForkingError.Code.invalid` if it is no socket, a stream socket that does not listen, or a datagram socket
-    ///   that is not bound; it then stays its owner's.
+    /// - Throws: `ForkingError.Code.invalid` if it is no socket, a stream socket that does not listen, or a datagram
+    ///   socket that is not bound; it then stays its owner's.
     public init(adopting descriptor: FileDescriptor, acceptsDescriptors: Bool = false) throws(ForkingError) {
         if let inherited = try InheritedSockets.listener(adopting: descriptor) {
             self = inherited

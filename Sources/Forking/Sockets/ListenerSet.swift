@@ -15,8 +15,9 @@ final class SharedListener {
 
 /// The listeners of a server that accepts by itself. Parent.
 ///
-/// The loop polls one descriptor, however many there are: the only listener's, or an epoll instance that watches several.
-/// What each client needs is a number, not an object, as to count a reference would be to write to memory that children share.
+/// The loop polls one descriptor, however many there are: the only listener's, or an epoll instance that watches
+/// several. What each client needs is a number, not an object, as to count a reference would be to write to memory that
+/// children share.
 struct ListenerSet: ~Copyable {
     private(set) var all: [SharedListener] = []
     /// What to poll for clients; -1 when none are taken any more.

@@ -5,9 +5,9 @@ import Glibc
 // An address as a person writes it.
 
 extension SocketAddress {
-    /// Reads an address as a person writes it: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`; also `localhost:7777`,
-    /// which is 127.0.0.1, and `7777`, `:7777` or `*:7777`, which are 0.0.0.0, all addresses of IPv4 (`[::]:7777` is those of
-    /// IPv6 and IPv4). `tcp://` and `unix://` may stand in front.
+    /// Reads an address as a person writes it: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`; also
+    /// `localhost:7777`, which is 127.0.0.1, and `7777`, `:7777` or `*:7777`, which are 0.0.0.0, all addresses of IPv4
+    /// (`[::]:7777` is those of IPv6 and IPv4). `tcp://` and `unix://` may stand in front.
     ///
     /// - Throws: `ForkingError.Code.invalid`, which says what would be right.
     public init(parsing text: String) throws(ForkingError) {

@@ -5,8 +5,8 @@
 extension SocketAddress: CustomStringConvertible {
     /// As `init(parsing:)` reads it; `unix: (unnamed)` for a Unix socket without a name, as most clients' are.
     ///
-    /// A peer names its Unix socket as it likes, and this stands in logs: characters in it that could end a line, or change
-    /// how it is shown, are spelled out, as in `\x0a` and `\u202e`, and so are bytes that are no UTF-8.
+    /// A peer names its Unix socket as it likes, and this stands in logs: characters in it that could end a line, or
+    /// change how it is shown, are spelled out, as in `\x0a` and `\u202e`, and so are bytes that are no UTF-8.
     public var description: String {
         guard let ip, let port else {
             guard isUnix else { return "unknown" }
@@ -15,9 +15,9 @@ extension SocketAddress: CustomStringConvertible {
         return ip.contains(":") ? "[\(ip)]:\(port)" : "\(ip):\(port)"
     }
 
-    /// With what could end a line, steer a terminal, or make a line look other than it is spelled out: control and format
-    /// characters, separators of lines, and what cannot be seen, or means something to nobody else. No more than so many
-    /// characters of it.
+    /// With what could end a line, steer a terminal, or make a line look other than it is spelled out: control and
+    /// format characters, separators of lines, and what cannot be seen, or means something to nobody else. No more than
+    /// so many characters of it.
     package static func printable(_ text: String, atMost limit: Int = .max) -> String {
         guard !isPlain(text.utf8, atMost: limit) else { return text }
         var shown = Shown(limit: limit)

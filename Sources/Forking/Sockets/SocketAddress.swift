@@ -97,7 +97,8 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
 
     /// A path in the file system, or after an `@` a name in Linux's abstract namespace.
     ///
-    /// - Throws: `ForkingError.Code.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel takes.
+    /// - Throws: `ForkingError.Code.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel
+    ///   takes.
     public init(unix path: String) throws(ForkingError) { try self.init(unix: Array(path.utf8)) }
 
     /// The same, of bytes: not every path is UTF-8.
@@ -179,8 +180,8 @@ extension SocketAddress {
     /// Whether this is a Unix socket's name that is no file: in Linux's abstract namespace.
     public var isAbstract: Bool { rawName?.first == 0 }
 
-    /// A Unix socket's path, or `@` and its abstract name, as text: what is no UTF-8 in it is replaced. `pathBytes` has it as
-    /// it is. Nil for an unnamed one (most clients') and for IP.
+    /// A Unix socket's path, or `@` and its abstract name, as text: what is no UTF-8 in it is replaced. `pathBytes` has
+    /// it as it is. Nil for an unnamed one (most clients') and for IP.
     public var path: String? { pathBytes.map { String(decoding: $0, as: UTF8.self) } }
 
     /// A Unix socket's path, or `@` and its abstract name, byte for byte. Nil for an unnamed one and for IP.
@@ -215,8 +216,8 @@ extension SocketAddress {
 }
 
 extension SocketAddress {
-    /// Whether a socket bound here is what somebody asks for who names `asked`: any port where that is 0, and a zone only where
-    /// an address means another thing in each, as the kernel keeps none of others'.
+    /// Whether a socket bound here is what somebody asks for who names `asked`: any port where that is 0, and a zone
+    /// only where an address means another thing in each, as the kernel keeps none of others'.
     func isBound(asAsked asked: SocketAddress) -> Bool {
         guard family == asked.family, asked.port == 0 || port == asked.port else { return false }
         switch family {

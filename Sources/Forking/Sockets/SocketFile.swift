@@ -38,8 +38,8 @@ final class SocketFile {
     /// - Parameters:
     ///   - permissions: which bind(2) has given it already, but for what the umask took away; nil: leave them.
     ///   - group: nil leaves it.
-    /// - Throws: `ForkingError.Code.invalid` if it is not what bind(2) has just made: who owns the directory can have put something
-    ///   else there. That is left as it is.
+    /// - Throws: `ForkingError.Code.invalid` if it is not what bind(2) has just made: who owns the directory can have
+    ///   put something else there. That is left as it is.
     init(
         _ path: SocketPath, of socket: ParentDescriptor, permissions: FilePermissions? = nil, group: gid_t? = nil
     ) throws(ForkingError) {

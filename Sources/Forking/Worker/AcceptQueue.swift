@@ -18,8 +18,9 @@ package final class AcceptQueue: Sendable {
     private let orphanTimeout: Int64
     private let poll: Int32
     private static let listenerToken: UInt64 = 0, lifelineToken: UInt64 = 1
-    /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where clients
-    /// come faster than they are served, to wait would be a system call in vain; where they do not, to look would be.
+    /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where
+    /// clients come faster than they are served, to wait would be a system call in vain; where they do not, to look
+    /// would be.
     private let untilLook = Atomic(0)
     private static let waitsBetweenLooks = 8
     /// It may have been woken for a client of another listener than the one that it took a client from.
@@ -62,8 +63,8 @@ package final class AcceptQueue: Sendable {
         return takeLast()
     }
 
-    /// A client that is still to be taken: that which this worker alone was woken for, and when the whole server stops, of
-    /// those that waited then.
+    /// A client that is still to be taken: that which this worker alone was woken for, and when the whole server stops,
+    /// of those that waited then.
     private func takeLast() -> Client? {
         if owesLook.load(ordering: .relaxed), let client = try? take() { return client }
         return slot.takesLastClients ? LastClients.next(from: lastClients) : nil
@@ -93,7 +94,8 @@ package final class AcceptQueue: Sendable {
             }
             return nil
         } catch let error where error.errno == .invalidArgument {
-            // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends it.
+            // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends
+            // it.
             if !slot.isDraining { forkcore_event_add(wakeEvent, 1) }
             lookAtLifeline(atMost: Admission.pause)
             return nil
@@ -104,7 +106,8 @@ package final class AcceptQueue: Sendable {
         }
     }
 
-    /// The next client, if one is waiting. Each time from another listener on, so that none is served before all others.
+    /// The next client, if one is waiting. Each time from another listener on, so that none is served before all
+    /// others.
     ///
     /// - Throws: `ForkingError.Code.system`, in a shortage too.
     package func take() throws(ForkingError) -> Client? {

@@ -6,8 +6,8 @@ public import SystemPackage
 
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
 ///
-/// A body serves on `listeners` with whatever it likes, says when it is `notifyReady()`, and returns once it was asked to drain and
-/// has served what it had begun.
+/// A body serves on `listeners` with whatever it likes, says when it is `notifyReady()`, and returns once it was asked
+/// to drain and has served what it had begun.
 public final class Worker: Sendable {
     /// Its place in the pool, from 0 on: lower than the most workers there can be at once. Its successor has another.
     public let number: Int
@@ -36,7 +36,8 @@ public final class Worker: Sendable {
         wakeEvent = setup.wakeEvent
         maxRequests = setup.maxRequests
         queue = try AcceptQueue(setup)
-        // It dies with its parent whatever rights it gives up. Where the kernel has no such signal, the queue sees the end.
+        // It dies with its parent whatever rights it gives up. Where the kernel has no such signal, the queue sees the
+        // end.
         _ = forkcore_tie(setup.tie)
         try check(forkcore_drain_on_term(slot.drainWord, setup.lifeline, setup.wakeEvent), "sigaction")
     }
@@ -52,8 +53,8 @@ public final class Worker: Sendable {
         tell()
     }
 
-    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for longer is
-    /// taken for stuck.
+    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for
+    /// longer is taken for stuck.
     public func sendHeartbeat() { slot.fields.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
     /// A request that is being served, for `endRequest(_:)`.
@@ -77,7 +78,8 @@ public final class Worker: Sendable {
         return RequestID(number: isTimed ? slot.noteStart(now) : -1)
     }
 
-    /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns, end then.
+    /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns,
+    /// end then.
     public func endRequest(_ request: RequestID) {
         slot.forgetStart(request.number)
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
@@ -99,8 +101,8 @@ public final class Worker: Sendable {
 
     // MARK: Blocking loops
 
-    /// Waits for the next client; nil once the worker should drain, and has served those who waited when the whole server
-    /// stopped. accept4(2), epoll_wait(2).
+    /// Waits for the next client; nil once the worker should drain, and has served those who waited when the whole
+    /// server stopped. accept4(2), epoll_wait(2).
     ///
     /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
     ///

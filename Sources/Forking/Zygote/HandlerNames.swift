@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The handlers' names as fork requests have them. To look for a string would be to count references to it, in memory that children
-/// have a copy of.
+/// The handlers' names as fork requests have them. To look for a string would be to count references to it, in memory
+/// that children have a copy of.
 struct HandlerNames: BitwiseCopyable {
     private struct Name: BitwiseCopyable {
         var count = 0

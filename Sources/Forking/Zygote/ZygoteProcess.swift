@@ -31,12 +31,13 @@ final class ZygoteProcess {
     private struct State: BitwiseCopyable {
         var tally = ZygoteTally()
         var isDraining = false
-        /// There was no number for another channel: fork requests wait until a child has ended. Taken, they would be lost.
+        /// There was no number for another channel: fork requests wait until a child has ended. Taken, they would be
+        /// lost.
         var isShort = false
     }
 
-    /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host. Children
-    /// have them as ever.
+    /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host.
+    /// Children have them as ever.
     private let ignored: SignalDescriptor
 
     init(
@@ -101,7 +102,8 @@ final class ZygoteProcess {
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
     }
 
-    /// Does what each child does, but for its handler: what the language makes at first use is then made in each of them.
+    /// Does what each child does, but for its handler: what the language makes at first use is then made in each of
+    /// them.
     private func rehearse() throws {
         let pair = try DescriptorPair()
         try CallMessage(.request, [0]).send(over: pair.ours.rawValue)

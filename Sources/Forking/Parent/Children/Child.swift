@@ -1,34 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How a child is set up and bounded: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer` and a
-/// `Zygote`. The defaults are those of a server's child.
+/// How a child is set up and bounded: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer`
+/// and a `Zygote`. The defaults are those of a server's child.
 public struct ChildOptions: Sendable {
     /// How what the child starts is kept together. Nil: `.session` for programs and workers, `.group` for others.
     public var containment: Containment?
     /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
     ///
-    /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its `containment` is
-    /// `.descendants`: then a process that outlives this one sees to it. One that is given `credentials` keeps it.
+    /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its
+    /// `containment` is `.descendants`: then a process that outlives this one sees to it. One that is given
+    /// `credentials` keeps it.
     public var diesWithParent = true
-    /// How long the child may live; then it gets SIGTERM, and `killTimeout` later SIGKILL, each with its process group. Nil: as
-    /// long as it likes.
+    /// How long the child may live; then it gets SIGTERM, and `killTimeout` later SIGKILL, each with its process group.
+    /// Nil: as long as it likes.
     public var timeout: Duration?
     /// From SIGTERM to SIGKILL, at the child's own timeout and when its server stops.
     public var killTimeout: Duration = .seconds(3)
     /// Whether a crash of the child may run Swift's backtrace, which can take a minute of full CPU and a gigabyte of
     /// memory, with the client still connected. Off, a crash ends the child at once.
     public var printsCrashBacktrace = false
-    /// Fork although this process has more than one thread. The child must then do nothing but call C functions that are
-    /// async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
+    /// Fork although this process has more than one thread. The child must then do nothing but call C functions that
+    /// are async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
     public var allowsThreads = false
 
     /// Whom it acts as; nil: as its parent. setresuid(2), setresgid(2), setgroups(2).
     ///
-    /// A child that cannot take on its credentials, score or limits ends with status 126, and serves nobody; a program is not
-    /// executed then. A server tries that in a child of its own before it serves.
+    /// A child that cannot take on its credentials, score or limits ends with status 126, and serves nobody; a program
+    /// is not executed then. A server tries that in a child of its own before it serves.
     public var credentials: Credentials?
-    /// How soon the kernel ends it when memory is short, from -1000, never, to 1000, first; nil: as its parent. Less than its
-    /// parent has takes root. oom_score_adj in proc(5).
+    /// How soon the kernel ends it when memory is short, from -1000, never, to 1000, first; nil: as its parent. Less
+    /// than its parent has takes root. oom_score_adj in proc(5).
     public var oomScore: Int?
     /// What it may use.
     public var limits = ResourceLimits()

@@ -3,8 +3,8 @@
 import CForkCore
 import SystemPackage
 
-/// Where a table keeps its children: a slot each, the lowest that is free, in memory that children get no copy of. Twenty
-/// thousand of them would otherwise make each fork four times as dear.
+/// Where a table keeps its children: a slot each, the lowest that is free, in memory that children get no copy of.
+/// Twenty thousand of them would otherwise make each fork four times as dear.
 ///
 /// A slot's number is also that of its death mark. Parent alone: a child that touched it would get SIGSEGV.
 struct ChildSlots: ~Copyable {
@@ -20,8 +20,8 @@ struct ChildSlots: ~Copyable {
     private let children: ParentArray<Child>
     /// A bit for each slot that is taken.
     private let taken: ParentArray<UInt64>
-    /// A hash table with linear probing, from pids to slots plus one; 0 is an empty bucket. A power of two, at least twice
-    /// the capacity.
+    /// A hash table with linear probing, from pids to slots plus one; 0 is an empty bucket. A power of two, at least
+    /// twice the capacity.
     private let buckets: ParentArray<Int32>
     /// Of each child that was to be a program: why it could not be. It writes that there itself.
     private let execErrors: ParentArray<Int32>

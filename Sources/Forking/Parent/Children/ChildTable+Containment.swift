@@ -2,14 +2,15 @@
 
 import CForkCore
 
-/// What children leave behind: processes that became children of this one when their parents ended. They are taken into the
-/// table, and are children from then on: counted, timed, signalled and reaped as any.
+/// What children leave behind: processes that became children of this one when their parents ended. They are taken into
+/// the table, and are children from then on: counted, timed, signalled and reaped as any.
 ///
-/// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a child has
-/// ended and another might be one too many, at a stop and a status, and a moment after children began or ended.
+/// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a
+/// child has ended and another might be one too many, at a stop and a status, and a moment after children began or
+/// ended.
 extension ChildTable {
-    /// Prepares this process for children with these options: their descendants are looked after, and what takes address space is not
-    /// done in each.
+    /// Prepares this process for children with these options: their descendants are looked after, and what takes
+    /// address space is not done in each.
     func contain(_ options: ChildOptions) throws(ForkingError) {
         if options.limits.maxMemoryBytes != nil, !sharesOneArena {
             forkcore_share_one_arena()

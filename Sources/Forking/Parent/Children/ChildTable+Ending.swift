@@ -19,7 +19,8 @@ extension ChildTable {
         forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
     }
 
-    /// Sends SIGTERM to a child and its group; `killTimeout` later, 3 seconds unless its options say otherwise, SIGKILL.
+    /// Sends SIGTERM to a child and its group; `killTimeout` later, 3 seconds unless its options say otherwise,
+    /// SIGKILL.
     ///
     /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
     @discardableResult
@@ -86,8 +87,8 @@ extension ChildTable {
         checkInvariants()
     }
 
-    /// Whether what a child left is in that child's group still, which gets its SIGTERM as a whole: a second one can mean another
-    /// thing than the first. SIGKILL cannot.
+    /// Whether what a child left is in that child's group still, which gets its SIGTERM as a whole: a second one can
+    /// mean another thing than the first. SIGKILL cannot.
     private func isReachedByItsLeader(_ child: Child, at now: Instant, withAll: Bool) -> Bool {
         guard child.isLeftover, child.stage == .terminating, let slot = slots.slot(of: getpgid(child.pid)) else {
             return false

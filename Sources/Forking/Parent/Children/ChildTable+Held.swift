@@ -2,8 +2,8 @@
 
 import CForkCore
 
-/// Children whose end shows by no event: those that another process traces, as only that one can wait for them; and those
-/// that were killed, and do not go. They are asked for now and then, as long as there are any, and told of.
+/// Children whose end shows by no event: those that another process traces, as only that one can wait for them; and
+/// those that were killed, and do not go. They are asked for now and then, as long as there are any, and told of.
 extension ChildTable {
     /// How long a child may be held until that is told: strace(1) takes a moment, too.
     private static let interval = Duration.seconds(1)

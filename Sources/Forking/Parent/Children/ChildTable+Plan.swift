@@ -4,8 +4,8 @@ import CForkCore
 
 /// What a child is to do before its body, or before it is a program.
 extension ChildTable {
-    /// Calls `fork` with that, for the child in `slot`. Nothing is allocated in it, and the plan is filled in where it stays: what
-    /// is written to the stack here, each idle child has a copy of.
+    /// Calls `fork` with that, for the child in `slot`. Nothing is allocated in it, and the plan is filled in where it
+    /// stays: what is written to the stack here, each idle child has a copy of.
     func withPlan(_ options: ChildOptions, _ slot: Int, _ fork: (inout forkcore_child_plan) -> Int32) -> Int32 {
         var plan = forkcore_child_plan()
         fill(&plan, options, slot)
@@ -19,7 +19,8 @@ extension ChildTable {
     private func fill(_ plan: inout forkcore_child_plan, _ options: ChildOptions, _ slot: Int) {
         let containment = options.containment ?? .group
         let taken = SignalSet(rawValue: ParentOnly.blockedSignals)
-        plan.defaults = (options.printsCrashBacktrace ? taken : taken.union(Signal.crashes)).intersection(handled).rawValue
+        let defaults = options.printsCrashBacktrace ? taken : taken.union(Signal.crashes)
+        plan.defaults = defaults.intersection(handled).rawValue
         plan.heedless = options.heedless.rawValue
         if let marks { plan.mark = forkcore_marks_occupy(marks, slot) }
         plan.own_group = containment >= .group

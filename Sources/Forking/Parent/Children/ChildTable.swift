@@ -9,8 +9,8 @@ public import SystemPackage
 /// By itself it serves in a loop of your own: poll `descriptor`, and call `collect()` when it is readable. It never
 /// touches a child that it did not fork: none is waited for, none is signalled.
 ///
-/// Everything here runs in the parent, on one thread, except the body given to `fork`. A table that goes away leaves its
-/// children alone, alive or unreaped; end them first with `terminateAll()` and `wait(atMost:)`.
+/// Everything here runs in the parent, on one thread, except the body given to `fork`. A table that goes away leaves
+/// its children alone, alive or unreaped; end them first with `terminateAll()` and `wait(atMost:)`.
 public final class ChildTable {
     /// How the table learns that a child has ended.
     #if hasAttribute(nonexhaustive)
@@ -29,11 +29,11 @@ public final class ChildTable {
     /// How many children there can be at once.
     public let maxChildren: Int
     /// While true, the end of a child is also the end of its process group: what it left running there gets SIGKILL.
-    /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is left
-    /// alone.
+    /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is
+    /// left alone.
     public var endsGroups = false
-    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. A server whose
-    /// table it is has heard of the end by then.
+    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. A
+    /// server whose table it is has heard of the end by then.
     public var onExit: (ChildExit) -> Void { didSet { isObserved = true } }
     /// Called for each child that cannot be ended or reaped, as `onExit` is.
     public var onTrouble: (ChildTrouble) -> Void = { _ in }
@@ -70,7 +70,8 @@ public final class ChildTable {
     ///   - maxChildren: how many children there can be at once, at least 1.
     ///   - reaping: how the table learns that a child has ended.
     ///   - onExit: see the property.
-    /// - Throws: `ForkingError.Code.invalid` for the limit, or if the process cannot give what `reaping` needs; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for the limit, or if the process cannot give what `reaping` needs;
+    ///   `.system`.
     public init(
         maxChildren: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
     ) throws(ForkingError) {
@@ -146,8 +147,8 @@ public final class ChildTable {
     ///   - peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
     ///   - options: how the child is set up and bounded.
     ///   - body: runs in the child.
-    /// - Throws: `ForkingError.Code.full`; `.threads` if this process has more than one thread and `options` do not allow it;
-    ///   `.system` if the kernel refuses (EAGAIN, ENOMEM).
+    /// - Throws: `ForkingError.Code.full`; `.threads` if this process has more than one thread and `options` do not
+    ///   allow it; `.system` if the kernel refuses (EAGAIN, ENOMEM).
     @discardableResult
     public func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), _ body: () -> Int32
@@ -167,7 +168,8 @@ public final class ChildTable {
         }
     }
 
-    /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of `start`.
+    /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of
+    /// `start`.
     func fork<Start: BitwiseCopyable>(
         peer: SocketAddress? = nil, options: ChildOptions, keeping kept: [Int32] = [], from stack: ParentStack,
         _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32
@@ -204,8 +206,8 @@ public final class ChildTable {
     /// Makes a child that is `program` from the start, on `descriptor`: it stands on the program's descriptors 0 and 1,
     /// 2 is inherited, and all others are closed. clone(2), execve(2).
     ///
-    /// It costs the same however much memory the parent has. The child has an empty mask, and the dispositions that one of
-    /// `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
+    /// It costs the same however much memory the parent has. The child has an empty mask, and the dispositions that one
+    /// of `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
     /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
     /// status 127, and execve's error in `ChildExit.execError`. The table must reap by pidfd, as exec ends what marks
@@ -275,8 +277,8 @@ public final class ChildTable {
         }
     }
 
-    /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its own.
-    /// One that takes long to be executed is looked for less and less often.
+    /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its
+    /// own. One that takes long to be executed is looked for less and less often.
     func closeSpawnedDescriptors() {
         guard let spawner, !forkcore_spawner_close_descriptors(spawner), spawnedCheckAt == nil else { return }
         spawnedPause = min(max(.milliseconds(1), spawnedPause * 2), .milliseconds(64))
@@ -295,8 +297,8 @@ public final class ChildTable {
     /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
     lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
-    /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a tracer
-    /// holds it, it keeps its place for now, and is asked for by and by.
+    /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a
+    /// tracer holds it, it keeps its place for now, and is asked for by and by.
     private func endUnwatched(_ slot: Int, _ child: Child) {
         _ = forkcore_kill(child.pid, false, SIGKILL)
         let end = Instant.now + .milliseconds(100)
@@ -316,7 +318,8 @@ public final class ChildTable {
     /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
     public func collect() { collect(telling: tellAll) }
 
-    /// The same, with another observer for this table's children. Inline, so that it need not be counted what that one holds.
+    /// The same, with another observer for this table's children. Inline, so that it need not be counted what that one
+    /// holds.
     @inline(__always)
     func collect(telling observe: (ChildExit) -> Void) {
         requireParent()

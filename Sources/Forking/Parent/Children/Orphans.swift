@@ -70,16 +70,16 @@ final class Orphans {
         }
     }
 
-    /// What is known of a process that can only be one that was left behind; nil if it need not be: nobody comes back into
-    /// this process's session.
+    /// What is known of a process that can only be one that was left behind; nil if it need not be: nobody comes back
+    /// into this process's session.
     func look(at pid: ProcessID) -> forkcore_process_info? {
         var info = forkcore_process_info()
         guard forkcore_process_look(pid, &info) == 0, info.parent == owner, info.session != session else { return nil }
         return info
     }
 
-    /// Sends a signal to all that descends from a child that lives, but for those of the group that it leads: that gets it in one
-    /// piece, and nobody twice.
+    /// Sends a signal to all that descends from a child that lives, but for those of the group that it leads: that gets
+    /// it in one piece, and nobody twice.
     func signal(_ signal: Signal, toDescendantsOf pid: ProcessID) {
         withUnsafeTemporaryAllocation(of: pid_t.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
             var count = 0
@@ -88,7 +88,8 @@ final class Orphans {
         }
     }
 
-    /// Whether it was told to end with a child that has left it behind. Then it may leave others behind that were told, too.
+    /// Whether it was told to end with a child that has left it behind. Then it may leave others behind that were told,
+    /// too.
     func wasTold(_ pid: ProcessID) -> Bool {
         guard let told = doomed.first(where: { $1.contains(pid) })?.value else { return false }
         doomed[pid] = told

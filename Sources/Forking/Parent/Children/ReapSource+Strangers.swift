@@ -13,9 +13,11 @@ extension ReapSource {
     /// Whether whoever is nobody's is this source's.
     var takesStrangers: Bool { tables.contains { $0.with { $0.reapsStrangers } } }
 
-    /// Reaps those that have ended and are no table's: threads that our children had us trace, and all others if asked to.
+    /// Reaps those that have ended and are no table's: threads that our children had us trace, and all others if asked
+    /// to.
     ///
-    /// The kernel shows one at a time, so that a child of somebody else's in this process hides whoever stands behind it.
+    /// The kernel shows one at a time, so that a child of somebody else's in this process hides whoever stands behind
+    /// it.
     /// - Returns: whether to look again soon.
     func reapStrangers() -> Bool {
         let takesAll = takesStrangers
@@ -35,12 +37,12 @@ extension ReapSource {
 }
 
 extension ChildTable {
-    /// From now on also reaps ended processes that became this one's children though no table has forked them: those that a
-    /// child made so (clone(2) with CLONE_PARENT), and orphans, where this is process 1 of its namespace or a subreaper
-    /// (prctl(2)). Without it they stay as zombies until this process ends. Nobody is told of them.
+    /// From now on also reaps ended processes that became this one's children though no table has forked them: those
+    /// that a child made so (clone(2) with CLONE_PARENT), and orphans, where this is process 1 of its namespace or a
+    /// subreaper (prctl(2)). Without it they stay as zombies until this process ends. Nobody is told of them.
     ///
-    /// Only where all tables of this process are used on this thread, and where nobody else in it waits for children of his
-    /// own: they are taken from him.
+    /// Only where all tables of this process are used on this thread, and where nobody else in it waits for children of
+    /// his own: they are taken from him.
     /// - Throws: `ForkingError.Code.invalid` if this process cannot take SIGCHLD, which tells of them; `.system`.
     public func reapStrangers() throws(ForkingError) {
         requireParent()

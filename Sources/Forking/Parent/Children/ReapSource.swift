@@ -219,9 +219,9 @@ final class ReapSource {
     /// Finds whom no mark told of: children whose mark was forged or never set, and children of ours that somebody else
     /// has reaped.
     ///
-    /// If any child of this process waits to be reaped, it may be one whose mark says that it lives, so that each has to be
-    /// asked for by name. (It may also be a foreign one; as long as it waits, so it goes on.) If none does, those whose
-    /// mark says that they live do live.
+    /// If any child of this process waits to be reaped, it may be one whose mark says that it lives, so that each has
+    /// to be asked for by name. (It may also be a foreign one; as long as it waits, so it goes on.) If none does, those
+    /// whose mark says that they live do live.
     private func sweep() {
         if let orphanSignals {
             orphanSignals.take { _, _ in }

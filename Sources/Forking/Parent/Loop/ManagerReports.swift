@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a server tells the service manager, and when: sd_notify(3). Only where there is one, and only while this process is
-/// the one that it knows as the main one. Parent.
+/// What a server tells the service manager, and when: sd_notify(3). Only where there is one, and only while this
+/// process is the one that it knows as the main one. Parent.
 struct ManagerReports {
     private enum Role {
         /// Another program's place is still to be taken: the manager would not listen.
@@ -60,7 +60,8 @@ struct ManagerReports {
 
     /// The new main process is `pid`. Nothing but this is said any more.
     mutating func handOver(to pid: ProcessID, endingReload: Bool, _ now: Instant) {
-        // What the new program said before this, the manager did not take from it: so the end of a reload comes from here.
+        // What the new program said before this, the manager did not take from it: so the end of a reload comes from
+        // here.
         say("MAINPID=\(pid)\nWATCHDOG=1" + (endingReload ? "\nREADY=1" : ""), now)
         role = .leaving
     }
@@ -81,7 +82,8 @@ struct ManagerReports {
     private static let pause = Duration.milliseconds(50)
     private static let linesApart = Duration.seconds(1)
 
-    /// Says what time has come for: what is owed, that this process is not stuck, and how it does, at most once a second.
+    /// Says what time has come for: what is owed, that this process is not stuck, and how it does, at most once a
+    /// second.
     ///
     /// - Parameters:
     ///   - state: is another whenever the line is another; nil: it can have changed anyway.

@@ -13,8 +13,8 @@ extension ServerLoop {
     /// Tells of a reload, or of its end.
     func tellManager(_ text: String) { reports?.say(text, .now) }
 
-    /// The first step ends the service, and each says how long all that is to come may take: the manager would otherwise
-    /// not wait for longer than it was set to.
+    /// The first step ends the service, and each says how long all that is to come may take: the manager would
+    /// otherwise not wait for longer than it was set to.
     func announce(_ stop: Lifecycle.Stop) {
         guard reports != nil, life.standing != .replaced else { return }
         var lines: [String] = []

@@ -51,7 +51,8 @@ final class ServerLoop {
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
         self.control = opened
         watchControl()
-        // A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the server's.
+        // A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the
+        // server's.
         writeGuard = forkcore_guard_writes()
         startedAt = .now
         life.run()
@@ -135,8 +136,8 @@ final class ServerLoop {
 
     // MARK: Signals
 
-    /// SIGHUP and SIGQUIT would end a server at once, with all its clients, and leave its files: where they have no other
-    /// meaning they drain, as SIGTERM does. One that is ignored stays so: nohup(1).
+    /// SIGHUP and SIGQUIT would end a server at once, with all its clients, and leave its files: where they have no
+    /// other meaning they drain, as SIGTERM does. One that is ignored stays so: nohup(1).
     static func lastResort(_ signals: Set<Signal>, hooks: some Collection<Signal>) -> Set<Signal> {
         let ignored = SignalSet(rawValue: forkcore_signals_ignored(SignalSet(signals).rawValue))
         return signals.filter {
@@ -232,8 +233,8 @@ final class ServerLoop {
         life.begin(stop.step, at: .now)
     }
 
-    /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another process
-    /// is the main one now the manager must have heard before this one ends.
+    /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another
+    /// process is the main one now the manager must have heard before this one ends.
     private var isEmpty: Bool {
         children.isLifeless && !children.hasReports && (life.standing != .replaced || reports?.isDone ?? true)
     }

@@ -9,11 +9,12 @@ import Glibc
 package struct ServiceManager: Sendable {
     private let address: SocketAddress?
 
-    /// How often `WATCHDOG=1` is to be sent, for the manager to know that this process is not stuck: half of the time that
-    /// it is allowed to be silent. Nil if nobody waits for it. sd_watchdog_enabled(3).
+    /// How often `WATCHDOG=1` is to be sent, for the manager to know that this process is not stuck: half of the time
+    /// that it is allowed to be silent. Nil if nobody waits for it. sd_watchdog_enabled(3).
     package let watchdogInterval: Duration?
 
-    /// The variables, as `NAME=value`, that a successor of this process, of whatever pid, needs to be here in its stead.
+    /// The variables, as `NAME=value`, that a successor of this process, of whatever pid, needs to be here in its
+    /// stead.
     package let environment: [String]
 
     /// Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment, so that no program started from here
@@ -31,7 +32,8 @@ package struct ServiceManager: Sendable {
     var isThere: Bool { address != nil }
 
     init(socket: String?, silence: String?, watched: String?, pid: ProcessID) {
-        // A path or an abstract name; other managers are reached by `vsock:`, from virtual machines, which we are not for.
+        // A path or an abstract name; other managers are reached by `vsock:`, from virtual machines, which we are not
+        // for.
         let address = socket.flatMap { name in
             name.hasPrefix("/") || name.hasPrefix("@") ? try? SocketAddress(unix: name) : nil
         }

@@ -16,8 +16,8 @@ public enum StopStep: Comparable, Sendable {
 
 /// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
 ///
-/// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe; this type's
-/// Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
+/// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe;
+/// this type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
 public final class StopSwitch: Sendable {
     /// An eventfd(2), non-blocking. It stays the switch's. Children do not have it.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }

@@ -3,23 +3,24 @@
 extension PreforkServer {
     /// Callbacks that customise a `PreforkServer`. Each says in which process it runs.
     ///
-    /// Those in the parent are given the server. They delay the workers' supervision while they run. Of the server they may read
-    /// everything, and call `stop()`.
+    /// Those in the parent are given the server. They delay the workers' supervision while they run. Of the server they
+    /// may read everything, and call `stop()`.
     public struct Hooks {
-        /// Parent: before the first worker, and again before SIGHUP replaces them all. What is loaded here is there in each
-        /// worker, and in memory but once. It may start no thread. When it throws, at first `serve()` does, and on SIGHUP the workers
-        /// stay.
+        /// Parent: before the first worker, and again before SIGHUP replaces them all. What is loaded here is there in
+        /// each worker, and in memory but once. It may start no thread. When it throws, at first `serve()` does, and on
+        /// SIGHUP the workers stay.
         public var beforeFork: (PreforkServer) throws -> Void = { _ in }
-        /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print` says is
-        /// late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell` does neither.
+        /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print`
+        /// says is late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell`
+        /// does neither.
         public var onEvent: (PreforkServer, Event) -> Void = { _, event in
             if event.isTrouble { Lines.tell(event.description) }
         }
-        /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool has a
-        /// use for itself, SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2, cannot be among them.
+        /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool
+        /// has a use for itself, SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2, cannot be among them.
         public var signals: [Signal: (PreforkServer) -> Void] = [:]
-        /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless it was the
-        /// peer's doing (`isPeersDoing`).
+        /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless
+        /// it was the peer's doing (`isPeersDoing`).
         public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
         /// The defaults: what goes wrong is said on stderr.
@@ -69,8 +70,8 @@ extension PreforkServer {
         case upgradeFailed(String)
         /// A step of stopping has begun.
         case stopping(StopStep)
-        /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
-        /// signalled.
+        /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may
+        /// not be signalled.
         case abandoned([ProcessID])
         /// A worker cannot be ended, or reaped; one that has ended is replaced.
         case trouble(ChildTrouble)

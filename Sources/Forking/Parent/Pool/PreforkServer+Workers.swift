@@ -100,8 +100,8 @@ extension PreforkServer {
         tell(.trouble(trouble))
     }
 
-    /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a service
-    /// that nobody can reach any more is none, and ends.
+    /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a
+    /// service that nobody can reach any more is none, and ends.
     func keepListening() {
         do throws(ForkingError) {
             _ = try listeners.listenAgain { tell(.listeningAgain($0)) }

@@ -5,9 +5,9 @@ import SystemPackage
 
 /// A pool of worker processes that serve on shared listeners, kept at full strength.
 ///
-/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent runs no
-/// handler, accepts nobody but those who wait as it stops, and is single-threaded; in a worker everything is allowed: threads,
-/// tasks, event loops.
+/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent runs
+/// no handler, accepts nobody but those who wait as it stops, and is single-threaded; in a worker everything is
+/// allowed: threads, tasks, event loops.
 ///
 /// ```swift
 /// let address = try SocketAddress(parsing: "127.0.0.1:7777")
@@ -22,8 +22,8 @@ import SystemPackage
 ///
 /// Here the closure serves a connection. With `PreforkServer(workers:)` it is the whole of a worker.
 ///
-/// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take one, and
-/// SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
+/// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take
+/// one, and SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
 public final class PreforkServer {
     /// As it was given; it cannot change any more.
     public let configuration: Configuration
@@ -36,8 +36,8 @@ public final class PreforkServer {
     /// Where clients come to.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop. It is in several files: this one waits, +Workers forks and does what `policy` decides, +Stopping
-    // ends, +Status tells. What it shares with a `ForkingServer` is in LoopServer.
+    // The state of the loop. It is in several files: this one waits, +Workers forks and does what `policy` decides,
+    // +Stopping ends, +Status tells. What it shares with a `ForkingServer` is in LoopServer.
     let loop: ServerLoop
     let service: Service
     /// Where it runs.
@@ -81,7 +81,8 @@ public final class PreforkServer {
     ///   - listener: where clients come to; the server's from now on.
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - body: runs in a worker. It says `Worker.notifyReady()` once it serves, and returns when it was asked to drain
+    ///   - body: runs in a worker. It says `Worker.notifyReady()` once it serves, and returns when it was asked to
+    ///     drain
     ///     and has done so; the process then ends with status 0, or with 1 if it throws.
     /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
     public convenience init(
@@ -136,12 +137,13 @@ public final class PreforkServer {
 
     /// Serves until the server was stopped; then nothing of it is left alive.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals`, SIGHUP, SIGTTIN,
-    /// SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events.
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals`, SIGHUP,
+    /// SIGTTIN, SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events.
     ///
-    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was stopped
-    ///   before, or if `hooks.beforeFork` throws; `.crashLoop` if it gives up; `.system` if waiting fails for good, after the
-    ///   workers were killed; `.notEnded` if the server has stopped, but some workers could not be ended.
+    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
+    ///   stopped before, or if `hooks.beforeFork` throws; `.crashLoop` if it gives up; `.system` if waiting fails for
+    ///   good, after the workers were killed; `.notEnded` if the server has stopped, but some workers could not be
+    ///   ended.
     public func serve() throws(ForkingError) {
         try configuration.childOptions.tryConfinement()
         try children.contain(configuration.childOptions)

@@ -2,11 +2,11 @@
 
 import CForkCore
 
-/// What workers wake their parent by: an eventfd(2) each, which nobody else has. Whatever a worker does with its own, it is
-/// the others' that are heard.
+/// What workers wake their parent by: an eventfd(2) each, which nobody else has. Whatever a worker does with its own,
+/// it is the others' that are heard.
 ///
-/// Parent. It does not read them: a worker could have made that wait. And as nothing says which of them are only noise, it
-/// looks so often a second, and then after pauses.
+/// Parent. It does not read them: a worker could have made that wait. And as nothing says which of them are only noise,
+/// it looks so often a second, and then after pauses.
 struct WakeEvent: ~Copyable {
     /// The looks in a second that follow one another without a pause.
     private static let looksWithoutPause = 100

@@ -5,11 +5,11 @@ import SystemPackage
 /// What a worker's memory comes to.
 package enum WorkerMemory {
     /// A process's proportional set size in KiB: its own pages, and its share of those that others have too, as a fork
-    /// leaves most. Nil if the process is gone, is a zombie or another user's, or if the kernel does not say (before 4.14).
-    /// /proc/PID/smaps_rollup in proc_pid_smaps(5).
+    /// leaves most. Nil if the process is gone, is a zombie or another user's, or if the kernel does not say (before
+    /// 4.14). /proc/PID/smaps_rollup in proc_pid_smaps(5).
     ///
-    /// Parent. The kernel walks all of the process's pages for it, and waits for one that is changing its mappings: some 15
-    /// milliseconds for a gigabyte, so it is nothing for every turn.
+    /// Parent. The kernel walks all of the process's pages for it, and waits for one that is changing its mappings:
+    /// some 15 milliseconds for a gigabyte, so it is nothing for every turn.
     package static func proportionalSize(of pid: ProcessID) -> Int? {
         let path = "/proc/\(pid)/smaps_rollup"
         guard let file = try? FileDescriptor.open(path, .readOnly, options: .closeOnExec) else { return nil }

@@ -16,16 +16,17 @@ extension ForkingServer {
         public var noDelay = false
         /// The longest datagram in bytes; of a longer one the rest is lost, and it is marked as truncated.
         public var maxDatagramBytes = 8192
-        /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills. So do
-        /// SIGHUP and SIGQUIT, which would end it with all its clients, unless a hook takes them, they are ignored, as by
-        /// nohup(1), or this is empty.
+        /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills. So
+        /// do SIGHUP and SIGQUIT, which would end it with all its clients, unless a hook takes them, they are ignored,
+        /// as by nohup(1), or this is empty.
         public var stopSignals: Set<Signal> = [.terminate, .interrupt]
         /// How long the program that SIGUSR2 starts may take to be ready; then it is ended, and this one goes on.
         public var startTimeout: Duration = .seconds(30)
-        /// How long children may go on once the server stops; then they get SIGTERM, and `child.killTimeout` later SIGKILL.
+        /// How long children may go on once the server stops; then they get SIGTERM, and `child.killTimeout` later
+        /// SIGKILL.
         public var drainTimeout: Duration = .seconds(10)
-        /// Whether stopping and closing wait for the children, and end them as said above. If not, children are sent nothing, and
-        /// stay unreaped unless `children.collect()` is called. They still die with this process, but for
+        /// Whether stopping and closing wait for the children, and end them as said above. If not, children are sent
+        /// nothing, and stay unreaped unless `children.collect()` is called. They still die with this process, but for
         /// `child.diesWithParent`.
         public var waitsForChildren = true
         /// How the children are set up and bounded. `child.timeout` is how long one client may be served.
@@ -34,8 +35,8 @@ extension ForkingServer {
         /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
         public var reapsStrangers = false
 
-        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is made
-        /// as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
+        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is
+        /// made as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
         public var control: SocketAddress?
 
         /// The defaults, as said at each property.

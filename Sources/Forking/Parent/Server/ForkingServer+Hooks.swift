@@ -3,17 +3,21 @@
 extension ForkingServer {
     /// Callbacks that customise a `ForkingServer`. Each says in which process it runs.
     ///
-    /// Those in the parent are given the server. They delay everybody while they run: they should not wait for anything, such as a full
-    /// pipe (as `print` does; `Lines.tell` does not). Of the server they may read everything, and call `stop()`. What they
-    /// write to, or capture and so retain, is memory that children share: each such page is copied once more for each child.
+    /// Those in the parent are given the server. They delay everybody while they run: they should not wait for
+    /// anything, such as a full pipe (as `print` does; `Lines.tell` does not). Of the server they may read everything,
+    /// and call `stop()`. What they write to, or capture and so retain, is memory that children share: each such page
+    /// is copied once more for each child.
     public struct Hooks {
-        /// Parent: before the first child is forked, and once more some clients later, when the server has given back what only its
-        /// start needed. What is done here is there in each child, and costs it nothing: a formatter made, a table read, the
-        /// handler's own code run once. If it throws the first time, `serve()` does; the second time, it is an event.
+        /// Parent: before the first child is forked, and once more some clients later, when the server has given back
+        /// what only its start needed. What is done here is there in each child, and costs it nothing: a formatter
+        /// made, a table read, the handler's own code run once. If it throws the first time, `serve()` does; the second
+        /// time, it is an event.
         public var beforeFork: (ForkingServer) throws -> Void = { _ in }
-        /// Parent, before fork: whether to serve this connection. If this returns false or throws, the connection is closed.
+        /// Parent, before fork: whether to serve this connection. If this returns false or throws, the connection is
+        /// closed.
         public var verifyConnection: (ForkingServer, borrowing Connection) throws -> Bool = { _, _ in true }
-        /// Parent, before fork: whether to serve this datagram. If this returns false or throws, the datagram is dropped.
+        /// Parent, before fork: whether to serve this datagram. If this returns false or throws, the datagram is
+        /// dropped.
         public var verifyDatagram: (ForkingServer, Datagram) throws -> Bool = { _, _ in true }
         /// Parent: once in each turn of the loop, before it waits.
         public var onTurn: (ForkingServer) -> Void = { _ in }
@@ -24,12 +28,12 @@ extension ForkingServer {
             if event.isTrouble { Lines.tell(event.description) }
         }
         /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
-        /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply. SIGHUP, SIGQUIT and SIGUSR2
-        /// do then what it says, and nothing else.
+        /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply. SIGHUP, SIGQUIT
+        /// and SIGUSR2 do then what it says, and nothing else.
         public var signals: [Signal: (ForkingServer) -> Void] = [:]
-        /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if this
-        /// throws too. By default one line on stderr, with the peer, unless it was the peer's doing (`isPeersDoing`): it has gone, or
-        /// was too slow, as clients do; anybody could fill a disk with those lines.
+        /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if
+        /// this throws too. By default one line on stderr, with the peer, unless it was the peer's doing
+        /// (`isPeersDoing`): it has gone, or was too slow, as clients do; anybody could fill a disk with those lines.
         public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
         /// The defaults: everybody is served, and what goes wrong is said on stderr.
@@ -67,8 +71,8 @@ extension ForkingServer {
         case listeningAgain(SocketAddress)
         /// A step of stopping has begun.
         case stopping(StopStep)
-        /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may not be
-        /// signalled.
+        /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may
+        /// not be signalled.
         case abandoned([ProcessID])
         /// A child cannot be ended, or reaped.
         case trouble(ChildTrouble)

@@ -4,8 +4,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Programs that are given a listener itself, rather than one client of it, as inetd does where `wait` is said. While such a
-/// program is alive, its listener is its own affair.
+/// Programs that are given a listener itself, rather than one client of it, as inetd does where `wait` is said. While
+/// such a program is alive, its listener is its own affair.
 extension ForkingServer {
     /// Parent: somebody has come to a listener. A program gets it.
     func lend(to program: (SocketAddress) throws(ForkingError) -> Program) throws(ForkingError) {

@@ -12,8 +12,8 @@ extension ForkingServer: StatusSource {
             phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: configuration.maxChildren)
     }
 
-    /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait, of
-    /// whom nothing else tells.
+    /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait,
+    /// of whom nothing else tells.
     var reportState: Int? {
         loop.life.state != .serving ? ~children.count : children.isFull || isShort ? nil : children.count
     }

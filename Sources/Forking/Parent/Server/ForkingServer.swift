@@ -33,14 +33,16 @@ public final class ForkingServer {
     // ends, +Status tells. What it shares with a pool is in LoopServer.
     let loop: ServerLoop
     let service: Service
-    /// Those of the configuration, put together once: what the parent does for each client, its children have copies of.
+    /// Those of the configuration, put together once: what the parent does for each client, its children have copies
+    /// of.
     let childOptions: ChildOptions
     /// Where it runs.
     let stack = ParentStack()
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
-    /// Whether who waits at a stop is still to be served: not before the server has begun to serve, nor in a loop of one's own.
+    /// Whether who waits at a stop is still to be served: not before the server has begun to serve, nor in a loop of
+    /// one's own.
     var takesWaiting = false
     var admission = Admission()
     var hasTakenClient = false
@@ -73,15 +75,16 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
 
-    /// A server of datagrams. Children have no part in the server's socket: what they answer, the parent sends while it serves,
-    /// or collects its children.
+    /// A server of datagrams. Children have no part in the server's socket: what they answer, the parent sends while it
+    /// serves, or collects its children.
     ///
     /// - Parameters:
     ///   - listener: where clients come to; the server's from now on.
     ///   - configuration: how it behaves.
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of connections; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of connections;
+    ///   `.system`.
     public convenience init(
         datagrams listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(), handler: @escaping (Datagram) throws -> Void
@@ -101,8 +104,8 @@ public final class ForkingServer {
     ///   - hooks: what runs besides; `hooks` can be set later, too.
     ///   - program: says which, and with which variables. Runs in the parent, for each client that was accepted,
     ///     again for one that had to wait for descriptors; when it throws, the client is sent away.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, a listener of datagrams, or fewer descriptors
-    ///   than children, each of which takes one here; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, a listener of datagrams, or fewer
+    ///   descriptors than children, each of which takes one here; `.system`.
     public convenience init(
         programs listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(),
@@ -115,12 +118,13 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .programs(program))
     }
 
-    /// A server that executes a program for a listener: on its descriptors 0 and 1 it has the listening socket, or that for
-    /// datagrams, which it serves until it ends; then the server waits for the next client or datagram and executes another.
-    /// It is what inetd(8) does with `wait`, and for programs that serve several clients, or datagrams, in one process.
+    /// A server that executes a program for a listener: on its descriptors 0 and 1 it has the listening socket, or that
+    /// for datagrams, which it serves until it ends; then the server waits for the next client or datagram and executes
+    /// another. It is what inetd(8) does with `wait`, and for programs that serve several clients, or datagrams, in one
+    /// process.
     ///
-    /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one, longer
-    /// each time. At a stop a program may go on for `Configuration.drainTimeout`, and takes who comes meanwhile.
+    /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one,
+    /// longer each time. At a stop a program may go on for `Configuration.drainTimeout`, and takes who comes meanwhile.
     ///
     /// - Parameters:
     ///   - listener: where clients come to; the server's from now on.
@@ -164,8 +168,8 @@ public final class ForkingServer {
 
     /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
     ///
-    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams in a server of connections, or the other way round, and
-    ///   while it serves; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams in a server of connections, or the other way
+    ///   round, and while it serves; `.system`.
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
         let takesDatagrams = if case .datagrams = service { true } else { false }
@@ -187,16 +191,17 @@ public final class ForkingServer {
 
     // MARK: Serving
 
-    /// Serves until the server was stopped; then nothing of it is left alive. Clients that have connected before that are
-    /// served while it drains, in their order, unless the socket is one that somebody else goes on with.
+    /// Serves until the server was stopped; then nothing of it is left alive. Clients that have connected before that
+    /// are served while it drains, in their order, unless the socket is one that somebody else goes on with.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals`, SIGHUP, SIGQUIT, SIGUSR2
-    /// and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals`, SIGHUP, SIGQUIT,
+    /// SIGUSR2 and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on
     /// `Configuration.control` is told the status.
     ///
-    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was stopped
-    ///   before; `.system` if waiting or accepting fails for good, after the children were killed; either if the control
-    ///   socket cannot be made; `.notEnded` if the server has stopped, but some children could not be ended.
+    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
+    ///   stopped before; `.system` if waiting or accepting fails for good, after the children were killed; either if
+    ///   the control socket cannot be made; `.notEnded` if the server has stopped, but some children could not be
+    ///   ended.
     public func serve() throws(ForkingError) {
         try begin(taking: signalsToTake(), control: configuration.control)
         defer {
@@ -222,12 +227,12 @@ public final class ForkingServer {
     }
 
     /// Waits for one client, at most for `Configuration.idleTimeout`, and forks a child for it; children that end
-    /// meanwhile are reaped. For a loop of your own, which also polls `children.descriptor` and then collects; `close()`
-    /// ends what it began. Signals are not taken here, but keep what they do.
+    /// meanwhile are reaped. For a loop of your own, which also polls `children.descriptor` and then collects;
+    /// `close()` ends what it began. Signals are not taken here, but keep what they do.
     ///
     /// - Returns: whether a client was taken; false after a time-out or a stop.
-    /// - Throws: `ForkingError.Code.threads`; `.invalid` if the server was stopped before, or serves; `.system` if waiting or
-    ///   accepting fails for good.
+    /// - Throws: `ForkingError.Code.threads`; `.invalid` if the server was stopped before, or serves; `.system` if
+    ///   waiting or accepting fails for good.
     @discardableResult
     public func serveOne() throws(ForkingError) -> Bool {
         try begin(taking: nil)
@@ -275,8 +280,8 @@ public final class ForkingServer {
         if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
     }
 
-    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the server's is
-    /// not called here, and the table's only where somebody has set one.
+    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the
+    /// server's is not called here, and the table's only where somebody has set one.
     private func collect() {
         children.collect(telling: {
             noteEnd(of: $0)

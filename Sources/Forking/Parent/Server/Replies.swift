@@ -7,8 +7,8 @@ import SystemPackage
 /// What the children of a server of datagrams answer. The parent sends it, on a socket that no child has: none can read
 /// what others' clients sent, shut the socket down, connect it to one of them, or answer in another's name.
 ///
-/// Parent, but for `ask`. Each child has a channel of its own: it sends an answer, and is told the errno of sending it. So it
-/// sends no faster than the parent can, and whoever collects children takes one answer of each.
+/// Parent, but for `ask`. Each child has a channel of its own: it sends an answer, and is told the errno of sending it.
+/// So it sends no faster than the parent can, and whoever collects children takes one answer of each.
 final class Replies {
     /// A child's. What stands here changes with each client, so it is in memory that children get no copy of.
     private struct PendingReply {

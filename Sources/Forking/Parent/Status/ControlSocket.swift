@@ -21,8 +21,8 @@ extension StatusSource {
     }
 }
 
-/// Where others ask a server for its status. It writes the answer into a file in memory, and hands that over: so it never
-/// waits for who asks, however long the answer is, and whether or not anybody reads it. Parent.
+/// Where others ask a server for its status. It writes the answer into a file in memory, and hands that over: so it
+/// never waits for who asks, however long the answer is, and whether or not anybody reads it. Parent.
 final class ControlSocket {
     private var listener: Listener
     /// Somebody else still answers there.
@@ -62,7 +62,8 @@ final class ControlSocket {
 
     /// Answers those who have connected.
     ///
-    /// - Throws: `ForkingError.Code.system` if they cannot be accepted, or there is nothing to answer with, now; they wait.
+    /// - Throws: `ForkingError.Code.system` if they cannot be accepted, or there is nothing to answer with, now; they
+    ///   wait.
     func answer(from source: some StatusSource) throws(ForkingError) {
         for _ in 0..<Self.answersAtOnce {
             // First, as a client that was accepted with the last descriptor could not be answered.
@@ -102,8 +103,8 @@ final class ControlSocket {
     }
 }
 
-/// Text that goes into a file piece by piece: were it put together in memory first, a server of thousands of children would
-/// keep a heap of that size, which each fork would copy.
+/// Text that goes into a file piece by piece: were it put together in memory first, a server of thousands of children
+/// would keep a heap of that size, which each fork would copy.
 private struct PiecewiseText {
     private static let piece = 4096
 

@@ -19,8 +19,8 @@ struct Executable {
         return Executable(path: found ?? installed, arguments: .ofThisProcess)
     }
 
-    /// Where a shell has found a program that was called so. A directory of PATH that is named by a way from where we are is left
-    /// out: we may be elsewhere by the time of SIGUSR2.
+    /// Where a shell has found a program that was called so. A directory of PATH that is named by a way from where we
+    /// are is left out: we may be elsewhere by the time of SIGUSR2.
     static func find(
         _ name: UnsafePointer<CChar>, path: UnsafePointer<CChar>? = UnsafePointer(getenv("PATH")),
         in workingDirectory: @autoclosure () -> [CChar]?, where isWanted: (UnsafePointer<CChar>) -> Bool
@@ -40,7 +40,8 @@ struct Executable {
         Array(UnsafeBufferPointer(start: path, count: strlen(path) + 1))
     }
 
-    /// As the shell says it, which knows by which links it came there: those can lead to another release by the time of SIGUSR2.
+    /// As the shell says it, which knows by which links it came there: those can lead to another release by the time of
+    /// SIGUSR2.
     private static var workingDirectory: [CChar]? {
         var (said, here) = (stat(), stat())
         if let path = getenv("PWD"), isAbsolute(path), stat(path, &said) == 0, stat(".", &here) == 0,

@@ -20,8 +20,8 @@ enum UpgradeEvent {
 /// drain. A bad one changes nothing. Parent.
 ///
 /// A go-between has it as its child, and ends as it does, so that its end is told like any child's. Once it serves, the
-/// go-between leaves: the new program is then a child of whoever takes orphans, such as the service manager, who sees how
-/// the process ends that it is told is the main one. Here it is watched by a pidfd.
+/// go-between leaves: the new program is then a child of whoever takes orphans, such as the service manager, who sees
+/// how the process ends that it is told is the main one. Here it is watched by a pidfd.
 final class Successor {
     private enum Stage {
         /// The go-between has not said yet whom it has started.
