@@ -29,7 +29,9 @@ struct ConfigurationTests {
             let text = "maxDatagramBytes is \(limit), and must be from 1 to 65535"
             #expect(said { $0.maxDatagramBytes = limit } == text)
         }
-        #expect(said { $0.drainTimeout = .seconds(-1) }?.hasPrefix("drainTimeout is -1.0 seconds, and cannot be negative") == true)
+        #expect(
+            said { $0.drainTimeout = .seconds(-1) }?.hasPrefix("drainTimeout is -1.0 seconds, and cannot be negative")
+                == true)
         #expect(said { $0.child.killTimeout = .seconds(-1) }?.hasPrefix("killTimeout is ") == true)
         for wrong in [Duration.zero, .seconds(-1)] {
             #expect(said { $0.idleTimeout = wrong }?.hasPrefix("idleTimeout is ") == true)
