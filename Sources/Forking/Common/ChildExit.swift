@@ -102,23 +102,6 @@ extension ChildExit: CustomStringConvertible {
     }
 }
 
-extension ChildExit {
-    init(_ ended: EndedChild) {
-        let (child, ending) = (ended.child, ended.ending)
-        let status: ExitStatus =
-            switch ending.state {
-            case FORKCORE_EXITED: .exited(code: ending.code)
-            case FORKCORE_KILLED: .signaled(Signal(rawValue: ending.signal), dumpedCore: ending.core)
-            default: .unknown
-            }
-        self.init(
-            pid: child.pid, peer: child.peer, status: status, reason: child.reason,
-            duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
-            usage: status == .unknown ? nil : ResourceUsage(ending),
-            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), channel: child.channel)
-    }
-}
-
 extension ResourceUsage {
     init(_ ending: forkcore_ending) {
         userTime = .microseconds(ending.user_us)

@@ -81,32 +81,6 @@ extension Credentials {
     }
 }
 
-extension ChildOptions {
-    /// What a child is, and may do, unlike its parent; but for its credentials, which `Credentials.withC` has.
-    var confinement: forkcore_confinement {
-        forkcore_confinement(
-            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0),
-            limits: limits.inC)
-    }
-
-    /// Throws unless children can be confined as asked. Parent: one tries it.
-    func tryConfinement() throws(ForkingError) {
-        guard credentials != nil || oomScore != nil || limits != ResourceLimits() else { return }
-        var call: UnsafePointer<CChar>?
-        var confinement = confinement
-        let code =
-            credentials?.withC {
-                confinement.credentials = $0
-                return forkcore_try_confinement(&confinement, &call)
-            } ?? forkcore_try_confinement(&confinement, &call)
-        guard code != 0 else { return }
-        let error = ForkingError.system(call: call.map { String(cString: $0) } ?? "clone", Errno(rawValue: code))
-        guard code == EPERM || code == EACCES, credentials != nil || oomScore != nil else { throw error }
-        throw .invalid(
-            "a child cannot have the credentials and the oomScore that it is to have, which takes root: \(error)")
-    }
-}
-
 /// The lines of /etc/passwd, or of /etc/group: fields between colons, a name first, a number third.
 struct AccountFile {
     struct Entry {

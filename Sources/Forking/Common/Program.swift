@@ -75,10 +75,13 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
     public static var environment: CStrings {
         var variables = CStrings(copying: environ)
         variables.removeAll { variable in
-            ServiceManager.names.contains { strncmp(variable, $0 + "=", $0.utf8.count + 1) == 0 }
+            managersVariables.contains { strncmp(variable, $0 + "=", $0.utf8.count + 1) == 0 }
         }
         return variables
     }
+
+    /// What a service manager says to one process alone. sd_notify(3), sd_watchdog_enabled(3)
+    static let managersVariables = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
 
     /// How many there are.
     public var count: Int { starts.count }

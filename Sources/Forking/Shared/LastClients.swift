@@ -48,7 +48,7 @@ struct LastClients: ~Copyable {
     }
 
     /// Worker: the next one, waited for until there will be none.
-    static func next(from channel: Int32) -> AcceptQueue.Client? {
+    static func next(from channel: Int32) -> (descriptor: FileDescriptor, peer: SocketAddress)? {
         var descriptor: Int32 = -1
         var peer = SocketAddress { (_, _) in }
         let code = withUnsafeMutableBytes(of: &peer) {

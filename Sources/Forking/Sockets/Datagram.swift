@@ -50,9 +50,18 @@ public struct Datagram: Sendable {
         let code =
             switch way {
             case .socket(let socket): send(bytes, on: socket)
-            case .parent(let channel): Replies.ask(for: bytes, on: channel)
+            case .parent(let channel): Self.askParent(toSend: bytes, on: channel)
             }
         try check(code, "sendmsg \(peer)")
+    }
+
+    /// Child: has the parent send `bytes`. Returns 0 or an errno.
+    private static func askParent(toSend bytes: [UInt8], on channel: Int32) -> Int32 {
+        var answer: Int32 = 0
+        var size = 0
+        var code = forkcore_send_all(channel, [0] + bytes, bytes.count + 1)
+        if code == 0 { code = forkcore_receive(channel, &answer, MemoryLayout<Int32>.size, &size) }
+        return code != 0 ? code : size == MemoryLayout<Int32>.size ? answer : EPIPE
     }
 
     private func send(_ bytes: [UInt8], on socket: Int32) -> Int32 {

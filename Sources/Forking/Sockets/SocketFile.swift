@@ -4,26 +4,6 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Where a socket's file is, byte for byte: not every path is text.
-struct SocketPath: CustomStringConvertible {
-    /// With its NUL.
-    let c: [CChar]
-    private let bytes: [UInt8]
-
-    init(_ bytes: [UInt8]) {
-        self.bytes = bytes
-        c = (bytes + [0]).map(CChar.init(bitPattern:))
-    }
-
-    var description: String { SocketAddress.printable(bytes: bytes) }
-
-    /// Its directory's.
-    var parent: SocketPath {
-        guard let slash = bytes.lastIndex(of: UInt8(ascii: "/")) else { return SocketPath(Array(".".utf8)) }
-        return SocketPath(Array(bytes[..<max(slash, 1)]))
-    }
-}
-
 /// The file of a Unix socket that this process made.
 final class SocketFile {
     private let path: SocketPath

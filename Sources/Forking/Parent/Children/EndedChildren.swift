@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import SystemPackage
 
 /// A child's end as it was found, until the observer is told of it.
 struct EndedChild: BitwiseCopyable {
@@ -50,4 +51,21 @@ struct EndedChildren: ~Copyable {
 
 extension EndedChildren {
     init() throws(ForkingError) { try self.init(header: ParentCell(Header()), children: ParentArray(count: 16)) }
+}
+
+extension ChildExit {
+    init(_ ended: EndedChild) {
+        let (child, ending) = (ended.child, ended.ending)
+        let status: ExitStatus =
+            switch ending.state {
+            case FORKCORE_EXITED: .exited(code: ending.code)
+            case FORKCORE_KILLED: .signaled(Signal(rawValue: ending.signal), dumpedCore: ending.core)
+            default: .unknown
+            }
+        self.init(
+            pid: child.pid, peer: child.peer, status: status, reason: child.reason,
+            duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
+            usage: status == .unknown ? nil : ResourceUsage(ending),
+            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), channel: child.channel)
+    }
 }

@@ -20,13 +20,10 @@ package struct ServiceManager: Sendable {
     /// Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment, so that no program started from here
     /// takes them for its own. Call it once, before the first thread. What makes no sense is no manager.
     package static func take() -> ServiceManager {
-        let values = names.map { name in getenv(name).map { String(cString: $0) } }
-        for name in names { unsetenv(name) }
+        let values = CStrings.managersVariables.map { name in getenv(name).map { String(cString: $0) } }
+        for name in CStrings.managersVariables { unsetenv(name) }
         return ServiceManager(socket: values[0], silence: values[1], watched: values[2], pid: forkcore_process())
     }
-
-    /// What it says to this process alone.
-    static let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
 
     /// Whether there is one.
     var isThere: Bool { address != nil }

@@ -4,16 +4,6 @@ import CForkCore
 import Glibc
 public import SystemPackage
 
-/// The steps by which a server stops, each harder than the one before.
-public enum StopStep: Comparable, Sendable {
-    /// No new clients, but those that have connected already; they, and those being served, get the drain time to end.
-    case drain
-    /// SIGTERM to the children and their process groups; after the kill time, SIGKILL.
-    case terminate
-    /// SIGKILL to the children and their process groups.
-    case kill
-}
-
 /// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
 ///
 /// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe;

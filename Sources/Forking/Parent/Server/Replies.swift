@@ -143,13 +143,4 @@ final class Replies {
             forkcore_send_datagram(reply.socket, buffer.pointer(to: 1), size, $0, $1, &destination)
         }
     }
-
-    /// Child: has the parent send `bytes`. Returns 0 or an errno.
-    static func ask(for bytes: [UInt8], on channel: Int32) -> Int32 {
-        var answer: Int32 = 0
-        var size = 0
-        var code = forkcore_send_all(channel, [0] + bytes, bytes.count + 1)
-        if code == 0 { code = forkcore_receive(channel, &answer, MemoryLayout<Int32>.size, &size) }
-        return code != 0 ? code : size == MemoryLayout<Int32>.size ? answer : EPIPE
-    }
 }
