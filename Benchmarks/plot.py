@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 REAP_METHODS = {
     "table": ("ChildTable (this library)", "#d9480f"),
-    "sweep": ("one waitpid per live child (the seed)", "#495057"),
+    "sweep": ("one waitpid per live child (Python's way)", "#495057"),
     "waitpid-any": ("waitpid(-1) loop in C", "#1971c2"),
     "pidfd": ("pidfd per child, epoll, in C", "#2f9e44"),
     "kernel": ("reference: the kernel reaps by itself", "#ae3ec9"),

@@ -89,7 +89,7 @@ int forkcore_end_after(int64_t time_ns)
 }
 
 static _Atomic uint32_t *drain;
-static int lifeline, news;
+static int lifeline, wake_event;
 static pid_t worker;
 
 static void end_by(int number)
@@ -107,7 +107,7 @@ static void ask_to_drain(int number)
         end_by(number); // a child of the worker's own: it has this handler by inheritance, and shares word and socket
     } else if ((atomic_fetch_or(drain, FORKCORE_DRAIN_SIGNALLED) & FORKCORE_DRAIN_SIGNALLED) == 0) {
         shutdown(lifeline, SHUT_RD);
-        forkcore_event_add(news, 1);
+        forkcore_event_add(wake_event, 1);
     } else {
         end_by(number);
     }
@@ -118,7 +118,7 @@ int forkcore_drain_on_term(uint32_t *word, int descriptor, int event)
 {
     drain = (_Atomic uint32_t *)word;
     lifeline = descriptor;
-    news = event;
+    wake_event = event;
     worker = getpid();
     struct sigaction action = {.sa_handler = ask_to_drain, .sa_flags = SA_RESTART};
     return sigaction(SIGTERM, &action, NULL) != 0 ? errno : 0;

@@ -52,12 +52,12 @@ extension ZygoteClient {
             state.events.append(.lost(pid, status, failures: loss.failures, pause: loss.pause))
         } else {
             giveUp(&state)
-            tend(&state)
+            reconcile(&state)
         }
     }
 
     /// Reaps those that have ended, and kills those that take too long. Never waits.
-    func tend(_ state: inout State) {
+    func reconcile(_ state: inout State) {
         for zygote in state.ending {
             zygote.table.collect()
             if zygote.killAt <= .now { zygote.table.killAll() }

@@ -227,7 +227,7 @@ final class ZygoteClient: Sendable {
         change { state in
             guard state.queue.drain() else { return }
             advance(&state)
-            tend(&state)
+            reconcile(&state)
         }
     }
 
@@ -250,7 +250,7 @@ final class ZygoteClient: Sendable {
     var hasEnded: Bool {
         change { state in
             listen(&state)
-            tend(&state)
+            reconcile(&state)
             return state.queue.phase == .over
         }
     }
@@ -330,7 +330,7 @@ final class ZygoteClient: Sendable {
                     beginning = state.beginning
                 }
             }
-            tend(&state)
+            reconcile(&state)
             return try body(&state)
         }
     }
