@@ -24,7 +24,7 @@ extension ForkingServer {
     }
 
     /// Serves its client. Returns the exit status.
-    func serve(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
+    func serveInChild(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
         guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
         var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
         let status = run(for: peer) {
@@ -37,7 +37,7 @@ extension ForkingServer {
     }
 
     /// Serves its client, which has sent a datagram.
-    func serve(_ start: DatagramStart) -> Int32 {
+    func serveInChild(_ start: DatagramStart) -> Int32 {
         guard case .datagrams(let handler) = service else { preconditionFailure("it is no server of datagrams") }
         let datagram = Datagram(
             Array(start.bytes), isTruncated: start.isTruncated, peer: start.peer, to: start.destination,

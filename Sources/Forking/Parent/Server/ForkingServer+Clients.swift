@@ -141,7 +141,7 @@ extension ForkingServer {
         do throws(ForkingError) {
             let pid = try children.fork(peer: peer, options: childOptions, from: stack, start) {
                 let start = $0!.load(as: ConnectionStart.self)
-                return start.server._withUnsafeGuaranteedRef { $0.serve(start.descriptor, of: start.peer) }
+                return start.server._withUnsafeGuaranteedRef { $0.serveInChild(start.descriptor, of: start.peer) }
             }
             noteFork(pid, for: peer)
         } catch {
@@ -221,7 +221,7 @@ extension ForkingServer {
                 destination: datagram.destination, channel: replies!.childsEnd)
             return try children.fork(peer: datagram.peer, options: childOptions, from: stack, start) {
                 let start = $0!.load(as: DatagramStart.self)
-                return start.server._withUnsafeGuaranteedRef { $0.serve(start) }
+                return start.server._withUnsafeGuaranteedRef { $0.serveInChild(start) }
             }
         }
     }
