@@ -6,20 +6,21 @@ public import SystemPackage
 
 /// The steps by which a server stops, each harder than the one before.
 public enum StopStep: Comparable, Sendable {
-    /// No new clients, but those that have connected already; they, and those being served, get the drain time to end.
+    /// The server stops accepting. Clients that are being served, and those that have already connected, may finish
+    /// within the drain timeout.
     case drain
-    /// SIGTERM to the children and their process groups; after the kill time, SIGKILL.
+    /// SIGTERM to the children and their process groups; SIGKILL after the kill timeout.
     case terminate
     /// SIGKILL to the children and their process groups.
     case kill
 }
 
-/// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
+/// Asks a server to stop: from any thread, from a hook, before it serves or while it serves. The server stops at once.
 ///
-/// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe;
-/// this type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
+/// A signal handler must not call this type's methods. It can write `word(for:)`, computed before, to `descriptor` with
+/// write(2), which is async-signal-safe. In a child the methods do nothing: a child cannot stop its parent's server.
 public final class StopSwitch: Sendable {
-    /// An eventfd(2), non-blocking. It stays the switch's. Children do not have it.
+    /// A non-blocking eventfd(2). The switch owns it. Children do not have it.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }
 
     private let event: ParentDescriptor
@@ -29,13 +30,13 @@ public final class StopSwitch: Sendable {
         event = try ParentDescriptor("eventfd", forkcore_event_open)
     }
 
-    /// Asks for a step. Asking for one that was passed already changes nothing.
+    /// Asks for a step of stopping. Has no effect if the server has already reached that step. Any thread.
     public func stop(_ step: StopStep = .drain) {
         guard owner == forkcore_process() else { return }
         forkcore_event_add(descriptor.rawValue, Self.word(for: step))
     }
 
-    /// The eight bytes that ask for a step when they are written to `descriptor`.
+    /// The value that requests a step when its eight bytes are written to `descriptor`.
     public static func word(for step: StopStep) -> UInt64 {
         switch step {
         case .drain: FORKCORE_STOP_DRAIN
@@ -44,7 +45,7 @@ public final class StopSwitch: Sendable {
         }
     }
 
-    /// Parent: the hardest step that was asked for since the last look.
+    /// Parent: takes the hardest step that was requested since the last call.
     func take() -> StopStep? {
         let sum = forkcore_event_take(descriptor.rawValue)
         return [StopStep.kill, .terminate, .drain].first { sum >= Self.word(for: $0) }
