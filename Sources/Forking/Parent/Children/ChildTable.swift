@@ -29,8 +29,8 @@ public final class ChildTable {
     /// The maximum number of children at the same time.
     public let maxChildren: Int
     /// If true, the end of a child also ends its process group: processes that it left running there get SIGKILL. If
-    /// false, only a child that was told to end (by its timeout, a call or a stop) ends its group; what a child leaves
-    /// behind that ends by itself continues to run.
+    /// false, only a child that was told to end (by its timeout, a call or a stop) ends its group; processes left
+    /// behind by a child that ended by itself continue to run.
     public var endsGroups = false
     /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. In a
     /// server's table, it is called after the server has handled the end.
@@ -213,9 +213,9 @@ public final class ChildTable {
     /// The cost does not depend on the parent's memory. The child has an empty signal mask, and the same dispositions
     /// as with `fork`, except that SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
-    /// Parent: returns before execve, and the caller may then close `descriptor`. If the program cannot be executed,
-    /// the child exits with status 127, and `ChildExit.execError` has execve's errno. The table must reap by pidfd,
-    /// because a child loses its death mark at execve.
+    /// Parent: does not wait for execve, and the caller may close `descriptor` at once. If the program cannot be
+    /// executed, the child exits with status 127, and `ChildExit.execError` has execve's errno. The table must reap by
+    /// pidfd, because a child loses its death mark at execve.
     /// - Throws: as `fork` does; `.crowded` if as many children as possible have not called execve yet.
     @discardableResult
     public func spawn(

@@ -99,7 +99,8 @@ struct ManagerReports {
         saidAt = now
         let text = line()
         if text != self.line {
-            guard manager.notify("STATUS=" + text) != .later else { return }  // sent later, because `self.state` is still the old one
+            // If this fails, `self.state` stays the old one, so that the line is sent later.
+            guard manager.notify("STATUS=" + text) != .later else { return }
             self.line = text
         }
         self.state = state

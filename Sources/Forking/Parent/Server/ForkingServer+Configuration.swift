@@ -69,8 +69,8 @@ extension ForkingServer {
             let allowed = Int(clamping: limit.rlim_cur)
             guard maxChildren > max(0, allowed - others) else { return }
             throw .invalid(
-                "maxChildren is \(maxChildren), and the limit of descriptors (ulimit -n) is \(allowed), which are enough for "
-                    + "\(max(0, allowed - others)) children that are programs: lower the one or raise the other")
+                "maxChildren is \(maxChildren), and the limit of descriptors (ulimit -n) is \(allowed), enough for "
+                    + "\(max(0, allowed - others)) programs: lower the number of children or raise the limit")
         }
     }
 }

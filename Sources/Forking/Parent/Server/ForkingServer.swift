@@ -203,8 +203,8 @@ public final class ForkingServer {
     /// and clients of `Configuration.control` are sent its status.
     ///
     /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
-    ///   stopped before, or if `hooks.beforeFork` throws; `.system` if waiting or accepting fails permanently, after
-    ///   the children were killed; either of these two if the control socket cannot be made; `.notEnded` if the server
+    ///   stopped before, or if `hooks.beforeFork` throws; `.invalid` or `.system` if the control socket cannot be made;
+    ///   `.system` if waiting or accepting fails permanently, after the children were killed; `.notEnded` if the server
     ///   has stopped, but some children could not be ended.
     public func serve() throws(ForkingError) {
         try begin(taking: signalsToTake(), control: configuration.control)

@@ -137,7 +137,7 @@ final class Successor {
         guard until <= now else { return nil }
         let reason =
             readinessSocket == nil
-            ? "it has closed its end of the socket without saying that it serves" : "it was not ready in time"
+            ? "it has closed its readiness socket before it served" : "it was not ready in time"
         abandon()
         return .failed("the new program, \(pid): \(reason)")
     }
