@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Descriptors, ascending, in memory that children get no copy of. There can be thousands of pidfds.
+/// Descriptors in ascending order, in memory that is not copied to children. There can be thousands of pidfds.
 ///
-/// Parent alone. Like an array, it traps where there is no memory.
+/// Parent only. Like an array, it traps if there is no memory.
 struct DescriptorList: ~Copyable {
     private var memory: ParentMemory
     private var capacity: Int
@@ -12,7 +12,7 @@ struct DescriptorList: ~Copyable {
 
     private init(capacity: Int) {
         guard let memory = try? ParentMemory(size: capacity * MemoryLayout<Int32>.stride) else {
-            preconditionFailure("no memory for the numbers of \(capacity) descriptors")
+            preconditionFailure("no memory for a list of \(capacity) descriptors")
         }
         self.memory = memory
         self.capacity = capacity
@@ -37,7 +37,7 @@ struct DescriptorList: ~Copyable {
         (numbers + index).update(from: numbers + index + 1, count: count - index)
     }
 
-    /// Where a descriptor stands, or would.
+    /// The index of a descriptor, or where to insert it.
     private func index(of descriptor: Int32) -> Int {
         var (low, high) = (0, count)
         while low < high {

@@ -2,11 +2,11 @@
 
 import CForkCore
 
-/// Memory that children get no copy of, zero at first, for what a parent changes all the time. Elsewhere each change
-/// after a fork would cost a page, and the child would keep the page as it was.
+/// Zeroed memory that is not copied to children, for data that a parent changes often. In other memory, each change
+/// after a fork would copy a page, and the child would keep the old one.
 ///
-/// Parent alone: a child that touched it would get SIGSEGV. It is given back when it goes away in the process that made
-/// it; in a child something else may be there by then.
+/// Parent only: a child that touches it gets SIGSEGV. Deinit unmaps it only in the process that made it; in a child,
+/// something else may have been mapped at that address.
 struct ParentMemory: ~Copyable {
     let start: UnsafeMutableRawPointer
     let size: Int
@@ -24,7 +24,7 @@ struct ParentMemory: ~Copyable {
     }
 }
 
-/// Values in such memory. Each is to be written before it is read, unless nothing but zeros is one, too.
+/// An array in `ParentMemory`. Write each element before reading it, unless zero bytes are a valid value.
 struct ParentArray<Element: BitwiseCopyable>: ~Copyable {
     private let memory: ParentMemory
 
@@ -35,18 +35,18 @@ struct ParentArray<Element: BitwiseCopyable>: ~Copyable {
 
     var count: Int { memory.size / MemoryLayout<Element>.stride }
 
-    /// In place, as in memory that a pointer points to: neither read nor written as a whole where it is about a part.
+    /// Accesses an element in place, so that a change of one part does not read and write the whole.
     subscript(index: Int) -> Element {
         unsafeAddress { UnsafePointer(pointer(to: index)) }
         nonmutating unsafeMutableAddress { pointer(to: index) }
     }
 
     func pointer(to index: Int) -> UnsafeMutablePointer<Element> {
-        assert(index >= 0 && index < count, "\(index) is none of \(count)")
+        assert(index >= 0 && index < count, "index \(index) is not below \(count)")
         return memory.start.assumingMemoryBound(to: Element.self) + index
     }
 
-    /// The same values, and room for more.
+    /// A larger copy, with the same values at its start.
     func copy(count larger: Int) throws(ForkingError) -> ParentArray {
         precondition(larger >= count, "\(count) do not fit into \(larger)")
         let copy = try ParentArray(count: larger)
@@ -55,7 +55,7 @@ struct ParentArray<Element: BitwiseCopyable>: ~Copyable {
     }
 }
 
-/// One value in such memory.
+/// One value in `ParentMemory`.
 struct ParentCell<Value: BitwiseCopyable>: ~Copyable {
     private let values: ParentArray<Value>
 

@@ -3,10 +3,11 @@
 import CForkCore
 import Synchronization
 
-/// What belongs to a parent alone, for the whole process: the descriptors that a child closes as its first act, and the
-/// signals that it takes. Every table's children leave all of it behind, whichever server it belongs to.
+/// What belongs to the parent alone, for the whole process: the descriptors that a child closes as its first act, and
+/// the signals that this library has blocked. The children of every table give up all of it, whichever server it
+/// belongs to.
 ///
-/// It changes with each worker and each call: so it is in memory that children get no copy of.
+/// It changes with each worker and each call, so it is kept in memory that is not copied to children.
 enum ParentOnly {
     static func add(_ descriptor: Int32, blocking signals: UInt64 = 0) {
         withState {
@@ -24,15 +25,15 @@ enum ParentOnly {
 
     static var blockedSignals: UInt64 { withState { $0.blockedSignals } }
 
-    /// Calls `body` with a copy of the descriptors, but for those that a child keeps.
+    /// Calls `body` with a copy of the descriptors, except those that a child keeps.
     static func withDescriptors<Result>(
         but kept: [Int32], _ body: (UnsafeMutableBufferPointer<Int32>) -> Result
     ) -> Result {
         withUnsafeTemporaryAllocation(of: Int32.self, capacity: withState { $0.descriptors.count }) { copy in
             var count = 0
             withState {
-                // There can be more, if another thread has added them: they are not closed, as if they had come a
-                // moment later.
+                // Another thread may have added some since. They are not closed, as if they had been added after the
+                // fork.
                 for index in 0..<min(copy.count, $0.descriptors.count) where !kept.contains($0.descriptors[index]) {
                     copy[count] = $0.descriptors[index]
                     count += 1
@@ -42,15 +43,15 @@ enum ParentOnly {
         }
     }
 
-    // MARK: Where it is
+    // MARK: The state of this process
 
     private struct State: ~Copyable {
         var descriptors = DescriptorList()
         var blockedSignals: UInt64 = 0
     }
 
-    /// Of one process: a child that becomes a parent itself makes one of its own. By its copy of this it sees that the
-    /// rest is its parent's.
+    /// The state of one process. A child that becomes a parent makes a state of its own: its copy of `process` shows
+    /// that this one is its parent's.
     private struct Own: ~Copyable {
         let process = forkcore_process()
         private let memory: ParentMemory
@@ -58,7 +59,7 @@ enum ParentOnly {
 
         init() {
             guard let memory = try? ParentMemory(size: MemoryLayout<Mutex<State>>.size) else {
-                preconditionFailure("no memory for what children are to leave behind")
+                preconditionFailure("no memory for the list of descriptors that children close")
             }
             state = memory.start.bindMemory(to: Mutex<State>.self, capacity: 1)
             state.initialize(to: Mutex(State()))
@@ -83,14 +84,14 @@ enum ParentOnly {
     }
 }
 
-/// A descriptor that children close. It is closed when it goes away in the process that made it; in a child it is
-/// closed already, and its number may be another's.
+/// A descriptor that children close. Deinit closes it only in the process that made it: in a child it is already
+/// closed, and its number may be in use again.
 final class ParentDescriptor: Sendable {
     let rawValue: Int32
     private let mayHoldRights: Bool
     private let owner = forkcore_process()
 
-    /// - Parameter mayHoldRights: whether descriptors may be in its queue that nobody takes: see
+    /// - Parameter mayHoldRights: whether its queue may hold attached descriptors that this process never takes: see
     ///   `forkcore_close_aside`.
     init(_ rawValue: Int32, mayHoldRights: Bool = false) {
         self.rawValue = rawValue
@@ -98,12 +99,12 @@ final class ParentDescriptor: Sendable {
         ParentOnly.add(rawValue)
     }
 
-    /// The parent's end of a channel to a child, which is to attach no descriptors to what it says.
+    /// The parent's end of a channel to a child. The child must not attach descriptors to its messages.
     convenience init(channel: Int32) {
         self.init(channel, mayHoldRights: forkcore_refuse_rights(channel) != 0)
     }
 
-    /// Opens one with a C function that stores it and returns an errno.
+    /// Opens a descriptor with a C function that stores it and returns an errno.
     convenience init(_ call: String, _ open: (UnsafeMutablePointer<Int32>) -> Int32) throws(ForkingError) {
         var descriptor: Int32 = -1
         try check(open(&descriptor), call)
@@ -117,7 +118,7 @@ final class ParentDescriptor: Sendable {
     }
 }
 
-/// Signals as a readable descriptor, blocked in this thread as long as it lives. signalfd(2).
+/// Signals as a readable descriptor. They are blocked in this thread while it exists. signalfd(2).
 final class SignalDescriptor {
     let rawValue: Int32
     private let blocked: UInt64
@@ -132,8 +133,8 @@ final class SignalDescriptor {
         ParentOnly.add(descriptor, blocking: blocked)
     }
 
-    /// Calls `body` with signals that are pending, and for SIGCHLD with the child that sent it. Not with all, so that
-    /// whoever sends many cannot keep us here: the descriptor stays readable.
+    /// Calls `body` with pending signals, and for SIGCHLD with the child that sent it. It takes a limited number, so
+    /// that a process that sends many cannot keep the loop here: the descriptor stays readable.
     func take(_ body: (Signal, ProcessID) -> Void) {
         withUnsafeTemporaryAllocation(of: forkcore_signal.self, capacity: Int(FORKCORE_SIGNALS_AT_ONCE)) { batch in
             var count = 0

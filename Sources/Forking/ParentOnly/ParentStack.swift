@@ -2,12 +2,12 @@
 
 import CForkCore
 
-/// A stack for a parent's loop, of which children get no copy: what is written there from client to client would stay
-/// with each child, as it was. `CForkCore/stack.c` explains it.
+/// A stack for a parent's loop that is not copied to children. On an ordinary stack, each child would keep a copy of
+/// what the loop writes for each client. See `CForkCore/stack.c`.
 ///
-/// Parent, one thread. `close()` gives it back.
+/// Parent, one thread. `close()` unmaps it.
 struct ParentStack: BitwiseCopyable {
-    /// Nil where there is none to be had: then children are forked from the stack that their parent is on.
+    /// Nil if it could not be mapped: then children are forked from the parent's ordinary stack.
     private let stack: OpaquePointer?
     private let owner = forkcore_process()
 
@@ -20,7 +20,7 @@ struct ParentStack: BitwiseCopyable {
         if let stack, owner == forkcore_process() { forkcore_stack_close(stack) }
     }
 
-    /// Calls `body` on it. Not in a child, which does not have it.
+    /// Calls `body` on this stack. Not in a child, which does not have it.
     func run(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
         var failure: ForkingError?
         func call() {
@@ -35,7 +35,7 @@ struct ParentStack: BitwiseCopyable {
         if let failure { throw failure }
     }
 
-    /// From within `run`: forks a child that begins with `body`, where `run` was called from, with a copy of `start`.
+    /// Called from within `run`: forks a child that begins with `body`, where `run` was called, with a copy of `start`.
     ///
     /// - Returns: an errno.
     func fork<Start: BitwiseCopyable>(

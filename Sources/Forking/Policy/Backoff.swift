@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How long to wait before the next start of a worker, a zygote or a program, after starts that failed. Policy alone;
+/// How long to wait before the next start of a worker, a zygote or a program, after starts that failed. Policy only;
 /// the loop acts on it.
 struct Backoff {
     /// The wait after one failure. Each further one doubles it.
     static let first = Duration.milliseconds(100)
-    /// The wait that is doubled no more.
+    /// The longest wait, which is not doubled any more.
     static let longest = Duration.seconds(30)
-    /// Each wait is longer or shorter by up to this many percent, so that what failed at once is not tried again at
-    /// once, on this machine or on many.
+    /// Each wait is longer or shorter by up to this many percent, so that starts that failed at the same time are not
+    /// repeated at the same time, on one machine or on many.
     static let jitter: Int64 = 20
 
-    /// The starts that failed since one last succeeded.
+    /// How many starts have failed since the last success.
     private(set) var failures = 0
-    /// When to try again; nil if that may be now.
+    /// When to try again; nil: now.
     var until: Instant? { pause.until }
     private var pause = Pause()
-    /// What the last wait was, before jitter.
+    /// The last wait, before jitter.
     private var wait: Duration?
 
-    /// A start failed. The wait begins now; but while one is going on already, the failure is one of a batch that was
-    /// started before it, which says no more than the first of them did.
+    /// A start failed. The wait begins now. A failure during a wait is of a start made before it, in the same batch as
+    /// the first failure: it does not make the wait longer.
     mutating func noteFailure(at now: Instant, using generator: inout some RandomNumberGenerator) {
         failures += 1
         fireTimers(now)
@@ -31,7 +31,7 @@ struct Backoff {
         pause.begin(until: now + .nanoseconds(next.inNanoseconds / 100 * percent))
     }
 
-    /// A start succeeded: the worker served, or at least said that it would.
+    /// A start succeeded: the worker has served, or has at least reported that it is ready.
     mutating func noteSuccess() { self = Backoff() }
 
     /// Ends a wait that is over.

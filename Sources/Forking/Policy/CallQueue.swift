@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Decides about the calls of a host: which run, which wait, and whether there is to be a zygote for them.
+/// Decides about the calls of a host: which run, which wait, and whether there should be a zygote for them.
 ///
-/// A call is appended, waits, and runs as soon as there is room among the running ones, in order; it ends by `finish`.
-/// The calls of a zygote that was lost still have to be finished, but count no more.
+/// A call is appended and waits. It runs, in order, as soon as fewer than `maxRunning` calls run, and it ends by
+/// `finish`. The calls of a zygote that was lost must still be finished, but do not count as running.
 struct CallQueue<Call: Identifiable> {
-    /// What may still come. Each leads to the next.
+    /// Whether further calls may come. Each phase leads to the next.
     enum Phase {
         case open
-        /// No further calls. Those that are there go on.
+        /// No further calls. Those that exist continue.
         case draining
         /// There are neither calls nor a zygote, nor will there be.
         case over
     }
 
-    /// The zygote that there is, since it was started.
+    /// The current zygote, and when it was started.
     enum Zygote: Equatable {
         case none
-        /// One is about to be executed. Until it is, no call runs.
+        /// One is about to be executed. No call runs before it is.
         case beginning
         case starting(since: Instant)
         case ready(since: Instant)
@@ -25,33 +25,33 @@ struct CallQueue<Call: Identifiable> {
 
     /// Where a call runs, or ran.
     struct Slot: Equatable {
-        /// By which zygote: they are counted.
+        /// The number of its zygote.
         let generation: Int
         let since: Instant
     }
 
-    /// A zygote was lost that nobody had told to end.
+    /// A zygote has ended without having been told to.
     struct Loss: Equatable {
-        /// How many in a row, each soon after its start or before it was ready.
+        /// How many zygotes in a row ended soon after their start, or before they were ready.
         let failures: Int
-        /// Until the next one may be started.
+        /// The time until the next one may be started.
         let pause: Duration
     }
 
     private(set) var phase = Phase.open
-    /// Whether it was ended whatever it had.
+    /// Whether it was ended by `kill()`, even with calls pending.
     private(set) var wasKilled = false
     private(set) var zygote = Zygote.none
     private(set) var generation = -1
     private(set) var waiting: [Call] = []
     private var running: [Call.ID: Slot] = [:]
-    /// The calls of zygotes that were lost.
+    /// The calls of lost zygotes.
     private var orphaned: [Call.ID: Slot] = [:]
 
     private let maxRunning: Int
     private let maxWaiting: Int
     private var backoff = Backoff()
-    /// Whether the last zygote had ended early.
+    /// Whether the last zygote ended early.
     private var hasEndedEarly = false
     private var random: any RandomNumberGenerator & Sendable
 
@@ -66,7 +66,8 @@ struct CallQueue<Call: Identifiable> {
 
     // MARK: Calls
 
-    /// Whether fewer run and wait, taken together, than may do either. Without a sum, which could be too large.
+    /// Whether fewer calls run and wait, taken together, than both limits allow. Computed without a sum, which could
+    /// overflow.
     var hasRoom: Bool { waiting.count - maxWaiting < maxRunning - running.count }
 
     var runningCount: Int { running.count }
@@ -85,10 +86,10 @@ struct CallQueue<Call: Identifiable> {
         running[call.id] = Slot(generation: generation, since: now)
     }
 
-    /// Nobody wants the next call any more.
+    /// Removes the next call, because its caller has gone.
     mutating func dropNext() { waiting.removeFirst() }
 
-    /// A call is taken back. Returns whether it still waited.
+    /// Takes a call back. Returns whether it was still waiting.
     mutating func withdraw(_ id: Call.ID) -> Bool {
         guard let index = waiting.firstIndex(where: { $0.id == id }) else { return false }
         waiting.remove(at: index)
@@ -102,7 +103,7 @@ struct CallQueue<Call: Identifiable> {
         return nil
     }
 
-    /// There will be no zygote for those who wait. Returns them.
+    /// No zygote will be started for the waiting calls. Removes and returns them.
     mutating func giveUp() -> [Call] {
         defer { waiting = [] }
         return waiting
@@ -125,13 +126,14 @@ struct CallQueue<Call: Identifiable> {
         if case .starting(let since) = zygote { zygote = .ready(since: since) }
     }
 
-    /// None could be started; the next attempt waits.
+    /// No zygote could be started. The next attempt waits.
     mutating func noteStartFailed(at now: Instant) {
         zygote = .none
         backoff.noteFailure(at: now, using: &random)
     }
 
-    /// The zygote has ended, or is to. Returns nil if there was none, or if it was to end: then no other follows.
+    /// The zygote has ended, or will end. Returns nil if there was none, or if it was told to end: then no other
+    /// follows.
     mutating func noteLost(at now: Instant) -> Loss? {
         let (wasReady, since): (Bool, Instant)
         switch zygote {
@@ -143,7 +145,7 @@ struct CallQueue<Call: Identifiable> {
         orphaned.merge(running) { $1 }
         running = [:]
         guard phase == .open else { return nil }
-        // One that was ready has earned a successor at once; but not one that ended early after another that had.
+        // A zygote that was ready is replaced at once, unless it and the one before it both ended early.
         let endsEarly = now - since < Self.early
         if wasReady, !(endsEarly && hasEndedEarly) {
             backoff.noteSuccess()
@@ -162,23 +164,23 @@ struct CallQueue<Call: Identifiable> {
 
     // MARK: The end
 
-    /// No further calls. Returns whether that is new.
+    /// Accepts no further calls. Returns whether that is new.
     mutating func drain() -> Bool {
         guard phase == .open else { return false }
         phase = .draining
         return true
     }
 
-    /// It ends with whatever it has.
+    /// Ends the queue, even with calls pending.
     mutating func kill() {
         guard phase != .over else { return }
         (phase, wasKilled) = (.draining, true)
     }
 
-    /// Whether the zygote is to be told that nothing else will come.
+    /// Whether to tell the zygote that no further call will come.
     var isLastOrderDue: Bool { phase != .open && waiting.isEmpty }
 
-    /// Each zygote was reaped.
+    /// All zygotes were reaped.
     mutating func noteAllReaped() {
         if phase == .draining, zygote == .none { phase = .over }
     }

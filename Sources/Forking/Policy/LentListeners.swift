@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Which listeners programs have, and when the server looks after one again whose program has ended. Policy alone; the
-/// loop acts on it.
+/// Which listeners are lent to programs, and when the server polls a listener again whose program has ended. Policy
+/// only; the loop acts on it.
 struct LentListeners {
-    /// After a program that ended well: it may have left somebody waiting whom it will not serve, and the next one
-    /// neither.
+    /// The pause after a program that succeeded: it may have left a client in the queue that neither it nor the next
+    /// program serves.
     static let pause = Admission.pause
 
     private var borrowers: [ProcessID: Int32] = [:]
     private var resting: [(listener: Int32, until: Instant)] = []
-    /// Of listeners whose last program failed.
+    /// For the listeners whose last program failed.
     private var failures: [Int32: Backoff] = [:]
 
-    /// When the first of those that rest is to be looked after again. Kept, as the loop asks in each turn: to look into
-    /// the list would count references each time.
+    /// When to poll the first of the resting listeners again. Stored because the loop reads it in each turn: a search
+    /// of the array would retain it each time.
     private(set) var next: Instant?
 
     mutating func lend(_ listener: Int32, to pid: ProcessID) { borrowers[pid] = listener }
 
-    /// A child has ended, which may have had one. After one that failed by itself the wait is longer each time.
+    /// A child has ended, which may have had a listener. After a program that failed by itself, the pause is longer
+    /// each time.
     mutating func end(
         _ pid: ProcessID, failed: Bool, at now: Instant, using generator: inout some RandomNumberGenerator
     ) {
@@ -33,13 +34,13 @@ struct LentListeners {
         rest(listener, until: until)
     }
 
-    /// No program could be found for one.
+    /// The listener is not polled until then.
     mutating func rest(_ listener: Int32, until: Instant) {
         resting.append((listener, until))
         next = earlier(next, until)
     }
 
-    /// Those whose rest is over.
+    /// Removes and returns the listeners whose pause is over.
     mutating func due(at now: Instant) -> [Int32] {
         guard !resting.isEmpty else { return [] }
         let due = resting.filter { $0.until <= now }.map(\.listener)

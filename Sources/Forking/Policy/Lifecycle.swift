@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The life of a server, from its first client to its end. It alone changes its state; the server does what it returns.
+/// The life of a server, from its first client to its end. Only this type changes the state; the server carries out
+/// what it returns.
 ///
-/// There are two things to know of a server. Its `state`: it serves, stops, or has stopped.
+/// A server has a `state`: it serves, stops, or has stopped.
 ///
 ///     serving ──▶ stopping: drain ──▶ terminate ──▶ kill ──▶ stopped
 ///
-/// Each arrow is a stop that was asked for, which may skip steps but never goes back, or a deadline that has come; once
-/// no child is left, the server has stopped. And its `standing` among the programs that serve on the same sockets one
-/// after the other, as each upgrade starts the next:
+/// Each arrow is a stop that was requested, which may skip steps but never goes back, or a deadline that has passed.
+/// Once no child is left, the server has stopped. And it has a `standing` among the programs that serve on the same
+/// sockets one after the other, because each upgrade starts the next:
 ///
 ///     starting ──▶ (unconfirmed) ──▶ main ──▶ replaced
 struct Lifecycle {
@@ -20,7 +21,7 @@ struct Lifecycle {
 
     enum Standing: Equatable {
         case starting
-        /// It serves. The program before it still has to tell the service manager, or to end.
+        /// It serves. Its predecessor has neither told the service manager yet, nor ended.
         case unconfirmed
         case main
         /// The next program serves.
@@ -30,9 +31,9 @@ struct Lifecycle {
     /// What a server does as it stops, in this order.
     struct Actions: OptionSet {
         let rawValue: UInt8
-        /// Gives up the upgrade that it has begun.
+        /// Gives up an upgrade that is in progress.
         static let abandonSuccessor = Actions(rawValue: 1)
-        /// Accepts those who have connected already: they are still served.
+        /// Accepts the clients that have already connected: they are still served.
         static let acceptWaiting = Actions(rawValue: 2)
         /// Closes its listeners.
         static let stopAccepting = Actions(rawValue: 4)
@@ -45,21 +46,21 @@ struct Lifecycle {
     struct Stop: Equatable {
         let step: StopStep
         let actions: Actions
-        /// How long it may take until all is over; nil: it is over.
+        /// How long the rest of the stop may take; nil: the server has stopped.
         let rest: Duration?
     }
 
-    /// What the passing of time leads to.
+    /// What a deadline leads to.
     enum Due: Equatable {
         case stop(Stop)
-        /// The kernel does not end some of the children that were sent SIGKILL. The server has stopped without them.
+        /// Some children are still alive after SIGKILL. The server has stopped without them.
         case abandonChildren
     }
 
     private(set) var state = State.serving
     private(set) var standing = Standing.starting
-    /// Whether its loop turns. A server that is asked for single clients serves between two calls, too, but does not
-    /// run.
+    /// Whether its loop is running. Between two calls of `serveOne()`, a server's state is `serving`, but its loop does
+    /// not run.
     private(set) var isRunning = false
 
     private let drainTimeout: Duration
@@ -72,7 +73,7 @@ struct Lifecycle {
     /// - Parameters:
     ///   - drainTimeout: from the step drain to terminate.
     ///   - killTimeout: from terminate to kill.
-    ///   - waitsForChildren: if false, the first step of stopping is the last: whatever children there are go on.
+    ///   - waitsForChildren: if false, the first step of stopping is the last, and the children continue.
     init(drainTimeout: Duration, killTimeout: Duration, waitsForChildren: Bool = true) {
         self.drainTimeout = drainTimeout
         self.killTimeout = killTimeout
@@ -81,10 +82,10 @@ struct Lifecycle {
 
     // MARK: The loop
 
-    /// Whether the loop can begin to turn.
+    /// Throws unless the loop can begin.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if it turns already, as this is called from a hook; or if the server was
-    ///   stopped.
+    /// - Throws: `ForkingError.Code.invalid` if it is already running, because this is called from a hook; or if the
+    ///   server was stopped.
     func requireRunnable() throws(ForkingError) {
         try requireNotRunning()
         guard state == .serving else { throw .invalid("this server was stopped: make a new one") }
@@ -94,29 +95,29 @@ struct Lifecycle {
         guard !isRunning else { throw .invalid("this server is serving: a hook can only ask it to stop()") }
     }
 
-    /// The loop begins to turn, be it only to end what is there.
+    /// The loop begins, to serve or only to stop.
     mutating func run() { isRunning = true }
 
-    /// The loop turns no more.
+    /// The loop has ended.
     mutating func pause() { isRunning = false }
 
     // MARK: Upgrades
 
-    /// All is there that clients need.
+    /// The server serves.
     mutating func becomeReady(hasPredecessor: Bool) {
         guard standing == .starting else { return }
         standing = hasPredecessor ? .unconfirmed : .main
     }
 
-    /// The program before has told the manager, or has ended. Returns false if nobody waited for that.
+    /// The predecessor has told the manager, or has ended. Returns false if the server did not wait for that.
     mutating func confirm() -> Bool {
         guard standing == .unconfirmed else { return false }
         standing = .main
         return true
     }
 
-    /// Whether another program may take its place now. One that begins while this one is not confirmed would be told of
-    /// as this one's failure, and serve beside the program before it.
+    /// Whether an upgrade may begin now. A successor that was started while this program is unconfirmed would be
+    /// reported as this program's failure, and would serve beside this program's predecessor.
     var canBeReplaced: Bool { standing == .main }
 
     mutating func handOver() {
@@ -131,7 +132,7 @@ struct Lifecycle {
         if case .stopping(_, let until) = state { until } else { nil }
     }
 
-    /// What a further signal, or a deadline that has come, leads to.
+    /// The step that follows on a further signal, or when a deadline has passed.
     var nextStep: StopStep {
         switch state {
         case .serving: .drain
@@ -140,7 +141,8 @@ struct Lifecycle {
         }
     }
 
-    /// It is asked to stop. Nil if it has reached that step, or a harder one: a stop is never taken back.
+    /// Requests a step of stopping. Returns nil if the server has reached that step or a harder one: a stop is never
+    /// undone.
     mutating func stop(_ step: StopStep, at now: Instant) -> Stop? {
         var actions: Actions = .stopAccepting
         switch state {
@@ -156,7 +158,7 @@ struct Lifecycle {
         state = .stopping(step, until: now + timeout(of: step))
         switch step {
         case .drain:
-            // Those who wait at the sockets of a program that was replaced are its successor's.
+            // After an upgrade, the clients in the queues are the successor's.
             if standing != .replaced, drainTimeout > .zero { actions.insert(.acceptWaiting) }
             return Stop(step: step, actions: actions, rest: drainTimeout + killTimeout)
         case .terminate: actions.insert(.terminateChildren)
@@ -165,7 +167,7 @@ struct Lifecycle {
         return Stop(step: step, actions: actions, rest: timeout(of: step))
     }
 
-    /// What a step asks for has been done, which may have taken a while: its time begins now.
+    /// The actions of a step are done, which may have taken a while: its timeout begins now.
     mutating func begin(_ step: StopStep, at now: Instant) {
         guard case .stopping(step, _) = state else { return }
         state = .stopping(step, until: now + timeout(of: step))
@@ -179,7 +181,7 @@ struct Lifecycle {
         }
     }
 
-    /// - Parameter isEmpty: there is no child, nobody who still is to have one, and nothing left to tell.
+    /// - Parameter isEmpty: whether there is no child, no client that still needs one, and nothing left to report.
     mutating func fireTimers(_ now: Instant, isEmpty: Bool) -> Due? {
         guard case .stopping(let step, let deadline) = state else { return nil }
         if isEmpty {
@@ -192,6 +194,6 @@ struct Lifecycle {
         return nil
     }
 
-    /// The loop cannot go on.
+    /// The loop has failed.
     mutating func fail() { state = .stopped }
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A time in which something is not tried, after it failed or was done just now. Policy alone: whoever has it asks in
-/// each turn whether it is over, and wakes at `until` for that.
+/// A time during which something is not tried, because it failed or was just done. Policy only: the owner checks in
+/// each turn whether it is over, and wakes at `until`.
 ///
-/// Nothing is written where nothing changes: of a server's, each child has a copy. To ask is no access for writing,
-/// either, which the language would note in memory of that kind.
+/// It is written only when it changes, because a server's pauses are in memory that it shares with its children. Checks
+/// do not access it for writing either: Swift would record such an access in memory, too.
 struct Pause {
-    /// When it is over; nil if there is none.
+    /// When the pause is over; nil if there is none.
     private(set) var until: Instant?
 
     var isOn: Bool { until != nil }
 
-    /// Begins one, in place of another that may be going on.
+    /// Begins a pause, which replaces one in progress.
     mutating func begin(until end: Instant) { until = end }
 
     /// Ends it early.
@@ -19,12 +19,12 @@ struct Pause {
         if isOn { until = nil }
     }
 
-    /// Whether its time has come, and nobody has ended it yet.
+    /// Whether `until` has passed, and the pause was not ended yet.
     func isOver(at now: @autoclosure () -> Instant) -> Bool {
         until.map { $0 <= now() } ?? false
     }
 
-    /// Ends it if its time has come.
+    /// Ends it if `until` has passed.
     mutating func fireTimers(_ now: Instant) {
         if isOver(at: now) { until = nil }
     }

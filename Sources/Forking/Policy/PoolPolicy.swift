@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Decides about the workers of a pool. It is told what is seen of them, and returns what to do; the parent does it.
+/// Decides about the workers of a pool. It gets snapshots of them and returns actions, which the parent carries out.
 ///
-/// The pool is brought to what it should be, whatever has happened: a worker is forked where one is missing, and one
-/// drains where there is one too many. A worker that is to be replaced is *leaving*: it counts as one more that is
-/// wanted, so that another is forked, and as soon as that one is ready, the one that leaves is the one too many. So it
-/// is with a worker that is too old or too large, and with all of them on SIGHUP (see `replaceAll`).
+/// It compares the pool with what it should be, whatever has happened: it forks a worker if one is missing, and drains
+/// one if there is one too many. A worker that must be replaced gets a pending drain reason, and one more worker is
+/// wanted. So another is forked, and once that one is ready, the first is one too many, and drains. This applies to a
+/// worker that is too old or too large, and to all workers on SIGHUP (see `replaceAll`).
 struct PoolPolicy {
     struct Rules {
         /// From the fork until a worker is ready.
         var startTimeout: Duration
         var requestTimeout: Duration?
         var heartbeatTimeout: Duration?
-        /// How long a worker that is taken out while the server serves may go on with what it has begun.
+        /// How long a worker that was taken out of service while the server serves may continue with its requests.
         var drainTimeout: Duration
-        /// Whether that is all that it may have, be there a request whose own timeout leaves it more.
+        /// Whether that holds even for a request whose own timeout would allow it more time.
         var isDrainTimeoutFirm: Bool
         var killTimeout: Duration
         var maxReplacedAtOnce: Int
-        /// After so many failures in a row the pool gives up.
+        /// The pool gives up after this many failures in a row.
         var maxFailures: Int?
-        /// Whether workers are weighed now and then.
+        /// Whether to measure the workers' memory now and then.
         var limitsMemory: Bool
     }
 
@@ -28,27 +28,27 @@ struct PoolPolicy {
         case tell(PreforkServer.Event)
         case fork
         case drain(ProcessID)
-        /// It has been asked to drain, and takes too long.
+        /// It was asked to drain, and takes too long.
         case terminate(ProcessID)
         case abort(ProcessID)
         case kill(ProcessID)
-        /// All are ready for the first time.
+        /// All workers are ready for the first time.
         case noteServing
-        /// That all are replaced is over, well or not.
+        /// The replacement of all workers has ended, with or without success.
         case tellReloaded
         case giveUp(ForkingError)
     }
 
     private(set) var workers: [PoolWorker] = []
     private(set) var size: PoolSize
-    /// SIGHUP: each worker that was there then is to be replaced.
+    /// Whether all workers that were there at SIGHUP are being replaced.
     private(set) var isReplacingAll = false
-    /// When to call `tend` at the latest.
+    /// When to call `reconcile` at the latest.
     private(set) var nextLook: Instant?
 
     let rules: Rules
     private var backoff = Backoff()
-    /// When the newest of the failures came that `backoff` counts.
+    /// When the last failure occurred that `backoff` counts.
     private var lastFailure = Instant(nanoseconds: .min)
     private var hasGivenUp = false
     private var nextMemoryCheck: Instant?
@@ -64,20 +64,20 @@ struct PoolPolicy {
 
     var readyCount: Int { workers.count(where: \.isReady) }
 
-    /// Whether no worker is to be forked for a while, after failures.
+    /// Whether no worker may be forked for a while, because others have failed.
     var isPausing: Bool { backoff.until != nil }
 
-    /// The server stops: workers are looked at no more.
+    /// The server stops: workers are not supervised any more.
     mutating func stop() { nextLook = nil }
 
     // MARK: A turn
 
-    /// Brings the pool to what it should be. Parent, in each turn while the server serves.
+    /// Compares the pool with what it should be, and returns what to do. Called in each turn while the server serves.
     ///
     /// - Parameters:
     ///   - snapshots: of each of `workers`, in their order.
-    ///   - queued: how many clients wait in the kernel; it is asked for if that matters.
-    ///   - isStarting: the server has not said yet that it serves.
+    ///   - queued: how many clients wait in the kernel; called only if that matters.
+    ///   - isStarting: whether the server has not reported yet that it serves.
     mutating func reconcile(
         _ snapshots: [WorkerSnapshot], queued: () -> Int, isStarting: Bool, at now: Instant
     ) -> [Action] {
@@ -137,8 +137,8 @@ struct PoolPolicy {
         }
     }
 
-    /// Its time to drain is over, unless it serves a request whose own timeout leaves it more: one that came before
-    /// that.
+    /// Ends a worker whose drain timeout has passed, unless it serves a request whose own timeout allows more time: one
+    /// that began before the drain timeout had passed.
     private mutating func endDrain(
         _ index: Int, _ reason: PreforkServer.DrainReason, since: Instant, _ now: Instant, _ actions: inout [Action]
     ) {
@@ -160,7 +160,7 @@ struct PoolPolicy {
 
     // MARK: How many
 
-    /// Follows the load, where the pool may.
+    /// Follows the load, if the pool's size is not fixed.
     private mutating func autoscale(_ queued: () -> Int, _ now: Instant, _ actions: inout [Action]) {
         guard !size.isFixed, size.nextLook.map({ $0 <= now }) ?? true else { return }
         let before = size.wanted
@@ -174,7 +174,8 @@ struct PoolPolicy {
         return [.tell(.resized(size.wanted))]
     }
 
-    /// How many workers are to be forked: some are missing, and of those that leave so many are replaced at a time.
+    /// How many workers to fork: those that are missing, and replacements for workers with a pending drain reason,
+    /// `maxReplacedAtOnce` at a time.
     private var missing: Int {
         let active = workers.count(where: \.isActive)
         let toDrain = workers.count { $0.isActive && $0.pendingDrainReason != nil }
@@ -182,7 +183,8 @@ struct PoolPolicy {
         return size.wanted + min(toDrain, max(0, rules.maxReplacedAtOnce - beingReplaced)) - active
     }
 
-    /// Has those drain that are more than wanted, of those that are ready: first the ones that have a successor now.
+    /// Drains ready workers if there are more than wanted: first those with a pending drain reason, which have a
+    /// replacement now.
     private mutating func drainSurplus(_ now: Instant, _ actions: inout [Action]) {
         while readyCount > size.wanted {
             if let index = workers.firstIndex(where: { $0.isReady && $0.pendingDrainReason != nil }) {
@@ -200,15 +202,15 @@ struct PoolPolicy {
         let worker = workers[index]
         actions += [.drain(worker.pid), .tell(.draining(worker.pid, reason))]
         guard !worker.snapshot.isBusy, !worker.snapshot.hasConnection, worker.isFailedStart(reason, now) else { return }
-        // Not only at its end, which may take its time: so many others would be forked meanwhile, and do the same.
+        // Counted now and not at its end: before that, many others could be forked, and do the same.
         workers[index].hasFailed = true
         noteFailure(now, &actions)
     }
 
-    /// Tells, once all are there; and when all were replaced.
+    /// Reports when all workers are ready, and when all were replaced.
     private mutating func announce(_ isStarting: Bool, _ actions: inout [Action]) {
         if isStarting, readyCount >= size.wanted { actions.append(.noteServing) }
-        // Those that drain may take their time; it is new ones that serve.
+        // Old workers may still drain, but only new ones accept clients.
         if isReplacingAll, !workers.contains(where: { $0.isActive && $0.pendingDrainReason == .replaced }) {
             isReplacingAll = false
             actions += [.tell(.replaced), .tellReloaded]
@@ -217,12 +219,12 @@ struct PoolPolicy {
 
     // MARK: Forking
 
-    /// The lowest that no worker has.
+    /// The lowest number that no worker has.
     var nextNumber: Int {
         (0...workers.count).first { number in !workers.contains { $0.number == number } }!
     }
 
-    /// - Parameter retiresAt: when it is too old.
+    /// - Parameter retiresAt: when the worker is too old.
     mutating func noteForked(
         _ pid: ProcessID, number: Int, retiresAt: Instant?, _ snapshot: WorkerSnapshot, at now: Instant
     ) -> [Action] {
@@ -244,14 +246,14 @@ struct PoolPolicy {
 
     // MARK: Replacing all of them
 
-    /// SIGHUP: all workers are replaced, each drains only once its successor is ready.
+    /// SIGHUP: replaces all workers. Each drains only once its replacement is ready.
     mutating func replaceAll() -> [Action] {
         isReplacingAll = true
         for index in workers.indices where workers[index].isActive { workers[index].pendingDrainReason = .replaced }
         return [.tell(.replacing)]
     }
 
-    /// A new worker has failed where the old ones serve: those that are left stay.
+    /// A new worker has failed, so the remaining old ones stay.
     private mutating func stopReplacing(because reason: String, _ actions: inout [Action]) {
         isReplacingAll = false
         for index in workers.indices where workers[index].isActive && workers[index].pendingDrainReason == .replaced {
@@ -262,14 +264,14 @@ struct PoolPolicy {
 
     // MARK: Memory
 
-    /// The workers to weigh now, if it is time for that.
+    /// The workers whose memory should be measured now; none if it is not time yet.
     mutating func takeWeighing(_ now: Instant) -> [ProcessID] {
         guard let next = nextMemoryCheck, next <= now else { return [] }
         nextMemoryCheck = nil
         return workers.filter { $0.isReady && $0.pendingDrainReason == nil }.map(\.pid)
     }
 
-    /// It has grown too large.
+    /// A worker uses too much memory.
     mutating func noteTooLarge(_ pid: ProcessID) {
         for index in workers.indices where workers[index].pid == pid { workers[index].pendingDrainReason = .memory }
     }
@@ -285,8 +287,8 @@ struct PoolPolicy {
         nextLook = next
     }
 
-    /// When a worker is to be looked at again. A request that begins right after a look is seen at the next one, which
-    /// is early enough if that comes no later than the request may take.
+    /// When to check a worker again. A request that begins right after a check is seen at the next one, which is early
+    /// enough if it comes within the request's timeout.
     private func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
         let idle = worker.isReady && worker.snapshot.oldest == nil ? rules.requestTimeout.map { now + $0 } : nil
         let retires = worker.isActive && worker.pendingDrainReason == nil ? worker.retiresAt : nil
@@ -300,13 +302,13 @@ extension PoolPolicy {
     /// A worker was reaped.
     ///
     /// - Parameters:
-    ///   - snapshots: of each of `workers`, in their order: that one's last, too.
-    ///   - isServing: the server has not been stopped.
+    ///   - snapshots: of each of `workers`, in their order, including the last one of the ended worker.
+    ///   - isServing: whether the server has not been stopped.
     mutating func noteEnd(
         of exit: ChildExit, _ snapshots: [WorkerSnapshot], isServing: Bool, at now: Instant
     ) -> [Action] {
         guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return [] }
-        if isServing { nextLook = now }  // another may be wanted in its place
+        if isServing { nextLook = now }  // a replacement may be needed
         for index in workers.indices { workers[index].snapshot = snapshots[index] }
         let worker = workers.remove(at: index)
         let end = isServing ? meaning(of: exit, worker, now) : .expected
@@ -320,7 +322,7 @@ extension PoolPolicy {
         return actions
     }
 
-    /// One that has ended cannot be reaped: it serves no more, and is replaced.
+    /// Removes a worker that has ended and cannot be reaped. It does not serve any more, and is replaced.
     ///
     /// - Returns: whether it is one of the pool's.
     mutating func forget(_ pid: ProcessID, isServing: Bool, at now: Instant) -> Bool {
@@ -342,12 +344,12 @@ extension PoolPolicy {
         return exit.status.isSuccess ? .expected : .crashed
     }
 
-    /// Failures before a worker was forked that proved good are no longer in a row with those to come.
+    /// A worker that has proved itself ends the row of failures that came before its fork.
     private mutating func noteSuccess(_ worker: PoolWorker, _ now: Instant) {
         if worker.startedAt > lastFailure, worker.hasProved(now) { backoff.noteSuccess() }
     }
 
-    /// One that failed at its start makes the next one wait, but none of those that serve.
+    /// A worker that failed at its start delays the next fork. It does not affect the workers that serve.
     private mutating func noteFailure(_ now: Instant, _ actions: inout [Action]) {
         guard !hasGivenUp else { return }
         for worker in workers { noteSuccess(worker, now) }
@@ -370,25 +372,26 @@ extension PoolPolicy {
 // MARK: - Stuck workers
 
 extension PoolPolicy {
-    /// Since when it has shown no sign of going on, of those that the rules ask for.
+    /// Since when a worker has shown no progress: its oldest request, or its last heartbeat, as far as the rules limit
+    /// them.
     func stuckSince(_ worker: PoolWorker) -> Instant? {
         let busy = rules.requestTimeout != nil ? worker.snapshot.oldest : nil
         return earlier(busy, heartbeatTimeout(of: worker) != nil ? worker.snapshot.beat : nil)
     }
 
-    /// When a worker is taken for stuck, if it goes on as it does.
+    /// When a worker counts as stuck, if it makes no progress until then.
     func stuckUntil(_ worker: PoolWorker) -> Instant? {
         guard worker.isReady || worker.isDraining else { return nil }
         let busy = worker.snapshot.oldest.flatMap { start in rules.requestTimeout.map { start + $0 } }
         return earlier(busy, heartbeatTimeout(of: worker).map { worker.snapshot.beat + $0 })
     }
 
-    /// One that drains may have nothing left that beats.
+    /// A worker that drains may have nothing left that sends heartbeats.
     private func heartbeatTimeout(of worker: PoolWorker) -> Duration? {
         worker.isDraining ? nil : rules.heartbeatTimeout
     }
 
-    /// What a worker does, as it says itself and as the pool knows better, and since when.
+    /// What a worker does, and since when: as it reports itself, unless the pool knows better.
     func state(of worker: PoolWorker, _ now: Instant) -> (ServerStatus.Process.State, since: Instant?) {
         switch worker.state {
         case .starting where !worker.snapshot.isReady: return (.starting, worker.startedAt)

@@ -1,36 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How many workers a pool should have. Policy alone; the loop looks at the workers and the queue, and acts on it.
+/// How many workers a pool should have. Policy only; the loop counts the workers and the queue, and acts on it.
 ///
-/// It grows fast and shrinks slowly: a worker too few makes clients wait, one too many costs some memory. A pool whose
-/// minimum is its maximum never changes by itself.
+/// It grows fast and shrinks slowly, because a missing worker makes clients wait, and a surplus one costs only memory.
+/// A pool whose minimum is its maximum never changes by itself.
 struct PoolSize {
     /// A look adds at most this many workers. Each look in a row that adds some doubles what it adds: 1, 2, 4 … .
     static let largestStep = 32
-    /// A worker goes after there were idle ones to spare for so long, without a break; and the next one as much later.
+    /// A worker is removed after there were spare idle workers for this long, without a break; the next one after the
+    /// same time again.
     static let shrinkAfter = Duration.seconds(10)
-    /// One worker in so many may be idle before any is to spare, but at least one worker.
+    /// Idle workers are spare beyond one in this many, and beyond the first.
     static let spareShare = 4
-    /// The time from one look to the next while no worker is idle, and otherwise.
+    /// The time between two looks while no worker is idle, and otherwise.
     static let shortPause = Duration.milliseconds(100), longPause = Duration.seconds(1)
 
     private(set) var minimum: Int
     private(set) var maximum: Int
     /// How many there should be.
     private(set) var wanted: Int
-    /// What the maximum can be raised to.
+    /// The limit to which the maximum can be raised.
     let ceiling: Int
     /// When to look again; nil before the first look, and while there is nothing to look for.
     private(set) var nextLook: Instant?
 
-    /// The bounds as they were given, and by how much they were moved.
+    /// The bounds as they were configured, and by how much they were moved.
     private let given: ClosedRange<Int>
     private var shifted = 0
-    /// What the next look adds if it adds any.
+    /// How many workers the next look adds, if it adds any.
     private var step = 1
     /// Whether the last look found all workers busy.
     private var wasBusy = false
-    /// Since when there have been idle workers to spare.
+    /// Since when there have been spare idle workers.
     private var spareSince: Instant?
 
     init(minimum: Int, maximum: Int, ceiling: Int) {
@@ -42,7 +43,7 @@ struct PoolSize {
 
     var isFixed: Bool { minimum == maximum }
 
-    /// Takes what was found, and returns how many workers there should be.
+    /// Takes the current numbers, and returns how many workers there should be.
     ///
     /// - Parameters:
     ///   - idle: the workers that could serve at once.
@@ -55,7 +56,7 @@ struct PoolSize {
         }
         if idle > 0 {
             (step, wasBusy) = (1, false)
-        } else if live >= wanted {  // otherwise help is on its way, and nothing shows yet whether it is enough
+        } else if live >= wanted {  // otherwise some are starting, and it is unknown yet whether they suffice
             grow(isUrgent: queued > 0)
         }
         shrink(idle: idle, at: now)
@@ -63,7 +64,8 @@ struct PoolSize {
         return wanted
     }
 
-    /// All workers are busy. Unless clients wait, that may be but a moment: it has to last until the next look.
+    /// Called when all workers are busy. Unless clients wait, that can be for a moment only: it must last until the
+    /// next look.
     private mutating func grow(isUrgent: Bool) {
         defer { wasBusy = true }
         guard isUrgent || wasBusy else { return }
@@ -84,14 +86,14 @@ struct PoolSize {
         }
     }
 
-    /// One worker more, and room for one more, as far as the ceiling allows: SIGTTIN.
+    /// SIGTTIN: one worker more. Raises both bounds by one, up to the ceiling.
     mutating func add() { shift(by: 1) }
 
-    /// One worker less, and room for one less; one stays: SIGTTOU.
+    /// SIGTTOU: one worker less. Lowers both bounds by one, down to one worker.
     mutating func remove() { shift(by: -1) }
 
-    /// Both bounds move, and what one signal took the other gives back: bounds that lie one on the other at an end of
-    /// what can be come apart again.
+    /// Moves both bounds. SIGTTIN and SIGTTOU undo each other: bounds that were clamped to the same value separate
+    /// again.
     private mutating func shift(by one: Int) {
         shifted = (shifted + one).clamped(to: 1 - given.upperBound...ceiling - given.lowerBound)
         minimum = (given.lowerBound + shifted).clamped(to: 1...ceiling)

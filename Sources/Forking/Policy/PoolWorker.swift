@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A worker, as the policy of its pool knows it.
+/// A worker, as its pool's policy records it.
 struct PoolWorker {
-    /// starting → ready → draining → ending, each but the second with its deadline.
+    /// starting → ready → draining → ending, each with a deadline except ready.
     enum State {
-        /// To be ready until then.
+        /// It must be ready by then.
         case starting(until: Instant)
         case ready
-        /// It was asked to drain, or drains of its own.
+        /// It was asked to drain, or drains by itself.
         case draining(PreforkServer.DrainReason, since: Instant, until: Instant)
-        /// It was sent a signal that ends it, as it was stuck or took too long to drain, and gets SIGKILL then.
+        /// It was sent a signal that ends it, because it was stuck or took too long to drain. It gets SIGKILL at
+        /// `killAt`.
         case ending(PreforkServer.DrainReason?, killAt: Instant)
         case killed
     }
@@ -17,18 +18,18 @@ struct PoolWorker {
     let pid: ProcessID
     let number: Int
     let startedAt: Instant
-    /// Forked to take the place of one that is to be replaced with all others.
+    /// Whether it was forked while all workers were being replaced.
     let isReplacement: Bool
     let retiresAt: Instant?
     var state: State
-    /// It is to drain for this reason as soon as there is another in its place.
+    /// Why it drains as soon as its replacement is ready; nil if it does not.
     var pendingDrainReason: PreforkServer.DrainReason?
-    /// As of the last look.
+    /// Its state at the last check.
     var snapshot: WorkerSnapshot
-    /// It drained of its own before it had done anything, which was counted as a failure.
+    /// Whether it drained by itself before its first request, which was counted as a failure.
     var hasFailed = false
 
-    /// Whether it serves, or is about to.
+    /// Whether it serves or is starting.
     var isActive: Bool {
         switch state {
         case .starting, .ready: true
@@ -44,7 +45,7 @@ struct PoolWorker {
         if case .draining = state { true } else { false }
     }
 
-    /// Whether it could serve at once.
+    /// Whether it could serve a client at once.
     var isIdle: Bool { isReady && !snapshot.isBusy && !snapshot.hasConnection }
 
     /// Whether it drains because another has taken its place.
@@ -52,7 +53,7 @@ struct PoolWorker {
         if case .draining(let reason, _, _) = state { reason != .excess && reason != .signalled } else { false }
     }
 
-    /// When its next stage comes.
+    /// The deadline of its state.
     var deadline: Instant? {
         switch state {
         case .starting(let until), .draining(_, _, let until), .ending(_, let until): until
@@ -60,13 +61,13 @@ struct PoolWorker {
         }
     }
 
-    /// Whether it can do what it is there for: it has had a request; or it is up for long and has no clients, or does
-    /// not count them.
+    /// Whether it has proved that it works: it has had a request, or has been up for a while. The latter is for workers
+    /// that have no clients, or do not count them.
     func hasProved(_ now: Instant) -> Bool {
         snapshot.isReady && (snapshot.requests > 0 || now - startedAt > .seconds(10))
     }
 
-    /// Whether it drains of its own and has done nothing, so that another in its place would do the same at once.
+    /// Whether it drains by itself without having served, so that a replacement would do the same at once.
     func isFailedStart(_ reason: PreforkServer.DrainReason, _ now: Instant) -> Bool {
         switch reason {
         case .signalled where !snapshot.isReady: true

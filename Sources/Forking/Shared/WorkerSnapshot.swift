@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// A worker writes these values, and the parent reads them.
 
-/// What a worker says of itself, as far as it can be so: a worker that lies can make itself look busy, idle, or stuck,
-/// and be replaced for it; nothing else comes of it.
+/// A worker's state as it reports it itself, limited to what is possible. A worker that reports a false state can look
+/// busy, idle or stuck, and be replaced for that. It has no other effect.
 struct WorkerSnapshot: Sendable {
     var isReady: Bool
     var wantsToRetire: Bool
@@ -9,9 +11,9 @@ struct WorkerSnapshot: Sendable {
     var isBusy: Bool
     var hasConnection: Bool
     var requests: UInt64
-    /// When a request began or ended last.
+    /// When a request last began or ended.
     var since: Instant
-    /// When the request began that is being served for longest, of those that have a limit.
+    /// When the oldest request began that is being served, among those with a timeout.
     var oldest: Instant?
     var beat: Instant
     var peer: SocketAddress?

@@ -55,7 +55,7 @@ public struct Datagram: Sendable {
         try check(code, "sendmsg \(peer)")
     }
 
-    /// Child: has the parent send `bytes`. Returns 0 or an errno.
+    /// Child: asks the parent to send `bytes`, and waits for the result. Returns 0 or an errno.
     private static func askParent(toSend bytes: [UInt8], on channel: Int32) -> Int32 {
         var answer: Int32 = 0
         var size = 0

@@ -1,43 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How a child is set up and bounded: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer`
+/// How a child is set up and limited: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer`
 /// and a `Zygote`. The defaults are those of a server's child.
 public struct ChildOptions: Sendable {
-    /// How what the child starts is kept together. Nil: `.session` for programs and workers, `.group` for others.
+    /// How the processes that the child starts are kept together. Nil: `.session` for programs and workers, `.group`
+    /// for others.
     public var containment: Containment?
-    /// The kernel kills the child when the thread that forked it ends, be it by SIGKILL. PR_SET_PDEATHSIG in prctl(2).
+    /// Whether the kernel kills the child when the thread that forked it ends, by SIGKILL too. PR_SET_PDEATHSIG in
+    /// prctl(2).
     ///
-    /// A child that changes its user or group by itself, also by a set-user-ID program, loses this, unless its
-    /// `containment` is `.descendants`: then a process that outlives this one sees to it. One that is given
+    /// A child that changes its user or group itself, or executes a set-user-ID program, loses this, unless its
+    /// `containment` is `.descendants`: then a separate process, which outlives this one, kills it. A child with
     /// `credentials` keeps it.
     public var diesWithParent = true
     /// How long the child may live; then it gets SIGTERM, and `killTimeout` later SIGKILL, each with its process group.
-    /// Nil: as long as it likes.
+    /// Nil: no limit.
     public var timeout: Duration?
-    /// From SIGTERM to SIGKILL, at the child's own timeout and when its server stops.
+    /// The time from SIGTERM to SIGKILL, after the child's own timeout and when its server stops.
     public var killTimeout: Duration = .seconds(3)
     /// Whether a crash of the child may run Swift's backtrace, which can take a minute of full CPU and a gigabyte of
-    /// memory, with the client still connected. Off, a crash ends the child at once.
+    /// memory, with the client still connected. If false, a crash ends the child at once.
     public var printsCrashBacktrace = false
-    /// Fork although this process has more than one thread. The child must then do nothing but call C functions that
-    /// are async-signal-safe: everything else can hang on a lock that another thread held. See docs/FORK_SAFETY.md.
+    /// Whether to fork although this process has more than one thread. The child must then call only C functions that
+    /// are async-signal-safe (signal-safety(7)): everything else can hang on a lock that another thread held. See
+    /// docs/FORK_SAFETY.md.
     public var allowsThreads = false
 
-    /// Whom it acts as; nil: as its parent. setresuid(2), setresgid(2), setgroups(2).
+    /// The user and groups of the child; nil: its parent's. setresuid(2), setresgid(2), setgroups(2).
     ///
-    /// A child that cannot take on its credentials, score or limits ends with status 126, and serves nobody; a program
-    /// is not executed then. A server tries that in a child of its own before it serves.
+    /// A child that cannot take on its credentials, score or limits exits with status 126; it serves no client and
+    /// executes no program. A server tries this in a child of its own before it serves.
     public var credentials: Credentials?
-    /// How soon the kernel ends it when memory is short, from -1000, never, to 1000, first; nil: as its parent. Less
-    /// than its parent has takes root. oom_score_adj in proc(5).
+    /// How soon the kernel kills the child when memory is short, from -1000, never, to 1000, first; nil: as its parent.
+    /// A value below its parent's requires root. oom_score_adj in proc(5).
     public var oomScore: Int?
-    /// What it may use.
+    /// The child's resource limits.
     public var limits = ResourceLimits()
 
-    /// Signals that do nothing to it until its body takes them, as they are meant for its parent.
+    /// Signals that the child ignores until its body takes them, because they are meant for its parent.
     var heedless: SignalSet = []
 
-    /// The defaults, as said at each property.
+    /// Creates options with the defaults.
     public init() {}
 
     func check() throws(ForkingError) {
@@ -50,33 +53,33 @@ public struct ChildOptions: Sendable {
     }
 }
 
-/// A live child, as its table knows it. Plain bytes: see `ChildSlots`.
+/// A live child, as its table records it. It is copied bitwise: see `ChildSlots`.
 struct Child: BitwiseCopyable {
     /// running → terminating (SIGTERM was sent) → killed (SIGKILL was sent)
     enum Stage { case running, terminating, killed }
-    /// Whether it has ended and cannot be reaped: not so far as is known → so it seems → so it was told.
+    /// Whether the child has ended and cannot be reaped: not known to → seen once → reported.
     enum Hold { case none, seen, told }
 
-    /// 0 in a slot that is reserved only.
+    /// 0 in a slot that is only reserved.
     let pid: ProcessID
     var peer: SocketAddress?
     var startedAt: Instant
     let hasGroup: Bool
-    /// -1 but in a table that works with pidfds.
+    /// -1 in a table that reaps by signal.
     let pidfd: Int32
     var stage = Stage.running
     var hold = Hold.none
-    /// It was sent SIGKILL, be it by a stage or by anybody who asked for that.
+    /// Whether it was sent SIGKILL, by a stage or by a caller.
     var isKilled = false
-    /// It may not be signalled, and that was told.
+    /// Whether it may not be signalled (EPERM), and that was reported.
     var isBeyondUs = false
     var reason = ChildExit.Reason.own
-    /// When its next stage comes: the time limit, then the kill.
+    /// The deadline of its next stage: its timeout, then the kill.
     var deadline: Instant?
     let killTimeout: Duration
-    /// Nobody forked it here: a child left it behind.
+    /// Whether a child left it behind; no table has forked it.
     var isLeftover = false
-    /// Of a zygote's child, its call's.
+    /// The channel of the call that a zygote's child serves, or -1.
     var channel: Int32 = -1
 
     init(
@@ -94,22 +97,22 @@ struct Child: BitwiseCopyable {
     static let none = Child(0, nil, Instant(nanoseconds: 0), ChildOptions(), pidfd: -1)
 }
 
-/// A live child, as others may see it.
+/// A live child, as users see it.
 public struct ChildInfo: Sendable {
-    /// Its number, good for as long as it is in the table.
+    /// Its pid, valid while the child is in the table.
     public let pid: ProcessID
-    /// Whom it serves, if it was forked with a peer.
+    /// The client that it serves, if it was forked with a peer.
     public let peer: SocketAddress?
-    /// Since it was forked.
+    /// The time since it was forked.
     public let age: Duration
-    /// Whether it was told to end, by a time limit or because its table stops.
+    /// Whether it was told to end, by its timeout or because its table stops.
     public let isEnding: Bool
-    /// Whether it is not the child itself, but what one has left behind. See `Containment.descendants`.
+    /// Whether it is a leftover: a process that a child left behind. See `Containment.descendants`.
     public let isLeftover: Bool
 }
 
 extension ChildTable {
-    /// The live children, oldest first.
+    /// The live children, oldest first. Parent.
     public var children: [ChildInfo] {
         requireParent()
         let now = Instant.now

@@ -3,10 +3,10 @@
 import CForkCore
 import SystemPackage
 
-/// Where a table keeps its children: a slot each, the lowest that is free, in memory that children get no copy of.
-/// Twenty thousand of them would otherwise make each fork four times as dear.
+/// The slots of a table, one for each child, the lowest free one first, in memory that is not copied to children. With
+/// twenty thousand children, a fork would otherwise cost four times as much.
 ///
-/// A slot's number is also that of its death mark. Parent alone: a child that touched it would get SIGSEGV.
+/// A slot's number is also that of its death mark. Parent only: a child that touches the slots gets SIGSEGV.
 struct ChildSlots: ~Copyable {
     let capacity: Int
 
@@ -23,14 +23,14 @@ struct ChildSlots: ~Copyable {
     /// A hash table with linear probing, from pids to slots plus one; 0 is an empty bucket. A power of two, at least
     /// twice the capacity.
     private let buckets: ParentArray<Int32>
-    /// Of each child that was to be a program: why it could not be. It writes that there itself.
+    /// For each spawned child, the errno of a failed execve. The child itself writes it.
     private let execErrors: ParentArray<Int32>
     private let bucketMask: Int
 
-    /// How many are taken.
+    /// The number of taken slots.
     var count: Int { counts.value.taken }
 
-    /// All that are taken are below this.
+    /// All taken slots are below this.
     var end: Int { counts.value.end }
 
     /// The child in a slot that was taken and filled.
@@ -39,7 +39,7 @@ struct ChildSlots: ~Copyable {
         nonmutating set { children[slot] = newValue }
     }
 
-    /// Where the errno of a program that cannot be executed is put; 0 there means none.
+    /// Where a spawned child writes the errno of a failed execve; 0 means none.
     func execError(_ slot: Int) -> UnsafeMutablePointer<Int32> { execErrors.pointer(to: slot) }
 
     // MARK: A slot's life: take → fill → release
@@ -63,7 +63,7 @@ struct ChildSlots: ~Copyable {
         buckets[bucket] = Int32(slot + 1)
     }
 
-    /// Gives a slot back, be it filled or only taken.
+    /// Releases a slot, filled or only taken.
     func release(_ slot: Int) {
         if children[slot].pid != 0 { forget(children[slot].pid) }
         children[slot] = Child.none
@@ -107,10 +107,11 @@ struct ChildSlots: ~Copyable {
         return nil
     }
 
-    /// Spread, as the kernel gives pids out in turn, and a long run of full buckets would have to be walked.
+    /// Multiplicative hashing, because the kernel gives out pids in sequence, which would make long runs of full
+    /// buckets.
     private func home(of pid: ProcessID) -> Int { Int(UInt32(bitPattern: pid) &* 2_654_435_769 >> 4) & bucketMask }
 
-    /// Takes a pid out of the hash table, and moves those behind it that it kept from their bucket.
+    /// Removes a pid from the hash table, and moves back the pids behind it that it kept from their own bucket.
     private func forget(_ pid: ProcessID) {
         var hole = home(of: pid)
         while children[Int(buckets[hole]) - 1].pid != pid { hole = (hole + 1) & bucketMask }

@@ -2,15 +2,15 @@
 
 import CForkCore
 
-/// What children leave behind: processes that became children of this one when their parents ended. They are taken into
-/// the table, and are children from then on: counted, timed, signalled and reaped as any.
+/// Leftovers: processes that children left behind, and that became children of this process when their parents ended.
+/// The table adopts them, and then counts, times, signals and reaps them like any child.
 ///
-/// The kernel tells nobody when a process gets another parent. So it is looked for, which is one system call: when a
-/// child has ended and another might be one too many, at a stop and a status, and a moment after children began or
-/// ended.
+/// The kernel does not report that a process has a new parent. So the table looks for leftovers, which is one system
+/// call: when it may be full although a child has ended, at a stop, for a status, and a moment after children were made
+/// or have ended.
 extension ChildTable {
-    /// Prepares this process for children with these options: their descendants are looked after, and what takes
-    /// address space is not done in each.
+    /// Prepares this process for children with these options. Begins to track their descendants; and if their memory is
+    /// limited, has malloc use a single arena, because each further one would reserve address space in each child.
     func contain(_ options: ChildOptions) throws(ForkingError) {
         if options.limits.maxMemoryBytes != nil, !sharesOneArena {
             forkcore_share_one_arena()
@@ -26,10 +26,10 @@ extension ChildTable {
         }
     }
 
-    /// No child will come any more.
+    /// Ends the watcher, because no further child will be made.
     func endContainment() { orphans?.dismissWatcher() }
 
-    /// Takes in what was left behind.
+    /// Adopts the leftovers that are not in a table yet.
     func adopt() {
         guard let orphans else { return }
         orphans.unseenEnds.value = 0
@@ -39,14 +39,14 @@ extension ChildTable {
         }
     }
 
-    /// A moment after children began or ended.
+    /// Called a moment after children were made or have ended.
     func lookAfterOrphans() {
         orphans?.keepWatcher()
         adopt()
     }
 
     private func adopt(_ pid: ProcessID, _ process: forkcore_process_info, _ orphans: Orphans) {
-        // There are more slots than the limit; should they be taken too, those who are left wait for one.
+        // There are more slots than the limit. If all are taken, further leftovers wait for one.
         guard slots.count < slots.capacity else { return }
         let slot = slots.take()
         guard let pidfd = try? source.watch(pid, slot) else { return slots.release(slot) }
@@ -54,7 +54,7 @@ extension ChildTable {
         let now = Instant.now
         var child = Child(pid, nil, now + .nanoseconds(-process.age_ns), orphans.options, pidfd: pidfd)
         child.isLeftover = true
-        // One that never left the session is known for whose it is.
+        // A leftover that is still in its child's session takes that child's peer and deadline.
         if let leader = slots.slot(of: process.session) {
             child.peer = slots[leader].peer
             child.deadline = slots[leader].stage == .running ? slots[leader].deadline : child.deadline
@@ -63,7 +63,7 @@ extension ChildTable {
         if process.is_zombie {
             if reap(slot) { source.wake(at: now) }
         } else if orphans.wasTold(pid) {
-            // It has had its SIGTERM, as a descendant; a second one can mean another thing.
+            // It got SIGTERM as a descendant; to a program a second one can have another meaning.
             slots[slot].stage = .terminating
             slots[slot].reason = orphans.fate == .running ? .timeout : .stopped
             slots[slot].deadline = now + child.killTimeout
@@ -79,16 +79,16 @@ extension ChildTable {
         advance(slot, because: .stopped, at: .now, withAll: true)
     }
 
-    /// A child has ended, and may have left something behind.
+    /// Called when a child has ended, because it may have left processes behind.
     func noteEnd(of child: Child) {
         guard let orphans else { return }
         orphans.unseenEnds.value += 1
         guard child.stage != .running else { return }
-        adopt()  // what it leaves is to end, too
+        adopt()  // its leftovers must end, too
         orphans.forget(child.pid)
     }
 
-    /// Whether nobody is left, nor anybody left behind.
+    /// Whether neither a child nor a leftover is left.
     var isDeserted: Bool {
         if slots.count == 0 { adopt() }
         return slots.count == 0

@@ -2,27 +2,27 @@
 
 import Glibc
 
-/// How children are brought to an end: running → terminating → killed, each with its deadline.
+/// Ends children in steps: running → terminating → killed, each with its deadline.
 extension ChildTable {
-    /// Sends `signal` to a child, or with `group` to its process group. kill(2).
+    /// Sends `signal` to a child, or with `group` to its process group. kill(2). Parent.
     ///
-    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
+    /// - Returns: false if `pid` is not a live child of this table; nothing is sent then.
     @discardableResult
     public func signal(_ signal: Signal, to pid: ProcessID, group: Bool = false) -> Bool {
         requireParent()
         return slots.slot(of: pid).map { self.signal(signal, at: $0, group: group) } ?? false
     }
 
-    /// Sends `signal` to every child, or with `group` to their process groups. kill(2).
+    /// Sends `signal` to every child, or with `group` to their process groups. kill(2). Parent.
     public func signalAll(_ signal: Signal, group: Bool = false) {
         requireParent()
         forEachChild { slot, _ in self.signal(signal, at: slot, group: group) }
     }
 
-    /// Sends SIGTERM to a child and its group; `killTimeout` later, 3 seconds unless its options say otherwise,
-    /// SIGKILL.
+    /// Sends SIGTERM to a child and its process group, and SIGKILL after `killTimeout`, which is 3 seconds by default.
+    /// Parent.
     ///
-    /// - Returns: false if `pid` is no live child of this table; nothing is sent then.
+    /// - Returns: false if `pid` is not a live child of this table; nothing is sent then.
     @discardableResult
     public func terminate(_ pid: ProcessID) -> Bool {
         requireParent()
@@ -31,7 +31,7 @@ extension ChildTable {
         return true
     }
 
-    /// Sends SIGTERM to every child and its group; `killTimeout` later SIGKILL.
+    /// Sends SIGTERM to every child and its process group, and SIGKILL after `killTimeout`. Parent.
     public func terminateAll() {
         requireParent()
         orphans?.fate = .terminating
@@ -43,7 +43,7 @@ extension ChildTable {
         if slots[slot].stage == .running { advance(slot, because: .stopped, at: .now, withAll: withAll) }
     }
 
-    /// Sends SIGKILL to every child and its group.
+    /// Sends SIGKILL to every child and its process group. Parent.
     public func killAll() {
         requireParent()
         orphans?.fate = .killed
@@ -57,9 +57,9 @@ extension ChildTable {
         advance(slot, because: .stopped, at: .now)
     }
 
-    /// Takes a child to its next stage: SIGTERM, then SIGKILL.
+    /// Moves a child to its next stage, and sends the signal: SIGTERM, then SIGKILL.
     ///
-    /// - Parameter withAll: so do all others now.
+    /// - Parameter withAll: whether all other children move with it.
     func advance(_ slot: Int, because reason: ChildExit.Reason, at now: Instant, withAll: Bool = false) {
         var child = slots[slot]
         if child.reason == .own { child.reason = reason }
@@ -68,7 +68,7 @@ extension ChildTable {
         case .running:
             child.stage = .terminating
             child.deadline = now + child.killTimeout
-            signals = [.terminate, .continue]  // one that was stopped would not see the first
+            signals = [.terminate, .continue]  // a stopped child does not handle SIGTERM
         case .terminating:
             child.stage = .killed
             child.deadline = nil
@@ -79,7 +79,7 @@ extension ChildTable {
         slots[slot] = child
         child.deadline.map(noteDeadline)
         guard !isReachedByItsLeader(child, at: now, withAll: withAll) else { return }
-        // Lost, it was released as it was to be signalled, and another is not in its place yet.
+        // If other code has reaped the child, the first signal releases the slot, which is then still empty.
         for signal in signals where slots[slot].pid == child.pid {
             orphans?.signal(signal, toDescendantsOf: child.pid)
             self.signal(signal, at: slot, group: true)
@@ -87,8 +87,8 @@ extension ChildTable {
         checkInvariants()
     }
 
-    /// Whether what a child left is in that child's group still, which gets its SIGTERM as a whole: a second one can
-    /// mean another thing than the first. SIGKILL cannot.
+    /// Whether a leftover is still in the process group of a child, which gets SIGTERM as a whole. The leftover must
+    /// not get it twice, because a second SIGTERM can have another meaning. A second SIGKILL cannot.
     private func isReachedByItsLeader(_ child: Child, at now: Instant, withAll: Bool) -> Bool {
         guard child.isLeftover, child.stage == .terminating, let slot = slots.slot(of: getpgid(child.pid)) else {
             return false
@@ -106,7 +106,7 @@ extension ChildTable {
         source.wake(at: deadline)
     }
 
-    /// Does what the time has come for. Returns when to look again.
+    /// Handles the deadlines that have passed. Returns when to look again.
     func fireTimers(_ now: Instant) -> Instant? {
         if let due = spawnedCheckAt, due <= now {
             spawnedCheckAt = nil
@@ -117,8 +117,8 @@ extension ChildTable {
         return earlier(earlier(nextDeadline, spawnedCheckAt), askAt)
     }
 
-    /// Ends the children whose time has come. All are looked at, but only when the earliest deadline that was known has
-    /// come: once a time limit, not once an end.
+    /// Ends the children whose deadline has passed. It scans all children, but only when the earliest known deadline
+    /// has passed: once for each timeout, not for each end.
     private func endOverdue(_ now: Instant) {
         nextDeadline = nil
         forEachChild { slot, child in

@@ -2,19 +2,21 @@
 
 import CForkCore
 
-/// Children whose end shows by no event: those that another process traces, as only that one can wait for them; and
-/// those that were killed, and do not go. They are asked for now and then, as long as there are any, and told of.
+/// Held children, whose end causes no event: those that another process traces, because only the tracer can wait for
+/// them, and those that do not end after SIGKILL. While there are any, the table tries at intervals to reap them, and
+/// it reports them.
 extension ChildTable {
-    /// How long a child may be held until that is told: strace(1) takes a moment, too.
+    /// How long a child may be held before that is reported: strace(1), too, takes a moment.
     private static let interval = Duration.seconds(1)
 
-    /// Whether nobody lives, nor was left behind: who is held has ended.
+    /// Whether no child and no leftover is alive. A held child has ended.
     var isLifeless: Bool {
         if count == heldCount { adopt() }
         return count == heldCount
     }
 
-    /// The child's pidfd is readable. It is watched no more, if it cannot be reaped: it would be readable for ever.
+    /// Reaps a child whose pidfd is readable. If it cannot be reaped, it is not watched any more, because its pidfd
+    /// would stay readable.
     func reap(ready slot: Int) {
         guard slots.isTaken(slot), slots[slot].pid != 0, !reap(slot) else { return }
         source.quitWatching(slots[slot].pidfd)
@@ -26,7 +28,7 @@ extension ChildTable {
         ask(at: .now + Self.interval)
     }
 
-    /// Finds those of whose end no SIGCHLD has told: the kernel sends it to the tracer.
+    /// Finds ended children for which no SIGCHLD came: the kernel sends it to the tracer.
     func lookForHeld() {
         guard let marks else { return }
         forEachChild { slot, child in
@@ -40,10 +42,10 @@ extension ChildTable {
         return forkcore_has_ended(child.pid, &hasEnded) == 0 && hasEnded
     }
 
-    /// Asks for those who are known not to show by themselves.
+    /// Tries to reap the children whose end may cause no event.
     func askForHeld(_ now: Instant) {
         askAt = nil
-        _ = source.reapStrangers()  // a thread that we trace keeps its process from being reaped
+        _ = source.reapStrangers()  // a thread that this process traces keeps its own from being reaped
         forEachChild { slot, child in
             guard child.hold != .none || child.isKilled, !reap(slot) else { return }
             ask(at: now + Self.interval)
@@ -64,7 +66,7 @@ extension ChildTable {
         source.wake(at: time)
     }
 
-    /// A child was signalled, or refused to be.
+    /// Called after a signal was sent to a child, or was refused (EPERM).
     func noteSignal(_ signal: Signal, to slot: Int, refused: Bool) {
         if refused, !slots[slot].isBeyondUs {
             slots[slot].isBeyondUs = true
@@ -72,7 +74,7 @@ extension ChildTable {
         }
         guard signal == .kill else { return }
         slots[slot].isKilled = true
-        // The tracer of one that is held may be of its group, and go with it.
+        // A held child's tracer may be in the same group, and end with it.
         ask(at: .now + (slots[slot].hold == .none ? Self.interval : .milliseconds(20)))
     }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension ChildTable {
-    /// What always holds, checked after each change in debug builds:
-    /// - as many slots are taken as are counted, no more than the limit;
-    /// - a live child stands in one slot, and is found there by its pid;
-    /// - who was told to end has a kill ahead, or behind.
+    /// The table's invariants, checked after changes in debug builds:
+    /// - as many slots are taken as are counted, and no more than the limit;
+    /// - a live child is in one slot, and is found there by its pid;
+    /// - a child that was told to end has a deadline for SIGKILL, or was sent it.
     ///
-    /// Among many not after each, so that a change does not become the slower the more children there are.
+    /// With many children, not every change is checked, so that the cost of a change does not grow with their number.
     func checkInvariants() {
         assert(
             {
@@ -20,7 +20,7 @@ extension ChildTable {
                 var taken = 0
                 for slot in 0..<slots.end where slots.isTaken(slot) { taken += 1 }
                 assert(count == taken, "a slot was given back twice")
-                assert(orphans != nil || count <= maxChildren, "more children than there may be")
+                assert(orphans != nil || count <= maxChildren, "more children than maxChildren")
                 return true
             }())
     }

@@ -4,10 +4,10 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// What a child is to do before its body, or before it is a program.
+/// What a child does before its body, or before execve.
 extension ChildTable {
-    /// Calls `fork` with that, for the child in `slot`. Nothing is allocated in it, and the plan is filled in where it
-    /// stays: what is written to the stack here, each idle child has a copy of.
+    /// Calls `fork` with the plan for the child in `slot`. It allocates nothing, and fills in the plan in place,
+    /// because each idle child has a copy of what is written to the stack here.
     func withPlan(_ options: ChildOptions, _ slot: Int, _ fork: (inout forkcore_child_plan) -> Int32) -> Int32 {
         var plan = forkcore_child_plan()
         fill(&plan, options, slot)

@@ -12,12 +12,13 @@ extension ChildTable {
     }
 
     func commit(_ slot: Int, _ child: Child) {
-        // Had an earlier child of this number been ours still, the kernel would not have given it out again.
+        // The kernel does not reuse the pid of an unreaped child. If the table still has this pid, other code has
+        // reaped that child.
         if let lost = slots.slot(of: child.pid) { release(lost, forkcore_ending(FORKCORE_LOST)) }
         slots.fill(slot, with: child)
         if let orphans {
             orphans.note(child.pid, in: slot)
-            source.scheduleSweep()  // most daemons leave at once
+            source.scheduleSweep()  // most daemons leave right after their start
         }
         child.deadline.map(noteDeadline)
         checkInvariants()
@@ -34,7 +35,7 @@ extension ChildTable {
         noteEnd(of: child)
     }
 
-    /// Of a zygote's child, its call's channel; -1: none.
+    /// The channel of the call that a zygote's child serves, or -1.
     func channel(of pid: ProcessID) -> Int32 { slots.slot(of: pid).map { slots[$0].channel } ?? -1 }
 
     func keep(_ channel: Int32, for pid: ProcessID) {

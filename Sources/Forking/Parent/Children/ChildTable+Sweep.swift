@@ -2,17 +2,17 @@
 
 import CForkCore
 
-/// Which children are asked whether they have ended.
+/// Chooses the children for which wait4(2) is called.
 extension ChildTable {
-    /// Looks for each child, whether or not news of its end has come: who waits for all depends on no SIGCHLD that
-    /// somebody else may have taken, or thrown away by setting it to its default.
+    /// Tries to reap each child, whether or not its end was announced. A caller that waits for all children must not
+    /// depend on SIGCHLD: other code may have taken it, or discarded it by setting its disposition.
     func sweep() {
         requireParent()
         reapAll()
-        source.wake(at: .now)  // to tell of what was found
+        source.wake(at: .now)  // to report what was found
     }
 
-    /// Asks for those that may have ended, as their marks say.
+    /// Tries to reap the children that may have ended according to their marks.
     func reapMarked() {
         guard let marks else { return }
         var slot = 0
@@ -24,7 +24,7 @@ extension ChildTable {
         }
     }
 
-    /// Asks for each that its mark does not say is alive.
+    /// Tries to reap each child whose mark does not say that it is alive.
     func reapDoubtful() {
         forEachChild { slot, child in
             guard let marks, !forkcore_marks_holds(marks, slot, child.pid) else { return }
@@ -33,7 +33,7 @@ extension ChildTable {
         }
     }
 
-    /// Asks for each by name.
+    /// Tries to reap each child by pid.
     func reapAll() {
         forEachChild { slot, _ in _ = reap(slot) }
     }

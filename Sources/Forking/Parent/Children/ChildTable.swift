@@ -4,13 +4,13 @@ import CForkCore
 import Glibc
 public import SystemPackage
 
-/// A bounded set of forked children: it forks them, reaps them, keeps their time, signals them, and tells of each end.
+/// A bounded set of child processes. It forks, times, signals and reaps them, and reports each end.
 ///
-/// By itself it serves in a loop of your own: poll `descriptor`, and call `collect()` when it is readable. It never
-/// touches a child that it did not fork: none is waited for, none is signalled.
+/// Use it in a loop of your own: poll `descriptor`, and call `collect()` when it is readable. A table neither waits for
+/// nor signals a process that it did not fork, unless `Containment.descendants` or `reapStrangers()` is used.
 ///
-/// Everything here runs in the parent, on one thread, except the body given to `fork`. A table that goes away leaves
-/// its children alone, alive or unreaped; end them first with `terminateAll()` and `wait(atMost:)`.
+/// All of it runs in the parent, on one thread, except the body passed to `fork`. When a table is released, its
+/// children stay as they are, alive or unreaped: end them first with `terminateAll()` and `wait(atMost:)`.
 public final class ChildTable {
     /// How the table learns that a child has ended.
     #if hasAttribute(nonexhaustive)
@@ -19,59 +19,62 @@ public final class ChildTable {
     public enum Reaping: Sendable {
         /// By SIGCHLD, through one signalfd(2) that all such tables of the process share: no descriptor per child.
         ///
-        /// SIGCHLD gets blocked in the first thread, on which all such tables live; every other thread must block it
-        /// too, and nobody else may take it (no handler, no signalfd, no `Foundation.Process`).
+        /// SIGCHLD is blocked in the first thread, on which all such tables must be used. Every other thread must block
+        /// it too, and no other code may take it (no handler, no signalfd, no `Foundation.Process`).
         case signal
-        /// By a pidfd per child, which asks nothing of the host's signals. pidfd_open(2).
+        /// By a pidfd per child, which needs nothing of the process's signals. pidfd_open(2).
         case pidfd
     }
 
-    /// How many children there can be at once.
+    /// The maximum number of children at the same time.
     public let maxChildren: Int
-    /// While true, the end of a child is also the end of its process group: what it left running there gets SIGKILL.
-    /// Otherwise that holds for those alone that were told to end: what a child leaves behind that ends by itself is
-    /// left alone.
+    /// If true, the end of a child also ends its process group: processes that it left running there get SIGKILL. If
+    /// false, only a child that was told to end (by its timeout, a call or a stop) ends its group; processes left
+    /// behind by a child that ended by itself continue to run.
     public var endsGroups = false
-    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. A
-    /// server whose table it is has heard of the end by then.
+    /// Called for each child that was reaped, from within `collect()` or `wait(atMost:)`. It may call the table. In a
+    /// server's table, it is called after the server has handled the end.
     public var onExit: (ChildExit) -> Void { didSet { isObserved = true } }
-    /// Called for each child that cannot be ended or reaped, as `onExit` is.
+    /// Called for each child that cannot be ended or reaped, at the same times as `onExit`.
     public var onTrouble: (ChildTrouble) -> Void = { _ in }
-    /// What the server does of itself whose table it is, before those: what it needs nobody takes from it.
+    /// The server's own handlers, called before `onExit` and `onTrouble`. They are separate because a user may replace
+    /// those two.
     var noteExit: (ChildExit) -> Void = { _ in }
     var noteTrouble: (ChildTrouble) -> Void = { _ in }
-    /// Whether ended processes are reaped that no table has forked: see `reapStrangers()`.
+    /// Whether the table also reaps ended processes that no table has forked: see `reapStrangers()`.
     public internal(set) var reapsStrangers = false
     /// Whether `onExit` was set since the table was made.
     private(set) var isObserved = false
 
     let source: ReapSource
     let slots: ChildSlots
-    /// In a table that reaps by signal.
+    /// Death marks, in a table that reaps by signal.
     let marks: OpaquePointer?
     var ended: EndedChildren
     var troubles: [ChildTrouble] = []
-    /// How many of the children were told to be held.
+    /// How many children were reported as held.
     var heldCount = 0
-    /// When to ask for those whose end shows by no event.
+    /// When to try again to reap children whose end causes no event.
     var askAt: Instant?
     /// No child has a deadline before this.
     var nextDeadline: Instant?
-    /// Where children become programs, in a table that has ever spawned one.
+    /// State for children between clone and execve. Nil until the table first spawns one.
     private var spawner: OpaquePointer?
-    /// When to look whether the children in there have left, and how long that was put off.
+    /// When to check whether spawned children have called execve. `spawnedPause` is the pause before that.
     var spawnedCheckAt: Instant?
-    /// In a table whose children's descendants are contained.
+    /// Only in a table that contains its children's descendants.
     var orphans: Orphans?
     private var spawnedPause = Duration.zero
     var sharesOneArena = false
 
+    /// Creates an empty table. Parent.
+    ///
     /// - Parameters:
-    ///   - maxChildren: how many children there can be at once, at least 1.
+    ///   - maxChildren: the maximum number of children at the same time, at least 1.
     ///   - reaping: how the table learns that a child has ended.
     ///   - onExit: see the property.
-    /// - Throws: `ForkingError.Code.invalid` for the limit, or if the process cannot give what `reaping` needs;
-    ///   `.system`.
+    /// - Throws: `ForkingError.Code.invalid` if the limit is invalid, or if the process does not meet the conditions of
+    ///   `reaping`; `.system` if a system call fails.
     public init(
         maxChildren: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
     ) throws(ForkingError) {
@@ -80,9 +83,9 @@ public final class ChildTable {
         self.maxChildren = maxChildren
         self.onExit = onExit
         source = try ReapSource.source(for: reaping)
-        // Linux has numbers for no more processes than this, whatever is asked for.
+        // Linux has no more pids than this (PID_MAX_LIMIT), however large `maxChildren` is.
         let most = 1 << 22
-        // Some for what is left behind.
+        // More slots than children: leftovers need some.
         let capacity = min(min(maxChildren, most) + max(min(maxChildren, most), 1024), most)
         slots = try ChildSlots(capacity: capacity)
         ended = try EndedChildren()
@@ -102,26 +105,27 @@ public final class ChildTable {
         if let spawner { forkcore_spawner_close(spawner, Self.patienceWithPrograms) }
     }
 
-    /// How long programs may take to be executed where there is nothing to do but to wait for that.
+    /// How long to wait for spawned children to call execve, in nanoseconds.
     private static let patienceWithPrograms: Int64 = 1_000_000_000
 
-    /// How many children there are.
+    /// The number of children.
     public var count: Int {
         requireParent()
         return slots.count
     }
 
-    /// Whether another child would be one too many.
+    /// Whether the table has as many children as it may have.
     public var isFull: Bool {
         if let orphans, count < maxChildren, count + orphans.unseenEnds.value >= maxChildren { adopt() }
         return count >= maxChildren
     }
 
-    /// Readable when there is something to `collect()`: an end, a deadline. It stays the table's. Tables that reap by
-    /// signal share one, and one `collect()` serves them all.
+    /// Readable when there is something to `collect()`: an end, or a deadline. The table owns it. Tables that reap by
+    /// signal share one descriptor, and one `collect()` serves all of them.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: source.descriptor) }
 
-    /// Children may go, but none come, while `body` runs.
+    /// Calls `body` with each child and its slot. `body` may remove children. A child that is added meanwhile may be
+    /// skipped.
     func forEachChild(_ body: (Int, Child) -> Void) {
         var slot = slots.next(from: 0)
         while let current = slot {
@@ -136,19 +140,20 @@ public final class ChildTable {
 
     // MARK: Forking
 
-    /// Forks a child that runs `body` and ends with its result as exit status. fork(2), _exit(2).
+    /// Forks a child that runs `body`, and exits with its result as status. fork(2), _exit(2).
     ///
-    /// The child has an empty signal mask, whatever is blocked here, and none of this library's descriptors (listeners,
-    /// tables). Crash signals, and those that this library blocked, get their default dispositions back if
-    /// they had a handler when the table first forked. It never returns from `body` into the parent's code; stdio is
-    /// flushed at its end. A trap in `body` ends the child alone.
+    /// The child has an empty signal mask, whatever the parent blocks, and none of this library's descriptors
+    /// (listeners, tables). Crash signals, and signals that this library has blocked, get their default dispositions if
+    /// they had a handler when the table first forked. The child never returns from `body` into the parent's code; at
+    /// its end it flushes stdio. A trap in `body` ends only the child. Parent.
     ///
     /// - Parameters:
-    ///   - peer: whom the child serves; comes back in `ChildExit` and `ChildInfo`.
-    ///   - options: how the child is set up and bounded.
+    ///   - peer: the client that the child serves; returned in `ChildExit` and `ChildInfo`.
+    ///   - options: how the child is set up and limited.
     ///   - body: runs in the child.
-    /// - Throws: `ForkingError.Code.full`; `.threads` if this process has more than one thread and `options` do not
-    ///   allow it; `.system` if the kernel refuses (EAGAIN, ENOMEM).
+    /// - Throws: `ForkingError.Code.full` if the table is full; `.threads` if this process has more than one thread and
+    ///   `options` do not allow that; `.invalid` if `options` are invalid; `.system` if the kernel refuses (EAGAIN,
+    ///   ENOMEM).
     @discardableResult
     public func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), _ body: () -> Int32
@@ -156,7 +161,7 @@ public final class ChildTable {
         try fork(peer: peer, options: options, keeping: [], body)
     }
 
-    /// The same, for a child that is to have some of this library's descriptors.
+    /// The same, for a child that keeps some of this library's descriptors.
     @discardableResult
     func fork(
         peer: SocketAddress? = nil, options: ChildOptions = ChildOptions(), keeping kept: [Int32], _ body: () -> Int32
@@ -168,8 +173,7 @@ public final class ChildTable {
         }
     }
 
-    /// The same, for a parent that runs on a stack of its own. The child begins with `body`, which is given a copy of
-    /// `start`.
+    /// The same, for a parent that runs on a `ParentStack`. The child begins with `body`, which gets a copy of `start`.
     func fork<Start: BitwiseCopyable>(
         peer: SocketAddress? = nil, options: ChildOptions, keeping kept: [Int32] = [], from stack: ParentStack,
         _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32
@@ -203,16 +207,16 @@ public final class ChildTable {
         return pid
     }
 
-    /// Makes a child that is `program` from the start, on `descriptor`: it stands on the program's descriptors 0 and 1,
-    /// 2 is inherited, and all others are closed. clone(2), execve(2).
+    /// Makes a child that executes `program`. The program has `descriptor` as descriptors 0 and 1, and inherits 2; all
+    /// others are closed. clone(2), execve(2).
     ///
-    /// It costs the same however much memory the parent has. The child has an empty mask, and the dispositions that one
-    /// of `fork` has; SIGPIPE gets its default. Libc's fork handlers do not run.
+    /// The cost does not depend on the parent's memory. The child has an empty signal mask, and the same dispositions
+    /// as with `fork`, except that SIGPIPE gets its default. Libc's fork handlers do not run.
     ///
-    /// Parent: goes on at once, and may close `descriptor`. A program that cannot be executed is a child that ends with
-    /// status 127, and execve's error in `ChildExit.execError`. The table must reap by pidfd, as exec ends what marks
-    /// a child's end otherwise.
-    /// - Throws: as `fork` does; `.crowded`.
+    /// Parent: does not wait for execve, and the caller may close `descriptor` at once. If the program cannot be
+    /// executed, the child exits with status 127, and `ChildExit.execError` has execve's errno. The table must reap by
+    /// pidfd, because a child loses its death mark at execve.
+    /// - Throws: as `fork` does; `.crowded` if as many children as possible have not called execve yet.
     @discardableResult
     public func spawn(
         _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
@@ -221,7 +225,7 @@ public final class ChildTable {
         try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
     }
 
-    /// The same, for a program that has `descriptor` as its number `target`, unless that is 0, and our 0 and 1.
+    /// The same, but unless `target` is 0, the program has `descriptor` as descriptor `target`, and inherits 0 and 1.
     @discardableResult
     func spawn(
         _ program: Program, on descriptor: FileDescriptor, at target: Int32,
@@ -262,7 +266,7 @@ public final class ChildTable {
         return pid
     }
 
-    /// A child was made.
+    /// Enters a new child into the table, and begins to watch it.
     private func enter(
         _ pid: ProcessID, _ slot: Int, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions,
         pidfd: Int32? = nil
@@ -277,8 +281,8 @@ public final class ChildTable {
         }
     }
 
-    /// Until a child is a program, its connection is open here too; the client is to see it when the program closes its
-    /// own. One that takes long to be executed is looked for less and less often.
+    /// Closes the parent's copies of connections whose children have called execve, so that the client sees EOF when
+    /// the program closes its own. While some have not, checks again at longer and longer intervals.
     func closeSpawnedDescriptors() {
         guard let spawner, !forkcore_spawner_close_descriptors(spawner), spawnedCheckAt == nil else { return }
         spawnedPause = min(max(.milliseconds(1), spawnedPause * 2), .milliseconds(64))
@@ -287,18 +291,18 @@ public final class ChildTable {
         source.wake(at: soon)
     }
 
-    /// Waits until the children that are to be programs are, which is a matter of microseconds, or a second at most.
+    /// Waits until every spawned child has called execve. That takes microseconds; the limit is a second.
     ///
-    /// - Returns: whether they are.
+    /// - Returns: whether all have.
     func awaitPrograms() -> Bool {
         spawner.map { forkcore_spawner_await($0, Self.patienceWithPrograms) } ?? true
     }
 
-    /// Signals that had a handler when the first child was forked; asking each time would cost ten system calls a fork.
+    /// Signals that had a handler when the first child was forked. Asking at each fork would cost ten system calls.
     lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
-    /// A child that was made, but that nobody could tell us the end of. It ends at once; but where the kernel or a
-    /// tracer holds it, it keeps its place for now, and is asked for by and by.
+    /// Kills and reaps a child that could not be watched. If the kernel or a tracer holds it, it keeps its slot, and
+    /// the table tries again later.
     private func endUnwatched(_ slot: Int, _ child: Child) {
         _ = forkcore_kill(child.pid, false, SIGKILL)
         let end = Instant.now + .milliseconds(100)
@@ -315,11 +319,12 @@ public final class ChildTable {
 
     // MARK: Reaping
 
-    /// Reaps every child that has ended, ends those whose time has come, and calls `onExit` for each. Never waits.
+    /// Reaps every child that has ended, ends those whose timeout has passed, and calls `onExit` for each end. Never
+    /// waits. Parent.
     public func collect() { collect(telling: tellAll) }
 
-    /// The same, with another observer for this table's children. Inline, so that it need not be counted what that one
-    /// holds.
+    /// The same, with another observer for this table's children. Inlined, so that what the observer captures is not
+    /// retained.
     @inline(__always)
     func collect(telling observe: (ChildExit) -> Void) {
         requireParent()
@@ -328,10 +333,11 @@ public final class ChildTable {
         source.tellOthers()
     }
 
-    /// Waits until there is no child left, but no longer than `deadline`; nil waits for ever. Children are reaped and
-    /// deadlines kept meanwhile; nothing is sent to anyone.
+    /// Waits until no child is left, but at most for `deadline`; nil waits forever. Meanwhile children are reaped and
+    /// timeouts enforced; otherwise no signal is sent. Parent.
     ///
-    /// - Returns: whether there is none left.
+    /// - Returns: whether no child is left.
+    /// - Throws: `ForkingError.Code.system` if polling fails.
     public func wait(atMost deadline: Duration? = nil) throws(ForkingError) -> Bool {
         let end = deadline.map { Instant.now + $0 }
         sweep()
@@ -345,39 +351,39 @@ public final class ChildTable {
         return true
     }
 
-    /// Whether `pid` is a child of this table that had ended.
+    /// Reaps `pid` if it is a child of this table that has ended. Returns whether it was.
     func reap(pid: ProcessID) -> Bool {
         slots.slot(of: pid).map(reap) ?? false
     }
 
-    /// Whether the child in `slot` had ended. Its observers hear of it in `tell`.
+    /// Reaps the child in `slot` if it has ended. Returns whether it had. `tell` reports it to observers.
     func reap(_ slot: Int) -> Bool {
         let child = slots[slot]
         var ending = forkcore_ending()
-        // What is left behind of one that is contained is not lost sight of.
+        // A table that contains descendants tracks leftovers itself, so that it does not need `endsGroups`.
         let endsGroup = child.hasGroup && (endsGroups && orphans == nil || child.stage != .running)
-        // An errno other than ECHILD would be a kernel that has no wait4; the child stays in the table.
+        // An errno other than ECHILD would mean a kernel without wait4. The child then stays in the table.
         guard forkcore_reap(child.pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
         release(slot, ending)
         return true
     }
 
-    /// Reaps one that no table knows; false if it has not ended.
+    /// Reaps a process that is in no table. Returns false if it has not ended.
     static func reap(stranger pid: ProcessID) -> Bool {
         var ending = forkcore_ending()
         return forkcore_reap(pid, false, &ending) == 0 && ending.state != FORKCORE_RUNNING
     }
 
-    /// Whether there is something to tell of.
+    /// Whether there is something to report.
     var hasReports: Bool { !ended.isEmpty || !troubles.isEmpty }
 
-    /// Tells all that hear of an end.
+    /// Calls the server's and the user's observers.
     func tellAll(_ exit: ChildExit) {
         noteExit(exit)
         onExit(exit)
     }
 
-    /// Tells of what has ended, and of what does not. The observer may call this again: each is told once.
+    /// Reports ended children, and trouble. The observer may call this again: each is reported once.
     @inline(__always)
     func tell(_ observe: (ChildExit) -> Void) {
         while let next = ended.next() { observe(ChildExit(next)) }
@@ -388,13 +394,13 @@ public final class ChildTable {
         }
     }
 
-    /// The one place that signals.
+    /// The only function that sends a signal to a child.
     @discardableResult
     func signal(_ signal: Signal, at slot: Int, group: Bool) -> Bool {
         let child = slots[slot]
         let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
         if code == ECHILD {
-            if reap(slot) { source.wake(at: .now) }  // somebody else has reaped it
+            if reap(slot) { source.wake(at: .now) }  // other code has reaped it
         } else {
             noteSignal(signal, to: slot, refused: code == EPERM)
         }

@@ -3,7 +3,7 @@
 import CForkCore
 import SystemPackage
 
-/// A child's end as it was found, until the observer is told of it.
+/// The end of a child, until it is reported to the observer.
 struct EndedChild: BitwiseCopyable {
     let child: Child
     let ending: forkcore_ending
@@ -11,9 +11,9 @@ struct EndedChild: BitwiseCopyable {
     let at: Instant
 }
 
-/// The ends that nobody was told of yet, the oldest first, in memory that children get no copy of.
+/// The ends that were not reported yet, oldest first, in memory that is not copied to children.
 ///
-/// Parent alone: a child that touched it would get SIGSEGV. Like an array, it traps where there is no memory.
+/// Parent only: a child that touches it gets SIGSEGV. Like an array, it traps if there is no memory.
 struct EndedChildren: ~Copyable {
     private struct Header {
         var first = 0
@@ -31,7 +31,7 @@ struct EndedChildren: ~Copyable {
         header.value.end += 1
     }
 
-    /// Takes the oldest.
+    /// Removes and returns the oldest.
     func next() -> EndedChild? {
         guard !isEmpty else { return nil }
         let child = children[header.value.first]
@@ -43,7 +43,7 @@ struct EndedChildren: ~Copyable {
     private mutating func grow() {
         let count = 2 * children.count
         guard let larger = try? children.copy(count: count) else {
-            preconditionFailure("no memory for \(count) children that have ended")
+            preconditionFailure("no memory for \(count) ended children")
         }
         children = larger
     }

@@ -3,15 +3,15 @@
 import CForkCore
 import Glibc
 
-/// How a table that contains its children's descendants finds those who have become children of this process. Parent.
+/// Finds descendants of children that have become children of this process, for a table that contains them. Parent.
 final class Orphans {
-    /// What they may do.
+    /// The options that apply to leftovers.
     let options: ChildOptions
-    /// Children that have ended since it was looked last: each may have left somebody behind.
+    /// How many children have ended since the last search. Each may have left processes behind.
     let unseenEnds: ParentCell<Int>
-    /// What is to happen to those that turn up, once all are to end.
+    /// The stage to which leftovers are moved when they are found, once all children were told to end.
     var fate: Child.Stage = .running
-    /// Descendants of children that were told to end, as they were themselves, but may outlive those: by child.
+    /// For each child that was told to end, the descendants that were sent the same signal, and that may outlive it.
     private var doomed: [ProcessID: Set<ProcessID>] = [:]
 
     private let list: ParentDescriptor
@@ -19,7 +19,7 @@ final class Orphans {
     private var watcher: OpaquePointer?
     private let owner = forkcore_process()
 
-    /// - Parameter capacity: of how many slots the table has.
+    /// - Parameter capacity: the number of slots in the table.
     init(_ options: ChildOptions, capacity: Int) throws(ForkingError) {
         self.options = options
         list = try ParentDescriptor("open /proc/self/task/children", forkcore_children_open)
@@ -32,7 +32,7 @@ final class Orphans {
 
     deinit { dismissWatcher() }
 
-    /// The process that ends the children with this one has nothing to do any more.
+    /// Ends the watcher, which would kill the children when this process dies.
     func dismissWatcher() {
         guard let watcher, owner == forkcore_process() else { return }
         ParentOnly.remove(forkcore_watcher_pidfd(watcher))
@@ -40,10 +40,10 @@ final class Orphans {
         self.watcher = nil
     }
 
-    /// Who ends the children with this process; nil if nobody does.
+    /// The watcher; nil if there is none.
     var watching: OpaquePointer? { watcher.flatMap { forkcore_watcher_pidfd($0) >= 0 ? $0 : nil } }
 
-    /// The watcher may have been killed: then there is another.
+    /// Starts another watcher if the old one was killed.
     func keepWatcher() {
         guard let watcher else { return }
         let before = forkcore_watcher_pidfd(watcher)
@@ -54,7 +54,7 @@ final class Orphans {
         if after >= 0 { ParentOnly.add(after) }
     }
 
-    /// Whose end this process's end is to be.
+    /// Enters a process that the watcher kills when this process dies; 0 removes it.
     func note(_ pid: ProcessID, in slot: Int) {
         if let watcher { forkcore_watcher_roster(watcher)[slot] = pid }
     }
@@ -70,16 +70,16 @@ final class Orphans {
         }
     }
 
-    /// What is known of a process that can only be one that was left behind; nil if it need not be: nobody comes back
-    /// into this process's session.
+    /// Reads about a process if it must be a leftover. Otherwise returns nil: a child with this process's session can
+    /// be one that other code has forked, and a descendant that has left that session cannot come back.
     func look(at pid: ProcessID) -> forkcore_process_info? {
         var info = forkcore_process_info()
         guard forkcore_process_look(pid, &info) == 0, info.parent == owner, info.session != session else { return nil }
         return info
     }
 
-    /// Sends a signal to all that descends from a child that lives, but for those of the group that it leads: that gets
-    /// it in one piece, and nobody twice.
+    /// Sends a signal to all descendants of a live child, except those in the group that it leads: that group is
+    /// signalled as a whole, and no process must get the signal twice.
     func signal(_ signal: Signal, toDescendantsOf pid: ProcessID) {
         withUnsafeTemporaryAllocation(of: pid_t.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
             var count = 0
@@ -88,14 +88,14 @@ final class Orphans {
         }
     }
 
-    /// Whether it was told to end with a child that has left it behind. Then it may leave others behind that were told,
-    /// too.
+    /// Whether a leftover was told to end together with the child that left it behind. If so, its own leftovers may
+    /// have been told too, which is remembered under its pid.
     func wasTold(_ pid: ProcessID) -> Bool {
         guard let told = doomed.first(where: { $1.contains(pid) })?.value else { return false }
         doomed[pid] = told
         return true
     }
 
-    /// What that child had started has a parent that lives, or was found by now.
+    /// Forgets the descendants of a child: each has a parent that is alive, or was found by now.
     func forget(_ pid: ProcessID) { doomed[pid] = nil }
 }

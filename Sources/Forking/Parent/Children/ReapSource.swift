@@ -3,20 +3,21 @@
 import CForkCore
 import Glibc
 
-/// Where the news comes from that children have ended, as one descriptor that a loop can poll.
+/// Reports that children have ended, through one descriptor that a loop can poll. Parent.
 ///
 /// SIGCHLD has one consumer in a process: a second signalfd would read nothing. So all tables that reap by signal share
-/// one source, and whoever collects, collects for all of them. A table that reaps by pidfd has a source of its own.
+/// one source, and collecting one of them collects all. A table that reaps by pidfd has a source of its own.
 ///
-/// The descriptor is an epoll instance, which stands for:
+/// The descriptor is an epoll instance, which contains:
 /// - SIGCHLD, or each child's pidfd;
-/// - a timer, armed only while a child has a deadline or a sweep is due.
+/// - a timer, armed only while a child has a deadline or a sweep is due;
+/// - the replies of a datagram server's children.
 final class ReapSource {
-    /// The kernel merges SIGCHLDs; the ends that hid behind each other are found by their death marks. But marks can be
-    /// forged or missing. So after any SIGCHLD, this much later, it is looked for what they did not tell of. With no
-    /// exits there are no sweeps.
+    /// The kernel merges SIGCHLDs. Ends without a SIGCHLD of their own are found by death marks, but marks can be
+    /// forged or missing. So a sweep runs this long after any SIGCHLD. Without exits there are no sweeps.
     private static let sweepInterval = Duration.seconds(1)
-    /// And this much later for what was left behind, which nobody else knows of. Many ends make one look.
+    /// In a table that contains descendants, the sweep for leftovers runs this long after children were made or have
+    /// ended. Many ends cause one sweep.
     private static let orphanInterval = Duration.milliseconds(50)
     private static let repliesToken: UInt64 = .max - 2
     private static let timerToken: UInt64 = .max - 1
@@ -25,7 +26,7 @@ final class ReapSource {
     private let poll: ParentDescriptor
     private let timer: ParentDescriptor
     private let signals: SignalDescriptor?
-    /// Where pidfds tell of children: SIGCHLD, as what was left behind ends as well, and has none yet.
+    /// SIGCHLD, in a source that uses pidfds: a leftover can end too, and has no pidfd at first.
     private var orphanSignals: SignalDescriptor?
     private let owner = forkcore_process()
     private(set) var tables: [TableReference] = []
@@ -34,10 +35,11 @@ final class ReapSource {
 
     var descriptor: Int32 { poll.rawValue }
 
-    /// False in a child, whose copy of its parent's tables is of no use: its siblings are not its children.
+    /// False in a child. Its copies of the parent's tables are useless there, because its siblings are not its
+    /// children.
     var isOurs: Bool { owner == forkcore_process() }
 
-    /// Whether it learns of ends by SIGCHLD, so that death marks have to tell which children it may mean.
+    /// Whether the source learns of ends by SIGCHLD. Then death marks must show which children it may mean.
     var needsMarks: Bool { signals != nil }
 
     init(bySignal: Bool) throws(ForkingError) {
@@ -52,7 +54,7 @@ final class ReapSource {
 
     // MARK: The tables of a source
 
-    /// Only the first thread looks at it, so nothing needs to guard it.
+    /// Only the first thread uses it, so it needs no lock.
     nonisolated(unsafe) private static weak var shared: ReapSource?
 
     /// The source for a new table.
@@ -60,12 +62,12 @@ final class ReapSource {
         switch reaping {
         case .signal: return try sharedSource()
         case .pidfd:
-            _ = forkcore_keep_zombies()  // a handler for SIGCHLD that somebody else installed does no harm here
+            _ = forkcore_keep_zombies()  // a SIGCHLD handler of other code does no harm here
             return try ReapSource(bySignal: false)
         }
     }
 
-    /// The process's one source for SIGCHLD. A child that inherited its parent's makes one of its own.
+    /// The process's only source for SIGCHLD. A child that inherited its parent's source makes its own.
     private static func sharedSource() throws(ForkingError) -> ReapSource {
         let wayOut = "or make the table with reaping: .pidfd"
         guard forkcore_thread_id() == forkcore_process() else {
@@ -74,7 +76,7 @@ final class ReapSource {
         if let shared, shared.isOurs { return shared }
         guard forkcore_keep_zombies() != EBUSY else {
             throw .invalid(
-                "SIGCHLD has a handler in this process, which would get nothing any more: remove it, \(wayOut)"
+                "SIGCHLD has a handler in this process, which would no longer be called: remove it, \(wayOut)"
             )
         }
         if let thread = ThreadMasks.firstThatTakes(.child) {
@@ -91,9 +93,9 @@ final class ReapSource {
 
     func detach(_ table: ChildTable) { tables.removeAll { $0.stands(for: table) } }
 
-    // MARK: What children say
+    // MARK: Replies
 
-    /// Of servers of datagrams: what their children answer is sent by whoever collects.
+    /// The replies of datagram servers' children, sent in each collection.
     private var replies: [Unmanaged<Replies>] = []
 
     func add(_ added: Replies, _ descriptor: Int32) throws(ForkingError) {
@@ -108,7 +110,7 @@ final class ReapSource {
 
     // MARK: Watching
 
-    /// Begins to watch the new child in `slot` by a pidfd, and returns that; -1 when SIGCHLD does it.
+    /// Begins to watch the new child in `slot`. Returns its pidfd, or -1 if the source uses SIGCHLD.
     func watch(_ pid: ProcessID, _ slot: Int) throws(ForkingError) -> Int32 {
         guard signals == nil else { return -1 }
         var pidfd: Int32 = -1
@@ -117,7 +119,7 @@ final class ReapSource {
         return pidfd
     }
 
-    /// Begins to watch the new child in `slot` by its pidfd, which is closed if that fails.
+    /// Begins to watch the new child in `slot` by its pidfd. Closes the pidfd if that fails.
     func watch(pidfd: Int32, _ slot: Int) throws(ForkingError) {
         let code = forkcore_poll_add(poll.rawValue, pidfd, UInt64(slot))
         if code != 0 { forkcore_close(pidfd) }
@@ -125,16 +127,17 @@ final class ReapSource {
         ParentOnly.add(pidfd)
     }
 
-    /// Begins to look for children that nobody forked here, and that were left behind.
+    /// Begins to listen for the ends of children that no table has forked.
     func hearOrphans() throws(ForkingError) {
         guard signals == nil, orphanSignals == nil else { return }
         let heard = try SignalDescriptor([.child])
-        // One is left pending until then, and hides those that come meanwhile: else each child's would wake us.
+        // Edge-triggered: one SIGCHLD stays pending until the sweep, and later ones merge with it. Otherwise the
+        // SIGCHLD of each child would wake the loop.
         try check(forkcore_poll_add_edge(poll.rawValue, heard.rawValue, Self.signalToken), "epoll_ctl")
         orphanSignals = heard
     }
 
-    /// As `unwatch`, but the descriptor stays.
+    /// Like `unwatch`, but leaves the descriptor open.
     func quitWatching(_ pidfd: Int32) { forkcore_poll_remove(poll.rawValue, pidfd) }
 
     func unwatch(_ pidfd: Int32) {
@@ -144,7 +147,7 @@ final class ReapSource {
         forkcore_close(pidfd)
     }
 
-    /// Makes the descriptor readable at `deadline`, or earlier.
+    /// Makes the descriptor readable at `deadline` at the latest.
     func wake(at deadline: Instant) {
         if let alarm, alarm <= deadline { return }
         alarm = deadline
@@ -153,7 +156,7 @@ final class ReapSource {
 
     // MARK: Collecting
 
-    /// Reaps every child of every table that has ended, and takes the deadlines that have come.
+    /// Reaps every ended child of every table, and handles the deadlines that have passed.
     func reap() {
         for index in replies.indices { replies[index]._withUnsafeGuaranteedRef { $0.send() } }
         if signals == nil {
@@ -165,9 +168,9 @@ final class ReapSource {
         if let alarm, alarm <= now { fireTimers(now) }
     }
 
-    /// Tells the observers of tables other than the one that has told its own.
+    /// Calls the observers of all tables except the caller's, which has called its own.
     ///
-    /// An observer may call anything here again, and let go of a table: so each is found anew.
+    /// An observer may call back into this source, and release a table: so each table is looked up anew.
     func tellOthers() {
         while let index = tables.indices.first(where: { tables[$0].with { $0.hasReports } }) {
             let table = tables[index].retained
@@ -175,13 +178,13 @@ final class ReapSource {
         }
     }
 
-    // Tables are found by number: a loop over the list itself would count as a reference to it.
+    // Loops use indices, because a loop over the array itself would retain it.
 
     private func collectBySignal() {
         var hasReports = false
         signals!.take { _, child in
             hasReports = true
-            // The one that SIGCHLD names is known for free.
+            // SIGCHLD names this child, so no search is needed.
             for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
         }
         for index in tables.indices { tables[index].with { $0.reapMarked() } }
@@ -195,7 +198,8 @@ final class ReapSource {
         wake(at: due)
     }
 
-    /// One round of what is ready, and as many more as there can be children for: none comes twice.
+    /// Handles ready descriptors in rounds, and stops after as many rounds as there can be children for: no pidfd is
+    /// ready twice.
     private func collectByPidfd() {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
             var rounds = 1 + tables.indices.reduce(0) { sum, index in sum + tables[index].with { $0.slots.count } } / 16
@@ -212,20 +216,20 @@ final class ReapSource {
         switch token {
         case Self.timerToken, Self.repliesToken: break
         case Self.signalToken: scheduleSweep()
-        default: for index in tables.indices { tables[index].with { $0.reap(ready: Int(token)) } }  // it has but one
+        default: for index in tables.indices { tables[index].with { $0.reap(ready: Int(token)) } }  // it has one table
         }
     }
 
-    /// Finds whom no mark told of: children whose mark was forged or never set, and children of ours that somebody else
+    /// Finds ended children that no mark reported: those whose mark was forged or never set, and those that other code
     /// has reaped.
     ///
-    /// If any child of this process waits to be reaped, it may be one whose mark says that it lives, so that each has
-    /// to be asked for by name. (It may also be a foreign one; as long as it waits, so it goes on.) If none does, those
-    /// whose mark says that they live do live.
+    /// If any child of this process waits to be reaped, it may be one whose mark says that it is alive. So the source
+    /// tries to reap each child by pid. (It may also be a child that other code has forked; each sweep then does the
+    /// same until that child is reaped.) If no child waits, those whose mark says that they are alive are alive.
     private func sweep() {
         if let orphanSignals {
             orphanSignals.take { _, _ in }
-            if let shared = Self.shared, shared.isOurs { shared.scheduleSweep() }  // some were meant for that one
+            if let shared = Self.shared, shared.isOurs { shared.scheduleSweep() }  // some were for that source
             for index in tables.indices { tables[index].with { $0.lookAfterOrphans() } }
             if takesStrangers, reapStrangers() { sweepDue = .now + Self.sweepInterval }
             return

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Parent: what a server with a `ServerLoop` does, whatever it serves.
+// Parent: what every server with a `ServerLoop` does.
 
-/// What every server tells. Its events' cases fulfil this.
+/// The events that every server reports. The cases of its `Event` are the witnesses.
 protocol LoopEvent {
     static func upgrading(_ pid: ProcessID) -> Self
     static func upgraded(_ pid: ProcessID) -> Self
@@ -18,29 +18,29 @@ protocol LoopServer: AnyObject, StatusSource {
     var loop: ServerLoop { get }
     /// The listeners that an upgrade hands over.
     var shared: [SharedListener] { get }
-    /// How long the new program may take.
+    /// How long the new program may take to be ready.
     var startTimeout: Duration { get }
-    /// Whether the service manager waits to hear of a reload's end.
+    /// Whether the service manager waits for the end of a reload.
     var isReloading: Bool { get }
 
     func tell(_ event: Event)
-    /// Does what a step of stopping takes.
+    /// Carries out a step of stopping.
     func carryOut(_ stop: Lifecycle.Stop)
 }
 
 extension LoopServer {
-    /// Goes to a step of stopping, unless it or a harder one was reached.
+    /// Moves to a step of stopping, unless the server has reached it or a harder one.
     func advance(to step: StopStep) {
         if let stop = loop.life.stop(step, at: .now) { carryOut(stop) }
     }
 
-    /// SIGUSR2: starts the program anew on the same sockets; once that one serves, this one drains.
+    /// SIGUSR2: starts the program anew on the same sockets. Once the new program serves, this one drains.
     func upgrade() {
         guard loop.life.state == .serving else { return }
         if let event = loop.upgrade(with: shared, limit: startTimeout) { note(event) }
     }
 
-    /// Something has become of the upgrade.
+    /// Handles and reports the progress of an upgrade.
     func note(_ event: UpgradeEvent) {
         switch event {
         case .started(let pid): tell(.upgrading(pid))
@@ -51,7 +51,7 @@ extension LoopServer {
             advance(to: .drain)
         case .lost(let pid):
             tell(.upgradeFailed(UpgradeEvent.told(ofLost: pid)))
-            // The manager starts the service anew once this process has ended.
+            // The manager restarts the service once this process has ended.
             if loop.isManaged { advance(to: .terminate) }
         }
     }

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a server tells the service manager, and when: sd_notify(3). Only where there is one, and only while this
-/// process is the one that it knows as the main one. Parent.
+/// The messages of a server to the service manager, and when to send them: sd_notify(3). They are sent only if there is
+/// a manager, and only while it takes this process for the main one. Parent.
 struct ManagerReports {
     private enum Role {
-        /// Another program's place is still to be taken: the manager would not listen.
+        /// The predecessor is still the main process: the manager would ignore this one.
         case successor
         case main
-        /// A successor is to take this one's place, once the manager knows.
+        /// A successor becomes the main process as soon as the manager was told.
         case leaving
     }
 
     private let manager: ServiceManager
     private var role: Role
-    /// To be said in this order, whatever else there is: tried again when the manager's queue was full.
+    /// Messages that must not be lost, in this order. They are sent again if the manager's queue was full.
     private var owed: [String] = []
     private var retryPause = Pause()
     private var nextBeat: Instant?
-    /// The line that it knows, and what it was made of.
+    /// The last STATUS= line that was sent, and the state that it was made of.
     private var line = ""
     private var state: Int?
     private var saidAt = Instant(nanoseconds: 0)
@@ -30,10 +30,10 @@ struct ManagerReports {
         role = isSuccessor ? .successor : .main
     }
 
-    /// What a successor needs.
+    /// The environment variables that a successor needs.
     var environment: [String] { manager.environment }
 
-    /// When there is something to say, though nothing happens.
+    /// When the next message is due, although nothing else happens.
     var next: Instant? {
         switch role {
         case .successor: nil
@@ -42,10 +42,10 @@ struct ManagerReports {
         }
     }
 
-    /// Whether all that has to be said was.
+    /// Whether all messages that must not be lost were sent.
     var isDone: Bool { owed.isEmpty }
 
-    /// Says what must not be lost, as soon as somebody listens.
+    /// Sends a message that must not be lost, as soon as the manager takes it.
     mutating func say(_ text: String, _ now: Instant) {
         owed.append(text)
         sayOwed(now)
@@ -58,10 +58,9 @@ struct ManagerReports {
         sayOwed(now)
     }
 
-    /// The new main process is `pid`. Nothing but this is said any more.
+    /// Reports `pid` as the new main process. Nothing else is sent after that.
     mutating func handOver(to pid: ProcessID, endingReload: Bool, _ now: Instant) {
-        // What the new program said before this, the manager did not take from it: so the end of a reload comes from
-        // here.
+        // The manager has ignored what the new program sent before this. So the end of a reload is sent here.
         say("MAINPID=\(pid)\nWATCHDOG=1" + (endingReload ? "\nREADY=1" : ""), now)
         role = .leaving
     }
@@ -78,16 +77,15 @@ struct ManagerReports {
         }
     }
 
-    /// Until a full queue is tried again.
+    /// The pause before sending again when the manager's queue was full.
     private static let pause = Duration.milliseconds(50)
     private static let linesApart = Duration.seconds(1)
 
-    /// Says what time has come for: what is owed, that this process is not stuck, and how it does, at most once a
-    /// second.
+    /// Sends what is due: messages that were held back, WATCHDOG=1, and STATUS=, at most once a second.
     ///
     /// - Parameters:
-    ///   - state: is another whenever the line is another; nil: it can have changed anyway.
-    ///   - line: how the server does, in words.
+    ///   - state: changes whenever the line changes; nil: the line may have changed anyway.
+    ///   - line: the text for STATUS=.
     mutating func fireTimers(_ now: Instant, _ state: Int?, _ line: () -> String) {
         guard role != .successor else { return }
         if retryPause.isOver(at: now) { sayOwed(now) }
@@ -101,7 +99,8 @@ struct ManagerReports {
         saidAt = now
         let text = line()
         if text != self.line {
-            guard manager.notify("STATUS=" + text) != .later else { return }  // the state stays another
+            // If this fails, `self.state` stays the old one, so that the line is sent later.
+            guard manager.notify("STATUS=" + text) != .later else { return }
             self.line = text
         }
         self.state = state

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a service manager is told: sd_notify(3). Without one, nothing of it costs a system call.
+/// Messages to the service manager: sd_notify(3). Without a manager, they cost no system call.
 extension ServerLoop {
-    /// The server serves; the one before it may go.
+    /// Called when the server serves: reports that to the manager and to the predecessor, which then drains.
     func noteServing() {
         life.becomeReady(hasPredecessor: Predecessor.isThere)
         reports?.say("READY=1", .now)
@@ -10,11 +10,11 @@ extension ServerLoop {
         takeControlOver()
     }
 
-    /// Tells of a reload, or of its end.
+    /// Sends the start or the end of a reload.
     func tellManager(_ text: String) { reports?.say(text, .now) }
 
-    /// The first step ends the service, and each says how long all that is to come may take: the manager would
-    /// otherwise not wait for longer than it was set to.
+    /// Reports a step of stopping. The first step sends STOPPING=1. Each sends how long the rest of the stop may take:
+    /// otherwise the manager would wait only as long as it was configured to.
     func announce(_ stop: Lifecycle.Stop) {
         guard reports != nil, life.standing != .replaced else { return }
         var lines: [String] = []
@@ -25,7 +25,7 @@ extension ServerLoop {
         reports?.say(lines.joined(separator: "\n"), .now)
     }
 
-    /// Once in each turn: tells what time has come for. For the parameters see `ManagerReports.fireTimers`.
+    /// Called in each turn: sends what is due. For the parameters see `ManagerReports.fireTimers`.
     func report(_ state: @autoclosure () -> Int?, _ line: () -> String) {
         guard reports != nil else { return }
         reports?.fireTimers(.now, state(), line)

@@ -3,28 +3,28 @@
 import CForkCore
 import SystemPackage
 
-/// What the servers of this library have in common: what they wait for, the signals they take, and how they end.
+/// What all servers of this library share: what they poll, the signals that they take, and how they stop.
 ///
-/// Parent. A server's turn is its own: wait, then signals, exits, time, and last what it is there for.
+/// Parent. Each server has a turn of its own: wait, then signals, exits, timers, and last its own work.
 final class ServerLoop {
     let children: ChildTable
     let stopSwitch: StopSwitch
     var life: Lifecycle
-    /// Those that could not be ended.
+    /// The children that could not be ended.
     private(set) var abandoned: [ProcessID] = []
     private var signals: SignalDescriptor?
-    /// What guards the server's own writes.
+    /// What `end()` needs to undo `forkcore_guard_writes`.
     private var writeGuard: UInt64 = 0
     private var startedAt = Instant.now
     private var control: ControlSocket?
-    /// The control socket's, while it is waited for, or -1: a number, as in each turn it is looked at.
+    /// The control socket's descriptor while it is polled, or -1. Stored as a number because every turn reads it.
     private var controlDescriptor: Int32 = -1
-    /// Until it is waited for again.
+    /// The pause until the control socket is polled again.
     private var controlPause = Pause()
-    /// Nil where no service manager wants to be told.
+    /// Nil if no service manager expects messages.
     var reports: ManagerReports?
     private(set) var isManaged = false
-    /// What SIGUSR2 starts, from where this program was started.
+    /// The program that SIGUSR2 starts: this one, from the path that it was started from.
     let executable = Executable.own
     var successor: Successor?
 
@@ -37,8 +37,8 @@ final class ServerLoop {
     // MARK: From begin to end
 
     /// - Parameters:
-    ///   - taken: signals to take as events; nil leaves all of them alone, and the service manager to somebody else.
-    ///   - control: where to tell of the server; nil: nowhere.
+    ///   - taken: signals to take as events; nil: takes none, and sends nothing to the service manager.
+    ///   - control: the address of the control socket; nil: none.
     func begin(
         taking taken: Set<Signal>?, allowsThreads: Bool = false, control: SocketAddress? = nil
     ) throws(ForkingError) {
@@ -51,8 +51,8 @@ final class ServerLoop {
         if let taken { signals = try SignalDescriptor(SignalSet(Self.takeable(taken))) }
         self.control = opened
         watchControl()
-        // A reader that has gone, or a limit of the size of files, is an error of the write, and no end of the
-        // server's.
+        // A write to a pipe without a reader, or beyond the limit of a file's size, should fail with an error, and not
+        // end the server.
         writeGuard = forkcore_guard_writes()
         startedAt = .now
         life.run()
@@ -69,13 +69,13 @@ final class ServerLoop {
         writeGuard = 0
     }
 
-    /// The loop cannot be run from within itself.
+    /// Throws if the loop is running: it cannot be run from within itself.
     func requireNotRunning() throws(ForkingError) {
         try life.requireNotRunning()
         children.requireParent()
     }
 
-    /// Takes no more of what it serves, and waits for its children to end: nothing but `turn` goes on.
+    /// Stops the server, and calls `turn` until its children have ended.
     func close(_ turn: () throws(ForkingError) -> Void) throws(ForkingError) {
         try requireNotRunning()
         life.run()
@@ -85,7 +85,7 @@ final class ServerLoop {
         try checkAbandoned()
     }
 
-    /// Since it began.
+    /// The time since the server began.
     var age: Duration { .now - startedAt }
 
     // MARK: The control socket
@@ -95,11 +95,11 @@ final class ServerLoop {
         throw .invalid("control is \(address), and must be a Unix socket's address, such as unix:/run/x.control")
     }
 
-    /// Answers who has asked. Nobody there can stop the server: when none can be accepted, they wait a moment.
+    /// Answers clients of the control socket. An error there does not stop the server: the clients wait for a moment.
     func answer(from source: some StatusSource) {
         do throws(ForkingError) {
             try control?.answer(from: source)
-            // However many ask, and whoever may: an abstract name is open to all.
+            // The pause limits the cost of many clients: any user can connect to an abstract name.
             controlPause.begin(until: .now + Self.pauseBetweenAnswers)
         } catch {
             controlPause.begin(until: .now + Admission.pause)
@@ -107,16 +107,16 @@ final class ServerLoop {
         controlDescriptor = -1
     }
 
-    /// This server has taken another's place: it answers from now on.
+    /// Called when this server has replaced its predecessor: from now on it answers on the control socket.
     func takeControlOver() {
         control?.takeOver()
         watchControl()
     }
 
-    /// What another server is to answer on.
+    /// The control socket to hand over to a successor.
     var handedOver: Int32? { control?.descriptor }
 
-    /// Another has taken this server's place.
+    /// Called when a successor has replaced this server.
     func leaveControl() {
         control?.leave()
         endControl()
@@ -136,8 +136,9 @@ final class ServerLoop {
 
     // MARK: Signals
 
-    /// SIGHUP and SIGQUIT would end a server at once, with all its clients, and leave its files: where they have no
-    /// other meaning they drain, as SIGTERM does. One that is ignored stays so: nohup(1).
+    /// Returns those of `signals` that drain the server as SIGTERM does: SIGHUP and SIGQUIT would otherwise end it at
+    /// once, with all its clients, and leave its sockets' files. Excludes those that a hook or another thread takes,
+    /// and those that are ignored: nohup(1).
     static func lastResort(_ signals: Set<Signal>, hooks: some Collection<Signal>) -> Set<Signal> {
         let ignored = SignalSet(rawValue: forkcore_signals_ignored(SignalSet(signals).rawValue))
         return signals.filter {
@@ -145,7 +146,8 @@ final class ServerLoop {
         }
     }
 
-    /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP never are, SIGCHLD is the table's.
+    /// Throws unless all of `signals` can be taken as events: SIGKILL and SIGSTOP cannot, and SIGCHLD belongs to the
+    /// table.
     static func checkTakeable(_ signals: Set<Signal>) throws(ForkingError) {
         let untakeable: Set<Signal> = [.kill, .stop, .child]
         for signal in signals where untakeable.contains(signal) || !(1...64).contains(signal.rawValue) {
@@ -153,8 +155,8 @@ final class ServerLoop {
         }
     }
 
-    /// The signals that a server stops by, those that it has another use for, and those of its hooks: each can mean one
-    /// thing only.
+    /// The signals that a server takes: those that stop it, those that it uses itself, and those of its hooks. Each can
+    /// have one meaning only.
     static func signals(
         stopping: Set<Signal>, own: Set<Signal>, hooks: some Collection<Signal>
     ) throws(ForkingError) -> Set<Signal> {
@@ -178,7 +180,7 @@ final class ServerLoop {
         return signals
     }
 
-    /// Those that are pending. They are all taken first: what is done for one may end the loop.
+    /// The pending signals. All are taken before the first is handled, because that may end the loop.
     func takeSignals() -> [Signal] {
         var taken: [Signal] = []
         signals?.take { signal, _ in taken.append(signal) }
@@ -192,20 +194,20 @@ final class ServerLoop {
         static let signal = Ready(rawValue: 1)
         static let stop = Ready(rawValue: 2)
         static let children = Ready(rawValue: 4)
-        /// What the server itself waits for.
+        /// The server's own descriptor.
         static let work = Ready(rawValue: 8)
-        /// Somebody asks for the server's status.
+        /// A client asks for the server's status.
         static let control = Ready(rawValue: 16)
-        /// A predecessor or a successor has said something, or has ended.
+        /// The predecessor or a successor has sent something, or has ended.
         static let upgrade = Ready(rawValue: 32 | 64)
     }
 
-    /// Waits for something to do, but no longer than `until`.
+    /// Waits for an event, but not beyond `until`.
     ///
     /// - Parameters:
-    ///   - work: the descriptor of what the server is there for, or -1.
-    ///   - isBusy: there is something to do already: only looks.
-    ///   - isHolding: somebody is still to be served.
+    ///   - work: the server's own descriptor, or -1.
+    ///   - isBusy: whether there is work already: then it polls without waiting.
+    ///   - isHolding: whether clients are held that must still be served.
     func wait(for work: Int32, until: Instant?, isBusy: Bool, isHolding: Bool = false) throws(ForkingError) -> Ready {
         if controlPause.isOver(at: .now) { watchControl() }
         let (readiness, end) = upgradeDescriptors
@@ -213,7 +215,7 @@ final class ServerLoop {
             signals?.rawValue ?? -1, stopSwitch.descriptor.rawValue, children.descriptor.rawValue, work,
             controlDescriptor, readiness, end,
         ]
-        // A hook may have collected the last child, after which nothing would wake us.
+        // A hook may have collected the last child; then no event would wake the loop.
         let isOver = life.state != .serving && isEmpty && !isHolding
         let mine = earlier(earlier(controlPause.until, reports?.next), successor?.deadline)
         let next = earlier(earlier(life.deadline, until), mine)
@@ -223,25 +225,25 @@ final class ServerLoop {
 
     // MARK: Stopping
 
-    /// Does what is not the server's own of a step of stopping.
+    /// Carries out the part of a step of stopping that all servers share.
     func carryOut(_ stop: Lifecycle.Stop) {
         announce(stop)
         guard stop.rest != nil else { return }
-        children.sweep()  // who has ended by himself was not told to: what he left behind is left alone
+        children.sweep()  // a child that has ended by itself was not told to: its leftovers are left alone
         if stop.actions.contains(.terminateChildren) { children.terminateAll() }
         if stop.actions.contains(.killChildren) { children.killAll() }
         life.begin(stop.step, at: .now)
     }
 
-    /// Whether nothing is left to wait for, nor to tell of: a step's sweep may have found the last end. That another
-    /// process is the main one now the manager must have heard before this one ends.
+    /// Whether nothing is left to wait for or to report: a step's sweep may have found the last end. After an upgrade,
+    /// the manager must know the new main process before this one ends.
     private var isEmpty: Bool {
         children.isLifeless && !children.hasReports && (life.standing != .replaced || reports?.isDone ?? true)
     }
 
-    /// What time has brought, in each turn.
+    /// Handles the deadline of a stop, in each turn.
     ///
-    /// - Parameter isHolding: somebody is still to be served.
+    /// - Parameter isHolding: whether clients are held that must still be served.
     func fireTimers(_ now: Instant, isHolding: Bool = false) -> Lifecycle.Due? {
         guard life.deadline != nil else { return nil }
         let due = life.fireTimers(now, isEmpty: isEmpty && !isHolding)
@@ -249,12 +251,12 @@ final class ServerLoop {
         return due
     }
 
-    /// Throws if somebody is left, now that all is over.
+    /// Throws if children are left after the server has stopped.
     func checkAbandoned() throws(ForkingError) {
         if !abandoned.isEmpty { throw .notEnded(abandoned) }
     }
 
-    /// The loop cannot go on. No child is left behind.
+    /// Called when the loop fails: kills all children and stops.
     func fail() {
         children.killAll()
         _ = try? children.wait(atMost: Lifecycle.patienceWithKernel)

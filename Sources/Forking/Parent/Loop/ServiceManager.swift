@@ -3,34 +3,32 @@
 import CForkCore
 import Glibc
 
-/// The service manager that started this process, if it wants to be told how it does: the protocol of sd_notify(3).
+/// The service manager that started this process, if it expects messages: the protocol of sd_notify(3).
 ///
-/// Parent. Each message opens a socket of its own, so that there is none for children to have.
+/// Parent. Each message opens a socket of its own, so that children inherit none.
 package struct ServiceManager: Sendable {
     private let address: SocketAddress?
 
-    /// How often `WATCHDOG=1` is to be sent, for the manager to know that this process is not stuck: half of the time
-    /// that it is allowed to be silent. Nil if nobody waits for it. sd_watchdog_enabled(3).
+    /// How often to send `WATCHDOG=1`, by which the manager knows that this process is not stuck: half of the interval
+    /// that it allows. Nil if it does not expect that. sd_watchdog_enabled(3).
     package let watchdogInterval: Duration?
 
-    /// The variables, as `NAME=value`, that a successor of this process, of whatever pid, needs to be here in its
-    /// stead.
+    /// The variables, as `NAME=value`, that a successor of this process needs in its environment, whatever its pid.
     package let environment: [String]
 
-    /// Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID out of the environment, so that no program started from here
-    /// takes them for its own. Call it once, before the first thread. What makes no sense is no manager.
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID, and removes them from the environment, so that no program
+    /// started from here uses them. Call it once, before the first thread. Malformed values are ignored.
     package static func take() -> ServiceManager {
         let values = CStrings.managersVariables.map { name in getenv(name).map { String(cString: $0) } }
         for name in CStrings.managersVariables { unsetenv(name) }
         return ServiceManager(socket: values[0], silence: values[1], watched: values[2], pid: forkcore_process())
     }
 
-    /// Whether there is one.
+    /// Whether there is a manager.
     var isThere: Bool { address != nil }
 
     init(socket: String?, silence: String?, watched: String?, pid: ProcessID) {
-        // A path or an abstract name; other managers are reached by `vsock:`, from virtual machines, which we are not
-        // for.
+        // A path or an abstract name. `vsock:` addresses, for managers outside a virtual machine, are not supported.
         let address = socket.flatMap { name in
             name.hasPrefix("/") || name.hasPrefix("@") ? try? SocketAddress(unix: name) : nil
         }
@@ -39,7 +37,7 @@ package struct ServiceManager: Sendable {
             (watchdogInterval, environment) = (nil, [])
             return
         }
-        let microseconds = silence.flatMap { UInt64($0) } ?? 0  // the highest number stands for ever
+        let microseconds = silence.flatMap { UInt64($0) } ?? 0  // the highest number means no limit
         guard microseconds > 0, microseconds < .max, watched == nil || watched == String(pid) else {
             (watchdogInterval, environment) = (nil, ["NOTIFY_SOCKET=\(socket)"])
             return
@@ -48,12 +46,12 @@ package struct ServiceManager: Sendable {
         environment = ["NOTIFY_SOCKET=\(socket)", "WATCHDOG_USEC=\(microseconds)"]
     }
 
-    /// What has become of a message.
+    /// The result of sending a message.
     package enum Outcome {
         case sent
-        /// Its queue is full, or something is short here.
+        /// The manager's queue is full, or memory or descriptors are short here.
         case later
-        /// There is no manager, or nobody where it was.
+        /// There is no manager, or none listens any more.
         case never
     }
 

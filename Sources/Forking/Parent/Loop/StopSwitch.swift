@@ -4,12 +4,12 @@ import CForkCore
 import Glibc
 public import SystemPackage
 
-/// Asks a server to stop: from any thread, from a hook, before it serves or while it does. It takes effect at once.
+/// Asks a server to stop: from any thread, from a hook, before it serves or while it serves. The server stops at once.
 ///
-/// A signal handler writes `word(for:)`, put aside before, to `descriptor` by write(2), which is async-signal-safe;
-/// this type's Swift methods are not. In a child they do nothing: a child cannot stop its parent's server.
+/// A signal handler must not call this type's methods. It can write `word(for:)`, computed before, to `descriptor` with
+/// write(2), which is async-signal-safe. In a child the methods do nothing: a child cannot stop its parent's server.
 public final class StopSwitch: Sendable {
-    /// An eventfd(2), non-blocking. It stays the switch's. Children do not have it.
+    /// A non-blocking eventfd(2). The switch owns it. Children do not have it.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: event.rawValue) }
 
     private let event: ParentDescriptor
@@ -19,13 +19,13 @@ public final class StopSwitch: Sendable {
         event = try ParentDescriptor("eventfd", forkcore_event_open)
     }
 
-    /// Asks for a step. Asking for one that was passed already changes nothing.
+    /// Asks for a step of stopping. Has no effect if the server has already reached that step. Any thread.
     public func stop(_ step: StopStep = .drain) {
         guard owner == forkcore_process() else { return }
         forkcore_event_add(descriptor.rawValue, Self.word(for: step))
     }
 
-    /// The eight bytes that ask for a step when they are written to `descriptor`.
+    /// The value that requests a step when its eight bytes are written to `descriptor`.
     public static func word(for step: StopStep) -> UInt64 {
         switch step {
         case .drain: FORKCORE_STOP_DRAIN
@@ -34,7 +34,7 @@ public final class StopSwitch: Sendable {
         }
     }
 
-    /// Parent: the hardest step that was asked for since the last look.
+    /// Parent: takes the hardest step that was requested since the last call.
     func take() -> StopStep? {
         let sum = forkcore_event_take(descriptor.rawValue)
         return [StopStep.kill, .terminate, .drain].first { sum >= Self.word(for: $0) }

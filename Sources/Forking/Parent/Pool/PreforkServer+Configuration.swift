@@ -3,68 +3,73 @@
 extension PreforkServer {
     /// How a pool of workers behaves.
     public struct Configuration: Sendable {
-        /// How many workers there are, at least 1: by default one per core that this process may use, as its affinity
-        /// and its control groups say.
+        /// The number of workers, at least 1. By default, one for each core that this process may use, according to its
+        /// CPU affinity and its control groups.
         public var workers = UsableCores.count
-        /// With more than `workers`, the pool grows up to this while no worker is idle and clients are queued, and
-        /// shrinks back slowly. SIGTTIN and SIGTTOU move both. Nil: no more than `workers`.
+        /// If larger than `workers`: the pool grows up to this number while no worker is idle and clients are queued,
+        /// and shrinks back slowly. SIGTTIN and SIGTTOU change both bounds. Nil: the pool does not grow.
         public var maxWorkers: Int?
-        /// How long a new worker may take to be ready; then it is killed, and counts as one that failed.
+        /// How long a new worker may take to be ready. After that it is killed, and counts as a failure.
         public var startTimeout: Duration = .seconds(30)
-        /// After so many workers in a row that failed before they were ready, or before their first request, the server
-        /// gives up: it stops, and `serve()` throws. Nil: it goes on for ever, at longer and longer intervals.
+        /// After this many failures in a row the server gives up: it stops, and `serve()` throws. A worker fails if it
+        /// ends before it was ready, or before its first request. Nil: the server retries forever, at longer and longer
+        /// intervals.
         public var maxFailures: Int?
-        /// After so many requests a worker is replaced, give or take a tenth, so that not all are at once. Nil: never.
+        /// A worker is replaced after this many requests, plus or minus a tenth, so that not all are replaced at the
+        /// same time. Nil: never.
         public var maxRequests: Int?
-        /// After this time a worker is replaced, give or take a tenth. Nil: never.
+        /// A worker is replaced after this time, plus or minus a tenth. Nil: never.
         public var maxAge: Duration?
-        /// A worker that has more memory than this is replaced, in KiB: its proportional set size, in which what
-        /// several processes share is divided among them. Nil: never.
+        /// A worker that uses more memory than this, in KiB, is replaced. The measure is the proportional set size,
+        /// which divides shared pages among the processes that share them. Nil: never. See proc_pid_smaps(5).
         public var maxMemoryKiB: Int?
-        /// How long a request may take; a worker that serves one for longer gets SIGABRT, `child.killTimeout` later
-        /// SIGKILL, and is replaced, whatever else it serves. While the server stops, `drain` is the limit instead;
-        /// while the worker is being replaced, see `replacementDrainTimeout`. Nil: as long as it likes.
+        /// How long a request may take. A worker that serves one for longer gets SIGABRT, `child.killTimeout` later
+        /// SIGKILL, and is replaced, whatever else it serves. While the server stops, `drainTimeout` is the limit
+        /// instead; while the worker is being replaced, see `replacementDrainTimeout`. Nil: no limit.
         public var requestTimeout: Duration?
-        /// How long a worker that is taken out while the server serves – replaced, one too many, or sent SIGTERM – may
-        /// go on with what it has begun; then it gets SIGTERM, and `child.killTimeout` later SIGKILL. Nil: each request
-        /// has all of its `requestTimeout`, and connections without one are ended after that time, or after `drain` if
-        /// it is longer or there is no `requestTimeout`. While the server stops, `drain` is the limit.
+        /// How long a worker may continue with its requests after it was taken out of service while the server serves:
+        /// because it is replaced, is one too many, or got SIGTERM. Then it gets SIGTERM, and `child.killTimeout` later
+        /// SIGKILL. Nil: each request has all of its `requestTimeout`, and other connections end after `requestTimeout`
+        /// or `drainTimeout`, whichever is longer. While the server stops, `drainTimeout` is the limit.
         public var replacementDrainTimeout: Duration?
-        /// How long a worker may go without `Worker.sendHeartbeat()`; then as for `requestTimeout`. One that waits in
-        /// `Worker.accept()`, as handlers' do, need not; a client that is accepted is a beat. Nil: it need not.
+        /// How long a worker may go without `Worker.sendHeartbeat()`. After that it is ended as described at
+        /// `requestTimeout`. A worker that waits in `Worker.accept()`, as handlers' workers do, need not send one; an
+        /// accepted client counts as one. Nil: no limit.
         public var heartbeatTimeout: Duration?
-        /// How many workers are replaced at the same time when they all are, by SIGHUP, and otherwise at most.
+        /// The maximum number of workers that are replaced at the same time.
         public var maxReplacedAtOnce = 1
-        /// What counts as a request where a handler serves.
+        /// What counts as a request. Used only if the server has a handler.
         public var requestUnit = RequestUnit.connection
-        /// How long one read or write of a connection may wait for the peer; nil: for ever. SO_RCVTIMEO and
-        /// SO_SNDTIMEO, of the listeners and so of what they accept. Only where a handler serves.
+        /// How long one read or write of a connection may wait for the peer. Nil: forever. Used only if the server has
+        /// a handler. Connections inherit it from the listeners: SO_RCVTIMEO and SO_SNDTIMEO in socket(7).
         public var ioTimeout: Duration?
-        /// Sends small writes at once. TCP_NODELAY, of the listeners and so of what they accept; for TCP alone.
+        /// Sends small writes at once. TCP only; connections inherit it from the listeners: TCP_NODELAY in tcp(7).
         public var noDelay = false
-        /// Signals that stop the server: the first drains, the second terminates, the third kills. SIGHUP, SIGTTIN,
-        /// SIGTTOU and SIGUSR2 have meanings of their own.
+        /// Signals that stop the server: the first drains, the second terminates, the third kills. SIGQUIT does the
+        /// same, unless a hook takes it, it is ignored, or this set is empty. SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2
+        /// cannot be among them.
         public var stopSignals: Set<Signal> = [.terminate, .interrupt]
-        /// How long workers may go on with what they have begun once the server stops; then they get SIGTERM, and
+        /// How long workers may continue with their requests once the server stops; then they get SIGTERM, and
         /// `child.killTimeout` later SIGKILL.
         public var drainTimeout: Duration = .seconds(10)
-        /// Whether a worker that is ended because it is stuck says on stderr where it stands, in some lines.
-        /// backtrace(3).
+        /// Whether a worker that is ended because it is stuck prints a short backtrace to stderr. backtrace(3).
         public var printsStuckBacktrace = false
-        /// How the workers are set up and bounded. They have no `timeout`, but `maxAge`; and may always start threads.
+        /// How the workers are set up and limited. `timeout` must be nil: `maxAge` takes its place. `allowsThreads`
+        /// must be false; workers may always start threads.
         public var child = ChildOptions()
 
-        /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
+        /// See `ChildTable.reapStrangers()`. Only for a program that has no children other than the server's.
         public var reapsStrangers = false
 
-        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is
-        /// made as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
+        /// A Unix socket on which the server reports its processes to clients such as `forkserve status`. The server
+        /// makes it when it begins to serve, with permissions for this user alone, and removes it at the end. Nil:
+        /// none.
         public var control: SocketAddress?
 
-        /// The defaults, as said at each property.
+        /// Creates a configuration with the defaults.
         public init() {}
 
-        /// The most workers that SIGTTIN can ask for.
+        /// The maximum number of workers, which SIGTTIN cannot exceed either.
         static let ceiling = 1024
 
         func checked() throws(ForkingError) -> Configuration {
@@ -96,17 +101,17 @@ extension PreforkServer {
             try child.check()
             guard child.timeout == nil else {
                 throw .invalid(
-                    "child.timeout is for other children: maxAge bounds a worker's age, requestTimeout a request")
+                    "child.timeout is not for workers: use maxAge for a worker's age, requestTimeout for a request")
             }
             guard child.diesWithParent, !child.allowsThreads else {
                 throw .invalid(
                     "workers die with their server, which has one thread: "
-                        + "child.diesWithParent is true, and child.allowsThreads is false")
+                        + "child.diesWithParent must be true, and child.allowsThreads must be false")
             }
             return self
         }
 
-        /// The children's options, with what is the default for workers.
+        /// The children's options, with the default containment of workers.
         var childOptions: ChildOptions {
             var options = child
             options.containment = child.containment ?? .session
@@ -127,18 +132,18 @@ extension PreforkServer {
         }
     }
 
-    /// What counts as a request, for `maxRequests` and `requestTimeout`, where a handler serves.
+    /// What counts as a request for `maxRequests` and `requestTimeout`, if the server has a handler.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
     public enum RequestUnit: Sendable {
-        /// Each connection is one, from when it is accepted until it is closed.
+        /// Each connection is one request, from accept until close.
         case connection
-        /// What the handler says, by `Worker.beginRequest(from:)`. So a client that sends nothing keeps a worker for
-        /// `ioTimeout`, but does not make it look stuck.
+        /// The handler declares requests with `Worker.beginRequest(from:)`. So a client that sends nothing can keep a
+        /// worker busy for `ioTimeout`, but does not make it look stuck.
         case declared
     }
 
-    /// What is taken as an event whatever `stopSignals` says.
+    /// The signals that the pool takes whatever `stopSignals` contains.
     static let ownSignals: Set<Signal> = [.hangup, .ttyInput, .ttyOutput, .userDefinedTwo]
 }

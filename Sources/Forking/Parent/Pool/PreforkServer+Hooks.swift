@@ -3,31 +3,31 @@
 extension PreforkServer {
     /// Callbacks that customise a `PreforkServer`. Each says in which process it runs.
     ///
-    /// Those in the parent are given the server. They delay the workers' supervision while they run. Of the server they
-    /// may read everything, and call `stop()`.
+    /// Hooks in the parent get the server as an argument. Workers are not supervised while one runs. It may read all of
+    /// the server, and call `stop()`.
     public struct Hooks {
-        /// Parent: before the first worker, and again before SIGHUP replaces them all. What is loaded here is there in
-        /// each worker, and in memory but once. It may start no thread. When it throws, at first `serve()` does, and on
-        /// SIGHUP the workers stay.
+        /// Parent: runs before the first worker is forked, and again before SIGHUP replaces all workers. Each worker
+        /// shares the memory that it loads. It must not start a thread. If it throws at the start, `serve()` throws; on
+        /// SIGHUP, the old workers stay.
         public var beforeFork: (PreforkServer) throws -> Void = { _ in }
-        /// Parent: something happened. By default one line on stderr for whatever is not as it should be. What `print`
-        /// says is late where stdout is a file or a pipe, unless it is flushed, and waits for its reader; `Lines.tell`
-        /// does neither.
+        /// Parent: receives each event. By default, one line on stderr for each event that is trouble (`isTrouble`).
+        /// `print` is buffered if stdout is a file or a pipe, and waits while a pipe is full; `Lines.tell` does
+        /// neither.
         public var onEvent: (PreforkServer, Event) -> Void = { _, event in
             if event.isTrouble { Lines.tell(event.description) }
         }
-        /// Parent: further signals to take as readable events while serving, and what to do then. Those that the pool
-        /// has a use for itself, SIGHUP, SIGTTIN, SIGTTOU and SIGUSR2, cannot be among them.
+        /// Parent: further signals to take as events while serving, and the code to run for each. SIGHUP, SIGTTIN,
+        /// SIGTTOU and SIGUSR2 cannot be among them, because the pool takes them itself.
         public var signals: [Signal: (PreforkServer) -> Void] = [:]
-        /// Worker: a handler threw. The connection is still open. By default one line on stderr, with the peer, unless
-        /// it was the peer's doing (`isPeersDoing`).
+        /// Worker: a handler threw. The connection is still open. By default, one line on stderr, with the peer, unless
+        /// the peer caused the error (`isPeersDoing`).
         public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
-        /// The defaults: what goes wrong is said on stderr.
+        /// Creates the default hooks: trouble is reported on stderr.
         public init() {}
     }
 
-    /// What happens in a pool, as its parent sees it.
+    /// An event in a pool, as its parent sees it.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
@@ -36,63 +36,65 @@ extension PreforkServer {
         case serving([SocketAddress])
         /// A worker was forked.
         case forked(ProcessID, number: Int)
-        /// A worker serves.
+        /// A worker reported that it is ready.
         case ready(ProcessID, number: Int)
-        /// A worker is to drain, for this reason.
+        /// A worker was asked to drain, or drains by itself, for this reason.
         case draining(ProcessID, DrainReason)
-        /// A worker has ended and was reaped.
+        /// A worker ended and was reaped.
         case ended(ChildExit, WorkerEnd)
-        /// No worker could be forked; it is tried again.
+        /// No worker could be forked. The pool retries.
         case forkFailed(ForkingError)
-        /// A worker was not ready in time, and is killed.
+        /// A worker was not ready within `Configuration.startTimeout`, and is killed.
         case notReady(ProcessID)
-        /// A worker has been busy, or silent, for too long, and is ended. The peer is whom it served last.
+        /// A worker was busy for longer than `requestTimeout`, or without a heartbeat for longer than
+        /// `heartbeatTimeout`, and is ended. The peer is the last one that it served.
         case stuck(ProcessID, for: Duration, peer: SocketAddress?)
-        /// A worker that was asked to drain has not ended for so long, and is ended. The peer is whom it served last.
+        /// A worker has not ended so long after it was asked to drain, and is ended. The peer is the last one that it
+        /// served.
         case overdue(ProcessID, DrainReason, after: Duration, peer: SocketAddress?)
-        /// A worker, or somebody else who has it, has shut down the listener on this address; it is listened on again.
+        /// A worker, or another process that shares this listener, had shut it down. The pool listens on it again.
         case listeningAgain(SocketAddress)
-        /// So many workers in a row have failed at their start; the next one is forked after this time.
+        /// This many workers in a row failed at their start. The next one is forked after this pause.
         case crashLoop(failures: Int, pause: Duration)
-        /// There are to be so many workers from now on.
+        /// The number of workers that the pool should have has changed.
         case resized(Int)
         /// All workers are being replaced.
         case replacing
         /// All workers were replaced.
         case replaced
-        /// The workers that are left stay, as no new one could be had.
+        /// A new worker failed, so the remaining old workers stay.
         case replacingFailed(String)
         /// A new program was started on the same sockets.
         case upgrading(ProcessID)
-        /// It serves, and this one drains.
+        /// The new program serves, and this one drains.
         case upgraded(ProcessID)
-        /// It does not, and this one goes on; or it has ended while this one drains.
+        /// The new program does not serve, and this one continues; or the new program ended while this one drains.
         case upgradeFailed(String)
-        /// A step of stopping has begun.
+        /// A step of stopping began.
         case stopping(StopStep)
-        /// These workers are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may
-        /// not be signalled.
+        /// These workers are still alive some time after SIGKILL: they are stuck in the kernel, or this process may not
+        /// signal them.
         case abandoned([ProcessID])
-        /// A worker cannot be ended, or reaped; one that has ended is replaced.
+        /// A worker cannot be ended, or has ended and cannot be reaped. The latter is replaced.
         case trouble(ChildTrouble)
     }
 
-    /// Why a worker is to drain.
+    /// Why a worker drains.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
     public enum DrainReason: Sendable {
-        /// It called `retire()`, or has served `maxRequests`.
+        /// The worker called `retire()`, or has served `maxRequests`.
         case retired
-        /// It is older than `maxAge`.
+        /// The worker is older than `maxAge`.
         case age
-        /// It has more than `maxMemoryKiB`.
+        /// The worker uses more than `maxMemoryKiB`.
         case memory
-        /// All are being replaced.
+        /// All workers are being replaced.
         case replaced
-        /// There are more than there should be.
+        /// The pool has more workers than it should.
         case excess
-        /// It got SIGTERM from somebody else.
+        /// The worker got SIGTERM from another process.
         case signalled
     }
 
@@ -101,22 +103,22 @@ extension PreforkServer {
         @nonexhaustive
     #endif
     public enum WorkerEnd: Sendable {
-        /// It was asked to, or has served and then returned.
+        /// The worker was asked to end, or has served requests and returned.
         case expected
-        /// It was never ready, or never had a request: its successor waits.
+        /// The worker was never ready, or never had a request. The pool waits before it forks another.
         case failedStart
-        /// It crashed, or was killed; its successor was forked at once.
+        /// The worker crashed, or was killed. A replacement is forked at once.
         case crashed
     }
 }
 
 extension PreforkServer {
-    /// Tells whoever wants to know what happens.
+    /// Parent: reports an event to the user's hook.
     func tell(_ event: Event) { hooks.onEvent(self, event) }
 }
 
 extension PreforkServer.DrainReason: CustomStringConvertible {
-    /// In words, for people.
+    /// The reason in words.
     public var description: String {
         switch self {
         case .retired: "it asked to be replaced"
@@ -133,7 +135,7 @@ extension PreforkServer.Event {
     /// Whether a person should see it.
     public var isTrouble: Bool { severity >= .warning }
 
-    /// How bad it is. The life of each worker, of which there are few, is info.
+    /// The severity of the event. There are few workers, so the events of each worker's life are info.
     public var severity: EventSeverity {
         switch self {
         case .serving, .forked, .ready, .draining, .resized, .replacing, .replaced, .upgrading, .upgraded, .stopping:

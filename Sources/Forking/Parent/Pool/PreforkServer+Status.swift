@@ -3,7 +3,7 @@
 import CForkCore
 
 extension PreforkServer: StatusSource {
-    /// What the server and its workers do now. Parent.
+    /// The server's state and its workers'. Parent.
     public var status: ServerStatus { wholeStatus }
 
     var outline: ServerStatus {
@@ -13,7 +13,7 @@ extension PreforkServer: StatusSource {
             wanted: policy.size.wanted)
     }
 
-    /// For the service manager: how it does, in words, and what is another whenever those are.
+    /// A number that changes whenever `reportLine`, for the service manager, changes.
     var reportState: Int? {
         guard loop.life.state == .serving else { return ~policy.workers.count }
         return (policy.readyCount << 11 | policy.size.wanted) << 1 | (policy.isReplacingAll ? 1 : 0)

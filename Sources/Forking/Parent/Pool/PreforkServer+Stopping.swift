@@ -8,7 +8,7 @@ extension PreforkServer {
         policy.stop()
         let areServed = stop.actions.contains(.acceptWaiting) && canServeWaiting
         if areServed { for link in links.values { link.slot.offerLastClients() } }
-        // Each is asked before the sockets stop: it shall not take that for an error.
+        // Ask each worker before the sockets stop listening, so that no worker takes that for an error.
         for pid in links.keys { links[pid]?.askToDrain() }
         if stop.step > .drain { for link in links.values { link.slot.askToDrain(atOnce: true) } }
         if areServed {
@@ -25,12 +25,12 @@ extension PreforkServer {
         loop.carryOut(stop)
     }
 
-    /// Whether there are workers who serve those who wait now, on sockets that nobody goes on with.
+    /// Whether workers can serve the clients in the queues of sockets on which no other process goes on to serve.
     private var canServeWaiting: Bool {
         links.values.contains { $0.slot.fields.takesFromQueue.load(ordering: .relaxed) }
     }
 
-    /// Passes on as many of those who waited as there is room for.
+    /// Passes on as many of the clients that waited as the queue has room for.
     func passOnLastClients(_ now: Instant) {
         passOnPause.end()
         if lastClients.passOn() { passOnPause.begin(until: now + Admission.pause) }

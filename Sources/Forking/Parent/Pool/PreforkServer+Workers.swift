@@ -9,12 +9,12 @@ extension PreforkServer {
         case body((Worker) throws -> Void)
     }
 
-    /// What the parent holds of a worker.
+    /// The parent's resources for a worker.
     struct WorkerLink {
         let slot: ScoreboardSlot
-        /// Closed, it asks the worker to drain.
+        /// Closing it asks the worker to drain.
         var lifeline: ParentDescriptor?
-        /// Closed, as it is when the parent ends, it ends the worker.
+        /// Closing it ends the worker. The kernel closes it when the parent dies.
         let tie: ParentDescriptor
 
         mutating func askToDrain() {
@@ -25,7 +25,7 @@ extension PreforkServer {
 
     // MARK: Supervising
 
-    /// Parent: brings the pool to what it should be.
+    /// Parent: compares the pool with what it should be, and acts on the difference.
     func reconcile(_ now: Instant) {
         for pid in policy.takeWeighing(now) where isTooLarge(pid) { policy.noteTooLarge(pid) }
         carryOut(
@@ -34,7 +34,7 @@ extension PreforkServer {
         )
     }
 
-    /// What the workers say of themselves, in the policy's order.
+    /// The workers' scoreboard slots as read now, in the policy's order.
     func snapshots(_ now: Instant) -> [WorkerSnapshot] {
         policy.workers.map { links[$0.pid]!.slot.read(startedAt: $0.startedAt, now: now) }
     }
@@ -46,7 +46,7 @@ extension PreforkServer {
         return size > limit
     }
 
-    /// Does what the policy has decided. No longer than the server serves is anybody forked.
+    /// Carries out the policy's decisions. Workers are forked only while the server serves.
     func carryOut(_ actions: [PoolPolicy.Action], _ now: Instant) {
         for action in actions {
             switch action {
@@ -56,7 +56,7 @@ extension PreforkServer {
             case .terminate(let pid):
                 links[pid]?.slot.askToDrain(atOnce: true)
                 children.signal(.terminate, to: pid, group: true)
-                children.signal(.continue, to: pid, group: true)  // one that was stopped would not see it
+                children.signal(.continue, to: pid, group: true)  // a stopped worker does not handle SIGTERM
             case .abort(let pid): children.signal(.abort, to: pid)
             case .kill(let pid): children.signal(.kill, to: pid, group: true)
             case .noteServing:
@@ -71,7 +71,7 @@ extension PreforkServer {
         }
     }
 
-    /// Parent: one was reaped.
+    /// Parent: called when a child was reaped.
     func noteEnd(of exit: ChildExit) {
         guard policy.workers.contains(where: { $0.pid == exit.pid }) else {
             if held.remove(exit.pid) != nil { tell(.ended(exit, .expected)) }
@@ -85,12 +85,14 @@ extension PreforkServer {
         carryOut(actions, now)
     }
 
-    /// A worker is gone. If somebody else had reaped it, another may have its number already, and needs its own link.
+    /// Removes the link of a worker that is gone. If other code has reaped it, another worker may already have its pid,
+    /// and needs its own link.
     private func unlink(_ pid: ProcessID) {
         if !policy.workers.contains(where: { $0.pid == pid }) { links[pid] = nil }
     }
 
-    /// Parent: one cannot be ended, or has ended and cannot be reaped; that one serves no more, and is replaced.
+    /// Parent: called when a worker cannot be ended, or has ended and cannot be reaped. The latter does not serve any
+    /// more, and is replaced.
     func note(_ trouble: ChildTrouble) {
         let isServing = loop.life.state == .serving
         if case .held(let pid, _) = trouble, policy.forget(pid, isServing: isServing, at: .now) {
@@ -100,8 +102,8 @@ extension PreforkServer {
         tell(.trouble(trouble))
     }
 
-    /// Parent: a worker can shut down the sockets that all of them share. Those that can be are listened on again; a
-    /// service that nobody can reach any more is none, and ends.
+    /// Parent: listens again on the sockets that a worker has shut down, which it can because all processes share them.
+    /// If that fails, no client can connect any more, and the server stops.
     func keepListening() {
         do throws(ForkingError) {
             _ = try listeners.listenAgain { tell(.listeningAgain($0)) }
@@ -113,13 +115,14 @@ extension PreforkServer {
 
     /// SIGHUP: replaces all workers.
     func replaceAll() {
-        // Before anything can fail: with Type=notify-reload the manager waits for this, and for what ends it.
+        // Sent before anything can fail: with Type=notify-reload the manager waits for this message, and for the one
+        // that ends the reload.
         loop.tellManager("RELOADING=1\nMONOTONIC_USEC=\(Instant.now.nanoseconds / 1000)")
         do {
             try hooks.beforeFork(self)
         } catch {
             tell(.replacingFailed("\(error)"))
-            // One that is going on already will say so itself.
+            // A replacement that is already in progress sends this itself at its end.
             if !policy.isReplacingAll { loop.tellManager("READY=1") }
             return
         }
@@ -177,7 +180,7 @@ extension PreforkServer {
         return UInt64(limit - tenth) + UInt64.random(in: 0...2 * UInt64(tenth))
     }
 
-    /// Give or take a tenth.
+    /// `time`, plus or minus a tenth.
     private func scattered(_ time: Duration) -> Duration {
         let tenth = time.inNanoseconds / 10
         let (sum, overflow) = time.inNanoseconds.addingReportingOverflow(Int64.random(in: -tenth...tenth))

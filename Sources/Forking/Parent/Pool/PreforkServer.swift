@@ -3,11 +3,11 @@
 import CForkCore
 import SystemPackage
 
-/// A pool of worker processes that serve on shared listeners, kept at full strength.
+/// A pool of worker processes that serve on shared listeners. The server replaces workers that end.
 ///
-/// A trap, a crash or an endless loop costs the requests that one worker was serving; it is replaced. The parent runs
-/// no handler, accepts nobody but those who wait as it stops, and is single-threaded; in a worker everything is
-/// allowed: threads, tasks, event loops.
+/// A trap, crash or endless loop affects only the requests that its worker is serving, and the worker is replaced. The
+/// parent is single-threaded, runs no handler, and accepts no clients, except those in the listen queues when it stops.
+/// A worker may use threads, tasks and event loops.
 ///
 /// ```swift
 /// let address = try SocketAddress(parsing: "127.0.0.1:7777")
@@ -20,54 +20,55 @@ import SystemPackage
 /// try server.serve()
 /// ```
 ///
-/// Here the closure serves a connection. With `PreforkServer(workers:)` it is the whole of a worker.
+/// Here the closure serves one connection. With `PreforkServer(workers:)` it is the whole body of a worker.
 ///
-/// While it serves, SIGTERM and SIGINT drain, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU add and take
-/// one, and SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
+/// While the server serves, SIGTERM and SIGINT drain it, SIGHUP replaces all workers one by one, SIGTTIN and SIGTTOU
+/// add and remove one, and SIGUSR2 starts the program anew on the same sockets. See docs/SIGNALS.md.
 public final class PreforkServer {
-    /// As it was given; it cannot change any more.
+    /// The configuration passed to the initializer.
     public let configuration: Configuration
-    /// Set them before serving.
+    /// Callbacks. Set them before serving.
     public var hooks: Hooks
-    /// Stops the server from any thread; it may outlive it.
+    /// Stops the server from any thread. It may outlive the server.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
-    /// The workers, and whatever else is forked in it.
+    /// The workers, and other children that the parent forks in this table.
     public var children: ChildTable { loop.children }
-    /// Where clients come to.
+    /// The addresses of the listeners. Empty once the server has stopped accepting.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop. It is in several files: this one waits, +Workers forks and does what `policy` decides,
-    // +Stopping ends, +Status tells. What it shares with a `ForkingServer` is in LoopServer.
+    // The state of the loop, which spans several files: this one waits for events, +Workers forks and carries out what
+    // `policy` decides, +Stopping stops, +Status reports. LoopServer has the code shared with a `ForkingServer`.
     let loop: ServerLoop
     let service: Service
-    /// Where it runs.
+    /// The stack that the loop runs on.
     let stack = ParentStack()
-    /// Workers wake the parent by it.
+    /// Workers wake the parent through this.
     private(set) var wakeEvent: WakeEvent
     var listeners: [SharedListener] = []
     var lastClients: LastClients
-    /// Until it is tried again to pass on those of them for whom there was no room.
+    /// The pause before the parent retries to pass on clients for whom the queue had no room.
     var passOnPause = Pause()
     var policy: PoolPolicy
-    /// For each of the policy's workers.
+    /// The parent's resources for each of the policy's workers.
     var links: [ProcessID: WorkerLink] = [:]
-    /// Those that have ended, and cannot be reaped.
+    /// Workers that have ended and cannot be reaped.
     var held: Set<ProcessID> = []
     private var stopSignals: Set<Signal> = []
-    /// What workers do not heed, as it is meant for the parent.
+    /// Signals that workers ignore because they are meant for the parent.
     private(set) var heedless: SignalSet = []
-    /// Why it stops, if not because it was asked to.
+    /// The error that made the server stop. Nil if it was asked to stop.
     var failure: ForkingError?
 
-    /// A pool whose workers serve one connection after the other.
+    /// Creates a pool whose workers serve one connection after the other.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - handler: runs in a worker for each connection, which is closed when it returns or throws. One that serves
-    ///     several requests on a connection looks at `Worker.isDraining` between them.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - handler: runs in a worker for each connection, which is closed when the handler returns or throws. A handler
+    ///     that serves several requests on a connection should check `Worker.isDraining` between them.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid or the listener is for datagrams;
+    ///   `.system` if a system call fails.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(), handler: @escaping (inout Connection, Worker) throws -> Void
@@ -75,16 +76,16 @@ public final class PreforkServer {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
 
-    /// A pool whose workers serve on the listeners by themselves: with an event loop, with threads.
+    /// Creates a pool whose workers accept clients from the listeners themselves, with an event loop or threads.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - body: runs in a worker. It says `Worker.notifyReady()` once it serves, and returns when it was asked to
-    ///     drain
-    ///     and has done so; the process then ends with status 0, or with 1 if it throws.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - body: runs in a worker. It calls `Worker.notifyReady()` once it serves. When asked to drain, it finishes its
+    ///     requests and returns. The process then exits with status 0, or with 1 if the body throws.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid or the listener is for datagrams;
+    ///   `.system` if a system call fails.
     public convenience init(
         workers listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(), body: @escaping (Worker) throws -> Void
@@ -102,7 +103,7 @@ public final class PreforkServer {
         policy = PoolPolicy(configuration.rules, size: configuration.size)
         wakeEvent = try WakeEvent()
         lastClients = try LastClients()
-        // Each worker may be there twice: it drains, and its successor serves.
+        // A worker and its replacement can be alive at the same time: one drains while the other serves.
         loop = try ServerLoop(
             ChildTable(maxChildren: 2 * Configuration.ceiling),
             Lifecycle(drainTimeout: configuration.drainTimeout, killTimeout: configuration.child.killTimeout))
@@ -114,15 +115,16 @@ public final class PreforkServer {
 
     deinit { stack.close() }
 
-    /// Has the workers serve on one more listener. Parent, before serving.
+    /// Adds a listener, on which all workers serve. Parent, before serving.
     ///
-    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams, or while it serves.
+    /// - Throws: `ForkingError.Code.invalid` if the listener is for datagrams, or if the server is serving; `.system`
+    ///   if a system call fails.
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
         guard !listener.isDatagram else {
-            throw .invalid("the listener on \(listener.address) is for datagrams, and workers accept connections")
+            throw .invalid("the listener on \(listener.address) is for datagrams, and workers need connections")
         }
-        // What a listener is set to, its connections are; but for those of Unix sockets.
+        // Connections inherit these options from their listener, except on Unix sockets.
         if !listener.address.isUnix {
             let descriptor = listener.descriptor.rawValue
             if configuration.noDelay { try check(forkcore_set_no_delay(descriptor, true), "setsockopt") }
@@ -135,15 +137,16 @@ public final class PreforkServer {
 
     // MARK: Serving
 
-    /// Serves until the server was stopped; then nothing of it is left alive.
+    /// Serves until the server is stopped and its workers have ended.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, and `Configuration.stopSignals`, SIGHUP,
-    /// SIGTTIN, SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events.
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored; `Configuration.stopSignals`, SIGHUP, SIGQUIT,
+    /// SIGTTIN, SIGTTOU, SIGUSR2 and the signals of `hooks` are taken as events; the service manager is notified of the
+    /// server's state; and clients of `Configuration.control` are sent its status.
     ///
     /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
-    ///   stopped before, or if `hooks.beforeFork` throws; `.crashLoop` if it gives up; `.system` if waiting fails for
-    ///   good, after the workers were killed; `.notEnded` if the server has stopped, but some workers could not be
-    ///   ended.
+    ///   stopped before, or if `hooks.beforeFork` throws; `.crashLoop` if the server gives up after
+    ///   `Configuration.maxFailures`; `.system` if waiting fails permanently, after the workers were killed;
+    ///   `.notEnded` if the server has stopped, but some workers could not be ended.
     public func serve() throws(ForkingError) {
         try configuration.childOptions.tryConfinement()
         try children.contain(configuration.childOptions)
@@ -152,7 +155,7 @@ public final class PreforkServer {
         do {
             try hooks.beforeFork(self)
         } catch {
-            throw .invalid("the server could not be prepared: \(error)")
+            throw .invalid("the hook before the fork failed: \(error)")
         }
         try InheritedSockets.closeUnclaimed()
         do throws(ForkingError) {
@@ -169,15 +172,15 @@ public final class PreforkServer {
         try loop.checkAbandoned()
     }
 
-    /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.
+    /// Asks the server to stop. Call it from a hook or the parent's own code; other threads use `stopSwitch`.
     public func stop(_ step: StopStep = .drain) { stopSwitch.stop(step) }
 
     // MARK: The loop
 
-    /// One turn: what is to be done for the workers, then wait, signals, exits, time.
+    /// One turn: updates the workers, waits, then handles signals, exits and timers.
     private func turn() throws(ForkingError) {
         if loop.life.state == .serving { keepListening() }
-        if loop.life.state == .serving { reconcile(.now) }  // unless nobody can reach it any more
+        if loop.life.state == .serving { reconcile(.now) }  // keepListening may have stopped it
         loop.report(reportState, { reportLine })
         let ready = try loop.wait(
             for: wakeEvent.descriptor,

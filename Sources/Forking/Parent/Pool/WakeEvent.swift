@@ -2,37 +2,37 @@
 
 import CForkCore
 
-/// What workers wake their parent by: an eventfd(2) each, which nobody else has. Whatever a worker does with its own,
-/// it is the others' that are heard.
+/// How workers wake their parent. Each has an eventfd(2) of its own, so that none can suppress the events of the
+/// others.
 ///
-/// Parent. It does not read them: a worker could have made that wait. And as nothing says which of them are only noise,
-/// it looks so often a second, and then after pauses.
+/// Parent. It does not read the eventfds, because a worker could make the read wait. It cannot tell which events
+/// matter: so after a number of wake-ups in a second, it pauses between them.
 struct WakeEvent: ~Copyable {
-    /// The looks in a second that follow one another without a pause.
+    /// The number of wake-ups in a second without a pause between them.
     private static let looksWithoutPause = 100
     private static let pauseBetweenLooks = Duration.milliseconds(20)
 
     private let poll: ParentDescriptor
     private var second = Instant.now
     private var looks = 0
-    /// Until the next look.
+    /// The pause until the eventfds are polled again.
     private(set) var pause = Pause()
 
     init() throws(ForkingError) {
         poll = try ParentDescriptor("epoll_create1", forkcore_poll_open)
     }
 
-    /// What to wait for; -1 during a pause.
+    /// The descriptor to poll; -1 during a pause.
     var descriptor: Int32 { pause.isOn ? -1 : poll.rawValue }
 
-    /// One for a worker that is about to be forked. It is heard of as long as somebody has it.
+    /// Makes the eventfd of a worker that is about to be forked. It is polled as long as a process has it open.
     func bell() throws(ForkingError) -> OwnedDescriptor {
         let bell = try OwnedDescriptor("eventfd", forkcore_event_open)
         try check(forkcore_poll_add_edge(poll.rawValue, bell.rawValue, 0), "epoll_ctl")
         return bell
     }
 
-    /// There is news, for which all workers will be looked at.
+    /// Takes a wake-up. The caller then checks all workers.
     mutating func take(_ now: Instant) {
         var tokens = InlineArray<16, UInt64>(repeating: 0)
         var span = tokens.mutableSpan

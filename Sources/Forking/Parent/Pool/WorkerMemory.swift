@@ -2,26 +2,26 @@
 
 import SystemPackage
 
-/// What a worker's memory comes to.
+/// Measures the memory of a worker.
 package enum WorkerMemory {
-    /// A process's proportional set size in KiB: its own pages, and its share of those that others have too, as a fork
-    /// leaves most. Nil if the process is gone, is a zombie or another user's, or if the kernel does not say (before
-    /// 4.14). /proc/PID/smaps_rollup in proc_pid_smaps(5).
+    /// A process's proportional set size in KiB: its own pages, and its share of the pages that it shares with other
+    /// processes, as it does most after a fork. Nil if the process is gone, is a zombie or another user's, or if the
+    /// kernel does not have the file (before 4.14). /proc/PID/smaps_rollup in proc_pid_smaps(5).
     ///
-    /// Parent. The kernel walks all of the process's pages for it, and waits for one that is changing its mappings:
-    /// some 15 milliseconds for a gigabyte, so it is nothing for every turn.
+    /// Parent. The kernel walks all of the process's pages, and waits while the process changes its mappings. That
+    /// takes some 15 milliseconds for a gigabyte: too long for every turn.
     package static func proportionalSize(of pid: ProcessID) -> Int? {
         let path = "/proc/\(pid)/smaps_rollup"
         guard let file = try? FileDescriptor.open(path, .readOnly, options: .closeOnExec) else { return nil }
         defer { try? file.close() }
-        // It is some 700 bytes, with Pss in the third line; one read tells of one moment.
+        // The text has some 700 bytes, with Pss in the third line. One read gives the values of one moment.
         return withUnsafeTemporaryAllocation(byteCount: 2048, alignment: 1) { buffer in
             guard let count = try? file.read(into: buffer) else { return nil }
             return number(after: "\nPss:", in: UnsafeRawBufferPointer(rebasing: buffer[..<count]))
         }
     }
 
-    /// The figures that follow `word` and spaces.
+    /// The number that follows `word` and spaces.
     static func number(after word: StaticString, in text: UnsafeRawBufferPointer) -> Int? {
         let word = UnsafeRawBufferPointer(start: word.utf8Start, count: word.utf8CodeUnitCount)
         var rest = text[...]

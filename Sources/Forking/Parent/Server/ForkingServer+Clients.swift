@@ -8,7 +8,7 @@ extension ForkingServer {
         case connections((inout Connection) throws -> Void)
         case datagrams((Datagram) throws -> Void)
         case programs((borrowing Connection) throws(ForkingError) -> Program)
-        /// For each listener.
+        /// Returns the program for a listener's address.
         case lending((SocketAddress) throws(ForkingError) -> Program)
 
         var isLending: Bool { if case .lending = self { true } else { false } }
@@ -16,7 +16,7 @@ extension ForkingServer {
         var isOfPrograms: Bool { if case .programs = self { true } else { isLending } }
     }
 
-    /// Takes one client, of those that are held or from the kernel's queue, and has a child made for it.
+    /// Takes one client, from those that are held or from the kernel's queue, and makes a child for it.
     func takeClient() throws(ForkingError) {
         do throws(ForkingError) {
             switch service {
@@ -59,7 +59,7 @@ extension ForkingServer {
         noteClient()
     }
 
-    /// The client stays in the queue, or is held. An exit may free what is short; else it is tried again soon.
+    /// The client stays in the queue, or is held. The server retries when a child has ended, or after a pause.
     private func noteShortage(_ error: ForkingError) {
         if error == .crowded {
             guard admission.noteCrowd(at: .now) else { return }
@@ -72,7 +72,7 @@ extension ForkingServer {
 
     private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { tell(.forked(pid, peer: peer)) }
 
-    /// The client that is held longest, else the next of those that wait at the listeners, if it is welcome.
+    /// The client that was held longest, or else the next one in a listener's queue, unless the verify hook rejects it.
     private func nextClient() throws(ForkingError) -> Connection? {
         guard held.isEmpty else { return nextHeld() }
         guard let connection = try accept() else { return nil }
@@ -96,7 +96,7 @@ extension ForkingServer {
         return nil
     }
 
-    /// The next client that waits at a listener, if there is one.
+    /// The next client in a listener's queue, if there is one.
     private func accept() throws(ForkingError) -> Connection? {
         let socket = try listeners.next()
         guard socket >= 0 else { return nil }
@@ -109,14 +109,14 @@ extension ForkingServer {
         return connection
     }
 
-    /// The next datagram that waits, if there is one.
+    /// The next datagram in a socket's queue, if there is one.
     private func receive() throws(ForkingError) -> Datagram? {
         let socket = try listeners.next()
         guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
         return try shared.listener.receive(limit: configuration.maxDatagramBytes)
     }
 
-    /// Nothing is changed for each client that children have a copy of (see `ParentCell`).
+    /// Avoids writing to memory shared with the children for each client (see `ParentCell`).
     private func noteClient() {
         if !hasTakenClient { hasTakenClient = true }
         idleSince.value = .now
@@ -128,9 +128,10 @@ extension ForkingServer {
         }
     }
 
-    /// What only the start needed need not be copied by each fork. What children need is to be there in the parent.
+    /// Releases the memory that only the start needed, so that forks do not copy it. What children need must be in the
+    /// parent: so the hook runs again.
     private func trimAfterWarmup() {
-        _ = forkcore_trim()  // in a process with threads it is not done, which makes forks dearer, but not wrong
+        _ = forkcore_trim()  // fails in a process with threads: forks then cost more
         do { try hooks.beforeFork(self) } catch { tell(.beforeForkFailed(error)) }
     }
 
@@ -147,10 +148,11 @@ extension ForkingServer {
         } catch {
             try hold(connection, error)
         }
-        // Here the parent's copy of the connection closes. The child's is the only one left.
+        // The parent's copy of the connection closes here. Only the child's is left.
     }
 
-    /// No child could be made for a client. It is held, if there may be one in a moment; else it is sent away.
+    /// No child could be made for a client. Holds the client if a retry may soon succeed; otherwise closes its
+    /// connection.
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
         guard error.isShortage else { return tell(.forkFailed(connection.peer, error)) }
         held.putBack(connection)
@@ -197,7 +199,7 @@ extension ForkingServer {
         return false
     }
 
-    /// There is no other copy of the datagram in this process, or what is wiped at the end would be one.
+    /// Takes the datagram inout, so that this process has no other copy of it: the copy would not be wiped.
     private func serve(_ datagram: inout Datagram) throws(ForkingError) {
         do throws(ForkingError) {
             let pid = try fork(for: datagram)

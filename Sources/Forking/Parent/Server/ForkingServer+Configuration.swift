@@ -6,40 +6,42 @@ import Glibc
 extension ForkingServer {
     /// How a server behaves. The defaults follow Python's `socketserver` where it has an equivalent.
     public struct Configuration: Sendable {
-        /// How many children there are at once, at least 1. Further clients wait in the kernel's queue.
+        /// The maximum number of children at the same time, at least 1. Further clients wait in the kernel's queue.
         public var maxChildren = 40
-        /// How long without a new client until `Hooks.onIdle` runs; nil: never.
+        /// `Hooks.onIdle` runs after this time without a new client. Nil: never.
         public var idleTimeout: Duration? = .seconds(300)
-        /// How long one read or write of a connection may wait for the peer; nil: for ever. `Connection.setTimeout`.
+        /// How long one read or write of a connection may wait for the peer. Nil: forever. See `Connection.setTimeout`.
         public var ioTimeout: Duration?
-        /// Sends small writes at once. TCP_NODELAY; for TCP alone.
+        /// Sends small writes at once. TCP only: TCP_NODELAY in tcp(7).
         public var noDelay = false
-        /// The longest datagram in bytes; of a longer one the rest is lost, and it is marked as truncated.
+        /// The maximum length of a datagram, in bytes. A longer one is cut off and marked as truncated.
         public var maxDatagramBytes = 8192
         /// Signals that stop the server while it serves: the first drains, the second terminates, the third kills. So
-        /// do SIGHUP and SIGQUIT, which would end it with all its clients, unless a hook takes them, they are ignored,
-        /// as by nohup(1), or this is empty.
+        /// do SIGHUP and SIGQUIT, which would otherwise end the server with all its clients. They do not if a hook
+        /// takes them, if they are ignored (nohup(1)), or if this set is empty.
         public var stopSignals: Set<Signal> = [.terminate, .interrupt]
-        /// How long the program that SIGUSR2 starts may take to be ready; then it is ended, and this one goes on.
+        /// How long the program that SIGUSR2 starts may take to be ready. After that it is killed, and this server
+        /// continues.
         public var startTimeout: Duration = .seconds(30)
-        /// How long children may go on once the server stops; then they get SIGTERM, and `child.killTimeout` later
+        /// How long children may continue once the server stops; then they get SIGTERM, and `child.killTimeout` later
         /// SIGKILL.
         public var drainTimeout: Duration = .seconds(10)
-        /// Whether stopping and closing wait for the children, and end them as said above. If not, children are sent
-        /// nothing, and stay unreaped unless `children.collect()` is called. They still die with this process, but for
-        /// `child.diesWithParent`.
+        /// Whether stopping and closing wait for the children, and end them as described above. If false, children are
+        /// sent no signal, and stay unreaped until `children.collect()` is called. They still die with this process,
+        /// unless `child.diesWithParent` is false.
         public var waitsForChildren = true
-        /// How the children are set up and bounded. `child.timeout` is how long one client may be served.
+        /// How the children are set up and limited. `child.timeout` limits how long one client is served.
         public var child = ChildOptions()
 
-        /// See `ChildTable.reapStrangers()`: for a program that has no other children than the server's.
+        /// See `ChildTable.reapStrangers()`. Only for a program that has no children other than the server's.
         public var reapsStrangers = false
 
-        /// A Unix socket on which the server tells who asks, such as `forkserve status`, what its processes do. It is
-        /// made as the server begins to serve, with permissions for this user alone, and removed at the end. Nil: none.
+        /// A Unix socket on which the server reports its processes to clients such as `forkserve status`. The server
+        /// makes it when it begins to serve, with permissions for this user alone, and removes it at the end. Nil:
+        /// none.
         public var control: SocketAddress?
 
-        /// The defaults, as said at each property.
+        /// Creates a configuration with the defaults.
         public init() {}
 
         func checked() throws(ForkingError) -> Configuration {
@@ -59,7 +61,7 @@ extension ForkingServer {
             return self
         }
 
-        /// Throws unless there can be a descriptor for each child that is a program, and some for the server.
+        /// Throws unless RLIMIT_NOFILE allows a descriptor for each child that is a program, and some for the server.
         func checkDescriptors() throws(ForkingError) {
             let others = 16 + Int(FORKCORE_SPAWN_SLOTS)
             var limit = rlimit()
@@ -67,8 +69,8 @@ extension ForkingServer {
             let allowed = Int(clamping: limit.rlim_cur)
             guard maxChildren > max(0, allowed - others) else { return }
             throw .invalid(
-                "maxChildren is \(maxChildren), and the limit of descriptors (ulimit -n) is \(allowed), which are enough for "
-                    + "\(max(0, allowed - others)) children that are programs: lower the one or raise the other")
+                "maxChildren is \(maxChildren), and the limit of descriptors (ulimit -n) is \(allowed), enough for "
+                    + "\(max(0, allowed - others)) programs: lower the number of children or raise the limit")
         }
     }
 }

@@ -3,15 +3,15 @@
 extension ForkingServer {
     /// Callbacks that customise a `ForkingServer`. Each says in which process it runs.
     ///
-    /// Those in the parent are given the server. They delay everybody while they run: they should not wait for
-    /// anything, such as a full pipe (as `print` does; `Lines.tell` does not). Of the server they may read everything,
-    /// and call `stop()`. What they write to, or capture and so retain, is memory that children share: each such page
-    /// is copied once more for each child.
+    /// Hooks in the parent get the server as an argument. No client is served while one runs: it should not wait for
+    /// anything, such as a full pipe (`print` does, `Lines.tell` does not). It may read all of the server, and call
+    /// `stop()`. Memory that it writes to, or captures and so retains, is shared with the children: each such page is
+    /// copied once more for each child.
     public struct Hooks {
-        /// Parent: before the first child is forked, and once more some clients later, when the server has given back
-        /// what only its start needed. What is done here is there in each child, and costs it nothing: a formatter
-        /// made, a table read, the handler's own code run once. If it throws the first time, `serve()` does; the second
-        /// time, it is an event.
+        /// Parent: runs before the first child is forked, and again some clients later, when the server has released
+        /// the memory that only its start needed. Each child has the results, at no further cost: a formatter made, a
+        /// table read, the handler's own code run once. If it throws the first time, `serve()` throws; the second time,
+        /// the server reports an event.
         public var beforeFork: (ForkingServer) throws -> Void = { _ in }
         /// Parent, before fork: whether to serve this connection. If this returns false or throws, the connection is
         /// closed.
@@ -19,68 +19,68 @@ extension ForkingServer {
         /// Parent, before fork: whether to serve this datagram. If this returns false or throws, the datagram is
         /// dropped.
         public var verifyDatagram: (ForkingServer, Datagram) throws -> Bool = { _, _ in true }
-        /// Parent: once in each turn of the loop, before it waits.
+        /// Parent: runs once in each turn of the loop, before it waits.
         public var onTurn: (ForkingServer) -> Void = { _ in }
-        /// Parent: no client has come for `Configuration.idleTimeout`.
+        /// Parent: runs when no client has come for `Configuration.idleTimeout`.
         public var onIdle: (ForkingServer) -> Void = { _ in }
-        /// Parent: something happened. By default one line on stderr for whatever is not as it should be.
+        /// Parent: receives each event. By default, one line on stderr for each event that is trouble (`isTrouble`).
         public var onEvent: (ForkingServer, Event) -> Void = { _, event in
             if event.isTrouble { Lines.tell(event.description) }
         }
-        /// Parent: signals to take as readable events while serving, besides those that stop the server, and what to do
-        /// then, between two clients. It is ordinary code: no restrictions of signal handlers apply. SIGHUP, SIGQUIT
-        /// and SIGUSR2 do then what it says, and nothing else.
+        /// Parent: signals to take as events while serving, besides those that stop the server, and the code to run for
+        /// each, between two clients. That code has no restrictions, unlike a signal handler. An entry for SIGHUP,
+        /// SIGQUIT or SIGUSR2 replaces what the server itself does on that signal.
         public var signals: [Signal: (ForkingServer) -> Void] = [:]
-        /// Child: the handler threw. The connection is still open; the child ends with status 1 after this, even if
-        /// this throws too. By default one line on stderr, with the peer, unless it was the peer's doing
-        /// (`isPeersDoing`): it has gone, or was too slow, as clients do; anybody could fill a disk with those lines.
+        /// Child: the handler threw. The connection is still open. The child then exits with status 1, even if this
+        /// hook throws too. By default, one line on stderr, with the peer, unless the peer caused the error
+        /// (`isPeersDoing`): it disconnected, or was too slow. Otherwise any client could fill a disk with those lines.
         public var onError: (any Error, SocketAddress) throws -> Void = { tellOfError($0, $1) }
 
-        /// The defaults: everybody is served, and what goes wrong is said on stderr.
+        /// Creates the default hooks: each client is served, and trouble is reported on stderr.
         public init() {}
     }
 
-    /// What happens in a server, as its parent sees it.
+    /// An event in a server, as its parent sees it.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
     public enum Event: Sendable {
-        /// The loop has begun: signals are being taken, clients are being served.
+        /// The loop has begun: the server takes signals and serves clients.
         case serving([SocketAddress])
-        /// A child serves this client now.
+        /// A child was made for this client.
         case forked(ProcessID, peer: SocketAddress)
-        /// A child has ended and was reaped.
+        /// A child ended and was reaped.
         case ended(ChildExit)
         /// The verify hook returned false.
         case rejected(SocketAddress)
         /// The verify hook threw.
         case verifyFailed(SocketAddress, any Error)
-        /// The second run of `Hooks.beforeFork` threw: children go on without what it would have made.
+        /// The second run of `Hooks.beforeFork` threw. The server continues without its effects.
         case beforeForkFailed(any Error)
-        /// No child could be made for this client, and there is no point in trying again; its connection was closed.
+        /// No child could be made for this client, and a retry would not help. Its connection was closed.
         case forkFailed(SocketAddress, ForkingError)
-        /// There was no descriptor, no process or no memory for the next client, which waits.
+        /// Descriptors, processes or memory are short for the next client, which waits.
         case shortage(ForkingError)
         /// A new program was started on the same sockets.
         case upgrading(ProcessID)
-        /// It serves, and this one drains.
+        /// The new program serves, and this one drains.
         case upgraded(ProcessID)
-        /// It does not, and this one goes on; or it has ended while this one drains.
+        /// The new program does not serve, and this one continues; or the new program ended while this one drains.
         case upgradeFailed(String)
-        /// Somebody who has this listener, too, had shut it down.
+        /// Another process that shares this listener had shut it down. The server listens on it again.
         case listeningAgain(SocketAddress)
-        /// A step of stopping has begun.
+        /// A step of stopping began.
         case stopping(StopStep)
-        /// These children are alive although they were sent SIGKILL some time ago: the kernel holds them, or they may
-        /// not be signalled.
+        /// These children are still alive some time after SIGKILL: they are stuck in the kernel, or this process may
+        /// not signal them.
         case abandoned([ProcessID])
-        /// A child cannot be ended, or reaped.
+        /// A child cannot be ended or reaped.
         case trouble(ChildTrouble)
 
         /// Whether a person should see it.
         public var isTrouble: Bool { severity >= .warning }
 
-        /// How bad it is.
+        /// The severity of the event.
         public var severity: EventSeverity {
             switch self {
             case .serving, .upgrading, .upgraded, .stopping: .info
@@ -94,9 +94,9 @@ extension ForkingServer {
         private static func isTrouble(_ exit: ChildExit) -> Bool {
             guard !exit.isLeftover else { return exit.reason == .timeout }
             return switch exit.status {
-            case .exited(let code): code > 1 || exit.reason == .timeout  // 1 was explained by the child
-            case .signaled(.brokenPipe, _): false  // its client left first, as clients do
-            case .signaled, .unknown: exit.reason != .stopped  // what a stop ended is no news
+            case .exited(let code): code > 1 || exit.reason == .timeout  // the child has reported 1 itself
+            case .signaled(.brokenPipe, _): false  // its client disconnected first
+            case .signaled, .unknown: exit.reason != .stopped  // a stop ended it, as intended
             }
         }
     }
@@ -128,11 +128,11 @@ extension ForkingServer.Event: CustomStringConvertible {
 }
 
 extension ForkingServer {
-    /// Tells whoever wants to know what happens.
+    /// Parent: reports an event to the user's hook.
     func tell(_ event: Event) { hooks.onEvent(self, event) }
 }
 
-/// Child or worker: what a handler threw, on stderr, unless the peer brought it about.
+/// Child or worker: reports an error that a handler threw, on stderr, unless the peer caused it.
 func tellOfError(_ error: any Error, _ peer: SocketAddress) {
     if (error as? ForkingError)?.isPeersDoing != true { Lines.tell("error while serving \(peer): \(error)") }
 }

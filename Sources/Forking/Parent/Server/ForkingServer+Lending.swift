@@ -4,10 +4,10 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Programs that are given a listener itself, rather than one client of it, as inetd does where `wait` is said. While
-/// such a program is alive, its listener is its own affair.
+/// Lends listeners to programs, as inetd(8) does with `wait`. While such a program is alive, the server does not poll
+/// its listener.
 extension ForkingServer {
-    /// Parent: somebody has come to a listener. A program gets it.
+    /// Parent: a client or a datagram has arrived at a listener. Executes a program on that listener.
     func lend(to program: (SocketAddress) throws(ForkingError) -> Program) throws(ForkingError) {
         let listener = try listeners.next()
         guard let address = listeners.all.first(where: { $0.descriptor == listener })?.address else { return }
@@ -28,19 +28,19 @@ extension ForkingServer {
         tell(.forked(pid, peer: address))
     }
 
-    /// A program that was written for inetd waits in accept(2) itself.
+    /// Makes the listener blocking: a program written for inetd waits in accept(2) itself.
     private static func letWait(on listener: Int32) {
         let flags = fcntl(listener, F_GETFL)
         if flags >= 0, flags & O_NONBLOCK != 0 { _ = fcntl(listener, F_SETFL, flags & ~O_NONBLOCK) }
     }
 
-    /// Those whose programs have ended are looked after again.
+    /// Polls the listeners again whose programs have ended.
     func takeBack(_ now: Instant) {
         for listener in lent.due(at: now) {
             do throws(ForkingError) {
                 try listeners.watch(listener)
             } catch {
-                lent.rest(listener, until: now + Admission.pause)  // no memory: epoll_ctl(2)
+                lent.rest(listener, until: now + Admission.pause)  // epoll_ctl(2) has failed for lack of memory
             }
         }
     }

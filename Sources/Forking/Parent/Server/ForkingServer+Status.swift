@@ -3,7 +3,7 @@
 import CForkCore
 
 extension ForkingServer: StatusSource {
-    /// What the server and its children do now. Parent.
+    /// The server's state and its children's. Parent.
     public var status: ServerStatus { wholeStatus }
 
     var outline: ServerStatus {
@@ -12,8 +12,8 @@ extension ForkingServer: StatusSource {
             phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: configuration.maxChildren)
     }
 
-    /// For the service manager: how it does, in words, and what is another whenever those are; nil while clients wait,
-    /// of whom nothing else tells.
+    /// A number that changes whenever `reportLine`, for the service manager, changes. Nil while clients wait: their
+    /// number can change without another event.
     var reportState: Int? {
         loop.life.state != .serving ? ~children.count : children.isFull || isShort ? nil : children.count
     }

@@ -22,13 +22,13 @@ extension ForkingServer {
         loop.carryOut(stop)
     }
 
-    /// The loop cannot go on. No child is left behind.
+    /// Called when the loop fails: kills all children and stops.
     func fail() {
         stopAccepting(alsoHeld: true)
         loop.fail()
     }
 
-    /// Takes no more clients.
+    /// Stops accepting clients.
     private func stopAccepting(alsoHeld: Bool) {
         listeners.close()
         guard alsoHeld else { return }
@@ -36,7 +36,7 @@ extension ForkingServer {
         heldDatagram = nil
     }
 
-    /// Accepts all that wait, and holds them.
+    /// Accepts all clients that are in the listeners' queues, and holds them.
     private func holdWaiting() {
         switch service {
         case .datagrams, .lending: break

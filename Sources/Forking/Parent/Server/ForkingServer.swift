@@ -4,10 +4,10 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Serves each connection, or each datagram, in a child process of its own.
+/// Serves each connection or datagram in a child process of its own.
 ///
-/// A trap, a crash, an endless loop or a leak in the handler costs the one client it was serving. The parent accepts,
-/// forks, and reaps; it is single-threaded, runs no handler, and waits for everything in one place.
+/// A trap, crash, endless loop or leak in the handler affects only the client that the child serves. The parent
+/// accepts, forks and reaps on one thread. It runs no handler, and waits for all events in one system call.
 ///
 /// ```swift
 /// let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:7777"))) { connection in
@@ -16,54 +16,56 @@ import SystemPackage
 /// try server.serve()
 /// ```
 public final class ForkingServer {
-    /// Where clients come to first of all; with port 0 asked for, the port that the kernel chose.
+    /// The address of the first listener. If port 0 was requested, it has the port that the kernel chose.
     public let address: SocketAddress
-    /// Where clients come to: `address`, and what `add(_:)` has added. Empty once the server takes no more.
+    /// The addresses of all listeners: `address`, and those that `add(_:)` added. Empty once the server has stopped
+    /// accepting.
     public var addresses: [SocketAddress] { listeners.addresses }
-    /// As it was given; it cannot change any more.
+    /// The configuration passed to the initializer.
     public let configuration: Configuration
-    /// Set them before serving.
+    /// Callbacks. Set them before serving.
     public var hooks: Hooks
-    /// Stops the server from any thread; it may outlive it.
+    /// Stops the server from any thread. It may outlive the server.
     public var stopSwitch: StopSwitch { loop.stopSwitch }
-    /// The children. Forking others in it, signalling them or looking at them is allowed; they count towards the limit.
+    /// The server's children. The parent may fork, signal and inspect children in this table. Children that it forks
+    /// count towards `Configuration.maxChildren`.
     public let children: ChildTable
 
-    // The state of the loop. It is in several files: this one waits, +Clients and +Lending fork, +Stopping begins and
-    // ends, +Status tells. What it shares with a pool is in LoopServer.
+    // The state of the loop, which spans several files: this one waits for events, +Clients and +Lending fork,
+    // +Stopping starts and stops, +Status reports. LoopServer has the code shared with a pool.
     let loop: ServerLoop
     let service: Service
-    /// Those of the configuration, put together once: what the parent does for each client, its children have copies
-    /// of.
+    /// `configuration.child`, copied once: a copy for each client would write to memory shared with the children.
     let childOptions: ChildOptions
-    /// Where it runs.
+    /// The stack that the loop runs on.
     let stack = ParentStack()
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
-    /// Whether who waits at a stop is still to be served: not before the server has begun to serve, nor in a loop of
-    /// one's own.
+    /// Whether a drain still serves the clients in the listen queue. False until the server has begun to serve, and in
+    /// a loop of the user's own.
     var takesWaiting = false
     var admission = Admission()
     var hasTakenClient = false
     var clientsUntilTrim = 16
     var isShort = false
     let idleSince: ParentCell<Instant>
-    /// Of a server that gives its listeners to programs.
+    /// Used only by a server that lends its listeners to programs.
     var lent = LentListeners()
-    /// Those that stop it while it serves.
+    /// The signals that stop the server while it serves.
     private var stopSignals: Set<Signal> = []
-    /// Of a server of datagrams, until it has served.
+    /// Used only by a server of datagrams; nil once it has stopped.
     var replies: Replies?
 
-    /// A server of connections.
+    /// Creates a server of connections.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of datagrams; `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - handler: runs in the child. The child exits with status 0 when it returns, or 1 when it throws.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid or the listener is for datagrams;
+    ///   `.system` if a system call fails.
     public convenience init(
         _ listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(),
@@ -75,16 +77,16 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .connections(handler))
     }
 
-    /// A server of datagrams. Children have no part in the server's socket: what they answer, the parent sends while it
-    /// serves, or collects its children.
+    /// Creates a server of datagrams. Children do not have the server's socket: the parent sends their replies while it
+    /// serves or collects its children.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - handler: runs in the child, which ends when it returns; status 0, or 1 when it throws.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, or a listener of connections;
-    ///   `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - handler: runs in the child. The child exits with status 0 when it returns, or 1 when it throws.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid or the listener is for connections;
+    ///   `.system` if a system call fails.
     public convenience init(
         datagrams listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(), handler: @escaping (Datagram) throws -> Void
@@ -95,43 +97,45 @@ public final class ForkingServer {
         try self.init(listener, configuration, hooks, .datagrams(handler))
     }
 
-    /// A server that executes a program for each connection, on its descriptors 0 and 1; 2 is inherited. See
-    /// `ChildTable.spawn`.
+    /// Creates a server that executes a program for each connection. The program has the connection as descriptors 0
+    /// and 1, and inherits descriptor 2. See `ChildTable.spawn`.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - program: says which, and with which variables. Runs in the parent, for each client that was accepted,
-    ///     again for one that had to wait for descriptors; when it throws, the client is sent away.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be, a listener of datagrams, or fewer
-    ///   descriptors than children, each of which takes one here; `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - program: returns the program and its environment. Runs in the parent for each accepted client, and again for
+    ///     a client that had to wait for descriptors. If it throws, the connection is closed.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid, the listener is for datagrams, or the
+    ///   process may open fewer descriptors than `maxChildren` children need, one each; `.system` if a system call
+    ///   fails.
     public convenience init(
         programs listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(),
         program: @escaping (borrowing Connection) throws(ForkingError) -> Program
     ) throws(ForkingError) {
         guard !listener.isDatagram else {
-            throw .invalid("the listener on \(listener.address) is for datagrams, and programs are given connections")
+            throw .invalid("the listener on \(listener.address) is for datagrams, and programs need connections")
         }
         try configuration.checkDescriptors()
         try self.init(listener, configuration, hooks, .programs(program))
     }
 
-    /// A server that executes a program for a listener: on its descriptors 0 and 1 it has the listening socket, or that
-    /// for datagrams, which it serves until it ends; then the server waits for the next client or datagram and executes
-    /// another. It is what inetd(8) does with `wait`, and for programs that serve several clients, or datagrams, in one
-    /// process.
+    /// Creates a server that lends its listeners to programs, as inetd(8) does with `wait`: for programs that serve
+    /// several clients or datagrams in one process. When a client or datagram arrives, the server executes a program
+    /// with the listener's socket as descriptors 0 and 1. The program serves on the socket until it exits. Then the
+    /// server waits for the next client or datagram, and executes another program.
     ///
-    /// Such a child's peer is the listener's address. After a program that failed the server waits before the next one,
-    /// longer each time. At a stop a program may go on for `Configuration.drainTimeout`, and takes who comes meanwhile.
+    /// The child's peer is the listener's address. After a program fails, the server waits before it executes the next
+    /// one, longer after each failure. When the server stops, a program may continue for `Configuration.drainTimeout`,
+    /// and may accept further clients meanwhile.
     ///
     /// - Parameters:
-    ///   - listener: where clients come to; the server's from now on.
-    ///   - configuration: how it behaves.
-    ///   - hooks: what runs besides; `hooks` can be set later, too.
-    ///   - program: says which, for a listener's address. Runs in the parent.
-    /// - Throws: `ForkingError.Code.invalid` for a configuration that cannot be; `.system`.
+    ///   - listener: where clients connect. The server owns it from now on.
+    ///   - configuration: limits, timeouts and options.
+    ///   - hooks: callbacks; the `hooks` property can also be set later.
+    ///   - program: returns the program to execute for a listener's address. Runs in the parent.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid; `.system` if a system call fails.
     public convenience init(
         lending listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(),
@@ -150,7 +154,7 @@ public final class ForkingServer {
         self.service = service
         address = listener.address
         idleSince = try ParentCell(.now)
-        // What marks the end of a forked child is lost when it executes a program.
+        // A child loses its death mark at execve(2): a table that spawns programs must reap by pidfd.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
         children = try ChildTable(maxChildren: configuration.maxChildren, reaping: reaping)
         loop = try ServerLoop(
@@ -166,10 +170,10 @@ public final class ForkingServer {
 
     deinit { stack.close() }
 
-    /// Serves on one more listener. Clients of several are taken in turn. Parent, before serving.
+    /// Adds a listener. The server accepts clients of several listeners in turn. Parent, before serving.
     ///
-    /// - Throws: `ForkingError.Code.invalid` for a listener of datagrams in a server of connections, or the other way
-    ///   round, and while it serves; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` if the listener is for datagrams and the server for connections, or the
+    ///   reverse, or if the server is serving; `.system` if a system call fails.
     public func add(_ listener: consuming Listener) throws(ForkingError) {
         try loop.requireNotRunning()
         let takesDatagrams = if case .datagrams = service { true } else { false }
@@ -191,17 +195,17 @@ public final class ForkingServer {
 
     // MARK: Serving
 
-    /// Serves until the server was stopped; then nothing of it is left alive. Clients that have connected before that
-    /// are served while it drains, in their order, unless the socket is one that somebody else goes on with.
+    /// Serves until the server is stopped and its children have ended. Clients that connected before the stop are
+    /// served while the server drains, in their order, unless another process keeps serving on their socket.
     ///
-    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored, `Configuration.stopSignals`, SIGHUP, SIGQUIT,
-    /// SIGUSR2 and the signals of `hooks` are taken as events, a service manager is told how it does, and who asks on
-    /// `Configuration.control` is told the status.
+    /// Parent: blocks the calling thread. Meanwhile SIGPIPE is ignored; `Configuration.stopSignals`, SIGHUP, SIGQUIT,
+    /// SIGUSR2 and the signals of `hooks` are taken as events; the service manager is notified of the server's state;
+    /// and clients of `Configuration.control` are sent its status.
     ///
     /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
-    ///   stopped before; `.system` if waiting or accepting fails for good, after the children were killed; either if
-    ///   the control socket cannot be made; `.notEnded` if the server has stopped, but some children could not be
-    ///   ended.
+    ///   stopped before, or if `hooks.beforeFork` throws; `.invalid` or `.system` if the control socket cannot be made;
+    ///   `.system` if waiting or accepting fails permanently, after the children were killed; `.notEnded` if the server
+    ///   has stopped, but some children could not be ended.
     public func serve() throws(ForkingError) {
         try begin(taking: signalsToTake(), control: configuration.control)
         defer {
@@ -209,7 +213,7 @@ public final class ForkingServer {
             replies = nil
         }
         try InheritedSockets.closeUnclaimed()
-        do { try hooks.beforeFork(self) } catch { throw .invalid("the server could not be prepared: \(error)") }
+        do { try hooks.beforeFork(self) } catch { throw .invalid("the hook before the fork failed: \(error)") }
         tell(.serving(addresses))
         listeners.takeOver()
         loop.noteServing()
@@ -226,13 +230,13 @@ public final class ForkingServer {
         try loop.checkAbandoned()
     }
 
-    /// Waits for one client, at most for `Configuration.idleTimeout`, and forks a child for it; children that end
-    /// meanwhile are reaped. For a loop of your own, which also polls `children.descriptor` and then collects;
-    /// `close()` ends what it began. Signals are not taken here, but keep what they do.
+    /// Waits for one client, at most for `Configuration.idleTimeout`, and forks a child for it. Children that end
+    /// meanwhile are reaped. Use it in a loop of your own, which also polls `children.descriptor` and calls
+    /// `children.collect()`, and call `close()` at the end. Signals keep their dispositions. Parent.
     ///
-    /// - Returns: whether a client was taken; false after a time-out or a stop.
-    /// - Throws: `ForkingError.Code.threads`; `.invalid` if the server was stopped before, or serves; `.system` if
-    ///   waiting or accepting fails for good.
+    /// - Returns: whether a client was taken; false after the timeout or a stop.
+    /// - Throws: `ForkingError.Code.threads` if this process has more than one thread; `.invalid` if the server was
+    ///   stopped before, or is serving; `.system` if waiting or accepting fails permanently.
     @discardableResult
     public func serveOne() throws(ForkingError) -> Bool {
         try begin(taking: nil)
@@ -248,12 +252,13 @@ public final class ForkingServer {
         return hasTakenClient
     }
 
-    /// Asks the server to stop. From a hook or the parent's code; other threads use `stopSwitch`.
+    /// Asks the server to stop. Call it from a hook or the parent's own code; other threads use `stopSwitch`.
     public func stop(_ step: StopStep = .drain) { stopSwitch.stop(step) }
 
-    /// Takes no more clients, and ends the children as a stop does: drain, terminate, kill. Parent.
+    /// Stops accepting clients, and ends the children as a stop does: drain, terminate, kill. Parent.
     ///
-    /// - Throws: `ForkingError.Code.invalid` from a hook, which can only ask to `stop()`; `.system` if waiting fails.
+    /// - Throws: `ForkingError.Code.invalid` if called from a hook, which can only `stop()` the server; `.system` if
+    ///   waiting fails; `.notEnded` if some children could not be ended.
     public func close() throws(ForkingError) {
         try onOwnStack { () throws(ForkingError) in try loop.close(turn) }
         replies = nil
@@ -266,7 +271,7 @@ public final class ForkingServer {
         try stack.run(body)
     }
 
-    /// One turn: wait, then signals, exits, time, who asks for the status, and last a new client.
+    /// One turn: waits, then handles signals, exits, timers, requests for the status, and last a new client.
     private func turn() throws(ForkingError) {
         hooks.onTurn(self)
         loop.report(reportState, { reportLine })
@@ -280,8 +285,8 @@ public final class ForkingServer {
         if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
     }
 
-    /// A closure that holds something costs a count of references, in memory that children have a copy of: so the
-    /// server's is not called here, and the table's only where somebody has set one.
+    /// Calling a capturing closure retains its context, which writes to memory shared with every child. So the server
+    /// is notified directly, and the table's closure is called only if the user has set it.
     private func collect() {
         children.collect(telling: {
             noteEnd(of: $0)
@@ -289,8 +294,8 @@ public final class ForkingServer {
         })
     }
 
-    /// Waits for something to do. While the table is full, or something is short, the listeners are not among what is
-    /// waited for: clients wait in the kernel's queue, at no cost.
+    /// Waits for an event. While the table is full or a resource is short, the listeners are not polled: clients wait
+    /// in the kernel's queue, at no cost.
     private func wait() throws(ForkingError) -> ServerLoop.Ready {
         let canAdmit = canAdmit
         return try loop.wait(
@@ -299,7 +304,7 @@ public final class ForkingServer {
             isBusy: isHolding && canAdmit, isHolding: isHolding)
     }
 
-    /// While it drains, the server still has children made for those whom it holds.
+    /// While it drains, the server still makes children for the clients that it holds.
     private var canAdmit: Bool {
         switch loop.life.state {
         case .serving: break
@@ -309,10 +314,10 @@ public final class ForkingServer {
         return admission.decide(isFull: children.isFull) == .admit
     }
 
-    /// Whether somebody has been accepted, or received from, who has no child yet.
+    /// Whether a client was accepted, or a datagram received, that has no child yet.
     var isHolding: Bool { !held.isEmpty || heldDatagram != nil }
 
-    /// SIGUSR2 too, unless a hook takes it, or a thread would.
+    /// Includes SIGUSR2, unless a hook takes it or another thread would get it.
     private func signalsToTake() throws(ForkingError) -> Set<Signal> {
         let hooked = hooks.signals.keys
         stopSignals = configuration.stopSignals
@@ -334,7 +339,7 @@ public final class ForkingServer {
         }
     }
 
-    /// Tells of a child's end.
+    /// Reports a child's end.
     func noteEnd(of exit: ChildExit) {
         admission.noteEnd()
         replies?.end(exit.pid)

@@ -4,22 +4,23 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// What the children of a server of datagrams answer. The parent sends it, on a socket that no child has: none can read
-/// what others' clients sent, shut the socket down, connect it to one of them, or answer in another's name.
+/// The replies of a datagram server's children. The parent sends them on a socket that no child has: so a child cannot
+/// read other clients' datagrams, shut the socket down, connect it to a client, or reply in another child's name.
 ///
-/// Parent, but for `ask`. Each child has a channel of its own: it sends an answer, and is told the errno of sending it.
-/// So it sends no faster than the parent can, and whoever collects children takes one answer of each.
+/// Parent, except `ask`. Each child has a channel of its own. It sends a reply there, and receives the errno of sending
+/// it: so a child sends no faster than the parent can. Each collection takes one reply of each child.
 final class Replies {
-    /// A child's. What stands here changes with each client, so it is in memory that children get no copy of.
+    /// The state of one child's channel. It changes with each client, so it is kept in memory that is not copied to
+    /// children.
     private struct PendingReply {
         let channel: Int32
-        /// On which it came: ours.
+        /// The socket that received the datagram: the copy that `Replies` owns.
         let socket: Int32
         let peer: SocketAddress
         let destination: forkcore_destination
     }
 
-    /// The server's sockets, under its numbers, and copies of them, which stay open while it drains.
+    /// The server's sockets by their descriptors, and copies of them, which stay open while the server drains.
     private var sockets: [(servers: Int32, copy: ParentDescriptor)] = []
     private let poll: ParentDescriptor
     private let source: ReapSource
@@ -27,13 +28,13 @@ final class Replies {
     private let pending: ParentArray<PendingReply>
     private let pids: ParentArray<ProcessID>
     private let buffer: ParentArray<UInt8>
-    /// The kernel lets none be longer, as it is set up by default: net.core.wmem_max.
+    /// The maximum length of a reply: net.core.wmem_max, as set up by default.
     private static let longest = 1 << 18
-    /// For the next child: the parent's end, and the child's.
+    /// The channel for the next child: the parent's end, and the child's.
     private var next: (ours: Int32, childs: Int32)?
-    /// All pending that were ever taken are below this.
+    /// All indices of `pending` that were ever in use are below this.
     private var end = 0
-    /// Whether the kernel lets children attach descriptors to what they say.
+    /// Whether the kernel lets children attach descriptors to their replies.
     private var mayHoldRights = false
 
     init(for children: ChildTable) throws(ForkingError) {
@@ -52,14 +53,14 @@ final class Replies {
         dropNext()
     }
 
-    /// One more of the server's.
+    /// Adds one of the server's listeners.
     func add(_ listener: borrowing Listener) throws(ForkingError) {
         sockets.append((listener.descriptor.rawValue, try listener.copyOfSocket()))
     }
 
-    // MARK: A child's way
+    // MARK: A child's life
 
-    /// Makes what the next child needs, before its datagram is taken from the socket.
+    /// Makes the next child's channel, before its datagram is taken from the socket.
     func prepare() throws(ForkingError) {
         guard next == nil else { return }
         let pair = try DescriptorPair()
@@ -68,12 +69,12 @@ final class Replies {
         next = (pair.ours.release(), pair.theirs.release())
     }
 
-    /// The next child's end.
+    /// The next child's end of its channel.
     var childsEnd: Int32 { next!.childs }
 
     /// The child was forked.
     func begin(_ pid: ProcessID, for datagram: borrowing Datagram) {
-        // What children have left running can hold pending for longer than there are children.
+        // Leftovers in the table can hold entries of `pending` too: all may be in use.
         guard let (ours, childs) = next, case .socket(let servers) = datagram.way,
             let socket = sockets.first(where: { $0.servers == servers })?.copy.rawValue,
             let index = (0..<pids.count).first(where: { pids[$0] == 0 }),
@@ -94,7 +95,7 @@ final class Replies {
         forkcore_close(childs)
     }
 
-    /// It has ended.
+    /// The child ended.
     func end(_ pid: ProcessID) {
         if let index = (0..<end).first(where: { pids[$0] == pid }) { hangUp(index) }
     }
@@ -110,9 +111,9 @@ final class Replies {
         forkcore_close_aside(channel)
     }
 
-    // MARK: Answers
+    // MARK: Replies
 
-    /// Sends one answer of each child that has one.
+    /// Sends one reply of each child that has one.
     func send() {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 64) { tokens in
             var ready = 0
@@ -131,7 +132,7 @@ final class Replies {
             code = forkcore_receive_datagram(
                 reply.channel, buffer.pointer(to: 0), buffer.count, $0, $1, nil, &size, &isTruncated)
         }
-        // The first byte is there so that an empty answer is none of nothing.
+        // Each reply begins with an extra byte, so that an empty reply is not an empty message.
         guard code == 0, size > 0 else { return code == EAGAIN ? () : hangUp(index) }
         var answer = isTruncated ? EMSGSIZE : send(size - 1, to: reply)
         _ = forkcore_send_datagram(reply.channel, &answer, MemoryLayout<Int32>.size, nil, 0, nil)

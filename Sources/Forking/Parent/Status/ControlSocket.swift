@@ -4,11 +4,11 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Who can tell of a server: the server. Parent.
+/// A server whose status can be reported. Parent.
 protocol StatusSource: AnyObject {
-    /// All but the processes.
+    /// The status without the processes.
     var outline: ServerStatus { get }
-    /// Each of them as it is now. Nothing is kept of what `body` gets: there can be thousands.
+    /// Calls `body` with each process as it is now. Does not collect them first, because there can be thousands.
     func forEachProcess(_ body: (ServerStatus.Process) -> Void)
 }
 
@@ -21,16 +21,17 @@ extension StatusSource {
     }
 }
 
-/// Where others ask a server for its status. It writes the answer into a file in memory, and hands that over: so it
-/// never waits for who asks, however long the answer is, and whether or not anybody reads it. Parent.
+/// A Unix socket on which clients ask a server for its status. The server writes the status to a memory file
+/// (memfd_create(2)) and sends its descriptor: so it never waits for a client, however long the status is, and whether
+/// or not the client reads it. Parent.
 final class ControlSocket {
     private var listener: Listener
-    /// Somebody else still answers there.
+    /// Whether the predecessor still answers on it.
     private(set) var isInherited: Bool
 
     var descriptor: Int32 { listener.descriptor.rawValue }
 
-    /// - Parameter address: a Unix socket's. Nil: there is to be none, but one that was handed over is closed.
+    /// - Parameter address: a Unix socket's address. Nil: opens none, and closes one that was handed over.
     static func open(on address: SocketAddress?) throws(ForkingError) -> ControlSocket? {
         let inherited = Predecessor.takeControl()
         if let inherited, try SocketAddress(boundTo: inherited) == address {
@@ -54,27 +55,27 @@ final class ControlSocket {
         listener.takeOver()
     }
 
-    /// Another server does.
+    /// Another server answers from now on.
     func leave() { listener.leaveFile() }
 
-    /// So many are answered before the server goes on.
+    /// The maximum number of clients that are answered in one turn.
     private static let answersAtOnce = 8
 
-    /// Answers those who have connected.
+    /// Answers the clients that have connected.
     ///
-    /// - Throws: `ForkingError.Code.system` if they cannot be accepted, or there is nothing to answer with, now; they
-    ///   wait.
+    /// - Throws: `ForkingError.Code.system` if a client cannot be accepted, or no memory file can be made; the clients
+    ///   then wait.
     func answer(from source: some StatusSource) throws(ForkingError) {
         for _ in 0..<Self.answersAtOnce {
-            // First, as a client that was accepted with the last descriptor could not be answered.
+            // Made first: a client that was accepted with the last descriptor could not be answered.
             let file = try OwnedDescriptor("memfd_create") { forkcore_memory_file("status", $0) }
             guard let client = try listener.accept() else { return }
-            // One that is not answered sees its connection close.
+            // A client that is not answered sees its connection close.
             if isWelcome(client) { try? answer(client, with: file, from: source) }
         }
     }
 
-    /// A path has its permissions, an abstract name has none: there this user and root are welcome.
+    /// A socket's file has permissions. An abstract name has none, so only this user and root may ask there.
     private func isWelcome(_ client: borrowing Connection) -> Bool {
         guard listener.address.isAbstract else { return true }
         var pid: ProcessID = 0
@@ -103,8 +104,8 @@ final class ControlSocket {
     }
 }
 
-/// Text that goes into a file piece by piece: were it put together in memory first, a server of thousands of children
-/// would keep a heap of that size, which each fork would copy.
+/// Text that is written to a file in pieces. If it were put together in memory first, a server with thousands of
+/// children would keep a heap of that size, which each fork would copy.
 private struct PiecewiseText {
     private static let piece = 4096
 

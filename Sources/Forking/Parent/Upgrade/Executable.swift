@@ -3,13 +3,13 @@
 import CForkCore
 import Glibc
 
-/// This program, as it was started. Paths are C's, with their NUL: see `SearchPath`.
+/// This program, as it was started. Paths are C strings, with their NUL: see `SearchPath`.
 struct Executable {
     let path: [CChar]
     let arguments: CStrings
 
-    /// The path by which it was called, with whatever links are in it: where those lead by the time of SIGUSR2, another
-    /// program may stand.
+    /// The path by which it was called, with its symbolic links: by the time of SIGUSR2, they may lead to another
+    /// program.
     static var own: Executable {
         var count: Int32 = 0
         let file = resolved("/proc/self/exe")
@@ -19,8 +19,8 @@ struct Executable {
         return Executable(path: found ?? installed, arguments: .ofThisProcess)
     }
 
-    /// Where a shell has found a program that was called so. A directory of PATH that is named by a way from where we
-    /// are is left out: we may be elsewhere by the time of SIGUSR2.
+    /// The path at which a shell finds a program by this name. Relative directories in PATH are skipped, because the
+    /// working directory may be another by the time of SIGUSR2.
     static func find(
         _ name: UnsafePointer<CChar>, path: UnsafePointer<CChar>? = UnsafePointer(getenv("PATH")),
         in workingDirectory: @autoclosure () -> [CChar]?, where isWanted: (UnsafePointer<CChar>) -> Bool
@@ -40,8 +40,8 @@ struct Executable {
         Array(UnsafeBufferPointer(start: path, count: strlen(path) + 1))
     }
 
-    /// As the shell says it, which knows by which links it came there: those can lead to another release by the time of
-    /// SIGUSR2.
+    /// The working directory as the shell names it, with symbolic links: by the time of SIGUSR2, they may lead to
+    /// another release.
     private static var workingDirectory: [CChar]? {
         var (said, here) = (stat(), stat())
         if let path = getenv("PWD"), isAbsolute(path), stat(path, &said) == 0, stat(".", &here) == 0,
@@ -54,20 +54,21 @@ struct Executable {
 
     private static func resolved(_ path: UnsafePointer<CChar>) -> [CChar]? { taken(realpath(path, nil)) }
 
-    /// What libc has allocated.
+    /// A copy of a string that libc has allocated. Frees the original.
     private static func taken(_ path: UnsafeMutablePointer<CChar>?) -> [CChar]? {
         defer { free(path) }
         return path.map { copy($0) }
     }
 
-    /// Where the file is, or was: another may stand there already, if this one was started only just before.
+    /// The path of the executed file. Another file may already be there, if it was replaced right after this program
+    /// was started.
     private static var installed: [CChar] {
         var path = [CChar](repeating: 0, count: Int(PATH_MAX))
         _ = readlink("/proc/self/exe", &path, path.count - 1)
         return withoutMark(path)
     }
 
-    /// A path as the kernel says it, which marks that of a file that is there no more.
+    /// The kernel's name of a file, without the mark that it adds if the file was deleted.
     static func withoutMark(_ path: UnsafePointer<CChar>) -> [CChar] {
         let mark = " (deleted)"
         let rest = strlen(path) - mark.utf8.count

@@ -2,11 +2,11 @@
 
 import CForkCore
 
-/// SIGUSR2, for servers of each kind: another program takes this one's place, and this one another's.
+/// Upgrades by SIGUSR2, for all servers: a new program replaces this one, or this one replaces its predecessor.
 extension ServerLoop {
     /// Starts the program anew, from where it was started and with the same arguments, on the same sockets.
     ///
-    /// - Returns: why it was not; nil if it was.
+    /// - Returns: nil if it was started, or else why not.
     func upgrade(with listeners: [SharedListener], limit: Duration) -> UpgradeEvent? {
         guard successor == nil else { return .failed("the program of an earlier SIGUSR2 is still starting") }
         guard life.canBeReplaced else {
@@ -22,15 +22,16 @@ extension ServerLoop {
         }
     }
 
-    /// What to poll for the sake of an upgrade.
+    /// The descriptors to poll for an upgrade; -1: none.
     var upgradeDescriptors: (Int32, Int32) {
         if let successor { return successor.descriptors }
         return (life.standing == .unconfirmed ? Predecessor.readinessSocket ?? -1 : -1, -1)
     }
 
-    /// What has happened to the other program. Once in each turn: there is an upgrade, or a reason to look, seldom.
+    /// Called in each turn: returns what has happened to the new program. Most turns have no upgrade, and nothing to
+    /// check.
     func lookAfterUpgrade(_ ready: Ready) -> UpgradeEvent? {
-        // Said, or gone: there is no other main process but this one.
+        // The predecessor has told the manager, or has ended: this is the main process now.
         if !ready.isDisjoint(with: .upgrade), life.confirm() { reports?.becomeMain(.now) }
         guard let successor else { return nil }
         let event = successor.look(.now)
@@ -41,7 +42,8 @@ extension ServerLoop {
         return event
     }
 
-    /// The new program serves: it answers who asks for the status, and the manager is told. This one is to drain.
+    /// Called when the new program serves: it gets the control socket, and the manager is told. The caller then drains
+    /// this server.
     func handOver(endingReload: Bool, _ listeners: [SharedListener]) {
         guard let successor else { return }
         life.handOver()
@@ -51,7 +53,7 @@ extension ServerLoop {
         if reports == nil { successor.tellMain() }
     }
 
-    /// This server stops, and has not been upgraded.
+    /// Gives up an upgrade that is in progress when this server stops.
     func abandonSuccessor() {
         successor?.abandon()
         successor = nil

@@ -4,31 +4,32 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// What comes of SIGUSR2, for the server to act on and to tell.
+/// The progress of an upgrade, for the server to act on and to report.
 enum UpgradeEvent {
     case started(ProcessID)
     case failed(String)
-    /// The new program serves, and is nobody's child here any more.
+    /// The new program serves, and is not a child of the go-between any more.
     case serves(ProcessID)
-    /// It has ended while this one drains.
+    /// The new program has ended while this one drains.
     case lost(ProcessID)
 
     static func told(ofLost pid: ProcessID) -> String { "the new program, \(pid), has ended while this one drains" }
 }
 
-/// A new program on the same sockets, from SIGUSR2 on: it is executed, says when it serves, and only then does this one
-/// drain. A bad one changes nothing. Parent.
+/// A new program on the same sockets, started by SIGUSR2. It reports when it serves, and only then does this one drain.
+/// If it fails, nothing changes. Parent.
 ///
-/// A go-between has it as its child, and ends as it does, so that its end is told like any child's. Once it serves, the
-/// go-between leaves: the new program is then a child of whoever takes orphans, such as the service manager, who sees
-/// how the process ends that it is told is the main one. Here it is watched by a pidfd.
+/// It is the child of a go-between, which ends in the same way as it does, so that its end is reported like any
+/// child's. Once it serves, the go-between exits, and the new program becomes a child of the process that takes
+/// orphans, such as the service manager: so the manager sees how its main process ends. This process watches it by a
+/// pidfd.
 final class Successor {
     private enum Stage {
-        /// The go-between has not said yet whom it has started.
+        /// The go-between has not reported yet which process it has started.
         case beginning
-        /// To say by then that it serves.
+        /// It must report by then that it serves.
         case starting(until: Instant)
-        /// It serves; the go-between leaves.
+        /// It serves; the go-between exits.
         case parting
         /// It serves, and this program drains.
         case serving
@@ -40,15 +41,15 @@ final class Successor {
     private let limit: Duration
     private let goBetweens: ChildTable
     private var goBetween: ChildExit?
-    /// Closed, it lets the go-between leave.
+    /// Closing it lets the go-between exit.
     private var lead: ParentDescriptor?
-    /// It says on this that it serves, and hears that it is the main process.
+    /// On this it reports that it serves, and is told that it is the main process.
     private(set) var readinessSocket: ParentDescriptor?
     private var pidfd: ParentDescriptor?
-    /// Orphans would come here, and not to the service manager.
+    /// Whether this process was a subreaper: then orphans would become its children, and not the service manager's.
     private var wasSubreaper = false
 
-    /// Starts it.
+    /// Starts the new program.
     ///
     /// - Parameter limit: how long it may take until it serves.
     init(
@@ -58,7 +59,7 @@ final class Successor {
         goBetweens = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let readinessSocket = try DescriptorPair()
         let lead = try DescriptorPair()
-        self.readinessSocket = ParentDescriptor(readinessSocket.ours.release())  // by which a pidfd comes
+        self.readinessSocket = ParentDescriptor(readinessSocket.ours.release())  // a pidfd is received on it
         self.lead = ParentDescriptor(channel: lead.ours.release())
         goBetweens.onExit = { [weak self] in self?.goBetween = $0 }
         var options = ChildOptions()
@@ -72,7 +73,8 @@ final class Successor {
         }
     }
 
-    /// What to poll: what it says, and its end or the go-between's; -1 for what is not waited for.
+    /// The descriptors to poll: the readiness socket, and one that shows the end of the new program or of the
+    /// go-between; -1: none.
     var descriptors: (Int32, Int32) {
         switch stage {
         case .beginning, .starting: (readinessSocket?.rawValue ?? -1, goBetweens.descriptor.rawValue)
@@ -93,7 +95,7 @@ final class Successor {
         }
     }
 
-    /// What has happened, after something was to be read, or time has passed.
+    /// Returns what has happened, after a descriptor was ready or time has passed.
     func look(_ now: Instant) -> UpgradeEvent? {
         switch stage {
         case .beginning: return begin(now)
@@ -128,14 +130,14 @@ final class Successor {
                 lead = nil
                 return part()
             }
-            readinessSocket = nil  // its end comes right after, and says more
+            readinessSocket = nil  // its end follows, and shows the reason
             stage = .starting(until: min(until, now + .seconds(1)))
         }
         if let failure = failIfLeft() { return failure }
         guard until <= now else { return nil }
         let reason =
             readinessSocket == nil
-            ? "it has closed its end of the socket without saying that it serves" : "it was not ready in time"
+            ? "it has closed its readiness socket before it served" : "it was not ready in time"
         abandon()
         return .failed("the new program, \(pid): \(reason)")
     }
@@ -149,7 +151,7 @@ final class Successor {
         return .serves(pid)
     }
 
-    /// The go-between has ended: so has the new program, or it is ended now.
+    /// Called to check whether the go-between has ended. If so, the new program has ended, too, or is killed now.
     private func failIfLeft() -> UpgradeEvent? {
         goBetweens.collect()
         guard let goBetween else { return nil }
@@ -157,10 +159,10 @@ final class Successor {
         return .failed(goBetween.told(of: "the new program", as: pid == 0 ? goBetween.pid : pid))
     }
 
-    /// Ends it, unless it serves.
+    /// Kills the new program, unless it serves.
     func abandon() {
         guard isStarting else { return }
-        // Whom the go-between has started is known at once, but for the moment that this takes.
+        // The go-between reports at once which process it has started. Wait for that, or it could not be killed.
         if pidfd == nil, let readinessSocket,
             (try? waitUntilReadable(readinessSocket.rawValue, atMost: .seconds(1))) == true
         {
@@ -168,11 +170,11 @@ final class Successor {
         }
         stage = .ended
         if let pidfd { _ = forkcore_pidfd_signal(pidfd.rawValue, SIGKILL) }
-        // It is nobody's zombie, and in nobody's way.
+        // Reap the go-between, so that no zombie is left.
         if (try? goBetweens.wait(atMost: .seconds(1))) != true { goBetweens.killAll() }
     }
 
-    /// Tells it that it is the main process now.
+    /// Tells the new program that it is the main process now.
     func tellMain() {
         if let readinessSocket { Handover.say(on: readinessSocket.rawValue) }
         readinessSocket = nil
