@@ -24,7 +24,7 @@ package struct Inheritance {
 
     /// Takes what was left out of the environment, whatever it says: no program started from here is to have it. Nil if
     /// there is nothing, or it makes no sense.
-    package func take() -> (pid: ProcessID, text: String)? {
+    func take() -> (pid: ProcessID, text: String)? {
         guard let value = getenv(name) else { return nil }
         defer { remove() }
         let parts = String(cString: value).split(separator: " ", maxSplits: 1, omittingEmptySubsequences: false)
