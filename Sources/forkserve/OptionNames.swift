@@ -34,8 +34,6 @@ enum OptionNames {
             "--user or --oom-score-adj cannot be set"
         ),
         ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
-        ("a keepAlive ", "a --keepalive "),
-        ("a userTimeout ", "a --user-timeout "),
     ]
 
     /// An error's text, as who typed a command line understands it.

@@ -48,7 +48,7 @@ final class ScoreboardSlot: @unchecked Sendable {
         page.initialize(to: Page())
     }
 
-    /// Parent, after the fork: keeps the page out of children forked later.
+    /// Parent, after the fork: keeps the page out of children forked later. madvise(2) with MADV_DONTFORK.
     func withhold() { _ = forkcore_shared_withhold(page, MemoryLayout<Page>.size) }
 
     deinit {
