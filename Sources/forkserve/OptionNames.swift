@@ -29,10 +29,7 @@ enum OptionNames {
 
     /// What it says otherwise.
     private static let beginnings = [
-        (
-            "a child cannot have the credentials and the oomScore that it is to have",
-            "--user or --oom-score-adj cannot be set"
-        ),
+        ("credentials or oomScore cannot be set", "--user or --oom-score-adj cannot be set"),
         ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
     ]
 
