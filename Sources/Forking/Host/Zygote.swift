@@ -110,7 +110,7 @@ public final class Zygote: Sendable {
             forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, hooks, handlers))
         }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else {
-            throw .invalid("this process has its zygote already: start one, with all the handlers")
+            throw .invalid("this process already has a zygote: start only one, with all handlers")
         }
         var isDone = false
         defer { if !isDone { isStarted.store(false, ordering: .relaxed) } }
@@ -142,7 +142,7 @@ public final class Zygote: Sendable {
     ///
     /// - Parameters:
     ///   - name: the handler's name.
-    ///   - bytes: its input; may be gigabytes, as there is no limit here.
+    ///   - bytes: its input, which may be gigabytes: the library sets no limit.
     ///   - descriptors: at most 252 descriptors, which are passed to the child and stay open here. unix(7), SCM_RIGHTS.
     ///   - count: the number of descriptors that the reply must have. With more or fewer the call fails, and they are
     ///     closed.
@@ -191,8 +191,8 @@ public final class Zygote: Sendable {
         try requirePositive("deadline", deadline)
         guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
             throw .invalid(
-                "an answer has 0 to \(CallMessage.mostDescriptors) descriptors, and 0 bytes or more at most: "
-                    + "not \(count), and \(longest)")
+                "expecting is \(count), and must be from 0 to \(CallMessage.mostDescriptors); "
+                    + "maxReplyBytes is \(longest), and cannot be negative")
         }
         try request.checkDescriptors()
         let pending = PendingCall(channel: CallChannel(request, expecting: count), request: forkRequest, name: name)

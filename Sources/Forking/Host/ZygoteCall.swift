@@ -66,7 +66,7 @@ extension Zygote {
         public func poll() throws(ForkingError) -> Reply? {
             if case (-1, nil) = channel.standing { client.retry() }
             let ending: Ending? = state.withLock { state in
-                precondition(!state.isDone, "a call is taken once")
+                precondition(!state.isDone, "a call must not be polled after it has returned a reply or thrown")
                 let ending = look(&state)
                 state.isDone = ending != nil
                 return ending

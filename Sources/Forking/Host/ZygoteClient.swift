@@ -94,7 +94,7 @@ final class ZygoteClient: Sendable {
         _ = try table.wait(atMost: .seconds(10))
         throw message.map(notReady)
             ?? .invalid(
-                "the zygote ended before it was ready, in its hook before the fork: \(status?.description ?? "unseen")")
+                "the zygote ended in its beforeFork hook, before it was ready: \(status?.description ?? "unseen")")
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {

@@ -93,7 +93,7 @@ final class ZygoteProcess {
             try Threads.runAlone(beforeFork)
             let threads = forkcore_thread_count()
             if threads > 1 {
-                throw ForkingError.invalid("it has started threads, and may start none: there are \(threads)")
+                throw ForkingError.invalid("it has started threads, which it must not: there are \(threads)")
             }
             try rehearse()
         } catch {
