@@ -45,7 +45,7 @@ public struct Datagram: Sendable {
     ///   server no longer serves.
     public func reply(_ bytes: [UInt8]) throws(ForkingError) {
         if peer.isUnix, peer.path == nil {
-            throw .invalid("the sender's socket has no address to reply to")
+            throw .invalid("the sender's socket has no address, so it cannot be answered")
         }
         let code =
             switch way {
