@@ -4,17 +4,17 @@ import Dispatch
 public import Forking
 
 extension Worker {
-    /// Runs asynchronous code in a worker's body, which is synchronous: blocks the first thread until `body` has ended,
-    /// and gives what it returned or threw.
+    /// Runs asynchronous code in a worker's body, which is synchronous. Blocks the first thread until `body` has ended,
+    /// and returns or throws its result. Worker, first thread.
     ///
-    /// The first thread is the main actor's, and it waits: nothing in `body` may await what runs on the main actor.
-    /// Concurrency's threads start here, in the worker; were there any in the parent, `body` would never run.
+    /// `body` must not await the main actor, which runs on that blocked thread. Concurrency's threads start here, in
+    /// the worker. If the parent already had any, `body` would never run.
     public func run<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
         try waiting(for: body)
     }
 }
 
-/// Child, worker: runs asynchronous code off the main actor, and blocks this thread until it has ended.
+/// Child, worker: runs asynchronous code off the main actor, and blocks the calling thread until it has ended.
 func waiting<Value: Sendable>(for body: @escaping @Sendable () async throws -> Value) throws -> Value {
     let outcome = Outcome<Value>()
     Task.detached {
@@ -27,7 +27,7 @@ func waiting<Value: Sendable>(for body: @escaping @Sendable () async throws -> V
     return try outcome.wait().get()
 }
 
-/// What a task hands to the thread that waits for it.
+/// The result that a task passes to the thread that waits for it.
 private final class Outcome<Value: Sendable>: @unchecked Sendable {
     private let isSet = DispatchSemaphore(value: 0)
     private var value: Result<Value, any Error>?

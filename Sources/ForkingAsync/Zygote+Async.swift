@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What awaits a zygote. It waits by Dispatch, not by SwiftNIO: Swift's tasks on Linux run on Dispatch anyway, so it is
-// in each program that awaits, in any server, and needs no event loop group to be passed around. No thread waits.
+// Host: awaiting a zygote's calls. Waits by Dispatch, not by SwiftNIO: Swift tasks on Linux run on Dispatch, so every
+// program that awaits contains it, and no event loop group has to be passed around. Blocks no thread.
 
 import Dispatch
 public import Forking
 public import SystemPackage
 
 extension Zygote {
-    /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.
+    /// Runs a handler in a child and awaits its reply. Cancelling the task kills the child. Host.
     ///
-    /// The parameters are those of `begin`.
+    /// The parameters are those of `runAndWait`.
     ///
-    /// - Throws: `ForkingError`, which tells what became of the call; `.cancelled` if the task was.
+    /// - Throws: `ForkingError`, which says what became of the call; `.cancelled` if the task was cancelled.
     public func run(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
         deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
@@ -24,21 +24,21 @@ extension Zygote {
         ).reply()
     }
 
-    /// Drains, and awaits the zygote's end; after `timeout` it and its children are killed.
+    /// Drains the zygote and awaits its end. After `timeout` the zygote and its children are killed. Host.
     ///
-    /// - Returns: whether all had ended by themselves.
+    /// - Returns: whether all calls ended before `timeout`.
     @discardableResult
     public func shutDown(timeout: Duration = .seconds(30)) async -> Bool {
         await withCheckedContinuation { continuation in
-            // Once in a host's life a thread may wait; this is none of those that run tasks.
+            // Blocks a thread, once in a host's life; it is not one that runs tasks.
             DispatchQueue.global().async { continuation.resume(returning: self.shutDownAndWait(timeout: timeout)) }
         }
     }
 }
 
 extension Zygote.Handlers {
-    /// Child: answers a call with an `async` handler, not on the main actor, which nobody runs there. It needs threads,
-    /// so `ResourceLimits` that leave no room for them are refused.
+    /// Registers an `async` handler that replies to a call. It runs in a child, off the main actor, which runs nowhere
+    /// there. It needs threads, so a call whose `ResourceLimits` leave no room for them is rejected.
     public mutating func answer(
         _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
     ) {
@@ -49,7 +49,9 @@ extension Zygote.Handlers {
 }
 
 extension Zygote.Call {
-    /// Awaits the answer. Cancelling the task kills the child. Once.
+    /// Awaits the reply. Cancelling the task kills the child. Call this once. Host.
+    ///
+    /// - Throws: `ForkingError`, as `Zygote.Call.poll()`.
     public func reply() async throws(ForkingError) -> Zygote.Reply {
         let result = await withTaskCancellationHandler {
             await withCheckedContinuation { Watch(self, $0).begin() }
@@ -60,15 +62,15 @@ extension Zygote.Call {
     }
 }
 
-/// Looks at a call whenever there may be news of it.
-private final class Watch: @unchecked Sendable {  // all on one queue
+/// Polls a call when its descriptor is readable, or when its next poll is due.
+private final class Watch: @unchecked Sendable {  // used on one queue only
     typealias Outcome = Result<Zygote.Reply, ForkingError>
 
     private let call: Zygote.Call
     private let queue = DispatchQueue(label: "forking.call")
-    /// Nil while the call waits for a place: so long there is no descriptor.
+    /// Nil while the call waits for a slot: it has no descriptor until then.
     private var source: (any DispatchSourceRead)?
-    /// Goes away with the call. What is put off by asyncAfter would stay until the deadline, of each call.
+    /// Released with the call. A block scheduled by asyncAfter would stay until its deadline.
     private let timer: any DispatchSourceTimer
     private let continuation: CheckedContinuation<Outcome, Never>
     private var outcome: Outcome?
@@ -94,7 +96,7 @@ private final class Watch: @unchecked Sendable {  // all on one queue
         guard outcome == nil else { return }
         let source = DispatchSource.makeReadSource(fileDescriptor: call.descriptor.rawValue, queue: queue)
         source.setEventHandler { self.look() }
-        // Only now may the descriptor be closed, which it is when the call goes away.
+        // The descriptor may be closed only after this; it is closed when the call is released.
         source.setCancelHandler { self.continuation.resume(returning: self.outcome!) }
         self.source = source
         source.activate()

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Calls with values instead of bytes, as JSON. In a module of its own, as it needs Foundation, which makes each fork
-// dearer.
+// Calls with Codable values instead of bytes, encoded as JSON. A module of its own, because it needs Foundation, which
+// makes each fork more expensive.
 
 public import Forking
 import ForkingAsync
 import Foundation
 
 extension Zygote.Handlers {
-    /// Child: answers a call whose request and answer are values.
+    /// Registers a handler that replies to a call, with values as input and output. It runs in a child.
     public mutating func answer<Input: Decodable, Output: Encodable>(
         _ name: String, _ input: Input.Type, _ handler: @escaping (Input) throws -> Output
     ) {
@@ -19,11 +19,11 @@ extension Zygote.Handlers {
 }
 
 extension Zygote {
-    /// Has a child run a handler, and awaits its answer. Cancelling the task kills the child.
+    /// Runs a handler in a child and awaits its reply. Cancelling the task kills the child. Host.
     ///
-    /// `deadline`, `limits` and `maxReplyBytes` are those of `begin`.
+    /// `deadline`, `limits` and `maxReplyBytes` are those of `Zygote.runAndWait`.
     ///
-    /// - Throws: `ForkingError`; an `EncodingError`, or a `DecodingError` if the answer is no `Output`.
+    /// - Throws: `ForkingError`; `EncodingError` for `input`; `DecodingError` if the reply is not an `Output`.
     public func run<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,
         limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
@@ -33,7 +33,7 @@ extension Zygote {
         return try value(output, of: reply.bytes)
     }
 
-    /// The same, on a thread that may wait.
+    /// The same for a thread that may block.
     @available(*, noasync, message: "await run(_:_:returning:)")
     public func runAndWait<Input: Encodable, Output: Decodable>(
         _ name: String, _ input: Input, returning output: Output.Type, deadline: Duration? = nil,

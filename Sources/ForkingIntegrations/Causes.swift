@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How things ended, in one word each. There are few of them, whatever a child does: they are labels of metrics.
+// Any process: how things ended, in one word each. The set of words is small, whatever a child does, because they are
+// labels of metrics.
 
 import Forking
 
@@ -9,7 +10,7 @@ extension ExitStatus {
         switch self {
         case .exited(code: 0): "success"
         case .exited: "failure"
-        // What a child said of itself may be any number.
+        // A child reports its own status, so the number may be anything.
         case .signaled(let signal, _): (1...64).contains(signal.rawValue) ? signal.description : "unknown"
         case .unknown: "unknown"
         }

@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Events as lines of swift-log. Nothing is made of an event whose level is not logged, and nothing starts a thread.
+// Any process: events as lines of swift-log. Events below the log level cost nothing, and this code starts no thread.
 //
-// Logging waits as long as the handler does that the program chose, and holds a parent's one thread up for that time:
-// most, such as swift-log's StreamLogHandler, write to stderr, and wait where that is a pipe that nobody empties, or a
-// stopped terminal. One that is to stand in a parent writes by `Lines.tell`, or without waiting in a way of its own.
+// Logging blocks as long as the program's log handler does, and with it the parent's only thread. Most handlers, such
+// as StreamLogHandler, write to stderr, and block if that is a full pipe or a stopped terminal. A handler for a parent
+// must write with `Lines.tell`, or without blocking in another way.
 
 public import Forking
 public import Logging
 import SystemPackage
 
 extension Logger {
-    /// Logs what happens in a `ForkingServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
+    /// Logs the events of a `ForkingServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
     ///
-    /// It waits as long as the log handler does, and the server with it: see `Lines`.
+    /// Blocks as long as the log handler does, and the server with it: see `Lines`.
     ///
-    /// What a person should see is a warning or an error; the server's own life is info; each child is debug. The
-    /// details are metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`,
+    /// Events that an operator should see are warnings or errors, the server's own life is info, and children are
+    /// debug. Details are metadata: `pid`, `peer`, `exit_status` or `signal`, `reason`, `duration_ms`, `cpu_ms`,
     /// `max_rss_kib`, `error` …
     public func record(_ event: ForkingServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
-    /// Logs what happens in a `PreforkServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
+    /// Logs the events of a `PreforkServer`: `server.hooks.onEvent = { logger.record($1) }`. Parent.
     ///
-    /// As for a `ForkingServer`, but that the life of each worker, of which there are few, is info too.
+    /// As for a `ForkingServer`, except that the life of each worker is info too, because there are few.
     public func record(_ event: PreforkServer.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 
-    /// Logs what happens between a host and its zygote: `hooks.onEvent = { logger.record($0) }`. Host.
+    /// Logs the events of a zygote: `hooks.onEvent = { logger.record($0) }`. Host, any thread.
     ///
-    /// A zygote's life is info, its loss a warning or an error; each call is debug, and one whose child crashed, or
-    /// could not be had, a warning. The details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
+    /// A zygote's life is info, its loss a warning or an error. Each call is debug, or a warning if its child crashed
+    /// or could not be forked. Details are metadata: `pid`, `handler`, `failure`, `duration_ms`, `fork_us` …
     public func record(_ event: Zygote.Event) {
         log(level: Level(event.severity), event.message, metadata: event.metadata)
     }
 }
 
 extension Logger.Level {
-    /// What an event says of itself.
+    /// The level for an event's severity.
     fileprivate init(_ severity: EventSeverity) {
         self =
             switch severity {
@@ -60,16 +60,16 @@ extension ForkingServer.Event {
         case .forked: "child forked"
         case .ended: "child ended"
         case .rejected: "client refused"
-        case .verifyFailed: "client refused, as the verify hook failed"
+        case .verifyFailed: "client refused, because the verify hook failed"
         case .beforeForkFailed: "the hook before the fork failed"
-        case .forkFailed: "client sent away, as there was no child for it"
-        case .shortage: "clients wait, as there is a shortage"
+        case .forkFailed: "connection closed, because no child could be created"
+        case .shortage: "clients wait because of a shortage"
         case .upgrading: "upgrading: started a new program"
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
         case .listeningAgain: "a listener was shut down, and listens again"
         case .stopping: "stopping"
-        case .abandoned: "children are left alive, as they could not be ended"
+        case .abandoned: "children are left alive, because they could not be ended"
         case .trouble(let trouble): trouble.message
         }
     }
@@ -97,8 +97,8 @@ extension ForkingServer.Event {
 extension ChildTrouble {
     var message: Logger.Message {
         switch self {
-        case .held: "ended, but cannot be reaped, as another process traces it"
-        case .notPermitted: "cannot be ended, as it runs as another user"
+        case .held: "ended, but cannot be reaped, because another process traces it"
+        case .notPermitted: "cannot be ended, because it runs as another user"
         }
     }
 
@@ -134,7 +134,7 @@ extension PreforkServer.Event {
         case .upgraded: "upgraded: the new program serves"
         case .upgradeFailed: "not upgraded"
         case .stopping: "stopping"
-        case .abandoned: "workers are left alive, as they could not be ended"
+        case .abandoned: "workers are left alive, because they could not be ended"
         case .trouble(let trouble): trouble.message
         }
     }
@@ -173,8 +173,8 @@ extension Zygote.Event {
         case .started: "zygote started"
         case .lost: "zygote lost"
         case .startFailed: "no zygote could be started"
-        case .began: "call has a place"
-        case .rejected: "call refused, as too many wait"
+        case .began: "call has a slot"
+        case .rejected: "call refused, because too many wait"
         case .finished(let report): report.failure == nil ? "call answered" : "call failed"
         case .ended: "zygote ended"
         }
@@ -246,7 +246,7 @@ extension Optional<SocketAddress> {
 extension Logger.MetadataValue {
     fileprivate static func number(_ number: some BinaryInteger) -> Self { .string(String(number)) }
 
-    /// With three digits behind the point.
+    /// With three decimal places.
     fileprivate static func milliseconds(_ duration: Duration) -> Self {
         let microseconds = duration.inNanoseconds / 1000
         let fraction = String(microseconds % 1000)
@@ -254,7 +254,7 @@ extension Logger.MetadataValue {
         return .string("\(microseconds / 1000)." + zeros + fraction)
     }
 
-    /// What others wrote: a handler that throws, a child that has been taken over. It cannot end the line, nor fill the
+    /// Text from others, such as a handler that throws or a compromised child. It can neither end the line nor fill the
     /// log.
     fileprivate static func text(_ text: String) -> Self { .string(SocketAddress.printable(text, atMost: 1000)) }
 }

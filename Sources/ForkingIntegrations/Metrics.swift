@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Events as metrics of swift-metrics. Each metric is made once; those with labels when a label is first needed, which
-// is never a process or a peer. Nothing starts a thread; what the metrics system does with a value is its own.
+// Any process: events as metrics of swift-metrics. Each metric is created once; one with labels when a combination of
+// values first occurs. Labels are never process IDs or peers. This code starts no thread; what the metrics system does
+// is up to it.
 
 import CoreMetrics
 import Forking
 import Synchronization
 
-/// Metrics of one name, one for each value of its labels.
+/// The metrics of one name: one for each combination of label values.
 final class Family<Metric: Sendable>: Sendable {
     private let labels: [String]
     private let make: @Sendable ([(String, String)]) -> Metric
@@ -28,7 +29,7 @@ final class Family<Metric: Sendable>: Sendable {
     }
 }
 
-/// How many there are, as a gauge. Those who count up and down may be several threads: the last value is the right one.
+/// A count as a gauge. Several threads may change it: the lock makes the last value the right one.
 final class LiveGauge: Sendable {
     private let meter: Meter
     private let count = Mutex(0)
@@ -41,12 +42,12 @@ final class LiveGauge: Sendable {
     func change(by difference: Int) {
         count.withLock {
             $0 += difference
-            meter.set(max(0, $0))  // the news of an end can come before that of its begin
+            meter.set(max(0, $0))  // an end may be reported before its start
         }
     }
 }
 
-/// Makes metrics whose names begin alike.
+/// Creates metrics with a common prefix.
 struct MetricMaker: Sendable {
     let prefix: String
     let factory: any MetricsFactory

@@ -3,9 +3,8 @@
 public import CoreMetrics
 public import Forking
 
-/// What happens in a `ForkingServer`, as metrics. Parent: make one before serving, and
-/// `server.hooks.onEvent = { metrics.record($1) }`.
-/// Their names and labels are in docs/METRICS.md.
+/// Records the events of a `ForkingServer` as metrics. Parent: create one before serving, and set `server.hooks.onEvent
+/// = { metrics.record($1) }`. docs/METRICS.md lists the names and labels.
 public final class ServerMetrics: Sendable {
     private let children: LiveGauge
     private let forks: Counter
@@ -14,9 +13,9 @@ public final class ServerMetrics: Sendable {
     private let refusals: Family<Counter>
     private let shortages: Counter
 
-    /// Makes the metrics.
+    /// Creates the metrics.
     ///
-    /// - Parameter factory: by default the one that the program has set up.
+    /// - Parameter factory: the default is the one that the program has bootstrapped.
     public init(factory: any MetricsFactory = MetricsSystem.factory) {
         let make = MetricMaker(prefix: "forking_server_", factory: factory)
         children = make.gauge("children")
@@ -34,7 +33,7 @@ public final class ServerMetrics: Sendable {
             forks.increment()
             children.change(by: 1)
         case .ended(let exit):
-            // Without a peer it is none of the server's own.
+            // A process without a peer is not one of the server's children.
             guard exit.peer != nil else { return }
             children.change(by: -1)
             exits[exit.cause].increment()
@@ -50,9 +49,8 @@ public final class ServerMetrics: Sendable {
     }
 }
 
-/// What happens in a `PreforkServer`, as metrics. Parent: make one before serving, and
-/// `server.hooks.onEvent = { metrics.record($1) }`.
-/// Their names and labels are in docs/METRICS.md.
+/// Records the events of a `PreforkServer` as metrics. Parent: create one before serving, and set `server.hooks.onEvent
+/// = { metrics.record($1) }`. docs/METRICS.md lists the names and labels.
 public final class PreforkMetrics: Sendable {
     private let workers: LiveGauge
     private let forks: Counter
@@ -64,9 +62,9 @@ public final class PreforkMetrics: Sendable {
     private let overdue: Counter
     private let notReady: Counter
 
-    /// Makes the metrics.
+    /// Creates the metrics.
     ///
-    /// - Parameter factory: by default the one that the program has set up.
+    /// - Parameter factory: the default is the one that the program has bootstrapped.
     public init(factory: any MetricsFactory = MetricsSystem.factory) {
         let make = MetricMaker(prefix: "forking_pool_", factory: factory)
         workers = make.gauge("workers")

@@ -9,8 +9,8 @@ import SystemPackage
 import UnixSignals
 
 extension Worker {
-    /// Runs services in a worker's body, which is synchronous: blocks the first thread until the group has ended. When
-    /// the worker is to drain, the group shuts down gracefully.
+    /// Runs services in a worker's body, which is synchronous. Blocks the first thread until the group has ended. When
+    /// the worker is asked to drain, the group shuts down gracefully. Worker, first thread.
     ///
     /// ```swift
     /// let server = try PreforkServer(workers: listener) { worker in
@@ -19,21 +19,21 @@ extension Worker {
     /// }
     /// ```
     ///
-    /// The worker ends with its group: a service that returns or throws ends the worker, unless its configuration says
-    /// otherwise, and the parent forks another. A service says `notifyReady()`, as `serve` does; until then the worker
-    /// does not count.
+    /// The worker ends with its group: if a service returns or throws, the worker ends, unless the service's
+    /// configuration says otherwise, and the parent forks another. A service must call `notifyReady()`, as `serve`
+    /// does; until then the worker does not count as ready.
     ///
-    /// - Parameter configuration: the group's. SIGTERM is not among its signals, even if it says so: that drains a
-    ///   worker anyway, and a second one ends it. sigaction(2)
+    /// - Parameter configuration: the group's configuration. SIGTERM is removed from its signals: it makes a worker
+    ///   drain anyway, and a second one ends it. sigaction(2)
     /// - Throws: what the group throws.
     public func run(_ configuration: ServiceGroupConfiguration) throws {
         var configuration = configuration
-        // By signalfd the group would take it from the handler, and the parent could not end a worker that stays too
-        // long.
+        // The group would receive SIGTERM by signalfd instead of the handler, and the parent could not end a worker
+        // that takes too long.
         configuration.gracefulShutdownSignals.removeAll { $0 == .sigterm }
         configuration.cancellationSignals.removeAll { $0 == .sigterm }
         let group = ServiceGroup(configuration: configuration)
-        // It is at its end for ever once the worker should drain: looked at once.
+        // The descriptor stays readable from the moment the worker should drain, so react once.
         let drain = DispatchSource.makeReadSource(fileDescriptor: drainDescriptor.rawValue)
         drain.setEventHandler {
             drain.cancel()
@@ -45,39 +45,39 @@ extension Worker {
     }
 }
 
-/// Something that ends by itself when its worker drains, as `Worker.serve` of ForkingNIO does, as a service of the
-/// group that `Worker.run(_:)` runs. Worker.
+/// A service that ends by itself when its worker drains, as `Worker.serve` of ForkingNIO does. For the group that
+/// `Worker.run(_:)` runs. Worker.
 ///
-/// When its group shuts down for another reason, or cancels it, it has its worker drain: clients that were taken are
-/// served. Services shut down in reverse order: what it needs stands before it.
+/// If the group shuts down for another reason, or cancels it, the service makes its worker drain: accepted clients are
+/// still served. Services shut down in reverse order, so place those that it needs before it.
 public struct WorkerService: Service {
     private let worker: Worker
     private let body: @Sendable () async throws -> Void
 
     /// - Parameters:
     ///   - worker: the worker whose drain it follows.
-    ///   - body: what it does. It returns when the worker has drained.
+    ///   - body: the service's work. It must return when the worker has drained.
     public init(_ worker: Worker, _ body: @escaping @Sendable () async throws -> Void) {
         self.worker = worker
         self.body = body
     }
 
-    /// Returns when `body` has, but not before the group asks this service to shut down if the worker drains.
+    /// Returns when `body` has returned; if the worker drains, not before the group asks this service to shut down.
     ///
     /// - Throws: what `body` throws.
     public func run() async throws {
         try await withTaskCancellationOrGracefulShutdownHandler {
             try await body()
         } onCancelOrGracefulShutdown: {
-            // As if somebody else had: the parent is told.
+            // Like a SIGTERM from outside, so that the parent learns of it.
             if !worker.isDraining { Glibc.kill(getpid(), SIGTERM) }
         }
-        // To the group, a service that ends before its turn has failed.
+        // The group treats a service that ends before it was asked to as failed.
         if worker.isDraining { try? await gracefulShutdown() }
     }
 }
 
 extension WorkerService: CustomStringConvertible {
-    /// How the group names it in its log.
+    /// The service's name in the group's log.
     public var description: String { "WorkerService" }
 }

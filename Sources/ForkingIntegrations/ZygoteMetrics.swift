@@ -3,9 +3,8 @@
 public import CoreMetrics
 public import Forking
 
-/// What happens between a host and its zygote, as metrics. Host: make one before the zygote is started, and
-/// `hooks.onEvent = { metrics.record($0) }`.
-/// Their names and labels are in docs/METRICS.md.
+/// Records the events of a zygote as metrics. Host: create one before the zygote is started, and set `hooks.onEvent = {
+/// metrics.record($0) }`. docs/METRICS.md lists the names and labels.
 public final class ZygoteMetrics: Sendable {
     private let children: LiveGauge
     private let calls: Family<Counter>
@@ -20,9 +19,9 @@ public final class ZygoteMetrics: Sendable {
     private let startFailures: Counter
     private let losses: Family<Counter>
 
-    /// Makes the metrics.
+    /// Creates the metrics.
     ///
-    /// - Parameter factory: by default the one that the program has set up.
+    /// - Parameter factory: the default is the one that the program has bootstrapped.
     public init(factory: any MetricsFactory = MetricsSystem.factory) {
         let make = MetricMaker(prefix: "forking_zygote_", factory: factory)
         children = make.gauge("children")

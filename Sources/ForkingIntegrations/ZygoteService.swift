@@ -6,7 +6,7 @@ import ForkingAsync
 public import ServiceLifecycle
 import SystemPackage
 
-/// A zygote as a service of swift-service-lifecycle's. Host.
+/// A zygote as a service of swift-service-lifecycle. Host.
 ///
 /// ```swift
 /// let zygote = try Zygote.start { … }  // the first act of main
@@ -15,15 +15,15 @@ import SystemPackage
 /// try await group.run()
 /// ```
 ///
-/// While it runs, a zygote that is lost comes back at once, or after its pause, without a call that asks for it. On
-/// graceful shutdown the zygote takes no more calls, and ends after the last; it is killed if that takes too long, or
-/// if the service is cancelled. Services shut down in reverse order: those that call the zygote stand after it, and are
-/// served to their end.
+/// While it runs, a lost zygote is replaced at once, or after the pause, without waiting for the next call. On graceful
+/// shutdown the zygote accepts no more calls and ends after the last one. It is killed if that takes too long, or if
+/// the service is cancelled. Services shut down in reverse order: place those that call the zygote after it, so that
+/// their calls are completed.
 public struct ZygoteService: Service {
     private let zygote: Zygote
     private let drainTimeout: Duration
 
-    /// Of a zygote that was started before.
+    /// Makes a service of a zygote that has been started.
     ///
     /// - Parameters:
     ///   - zygote: the zygote.
@@ -33,8 +33,8 @@ public struct ZygoteService: Service {
         self.drainTimeout = drainTimeout
     }
 
-    /// Returns when there is no zygote any more: after graceful shutdown or cancellation, or when somebody else has
-    /// drained or killed it. No thread waits.
+    /// Returns when the zygote has ended for good: after graceful shutdown or cancellation, or because other code has
+    /// stopped it. Blocks no thread.
     public func run() async {
         let keeper = ZygoteKeeper(zygote)
         await withTaskCancellationHandler {
@@ -50,17 +50,18 @@ public struct ZygoteService: Service {
 }
 
 extension ZygoteService: CustomStringConvertible {
-    /// How the group names it in its log.
+    /// The service's name in the group's log.
     public var description: String { "ZygoteService" }
 }
 
-/// Looks after a zygote whenever there may be news of it.
+/// Polls a zygote when its descriptor is readable, or when its next start is due.
 ///
-/// All on one queue, also what it is told: a zygote that is killed is waited for, which is none of a task's business.
+/// Everything runs on one queue, also `drain` and `kill`: killing a zygote waits for its end, which must not block a
+/// task's thread.
 private final class ZygoteKeeper: @unchecked Sendable {
     private let zygote: Zygote
     private let queue = DispatchQueue(label: "forking.zygote")
-    /// What is waited for: the zygote's descriptor, or time. Cancelled when that has come.
+    /// The source for the zygote's descriptor, or the timer. Cancelled when it fires.
     private var source: (any DispatchSourceProtocol)?
     private var continuation: CheckedContinuation<Void, Never>?
 
@@ -99,14 +100,14 @@ private final class ZygoteKeeper: @unchecked Sendable {
             continuation = nil
             return
         }
-        // A duplicate, as any thread's call may find the zygote ended and close its descriptor. Dispatch would never
-        // hear of another file that then gets its number.
+        // A duplicate, because any thread's call may find that the zygote has ended and close the descriptor. Dispatch
+        // would not notice if another file got its number.
         let descriptor = zygote.duplicateDescriptor()
         let source: any DispatchSourceProtocol
         if let descriptor {
             source = DispatchSource.makeReadSource(fileDescriptor: descriptor.rawValue, queue: queue)
         } else {
-            // The zygote's next start is not due; or there was no descriptor to spare.
+            // The zygote's next start is not due yet, or there was no descriptor.
             let timer = DispatchSource.makeTimerSource(queue: queue)
             timer.schedule(deadline: .now() + .nanoseconds(Int((pause ?? .milliseconds(100)).inNanoseconds)))
             source = timer

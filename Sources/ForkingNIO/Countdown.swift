@@ -3,8 +3,8 @@
 import NIOCore
 import Synchronization
 
-/// Tells when all have left who entered; one, the maker, is in from the beginning, and nobody enters after the last
-/// left.
+/// Counts users, and succeeds when the last one has left. Starts at 1, for its creator; no user may enter after the
+/// last one has left.
 final class Countdown: Sendable {
     private let present = Atomic(1)
     private let promise: EventLoopPromise<Void>

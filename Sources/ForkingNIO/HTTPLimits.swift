@@ -2,20 +2,20 @@
 
 import NIOCore
 
-/// How long a worker waits for a client of HTTP/1 that has no request under way. Such a connection is closed without an
-/// answer.
+/// How long a worker waits for an HTTP/1 client that has no request in progress. Then the connection is closed without
+/// a response.
 public struct HTTPLimits: Sendable {
-    /// For a request's head, from its first byte on, however often another byte comes. Nil: as long as it likes.
+    /// The timeout for a request's head, from its first byte, no matter how many bytes follow. Nil: no limit.
     public var head: Duration? = .seconds(30)
-    /// For the first byte of a request, of a connection that is new or was answered. Nil: as long as it likes.
+    /// The timeout for the first byte of a request, on a new connection or after a response. Nil: no limit.
     public var idle: Duration?
 
-    /// The defaults, as said at each property.
+    /// The defaults, as documented at each property.
     public init(head: Duration? = .seconds(30), idle: Duration? = nil) { (self.head, self.idle) = (head, idle) }
 }
 
-/// Right before HTTP/1's decoder, which tells of a head only when it is whole: closes the connection when its limit is
-/// over. What is not waited for is another's to bound, such as `PreforkServer.Configuration.requestTimeout`.
+/// Stands directly before the HTTP/1 decoder, which reports a head only when it is complete. Closes the connection when
+/// a timeout has passed. Other waits are limited elsewhere, as by `PreforkServer.Configuration.requestTimeout`.
 final class HTTPClock: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer
@@ -27,7 +27,7 @@ final class HTTPClock: ChannelInboundHandler {
     private var deadline: NIODeadline?
     private var timer: (task: Scheduled<Void>, at: NIODeadline)?
     private var channel: (any Channel)?
-    /// Whether the bytes that are being read have ended a head, or belonged to a body.
+    /// Whether the bytes just read completed a head, or belonged to a body.
     private var haveMeaning = false
 
     init(_ limits: HTTPLimits) { self.limits = limits }
@@ -49,7 +49,8 @@ final class HTTPClock: ChannelInboundHandler {
         if !haveMeaning { wait(for: .restOfHead) }
     }
 
-    /// From behind the decoder: a part of a request has come, or an answer has gone; this is waited for now.
+    /// Called by the handler behind the decoder, when a part of a request has arrived or a response was sent. `next` is
+    /// what the connection waits for now.
     func note(_ next: Wait) {
         haveMeaning = true
         wait(for: next)
@@ -65,7 +66,7 @@ final class HTTPClock: ChannelInboundHandler {
             case .nothing: Duration?.none
             }
         deadline = limit.map { .now() + TimeAmount(min($0, .seconds(1 << 31))) }
-        // A timer that comes too early is set anew then: few of them are ever needed.
+        // A timer that fires too early is set again, so that few are ever needed.
         if let deadline, timer.map({ $0.at > deadline }) ?? true { setTimer(deadline) }
     }
 

@@ -4,8 +4,8 @@ import Forking
 import NIOCore
 import NIOHTTP1
 
-/// On a connection that speaks HTTP/1, right behind the decoder: counts its requests, and closes it after the last
-/// answer. That is the one to a request that wants no other, and while the worker drains the next one.
+/// Stands directly behind the HTTP/1 decoder. Counts requests, and closes the connection after the last response: the
+/// one to a request that asks for it or, while the worker drains, the next one.
 final class HTTPRequests: ChannelDuplexHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias InboundOut = HTTPServerRequestPart
@@ -14,11 +14,11 @@ final class HTTPRequests: ChannelDuplexHandler {
 
     private enum Stage {
         case serving
-        /// The answer that is being sent says that it is the last.
+        /// The response being sent says that it is the last.
         case lastAnswer
-        /// It has been sent, or its client wants no other: what still comes is thrown away.
+        /// The last response was sent, or the client wants no more: further input is discarded.
         case closing
-        /// Another protocol has taken over.
+        /// Another protocol uses the connection.
         case upgraded
     }
 
@@ -26,10 +26,10 @@ final class HTTPRequests: ChannelDuplexHandler {
     private let clock: HTTPClock
     private let peer: Forking.SocketAddress?
     private var stage = Stage.serving
-    /// Requests whose answers have not been sent: more than one if the client does not wait for them.
+    /// Requests whose responses have not been sent. More than one if the client pipelines requests.
     private var unanswered = CircularBuffer<Worker.RequestID>()
     private var isReceiving = false
-    /// Whether the last answer has left for the client.
+    /// Whether the last response was written.
     private var isSent = false
     private var wantsClose = false
     private var wantsTunnel = false
@@ -59,7 +59,7 @@ final class HTTPRequests: ChannelDuplexHandler {
         closeIfDone(context)
     }
 
-    /// If nothing is under way any more.
+    /// Starts the idle timeout if no request is in progress.
     private func awaitRequest() {
         if stage == .serving, !isReceiving, unanswered.isEmpty { clock.note(.request) }
     }
@@ -91,7 +91,7 @@ final class HTTPRequests: ChannelDuplexHandler {
             stage = .upgraded
         }
         guard stage == .serving, head.status.code >= 200 else { return head }
-        // Those that came before their turn get their answers too.
+        // Pipelined requests get their responses too.
         let isLast = unanswered.count <= 1 && (wantsClose || worker.isDraining)
         guard isLast || !head.isKeepAlive else { return head }
         stage = .lastAnswer
@@ -101,12 +101,12 @@ final class HTTPRequests: ChannelDuplexHandler {
     }
 
     private func hasAnswered() {
-        guard let request = unanswered.popFirst() else { return }  // an answer to what was no request
+        guard let request = unanswered.popFirst() else { return }  // a response without a request
         worker.endRequest(request)
     }
 
-    /// Closes our side, and the client's when it has read the answer and closed: to close both at once would reset the
-    /// connection if something is unread here, and the answer be lost that is still on its way.
+    /// Closes the sending side, and the connection when the client has closed too, or after two seconds. Closing both
+    /// sides at once would reset the connection if unread data is left, and lose the end of the response.
     private func closeIfDone(_ context: ChannelHandlerContext) {
         guard stage == .lastAnswer, isSent, !isReceiving else { return }
         stage = .closing

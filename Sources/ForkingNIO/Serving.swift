@@ -7,19 +7,19 @@ import NIOPosix
 import Synchronization
 import SystemPackage
 
-/// A worker that serves with NIO, from its first client to its last.
+/// Worker: serves with NIO, from the first client to the last.
 ///
-/// One thread waits for clients while there are none. It passes the first that comes to an event loop, which then takes
-/// one in each of its turns until none is left: a busy loop takes few, and one that is stuck a single one.
+/// One thread waits for clients while there are none. It passes the first one to an event loop, which then accepts one
+/// in each of its turns until none is left. A busy loop therefore accepts few, and a stuck one only one.
 ///
-/// NIO's own listening channels are made for one process. Built for debugging they trap when the client that woke them
-/// has gone to another; each client wakes all of them; they shorten the queue of what they are given to 128; and those
-/// that are closed throw away what they had accepted for another event loop.
+/// NIO's own listening channels expect a single process. In debug builds they trap if another process has accepted the
+/// client that woke them. Each client wakes all of them. They set the backlog of a given socket to 128. A closed one
+/// discards clients that it has accepted for another event loop.
 final class Serving: Sendable {
-    /// Makes a connection's pipeline, and what is to be called once it is open.
+    /// Makes a connection's pipeline, and returns what to call once the connection is open.
     typealias Setup = @Sendable (Serving, any Channel) -> EventLoopFuture<@Sendable () -> Void>
 
-    /// Open connections, and tasks that serve one; over when no more are taken and all of these have ended.
+    /// Counts open connections, tasks that serve one, and the acceptor. It is over when all have ended.
     private let connections: Countdown
     private let worker: Worker
     private let group: any EventLoopGroup
@@ -43,7 +43,7 @@ final class Serving: Sendable {
         connections = Countdown(on: loops[0])
     }
 
-    /// Succeeds when the worker has drained.
+    /// Serves. The future succeeds when the worker has drained.
     func serve() -> EventLoopFuture<Void> {
         waiter.start()
         worker.heartbeatTimeout.map { beat(every: .init($0 / 4)) }
@@ -72,7 +72,7 @@ final class Serving: Sendable {
         }
     }
 
-    /// On the first event loop, once a turn.
+    /// Runs on the first event loop, once a turn.
     private func takeClient() {
         guard !worker.isDraining, let client = try? worker.queue.take() else { return waitForClient() }
         open(client)
@@ -98,14 +98,14 @@ final class Serving: Sendable {
             }
             .withConnectedSocket(client.descriptor.rawValue)
             .whenComplete { [self] result in
-                // Not if its set-up failed, or took so long that its client has gone.
+                // Fails if the set-up failed, or took so long that the client has gone.
                 guard case .success(let channel) = result else { return connections.leave() }
                 start.value?()
                 channel.closeFuture.whenComplete { _ in self.connections.leave() }
             }
     }
 
-    /// Counts what the connection asks for: HTTP requests, or itself.
+    /// Counts requests: HTTP requests, or the connection as a single one.
     private func watch(_ channel: any Channel, _ peer: Forking.SocketAddress) throws {
         let pipeline = channel.pipeline.syncOperations
         if let decoder = try? pipeline.handler(type: ByteToMessageHandler<HTTPRequestDecoder>.self) {
@@ -118,7 +118,7 @@ final class Serving: Sendable {
         }
     }
 
-    /// A task that serves a connection.
+    /// Runs a task that serves a connection.
     func run(_ body: @escaping @Sendable () async -> Void) {
         connections.enter()
         Task {
@@ -129,8 +129,8 @@ final class Serving: Sendable {
 
     // MARK: Heartbeat
 
-    /// Each beat goes round: from loop to loop, and through a thread of Concurrency if tasks serve. Any that is stuck
-    /// holds it up.
+    /// Each heartbeat passes through every event loop and, if tasks serve, through a thread of Concurrency, so that any
+    /// of them that is stuck stops it.
     private func beat(every interval: TimeAmount, from index: Int = 0) {
         guard !isOver.load(ordering: .relaxed) else { return }
         if index < loops.count {

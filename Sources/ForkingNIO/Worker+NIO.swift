@@ -5,8 +5,9 @@ public import NIOCore
 import NIOPosix
 
 extension Worker {
-    /// Serves on the worker's listeners with SwiftNIO, a task for each connection, until the worker is told to drain
-    /// and its last connection has gone. `Worker.run`, which gets from a worker's body to here, is ForkingAsync's.
+    /// Serves the worker's listeners with SwiftNIO, with a task for each connection, until the worker has been asked to
+    /// drain and its last connection has closed. Worker. The worker's synchronous body calls this inside `Worker.run`
+    /// of ForkingAsync.
     ///
     /// ```swift
     /// import Forking
@@ -24,27 +25,26 @@ extension Worker {
     /// }
     /// ```
     ///
-    /// The parent is told that the worker is `notifyReady()`, and hears its `sendHeartbeat()` as long as all event
-    /// loops turn and Concurrency has a thread to run a task.
+    /// It calls `notifyReady()`, and `sendHeartbeat()` as long as all event loops run and Concurrency has a thread to
+    /// run a task.
     ///
-    /// A connection on which `setup` puts NIO's HTTP/1 decoder is one of HTTP: its requests are what `beginRequest` and
-    /// `endRequest` count, and it is closed after the answer to a request that wants that, or to the next one while the
-    /// worker drains; that answer says `Connection: close`. Any other connection counts as one request without a limit,
-    /// and its handlers end it; a long-lived one should look at `isDraining`.
+    /// If `setup` adds NIO's HTTP/1 decoder, each HTTP request is counted by `beginRequest` and `endRequest`. The
+    /// connection is closed after the response to a request that asks for it or, while the worker drains, to the next
+    /// request; that response says `Connection: close`. Any other connection counts as one request without a timeout,
+    /// and its handlers must close it. A long-lived one should check `isDraining`.
     ///
-    /// A worker that drains takes no more clients, but closes no connection, not even an idle one: its client may be
-    /// about to send the next request, and gets its answer. `limits` and the parent's drain deadline are what ends
-    /// those.
+    /// A draining worker accepts no more clients, but closes no connection, not even an idle one, because its client
+    /// may be about to send the next request, which is answered. `limits` and the parent's drain timeout end such
+    /// connections.
     ///
     /// - Parameters:
-    ///   - group: the event loops, which the caller shuts down. By default one loop, as each worker has a processor.
-    ///   - limits: how long a client of HTTP may take to send a request's head, and how long it may be idle.
+    ///   - group: the event loops, which the caller must shut down. The default is one loop, because each worker uses
+    ///     one processor.
+    ///   - limits: how long an HTTP client may take to send a request's head, and how long it may be idle.
     ///   - setup: makes a connection's pipeline, on its event loop, as NIO's `childChannelInitializer` does.
-    ///   - handle: serves the connection with what `setup` made. The connection is closed when it returns. A client
-    ///     that
-    ///     has shut down its sending side is not taken for gone.
-    /// - Throws: `ForkingError.Code.system` if waiting for clients or accepting fails for good; shortages are waited
-    ///   out.
+    ///   - handle: serves the connection, with the result of `setup`. The connection is closed when it returns. A
+    ///     client that has shut down its sending side still counts as connected.
+    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails permanently. Shortages are waited out.
     public func serve<Value: Sendable>(
         on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Value>,
@@ -68,13 +68,14 @@ extension Worker {
         try result.get()
     }
 
-    /// The same with channel handlers alone: blocks the calling thread, and starts nothing of Concurrency. For the
-    /// worker's body, never for an event loop.
+    /// The same with channel handlers only: blocks the calling thread, and does not use Concurrency. Worker; must not
+    /// run on an event loop.
     ///
     /// - Parameters:
-    ///   - group: the event loops, which the caller shuts down. By default one loop.
-    ///   - limits: how long a client of HTTP may take to send a request's head, and how long it may be idle.
+    ///   - group: the event loops, which the caller must shut down. The default is one loop.
+    ///   - limits: how long an HTTP client may take to send a request's head, and how long it may be idle.
     ///   - setup: adds the connection's handlers, on its event loop.
+    /// - Throws: as the function above.
     public func serve(
         on group: (any EventLoopGroup)? = nil, limits: HTTPLimits = HTTPLimits(),
         setup: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>

@@ -29,13 +29,8 @@ enum OptionNames {
 
     /// What it says otherwise.
     private static let beginnings = [
-        (
-            "a child cannot have the credentials and the oomScore that it is to have",
-            "--user or --oom-score-adj cannot be set"
-        ),
+        ("credentials or oomScore cannot be set", "--user or --oom-score-adj cannot be set"),
         ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
-        ("a keepAlive ", "a --keepalive "),
-        ("a userTimeout ", "a --user-timeout "),
     ]
 
     /// An error's text, as who typed a command line understands it.

@@ -29,7 +29,7 @@ struct ChildExitTests {
         #expect(Forking.ExitStatus.signaled(.abort, dumpedCore: true).description == "killed by SIGABRT (core dumped)")
         #expect(
             Forking.ExitStatus.unknown.description
-                == "ended, and its exit status is unknown, as other code in this process waited for it")
+                == "ended, and its exit status is unknown, because other code in this process waited for it")
     }
 
     @Test("an end says who, whom it served, how and after how long")

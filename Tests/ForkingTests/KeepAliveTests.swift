@@ -73,7 +73,7 @@ struct KeepAliveTests {
             let error = #expect(throws: ForkingError.self) {
                 _ = try Listener(SocketAddress(parsing: "127.0.0.1:0"), options: options)
             }
-            #expect("\(error!)".contains("it must be from 1 to"), "\(error!)")
+            #expect("\(error!)".contains("must be from 1 to"), "\(error!)")
         }
         for timeout in [Duration.zero, .seconds(3_000_000)] {
             var options = Listener.Options()

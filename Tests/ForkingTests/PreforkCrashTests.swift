@@ -49,7 +49,7 @@ struct PreforkCrashTests {
         kill(pid, SIGKILL)
         // The kernel tells the tracer alone; it is found as another one's end makes the pool look.
         kill(try #require(pool.ready.first { $0 != pid }), SIGKILL)
-        try pool.event("worker \(pid): has ended, but cannot be reaped, as a debugger or tracer holds it")
+        try pool.event("worker \(pid): has ended, but cannot be reaped, because a debugger or tracer holds it")
         try pool.waitForReady(2)
         kill(tracer, SIGKILL)
         try pool.event("worker \(pid): killed by SIGKILL")

@@ -26,11 +26,11 @@ struct ServerEventTests {
             (.abandoned([3, 4]), "these children are left alive, as they could not be ended: [3, 4]", true),
             (
                 .trouble(.held(12, peer: peer)),
-                "child 12, peer [::1]:5: has ended, but cannot be reaped, as a debugger or tracer holds it", true
+                "child 12, peer [::1]:5: has ended, but cannot be reaped, because a debugger or tracer holds it", true
             ),
             (
                 .trouble(.notPermitted(12, peer: nil)),
-                "child 12: cannot be ended, as it runs as another user: kill: Operation not permitted", true
+                "child 12: cannot be ended, because it runs as another user: kill: Operation not permitted", true
             ),
             (.ended(.made(.exited(code: 0))), ChildExit.made(.exited(code: 0)).description, false),
             (.ended(.made(.exited(code: 1))), ChildExit.made(.exited(code: 1)).description, false),

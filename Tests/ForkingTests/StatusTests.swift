@@ -110,7 +110,7 @@ struct StatusTests {
     func files() throws {
         let ends = try pipe()
         defer { for end in [ends.read, ends.write] { close(end) } }
-        #expect(try reading { try ControlSocket.handOver(ends.read, on: $0) }?.contains("is no file") == true)
+        #expect(try reading { try ControlSocket.handOver(ends.read, on: $0) }?.contains("regular file") == true)
         let directory = try TemporaryDirectory()
         let file = open(directory.path + "/file", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         defer { close(file) }

@@ -34,7 +34,7 @@ struct OptionNamesTests {
                 "maxWorkers is 3, and must be from workers, which is 4, to 1024",
                 "--max-workers is 3, and must be from --workers, which is 4, to 1024"
             ),
-            ("a keepAlive with idle 0.0 seconds cannot be", "a --keepalive with idle 0.0 seconds cannot be"),
+            ("keepAlive is invalid: its idle is 0.0 seconds", "--keepalive is invalid: its idle is 0.0 seconds"),
             (
                 "containment is .descendants, which",
                 "what programs start is kept track of (not with --leave-daemons), which"

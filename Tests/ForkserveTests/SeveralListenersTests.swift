@@ -93,7 +93,7 @@ struct SeveralListenersTests {
         let cases: [(places: [String], told: [String])] = [
             (
                 ["systemd:web"],
-                ["a socket was handed over, and nobody serves there", "\(addresses[1]), named 'x.socket'"]
+                ["a socket was handed over, and no server uses it", "\(addresses[1]), named 'x.socket'"]
             ),
             ([addresses[1]], ["\(addresses[0]), named 'web'", "systemd:web"]),
             (["127.0.0.2:0"], ["\(addresses[0]), named 'web'", "\(addresses[1]), named 'x.socket'"]),

@@ -26,7 +26,7 @@ struct UnendingTests {
         let pid = pid_t(try client.receive().dropLast())!
         defer { kill(pid, SIGKILL) }
         try server.waitForError("child \(pid), peer ")
-        try server.waitForError(": cannot be ended, as it runs as another user: kill: Operation not permitted\n")
+        try server.waitForError(": cannot be ended, because it runs as another user: kill: Operation not permitted\n")
         #expect(Process(pid) != nil, "it was ended")
         server.send(SIGTERM)
         #expect(try server.wait() == 71)
@@ -67,7 +67,7 @@ struct UnendingTests {
             }
             for program in programs { try server.waitForError("child \(program), peer ") }
         }
-        #expect(server.errors.contains(": has ended, but cannot be reaped, as a debugger or tracer holds it\n"))
+        #expect(server.errors.contains(": has ended, but cannot be reaped, because a debugger or tracer holds it\n"))
         #expect(try cpuTicks(of: server.pid) - begun < 100, "a second of a processor")
         server.send(SIGTERM)
         #expect(try server.wait() == 0)

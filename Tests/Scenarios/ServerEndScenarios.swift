@@ -102,7 +102,7 @@ private func listenerShutDown(_ address: String, lent: Bool = false) throws {
             try server.serve()
             throw Failure("it serves on")
         } catch let error as ForkingError {
-            try expect("\(error)".contains("cannot be mended"), "\(error)")
+            try expect("\(error)".contains("cannot be repaired"), "\(error)")
         }
         return
     }

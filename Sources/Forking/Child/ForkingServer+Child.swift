@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A child of a ForkingServer: one thread, and of all that the parent had, one client. What it does is the user's
-// handler; it ends by _exit, and releases nothing of the parent's.
+// A child of a ForkingServer: has one thread and one client. It runs the user's handler and ends by _exit, without
+// releasing anything of its parent's.
 
 import CForkCore
 import SystemPackage
 
 extension ForkingServer {
-    /// What a child is told, as it has nothing of its parent's stack.
+    /// What a child needs to start: it has no access to its parent's stack.
     struct ConnectionStart: BitwiseCopyable {
         let server: Unmanaged<ForkingServer>
         let descriptor: Int32
@@ -23,7 +23,7 @@ extension ForkingServer {
         let channel: Int32
     }
 
-    /// Serves its client. Returns the exit status.
+    /// Serves the client of a connection. Returns the exit status.
     func serveInChild(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
         guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
         var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
@@ -36,7 +36,7 @@ extension ForkingServer {
         return status
     }
 
-    /// Serves its client, which has sent a datagram.
+    /// Serves the client that sent a datagram. Returns the exit status.
     func serveInChild(_ start: DatagramStart) -> Int32 {
         guard case .datagrams(let handler) = service else { preconditionFailure("it is no server of datagrams") }
         let datagram = Datagram(
@@ -45,7 +45,7 @@ extension ForkingServer {
         return run(for: start.peer) { try handler(datagram) }
     }
 
-    /// What the handler does, its errors included, as an exit status.
+    /// Runs the handler and reports its error. Returns the exit status.
     private func run(for peer: SocketAddress, _ handler: () throws -> Void) -> Int32 {
         do {
             try handler()

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Two processes of an upgrade: the go-between, a child of the old program, and its own child, which becomes the new
-// program.
+// Two processes of an upgrade: the go-between, which is a child of the old program, and its own child, which becomes
+// the new program.
 
 import CForkCore
 import Glibc
 import SystemPackage
 
-/// Between the old program and the new one, while that starts.
+/// The process between the old program and the new one while the new one starts.
 enum GoBetween {
-    /// Go-between: starts the new program, tells which it is, and ends as it does, or once `lead` is at its end.
+    /// Go-between: starts the new program and sends its process ID and pidfd to the old one. Returns the new program's
+    /// exit status when it ends, or 0 when `lead` reaches end of file.
     static func stand(for handover: Handover, _ executable: Executable, until lead: Int32) -> Int32 {
         var started: ChildTable?
         do throws(ForkingError) {
@@ -24,7 +25,7 @@ enum GoBetween {
             var pidfd: Int32 = -1
             try check(forkcore_pidfd(pid, &pidfd), "pidfd_open")
             try check(forkcore_hand_over(handover.readinessSocket, pidfd, &pid, MemoryLayout<Int32>.size), "sendmsg")
-            // For the old program to see when the new one closes its own.
+            // Close this copy, so that the old program sees end of file when the new program closes its own.
             forkcore_close(handover.readinessSocket)
             while end == nil {
                 let ready = try waitUntilReadable([lead, table.descriptor.rawValue])
@@ -43,7 +44,7 @@ enum GoBetween {
         switch status {
         case .exited(let code): return code
         case .signaled(let signal, _):
-            // It has dumped its core already, if it was to.
+            // The new program has dumped core already, if it was configured to.
             var none = rlimit(rlim_cur: 0, rlim_max: 0)
             setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &none)
             signal_default(signal.rawValue)
@@ -57,10 +58,10 @@ enum GoBetween {
 }
 
 extension Handover {
-    /// Go-between's child: becomes the new program. Returns an exit status if it cannot.
+    /// Go-between's child: becomes the new program. Returns an exit status if that fails.
     func execute(_ executable: Executable) -> Int32 {
         let all = sockets.map(\.descriptor) + [readinessSocket] + (control.map { [$0] } ?? [])
-        // First out of the way of each other, then to where they are looked for.
+        // First move all descriptors above the target numbers, so that no dup2 closes one of them.
         let above = Self.first + Int32(all.count)
         let moved = all.map { fcntl($0, F_DUPFD_CLOEXEC, above) }
         for (index, descriptor) in moved.enumerated() {

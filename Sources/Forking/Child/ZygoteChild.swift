@@ -4,7 +4,7 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// A zygote's child: takes the request from its channel, runs the handler, answers, ends.
+/// A zygote's child: receives the request from its channel, runs the handler, replies and ends.
 struct ZygoteChild: BitwiseCopyable {
     let channel: Int32
     let limits: forkcore_limits
@@ -24,17 +24,17 @@ struct ZygoteChild: BitwiseCopyable {
         answer.head.usage = .own
         answer.head.forking = forking
         answer.head.tally = tally
-        fflush(nil)  // what is printed is out before the host has the answer, and may kill who gave it
+        fflush(nil)  // write the child's output before the host has the reply and may kill the child
         do {
             try answer.post(over: channel)
         } catch {
-            // Too many descriptors, or no memory for the file: that can still be said.
+            // Too many descriptors, or no memory for the reply: an error message can still be sent.
             try? CallMessage(threw: error).post(over: channel)
         }
         return answer.kind == .reply ? 0 : 1
     }
 
-    /// The host sends it after the fork request, unless it was sent before.
+    /// The host sends the request after the fork request, so it may not be there yet.
     private func awaitRequest() throws -> CallMessage? {
         while true {
             if let message = try CallMessage.receiveRequest(over: channel) { return message }
@@ -67,7 +67,8 @@ struct ZygoteChild: BitwiseCopyable {
         case .serve(let serve):
             guard !request.descriptors.isEmpty else { throw ForkingError.invalid("no connection was handed off") }
             let descriptor = request.descriptors.removeFirst()
-            // That of a client which has gone only the host knows; what it had sent is there all the same.
+            // getpeername(2) fails for a client that has gone, so the host sends the address. What the client sent can
+            // still be read.
             var connection = Connection(descriptor, peer: try peer ?? SocketAddress(peerOf: descriptor.rawValue))
             do { try serve(&connection, request) } catch {
                 connection.finish()
@@ -78,7 +79,7 @@ struct ZygoteChild: BitwiseCopyable {
         }
     }
 
-    /// Descriptors that nobody expects are not sent, but how many there are is.
+    /// Descriptors that the call does not expect are not sent, but their number is.
     private func answered(_ reply: Zygote.Reply, expecting count: UInt32) -> CallMessage {
         let descriptors = reply.takeDescriptors().map(\.rawValue)
         var message = CallMessage(.reply, reply.bytes, descriptors: descriptors.count == count ? descriptors : [])

@@ -3,16 +3,16 @@
 import CForkCore
 public import SystemPackage
 
-/// A process's number, as the kernel gives it.
+/// A process ID.
 public typealias ProcessID = Int32
 
-/// How a process ended, as wait(2) tells it.
+/// How a process ended, as wait(2) reports it. Any process.
 public enum ExitStatus: Hashable, Sendable {
-    /// By `_exit`, with this status; 0 is success.
+    /// It called `_exit` with this status; 0 is success.
     case exited(code: Int32)
-    /// By a signal: a trap in Swift is SIGILL on x86-64 and SIGTRAP on arm64.
+    /// A signal ended it: a trap in Swift is SIGILL on x86-64 and SIGTRAP on arm64.
     case signaled(Signal, dumpedCore: Bool)
-    /// Somebody else in this process waited for it first (waitpid(-1), or SIGCHLD set to be ignored).
+    /// Unknown, because other code in this process waited for it first: by waitpid(-1), or by ignoring SIGCHLD.
     case unknown
 
     /// Whether it ended with status 0.
@@ -25,60 +25,60 @@ extension ExitStatus: CustomStringConvertible {
         switch self {
         case .exited(let code): "exited with status \(code)"
         case .signaled(let signal, let dumpedCore): "killed by \(signal)" + (dumpedCore ? " (core dumped)" : "")
-        case .unknown: "ended, and its exit status is unknown, as other code in this process waited for it"
+        case .unknown: "ended, and its exit status is unknown, because other code in this process waited for it"
         }
     }
 }
 
-/// What a process and the children that it waited for have used. getrusage(2).
+/// The resources that a process, and the children that it waited for, have used. getrusage(2).
 public struct ResourceUsage: Hashable, Sendable {
     /// CPU time in user mode.
     public let userTime: Duration
     /// CPU time in the kernel.
     public let systemTime: Duration
-    /// The most memory it ever had in use, in KiB; pages shared with its parent count.
+    /// The maximum resident set size in KiB, including pages shared with its parent.
     public let maxResidentKiB: Int64
-    /// Page faults served without reading from a disk.
+    /// Page faults served without disk I/O.
     public let minorFaults: Int64
-    /// Page faults that had to read from a disk.
+    /// Page faults that required disk I/O.
     public let majorFaults: Int64
 }
 
-/// A child has ended and was reaped.
+/// The end of a child that was reaped.
 public struct ChildExit: Sendable {
-    /// Who brought the end about.
+    /// The cause of a child's end.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
     public enum Reason: Hashable, Sendable, BitwiseCopyable {
-        /// The child, or somebody else's signal.
+        /// The child itself, or a signal from another process.
         case own
-        /// Its table: its time limit had passed.
+        /// Its table, because its timeout had passed.
         case timeout
-        /// Its table: it was asked to terminate or to kill.
+        /// Its table, because `terminate` or `kill` was called.
         case stopped
     }
 
-    /// Its number, which another process may have by now.
+    /// Its process ID, which the kernel may have reused.
     public let pid: ProcessID
-    /// Whom it served, if it was forked with a peer.
+    /// The client that it served, if it was forked with a peer.
     public let peer: SocketAddress?
     /// How it ended.
     public let status: ExitStatus
-    /// Who brought that about.
+    /// What caused its end.
     public let reason: Reason
-    /// From fork to reaping.
+    /// The time from fork to reaping.
     public let duration: Duration
-    /// Whether it was not the child itself, but what one had left behind. See `Containment.descendants`.
+    /// Whether this is not the child itself, but a process that one left behind. See `Containment.descendants`.
     public let isLeftover: Bool
-    /// Nil when the status is unknown.
+    /// What it used; nil if the status is unknown.
     public let usage: ResourceUsage?
-    /// Why the program that it was to be could not be executed. execve(2).
+    /// Why its program could not be executed; nil otherwise. execve(2).
     public let execError: Errno?
-    /// Of a zygote's child, its call's.
+    /// The call's channel, for a zygote's child.
     var channel: Int32 = -1
 
-    /// Whether it ended with status 0 and nobody had to help.
+    /// Whether it ended with status 0, and neither a timeout nor a stop ended it.
     public var isSuccess: Bool { status.isSuccess && reason == .own }
 }
 
@@ -86,7 +86,7 @@ extension ChildExit: CustomStringConvertible {
     /// `child 4711, peer 127.0.0.1:50000: killed by SIGILL after 0.012 s`
     public var description: String { told(of: "child") }
 
-    /// - Parameter number: of whom it is told; nil: the child's own.
+    /// - Parameter number: the process ID to show; nil means the child's own.
     func told(of kind: String, as number: ProcessID? = nil) -> String {
         let pid = number ?? pid
         let whom = peer.map { ", peer \($0)" } ?? ""

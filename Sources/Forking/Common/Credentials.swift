@@ -4,33 +4,33 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Whom a child acts as: user, group, and supplementary groups. credentials(7).
+/// The user, group and supplementary groups that a child runs as. credentials(7).
 ///
-/// A child takes them on as one of its first acts, before its body or its program; only a parent with root's rights can
-/// give others than its own. Nothing else changes: not its variables, such as HOME, nor its directory.
+/// A child assumes them in one of its first steps, before its body or its program runs. Only a privileged parent can
+/// set credentials other than its own. Nothing else changes, neither environment variables such as HOME nor the working
+/// directory.
 public struct Credentials: Hashable, Sendable {
-    /// The real, effective and saved user. setresuid(2).
+    /// The real, effective and saved user ID. setresuid(2).
     public var user: UInt32
-    /// The real, effective and saved group. setresgid(2).
+    /// The real, effective and saved group ID. setresgid(2).
     public var group: UInt32
-    /// All others; none of the parent's stay. setgroups(2).
+    /// All supplementary groups; none of the parent's remain. setgroups(2).
     public var supplementaryGroups: [UInt32]
 
-    /// Of numbers, as the kernel knows them.
+    /// Makes credentials from numeric IDs.
     public init(user: UInt32, group: UInt32, supplementaryGroups: [UInt32] = []) {
         self.user = user
         self.group = group
         self.supplementaryGroups = supplementaryGroups
     }
 
-    /// Reads them as a person writes them: `USER` or `USER:GROUP`, each a name or a number. Without a group it is the
-    /// user's own; the supplementary groups are all that the user is a member of. passwd(5), group(5).
+    /// Parses `USER` or `USER:GROUP`, each a name or a number. The default group is the user's own; the supplementary
+    /// groups are all that the user is a member of. passwd(5), group(5).
     ///
-    /// Parent, before it serves. The files are read here, as a statically linked libc may not be able to; users that
-    /// only a directory service knows have to be given as numbers, and are then in no other group.
+    /// Parent, before it serves. Reads the files directly, because a statically linked libc may not be able to. Users
+    /// that only a directory service knows must be given as numbers, and get no supplementary groups.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if there is no such user or group, or if a number alone does not say which
-    ///   group.
+    /// - Throws: `ForkingError.Code.invalid` if there is no such user or group, or if a numeric user needs a group too.
     public init(parsing text: String) throws(ForkingError) {
         try self.init(
             parsing: text, users: AccountFile(KernelFile.lines("/etc/passwd")),
@@ -55,9 +55,9 @@ public struct Credentials: Hashable, Sendable {
         if !supplementaryGroups.contains(group) { supplementaryGroups.insert(group, at: 0) }
     }
 
-    /// A group by its name, or its number. Parent. group(5).
+    /// Returns the ID of a group given by name or number. Parent. group(5).
     ///
-    /// - Throws: `ForkingError.Code.invalid` if there is none of that name in /etc/group.
+    /// - Throws: `ForkingError.Code.invalid` if /etc/group has no group of that name.
     public static func group(_ text: String) throws(ForkingError) -> UInt32 {
         try group(Substring(text), in: AccountFile(KernelFile.lines("/etc/group")))
     }
@@ -71,7 +71,7 @@ public struct Credentials: Hashable, Sendable {
 }
 
 extension Credentials {
-    /// Calls `body` with them as C has them.
+    /// Calls `body` with the C form of these credentials.
     func withC<R>(_ body: (UnsafePointer<forkcore_credentials>) -> R) -> R {
         supplementaryGroups.withUnsafeBufferPointer { groups in
             var whose = forkcore_credentials(
@@ -81,14 +81,14 @@ extension Credentials {
     }
 }
 
-/// The lines of /etc/passwd, or of /etc/group: fields between colons, a name first, a number third.
+/// The lines of /etc/passwd or /etc/group: fields separated by colons, the first a name, the third a number.
 struct AccountFile {
     struct Entry {
         let name: Substring
         let number: UInt32
-        /// Of a user, the group.
+        /// A user's group.
         let group: UInt32?
-        /// Of a group.
+        /// A group's members.
         let members: [Substring]
     }
 
@@ -104,7 +104,7 @@ struct AccountFile {
         }
     }
 
-    /// The first of that name, or else of that number.
+    /// The first entry with that name, else the first with that number.
     func entry(_ text: Substring) -> Entry? {
         entries.first { $0.name == text } ?? UInt32(text).flatMap { number in entries.first { $0.number == number } }
     }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How bad an event is. From `warning` on a person should see it.
+/// How serious an event is. An operator should see events of severity `warning` and above.
 #if hasAttribute(nonexhaustive)
     @nonexhaustive
 #endif
 public enum EventSeverity: Comparable, Sendable {
-    /// One of many of its kind, as it should be.
+    /// Normal, and one of many.
     case debug
-    /// A step in the life of whoever tells of it.
+    /// A step in the life of a server or zygote.
     case info
-    /// Something went wrong, for one client, child, or call.
+    /// Something went wrong for one client, child or call.
     case warning
-    /// Something went wrong that may come again, and concern others.
+    /// Something went wrong that may happen again and affect others.
     case error
 }

@@ -6,20 +6,20 @@ import CForkCore
 public import SystemPackage
 
 #if !os(Linux)
-    #error("swift-forking needs Linux: it stands on signalfd, pidfd, epoll and PR_SET_PDEATHSIG")
+    #error("swift-forking needs Linux: it uses signalfd, pidfd, epoll and PR_SET_PDEATHSIG")
 #endif
 
-/// What `Forking` throws. `code` says what kind of failure it is, `description` is one line for people.
+/// The error that `Forking` throws. Any process. `code` is the kind of failure; `description` is one line for people.
 ///
 /// ```swift
 /// do { try server.serve() } catch let error where error.code == .threads { … }
 /// ```
 ///
-/// The details that a code comes with are properties: nil where the code has none of the kind.
+/// Details are properties, which are nil for codes that do not have them.
 public struct ForkingError: Error, Hashable, Sendable {
     package let detail: Detail
 
-    /// What is known of each kind.
+    /// The details of each kind.
     package enum Detail: Hashable, Sendable {
         case system(call: String, Errno)
         case invalid(String)
@@ -44,7 +44,7 @@ public struct ForkingError: Error, Hashable, Sendable {
 
     package init(_ detail: Detail) { self.detail = detail }
 
-    /// The kinds of failures. More may come: a `switch` over them has a `default`.
+    /// The kinds of failures. Versions may add some: a `switch` over them needs a `default`.
     public struct Code: Hashable, Sendable {
         private enum Value {
             case system, invalid, full, crowded, threads, crashLoop, notEnded, timedOut, lineTooLong, endOfStream
@@ -52,51 +52,50 @@ public struct ForkingError: Error, Hashable, Sendable {
         }
         private let value: Value
 
-        /// The system refused a call: see `errno` and `call`.
+        /// A system call failed: see `errno` and `call`.
         public static let system = Code(value: .system)
-        /// An argument, an address, a configuration or a message is wrong; the description says what would be right.
+        /// An argument, an address, a configuration or a message is invalid; the description says what is expected.
         public static let invalid = Code(value: .invalid)
-        /// There are as many children as there may be, and as many calls as may wait for one.
+        /// All slots are taken: there are as many children as allowed and, for a zygote, as many waiting calls.
         public static let full = Code(value: .full)
-        /// No more programs can be on their way to be executed: mostly for less than a millisecond, but for longer
-        /// where a file system is slow. One that has come through, or has ended, makes room. The same where a
-        /// descriptor that a client attached is about to be closed, which no program may have a copy of.
+        /// Too many spawned children have not called execve(2) yet, which takes longer than a millisecond only on a
+        /// slow file system. Try again when one has called it or ended. Also thrown while a descriptor that a client
+        /// attached is being closed, because no program may inherit it.
         public static let crowded = Code(value: .crowded)
-        /// This process has more than one thread, and a child forked from it could hang on a lock that another one
-        /// held.
+        /// This process has more than one thread, and a child forked from it could hang on a lock that another thread
+        /// holds.
         public static let threads = Code(value: .threads)
-        /// Too many workers in a row failed at their start, and the server gave up.
+        /// Too many workers in a row failed at their start, and the server stopped.
         public static let crashLoop = Code(value: .crashLoop)
-        /// The processes of `processIDs` live, though they were to end: they were sent SIGKILL, or may not be
-        /// signalled.
+        /// The processes in `processIDs` are still alive: they were sent SIGKILL, or may not be signalled.
         public static let notEnded = Code(value: .notEnded)
-        /// The peer of a connection sent, or took, nothing for as long as the connection's timeout.
+        /// The peer of a connection neither sent nor accepted data within the connection's timeout.
         public static let timedOut = Code(value: .timedOut)
-        /// A line is longer than the reader allows.
+        /// A line is longer than the caller allows.
         public static let lineTooLong = Code(value: .lineTooLong)
-        /// The stream ended before all that was asked for had come.
+        /// The stream ended before the requested number of bytes had arrived.
         public static let endOfStream = Code(value: .endOfStream)
 
         /// A zygote's handler threw: see `thrown`.
         public static let handlerThrew = Code(value: .handlerThrew)
-        /// A zygote's child ended before it had answered: by a trap, a signal, or exit(3). See `exitStatus`.
+        /// A zygote's child ended before it replied: by a trap, a signal or exit(3). See `exitStatus`.
         public static let childEnded = Code(value: .childEnded)
-        /// A call's deadline passed, and its child was killed, if it had one already.
+        /// A call's deadline passed. If the call had a child, it was killed.
         public static let deadlineExceeded = Code(value: .deadlineExceeded)
-        /// `Zygote.Call.cancel()` was called, and the child was killed.
+        /// `Zygote.Call.cancel()` was called. If the call had a child, it was killed.
         public static let cancelled = Code(value: .cancelled)
-        /// The zygote ended while it had the call, or there is none at the moment. A new one is started for the next
-        /// call, at once, or after `retryAfter`.
+        /// The zygote ended during the call, or there is none at the moment. The next call starts a new one, at once or
+        /// after `retryAfter`.
         public static let zygoteLost = Code(value: .zygoteLost)
         /// The zygote was shut down.
         public static let shutDown = Code(value: .shutDown)
-        /// The zygote has no handler of this name.
+        /// The zygote has no handler with this name.
         public static let noHandler = Code(value: .noHandler)
-        /// A child could not take on its `ResourceLimits`: see `errno` and `call`.
+        /// A child could not apply its `ResourceLimits`: see `errno` and `call`.
         public static let limitRefused = Code(value: .limitRefused)
     }
 
-    /// Which kind of failure it is.
+    /// The kind of failure.
     public var code: Code {
         switch detail {
         case .system: .system
@@ -122,7 +121,7 @@ public struct ForkingError: Error, Hashable, Sendable {
 
     // MARK: Details
 
-    /// The kernel's error. Of `.system` and `.limitRefused`. errno(3)
+    /// The kernel's error, for `.system` and `.limitRefused`. errno(3)
     public var errno: Errno? {
         switch detail {
         case .system(_, let errno), .limitRefused(_, let errno): errno
@@ -130,7 +129,7 @@ public struct ForkingError: Error, Hashable, Sendable {
         }
     }
 
-    /// The call that the system refused, and what it was made on where that helps. Of `.system` and `.limitRefused`.
+    /// The call that failed, with its argument where that helps, for `.system` and `.limitRefused`.
     public var call: String? {
         switch detail {
         case .system(let call, _), .limitRefused(let call, _): call
@@ -138,26 +137,25 @@ public struct ForkingError: Error, Hashable, Sendable {
         }
     }
 
-    /// How the child ended. Of `.childEnded`.
+    /// How the child ended, for `.childEnded`.
     public var exitStatus: ExitStatus? { if case .ended(let status) = detail { status } else { nil } }
 
-    /// What the handler threw: its type, and its description, in the child's words. Of `.handlerThrew`.
+    /// The type and the description of what the handler threw, as the child reports them, for `.handlerThrew`.
     public var thrown: (type: String, description: String)? {
         if case .threw(let type, let text) = detail { (type, text) } else { nil }
     }
 
-    /// The processes that did not end. Of `.notEnded`.
+    /// The processes that are still alive, for `.notEnded`.
     public var processIDs: [ProcessID] { if case .notEnded(let pids) = detail { pids } else { [] } }
 
-    /// How long there will be no other zygote; nil: the next call starts one. Of `.zygoteLost`.
+    /// How long until the next start of a zygote, for `.zygoteLost`; nil: the next call starts one.
     public var retryAfter: Duration? { if case .lost(let pause) = detail { pause } else { nil } }
 }
 
 extension ForkingError {
-    /// An error for your own code that has to throw one, such as a hook: what is wrong, and what would be right, in one
-    /// line.
+    /// Makes an error for your own code, such as a hook. `text` is one line: what is invalid, and what is expected.
     public static func invalid(_ text: String) -> ForkingError { ForkingError(.invalid(text)) }
-    /// An error for your own code that has to throw one: the call that the system refused, and its error.
+    /// Makes an error for your own code from a failed system call and its error number.
     public static func system(call: String, _ errno: Errno) -> ForkingError {
         ForkingError(.system(call: call, errno))
     }
@@ -200,19 +198,19 @@ extension ForkingError: CustomStringConvertible {
         case .system(let call, let errno): "\(call): \(errno)"
         case .invalid(let text): text
         case .full(let limit): "the child table is full: \(limit) of \(limit) children"
-        case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more can"
-        case .crowded: "execve: \(FORKCORE_SPAWN_SLOTS) programs are on their way to be executed, and no more can be"
+        case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more may"
+        case .crowded: "execve: \(FORKCORE_SPAWN_SLOTS) programs are on their way to be executed, which is the maximum"
         case .threads(let count):
             "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"
-        case .crashLoop(let failures): "gave up, as \(failures) workers in a row failed at their start"
+        case .crashLoop(let failures): "gave up, because \(failures) workers in a row failed at their start"
         case .notEnded(let pids): "stopped, but these processes could not be ended: \(pids)"
         case .timedOut: "timed out waiting for the peer"
         case .lineTooLong(let limit): "the peer sent a line of more than \(limit) bytes"
         case .endOfStream(let received, let expected): "the peer closed after \(received) of \(expected) bytes"
         case .threw(let type, let text): "the handler threw \(Self.printable(type)): \(Self.printable(text))"
-        case .ended(let status): "the child ended before it had answered: \(status)"
-        case .deadlineExceeded(let time): "no answer within \(time.inSeconds), waiting for a place included"
+        case .ended(let status): "the child ended before it replied: \(status)"
+        case .deadlineExceeded(let time): "no reply within \(time.inSeconds), waiting for a slot included"
         case .cancelled: "the call was cancelled"
         case .lost(nil): "the zygote ended; the next call starts another"
         case .lost(let pause?): "the zygote ended before it was ready; the next start is in \(pause.inSeconds)"
@@ -220,17 +218,17 @@ extension ForkingError: CustomStringConvertible {
         case .noHandler(let name, let known):
             "there is no handler '\(Self.printable(name))'; there is "
                 + (known.isEmpty ? "none" : Self.printable(known.joined(separator: ", ")))
-        case .limitRefused(let call, let errno): "a limit cannot be had here: \(Self.printable(call)): \(errno)"
+        case .limitRefused(let call, let errno): "a limit could not be applied: \(Self.printable(call)): \(errno)"
         }
     }
 
-    /// A child's own words, which may be its attacker's: they can neither end the line nor be of any length.
+    /// Text from a child, which an attacker may control: it can neither end the line nor be of any length.
     package static func printable(_ text: String) -> String { SocketAddress.printable(text, atMost: 1000) }
 }
 
 extension ForkingError {
-    /// Whether the peer of a connection brought this about: it has gone, was silent for too long, or sent what cannot
-    /// be. That is no trouble of the server's, and anybody can bring it about, as often as they like.
+    /// Whether the peer of a connection caused this: it closed, was silent for too long, or sent invalid data. This is
+    /// not the server's trouble, and any peer can cause it as often as it likes.
     public var isPeersDoing: Bool {
         switch detail {
         case .timedOut, .lineTooLong, .endOfStream: true
@@ -239,8 +237,8 @@ extension ForkingError {
         }
     }
 
-    /// Whether it is for want of something that may be there again in a moment. EAGAIN: of processes, which fork and
-    /// clone call so.
+    /// Whether this is a shortage that may be over in a moment. fork(2) and clone(2) return EAGAIN if there are too
+    /// many processes.
     var isShortage: Bool {
         switch detail {
         case .crowded: true
@@ -251,13 +249,13 @@ extension ForkingError {
 }
 
 extension Errno {
-    /// What a connection says whose peer has gone: closed, reset, or found to be out of reach.
+    /// Errors of a connection whose peer has closed, has reset it, or cannot be reached.
     static let departures: [Errno] = [
         .brokenPipe, .connectionReset, .socketNotConnected, .connectionAbort, .timedOut, .noRouteToHost,
         .networkUnreachable,
         .connectionRefused,
     ]
 
-    /// What another process, or this one, may give back in a moment.
+    /// Shortages that end when this process or another one releases something.
     static let shortages: [Errno] = [.tooManyOpenFiles, .tooManyOpenFilesInSystem, .noMemory, .noBufferSpace]
 }

@@ -2,7 +2,7 @@
 
 import Glibc
 
-/// A point on CLOCK_MONOTONIC, in nanoseconds. (The standard library's clocks live in Concurrency.)
+/// A point in time on CLOCK_MONOTONIC, in nanoseconds. (The standard library's clocks are part of Concurrency.)
 struct Instant: Comparable {
     var nanoseconds: Int64
 
@@ -14,13 +14,13 @@ struct Instant: Comparable {
 
     static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
 
-    /// Stops at either end of time instead of overflowing.
+    /// Saturates instead of overflowing.
     static func + (instant: Instant, duration: Duration) -> Instant {
         let (sum, overflow) = instant.nanoseconds.addingReportingOverflow(duration.inNanoseconds)
         return Instant(nanoseconds: overflow ? (instant.nanoseconds < 0 ? .min : .max) : sum)
     }
 
-    /// Stops at what a duration of 64 bits can hold instead of overflowing.
+    /// Saturates instead of overflowing.
     static func - (later: Instant, earlier: Instant) -> Duration {
         let (difference, overflow) = later.nanoseconds.subtractingReportingOverflow(earlier.nanoseconds)
         return .nanoseconds(overflow ? (later.nanoseconds < 0 ? .min : .max) : difference)
@@ -28,14 +28,14 @@ struct Instant: Comparable {
 }
 
 extension Duration {
-    /// Whole nanoseconds, as far as 64 bits go (292 years). Not by `components`, which trap where a duration has more
-    /// seconds than 64 bits can count.
+    /// Whole nanoseconds, limited to 64 bits (292 years). Does not use `components`, which trap if the seconds exceed
+    /// 64 bits.
     package var inNanoseconds: Int64 { Int64(clamping: attoseconds / 1_000_000_000) }
 
-    /// At least one, as 0 would be none where C takes it.
+    /// At least 1, because 0 means no timeout in C.
     var inMicroseconds: Int64 { max(1, inNanoseconds / 1000) }
 
-    /// Rounded up, so that what waits so long has waited long enough.
+    /// Rounded up, so that a wait of this length is long enough.
     var inMilliseconds: Int64 { inNanoseconds / 1_000_000 + (inNanoseconds % 1_000_000 > 0 ? 1 : 0) }
 
     /// `1.234 s`
@@ -46,7 +46,7 @@ extension Duration {
     }
 }
 
-/// The earlier of two points in time, where none means never.
+/// The earlier of two points in time; nil means never.
 func earlier(_ a: Instant?, _ b: Instant?) -> Instant? {
     guard let a, let b else { return a ?? b }
     return min(a, b)

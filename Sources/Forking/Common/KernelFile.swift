@@ -2,7 +2,7 @@
 
 import SystemPackage
 
-/// What the kernel says in files.
+/// Reads files of /proc and /sys. Any process.
 enum KernelFile {
     /// A file's bytes, up to `limit`; nil if it cannot be read.
     static func bytes(_ path: String, limit: Int = 1 << 20) -> [UInt8]? {
@@ -18,7 +18,7 @@ enum KernelFile {
         return bytes
     }
 
-    /// A file's lines, empty ones left out; none if it cannot be read.
+    /// A file's non-empty lines; none if it cannot be read.
     static func lines(_ path: String) -> [Substring] {
         String(decoding: bytes(path) ?? [], as: UTF8.self).split(separator: "\n")
     }

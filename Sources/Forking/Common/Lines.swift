@@ -3,22 +3,21 @@
 import CForkCore
 public import SystemPackage
 
-/// A program's own lines, written so that it never waits for whoever reads them.
+/// Writes log lines without ever waiting for their reader.
 ///
-/// A server has one thread: while it stands in a write to a pipe that nobody empties, or to a stopped terminal, it
-/// serves nobody, and stops for nobody. `print`, and most handlers of swift-log's, do wait. All that this library says
-/// by itself is said here.
+/// A server has one thread: while it blocks in a write to a full pipe or a stopped terminal, it serves no clients and
+/// does not stop. `print` and most log handlers of swift-log do block. This library writes all its own messages here.
 public enum Lines {
-    /// Writes one line, in one write, if there is room for it. What does not fit is lost, and counted by the process
-    /// that wrote it; the number ("417 lines were lost") is told before its next line that fits.
+    /// Writes one line, in a single write(2), if there is room for it. Otherwise the line is lost, and the process that
+    /// lost it reports the number ("417 lines were lost") before its next line that fits.
     ///
-    /// What is longer than PIPE_BUF (4096 bytes) is cut. Characters that could end the line, or steer a terminal, are
-    /// spelled out. Any process and thread; it raises no signal: neither SIGPIPE nor SIGXFSZ, nor SIGTTOU under `stty
+    /// Text beyond PIPE_BUF (4096 bytes) is truncated. Characters that could end the line or control a terminal are
+    /// escaped. Any process, any thread. Raises no signal: neither SIGPIPE nor SIGXFSZ, nor SIGTTOU under `stty
     /// tostop`.
     ///
     /// - Parameters:
     ///   - text: the line, without a newline.
-    ///   - descriptor: a pipe, a terminal, a socket, a file; the latter takes as long as its disk.
+    ///   - descriptor: a pipe, terminal, socket or file. Writing to a file takes as long as its disk.
     public static func tell(_ text: String, on descriptor: FileDescriptor = .standardError) {
         var text = SocketAddress.printable(text, atMost: longest)
         text.withUTF8 { bytes in
@@ -28,6 +27,6 @@ public enum Lines {
         }
     }
 
-    /// More than fits into a line.
+    /// More characters than fit into a line.
     private static let longest = 4096
 }

@@ -2,20 +2,20 @@
 
 import CForkCore
 
-/// A descriptor that is closed when it goes away, unless it was released. Any process.
+/// A descriptor that is closed when it is released, unless `release()` was called. Any process.
 struct OwnedDescriptor: ~Copyable {
     let rawValue: Int32
 
     init(_ rawValue: Int32) { self.rawValue = rawValue }
 
-    /// Opens one with a C function that stores it and returns an errno.
+    /// Opens a descriptor by a C function that stores it and returns an errno.
     init(_ call: String, _ open: (UnsafeMutablePointer<Int32>) -> Int32) throws(ForkingError) {
         var descriptor: Int32 = -1
         try check(open(&descriptor), call)
         self.init(descriptor)
     }
 
-    /// From now on it is the caller's to close.
+    /// Gives up the descriptor, which the caller must then close.
     consuming func release() -> Int32 {
         let descriptor = rawValue
         discard self
@@ -25,14 +25,13 @@ struct OwnedDescriptor: ~Copyable {
     deinit { forkcore_close(rawValue) }
 }
 
-/// Two connected descriptors. One stays in this process, the other is for one that it makes, which has a copy of its
-/// own then.
+/// Two connected descriptors: one for this process, and one for a process that it creates, which gets its own copy.
 struct DescriptorPair: ~Copyable {
     let ours: OwnedDescriptor
     let theirs: OwnedDescriptor
 
-    /// Opens them with a C function that stores ours and theirs and returns an errno. By default sockets that keep
-    /// messages apart and can pass descriptors on: socketpair(2).
+    /// Opens them by a C function that stores both and returns an errno. The default makes sockets that preserve
+    /// message boundaries and can pass descriptors: socketpair(2).
     init(
         _ call: String = "socketpair",
         _ open: (UnsafeMutablePointer<Int32>, UnsafeMutablePointer<Int32>) -> Int32 = forkcore_channel_open

@@ -4,24 +4,23 @@ import CForkCore
 import Glibc
 public import SystemPackage
 
-/// A program that a child is to be, with its arguments and environment. execve(2).
+/// A program that a child executes, with its arguments and environment. execve(2).
 public struct Program: Sendable {
-    /// Where it is; it is not looked for in PATH. Byte for byte: it need not be UTF-8.
+    /// The path of the executable, which is not searched for in PATH. It need not be UTF-8.
     public var path: FilePath
-    /// Its own name first, as it is to see it.
+    /// The arguments; the first is the program's own name.
     public var arguments: CStrings
-    /// Variables, each as `NAME=value`.
+    /// The environment variables, each as `NAME=value`.
     public var environment: CStrings
 
-    /// Whether it has the connection on descriptor 2 as well, rather than ours: some say there what their clients are
-    /// to read.
+    /// Whether descriptor 2 is the connection too, instead of this process's: some programs write messages for their
+    /// clients to stderr.
     public var isStandardErrorConnected = false
 
     /// - Parameters:
-    ///   - path: where it is.
-    ///   - arguments: its own name first.
-    ///   - environment: by default that of this process, as it is now, without what a service manager said to this
-    ///     process alone.
+    ///   - path: the path of the executable.
+    ///   - arguments: the arguments; the first is the program's own name.
+    ///   - environment: by default the current environment of this process, without the service manager's variables.
     public init(path: FilePath, arguments: CStrings, environment: CStrings = .environment) {
         self.path = path
         self.arguments = arguments
@@ -41,21 +40,21 @@ public struct Program: Sendable {
     }
 }
 
-/// Strings for C, byte for byte: not all that is an argument is UTF-8.
+/// Strings for C, as bytes, because arguments need not be UTF-8.
 public struct CStrings: Sendable, ExpressibleByArrayLiteral {
-    /// All of them, one after the other, each with its NUL.
+    /// All strings, one after another, each with its NUL.
     private var bytes: [CChar] = []
     private var starts: [Int] = []
 
-    /// Of each, what stands before its first NUL.
+    /// Copies each string up to its first NUL.
     public init(_ strings: some Sequence<String>) {
         for string in strings { append(string) }
     }
 
-    /// Of each, what stands before its first NUL.
+    /// Copies each string up to its first NUL.
     public init(arrayLiteral strings: String...) { self.init(strings) }
 
-    /// A copy of a vector such as `environ`, up to its end, or of its first `count`.
+    /// Copies a vector such as `environ`, up to its end or to `count` strings.
     package init(copying vector: UnsafePointer<UnsafeMutablePointer<CChar>?>, count: Int = .max) {
         var next = vector
         while starts.count < count, let string = next.pointee {
@@ -64,14 +63,14 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         }
     }
 
-    /// The arguments of this process, its own name first. They are there without /proc too, unlike `CommandLine`'s.
+    /// The arguments of this process; the first is its own name. Works without /proc, unlike `CommandLine`.
     public static var ofThisProcess: CStrings {
         var count: Int32 = 0
         return CStrings(copying: forkcore_arguments(&count))
     }
 
-    /// The variables of this process, as they are now, without NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID: with
-    /// those a program could speak in this process's name. environ(7).
+    /// The current environment of this process, without NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID, with which a
+    /// program could act in this process's name. environ(7).
     public static var environment: CStrings {
         var variables = CStrings(copying: environ)
         variables.removeAll { variable in
@@ -80,16 +79,16 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         return variables
     }
 
-    /// What a service manager says to one process alone. sd_notify(3), sd_watchdog_enabled(3)
+    /// The variables that a service manager sets for one process alone. sd_notify(3), sd_watchdog_enabled(3).
     static let managersVariables = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"]
 
-    /// How many there are.
+    /// The number of strings.
     public var count: Int { starts.count }
 
-    /// Appends what stands before its first NUL.
+    /// Appends a string, up to its first NUL.
     public mutating func append(_ string: String) { string.withCString { append($0) } }
 
-    /// Appends a string of C's.
+    /// Appends a C string.
     package mutating func append(_ string: UnsafePointer<CChar>) {
         starts.append(bytes.count)
         bytes.append(contentsOf: UnsafeBufferPointer(start: string, count: strlen(string) + 1))
@@ -101,7 +100,7 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         bytes += strings.bytes
     }
 
-    /// Removes those for which `isUnwanted` says so.
+    /// Removes the strings for which `isUnwanted` returns true.
     package mutating func removeAll(where isUnwanted: (UnsafePointer<CChar>) -> Bool) {
         let all = self
         self = []
@@ -110,7 +109,7 @@ public struct CStrings: Sendable, ExpressibleByArrayLiteral {
         }
     }
 
-    /// Calls `body` with them as execve(2) takes them.
+    /// Calls `body` with the strings as execve(2) takes them.
     func withVector<R>(_ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> R) -> R {
         bytes.withUnsafeBufferPointer { bytes in
             withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<CChar>?.self, capacity: starts.count + 1) { vector in

@@ -1,36 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Any process makes them; children take them on, in C.
+// Any process creates them; children apply them, in C.
 
 import CForkCore
 
-/// What a child may use. Nil or false: as much as its parent. setrlimit(2), prctl(2), seccomp(2), landlock(7).
+/// Limits on what a child may use. Nil or false means as much as its parent. setrlimit(2), prctl(2), seccomp(2),
+/// landlock(7).
 ///
-/// A child takes its limits on after its credentials and before its body, or before it executes its program. A limit
-/// never gives more than the parent has.
+/// A child applies its limits after its credentials, and before its body or its program runs. A limit never gives more
+/// than the parent has.
 public struct ResourceLimits: Hashable, Sendable {
-    /// Seconds of CPU time, of all its threads; then it gets SIGXCPU, and a second later SIGKILL. RLIMIT_CPU
+    /// The maximum CPU time of all threads, in seconds. Then the child gets SIGXCPU, and a second later SIGKILL.
+    /// RLIMIT_CPU
     public var maxCPUSeconds: Int?
-    /// Bytes of address space besides what is mapped when it starts; for a program, all that it maps. RLIMIT_AS
+    /// The maximum address space in bytes, in addition to what is mapped when the child starts; for a program, in
+    /// total. RLIMIT_AS
     ///
-    /// An allocation that goes beyond traps: the child ends by SIGABRT or SIGILL. A thread takes 8 MiB for its stack.
-    /// Where Tasks run, there must be at least `minAsyncMemoryBytes`.
+    /// An allocation beyond the limit traps: the child ends by SIGABRT or SIGILL. A thread needs 8 MiB for its stack. A
+    /// child that runs Tasks needs at least `minAsyncMemoryBytes`.
     public var maxMemoryBytes: Int?
-    /// The child's descriptors have numbers below this. Where Tasks run, at least `minAsyncOpenFiles`. RLIMIT_NOFILE
+    /// The child's descriptors must have numbers below this. A child that runs Tasks needs `minAsyncOpenFiles`.
+    /// RLIMIT_NOFILE
     public var maxOpenFiles: Int?
-    /// No program that it executes gets more rights than it has. PR_SET_NO_NEW_PRIVS
+    /// Programs that the child executes get no more privileges than it has. PR_SET_NO_NEW_PRIVS
     public var deniesNewPrivileges = false
-    /// It can make no sockets but Unix ones (EACCES), and listen on none. TCP sockets that it was given go on working,
-    /// and cannot be connected to anybody else; UDP ones can, so give it none. Implies `deniesNewPrivileges`.
+    /// The child can create only Unix sockets (EACCES otherwise), and cannot listen. TCP sockets that it was given
+    /// continue to work, and cannot be connected to another peer; UDP sockets can, so do not pass any. Implies
+    /// `deniesNewPrivileges`.
     ///
-    /// This takes no rights, unlike a network namespace, and microseconds. Where Landlock has no rules for TCP (before
-    /// Linux 6.7), connect(2) fails for Unix sockets too.
+    /// Unlike a network namespace, this needs no privileges, and takes microseconds. On kernels whose Landlock has no
+    /// TCP rules (before Linux 6.7), connect(2) fails for Unix sockets too.
     public var deniesNetwork = false
 
-    /// The least memory that Swift's concurrency works with: its threads' stacks. Each Task that runs at the same time
-    /// as others takes 8 MiB more; a child without them may hang.
+    /// The minimum memory for Swift Concurrency, which needs it for its threads' stacks. Each additional Task that runs
+    /// in parallel needs 8 MiB more; without them a child may hang.
     public static let minAsyncMemoryBytes = 32 << 20
-    /// The least open files that it works with: the standard ones, a call's channel, and Dispatch's own.
+    /// The minimum number of open files for Swift Concurrency: the standard ones, a call's channel, and Dispatch's own.
     public static let minAsyncOpenFiles = 8
 
     /// No limits.

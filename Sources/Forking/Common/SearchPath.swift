@@ -2,19 +2,18 @@
 
 import Glibc
 
-/// Where a shell looks for a program that is called by its name alone. Byte for byte: not all of a path is UTF-8. Any
-/// process.
+/// Searches PATH for a program, as a shell does. Works on bytes, because a path need not be UTF-8. Any process.
 ///
-/// Without FilePath, as each server looks for its own program at its start: what that makes at first use, each fork
-/// would copy.
+/// Does not use FilePath: each server searches for its own program at its start, and each fork would copy what FilePath
+/// allocates at first use.
 package enum SearchPath {
-    /// The first place for which `isWanted` says so, with its NUL.
+    /// Returns the first path, with its NUL, that `isWanted` accepts.
     ///
     /// - Parameters:
-    ///   - name: without a slash.
-    ///   - path: as PATH, with colons; a directory without a name is the one that we are in. Nil: what there is in
-    ///     every system.
-    ///   - isWanted: is given one place after the other.
+    ///   - name: a name without a slash.
+    ///   - path: directories separated by colons, as in PATH; an empty one is the working directory. Nil: the standard
+    ///     directories.
+    ///   - isWanted: called with one path after another.
     package static func find(
         _ name: UnsafePointer<CChar>, in path: UnsafePointer<CChar>? = UnsafePointer(getenv("PATH")),
         where isWanted: (UnsafePointer<CChar>) -> Bool
@@ -29,7 +28,7 @@ package enum SearchPath {
         }
     }
 
-    /// A file's path in a directory, of whose name only `length` bytes count.
+    /// Joins a directory, of which only the first `length` bytes are used, and a file name.
     static func joined(_ directory: UnsafePointer<CChar>, _ length: Int, _ name: UnsafePointer<CChar>) -> [CChar] {
         var path: [CChar] = []
         path.append(contentsOf: UnsafeBufferPointer(start: directory, count: length))

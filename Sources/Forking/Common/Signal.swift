@@ -2,12 +2,12 @@
 
 import Glibc
 
-/// A signal's number, with its name. See signal(7).
+/// A signal. See signal(7). Any process.
 public struct Signal: RawRepresentable, Hashable, Sendable {
     /// The number, as in `SIGTERM`.
     public let rawValue: Int32
 
-    /// Any number is taken; whether there is such a signal shows when it is used.
+    /// Accepts any number; an invalid one makes the call that uses it fail.
     public init(rawValue: Int32) { self.rawValue = rawValue }
 
     /// SIGHUP
@@ -53,19 +53,19 @@ public struct Signal: RawRepresentable, Hashable, Sendable {
     /// SIGSTOP
     public static let stop = Signal(rawValue: SIGSTOP)
 
-    /// Those by which a process ends when its own code goes wrong; Swift's backtraces hang on them.
+    /// The signals by which a process ends when its own code fails. Swift's backtraces are printed on these.
     static let crashes: SignalSet = [
         .illegalInstruction, .trap, .abort, .busError, .arithmetic, .segmentationFault, .quit,
     ]
 }
 
 extension Signal: CustomStringConvertible {
-    /// `SIGTERM`, or `signal 34` for one without a name of its own.
+    /// `SIGTERM`, or `signal 34` for a signal without a name.
     public var description: String {
         Self.names[rawValue].map { "SIG" + $0 } ?? "signal \(rawValue)"
     }
 
-    // strsignal(3) gives sentences, and sigabbrev_np(3) is hidden from Swift and unknown to musl.
+    // strsignal(3) returns sentences; sigabbrev_np(3) is not visible in Swift, and musl lacks it.
     private static let names: [Int32: String] = [
         SIGHUP: "HUP", SIGINT: "INT", SIGQUIT: "QUIT", SIGILL: "ILL", SIGTRAP: "TRAP", SIGABRT: "ABRT", SIGBUS: "BUS",
         SIGFPE: "FPE", SIGKILL: "KILL", SIGUSR1: "USR1", SIGSEGV: "SEGV", SIGUSR2: "USR2", SIGPIPE: "PIPE",
@@ -75,7 +75,7 @@ extension Signal: CustomStringConvertible {
     ]
 }
 
-/// Signals as the C core takes them: bit n-1 for signal n.
+/// A set of signals as the C core takes it: bit n-1 for signal n.
 struct SignalSet: OptionSet {
     var rawValue: UInt64
 

@@ -2,14 +2,14 @@
 
 import Glibc
 
-// An address as a person writes it.
+// Addresses as people write them.
 
 extension SocketAddress {
-    /// Reads an address as a person writes it: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`; also
-    /// `localhost:7777`, which is 127.0.0.1, and `7777`, `:7777` or `*:7777`, which are 0.0.0.0, all addresses of IPv4
-    /// (`[::]:7777` is those of IPv6 and IPv4). `tcp://` and `unix://` may stand in front.
+    /// Parses an address: `127.0.0.1:7777`, `[::1]:7777` or `unix:/run/x.sock`. `localhost:7777` means 127.0.0.1;
+    /// `7777`, `:7777` and `*:7777` mean 0.0.0.0, all IPv4 addresses; `[::]:7777` means all IPv6 and IPv4 addresses. A
+    /// prefix `tcp://` or `unix://` is allowed.
     ///
-    /// - Throws: `ForkingError.Code.invalid`, which says what would be right.
+    /// - Throws: `ForkingError.Code.invalid`, whose description says what is expected.
     public init(parsing text: String) throws(ForkingError) {
         if text.hasPrefix("unix:") {
             try self.init(unix: Self.unixPath(in: text))
@@ -18,7 +18,7 @@ extension SocketAddress {
         try self.init(host: Self.withoutScheme(text), in: text)
     }
 
-    /// The path or name in `unix:/run/x.sock`, or, as others write it, `unix:///run/x.sock` and `unix://@name`.
+    /// The path or name in `unix:/run/x.sock`, or in the forms `unix:///run/x.sock` and `unix://@name`.
     package static func unixPath(in text: String) -> String {
         let path = text.dropFirst("unix:".count)
         return String(path.hasPrefix("///") || path.hasPrefix("//@") ? path.dropFirst(2) : path)
@@ -37,7 +37,7 @@ extension SocketAddress {
         return text[range.upperBound...]
     }
 
-    /// `rest` is what of `text` says where.
+    /// `rest` is `text` without its scheme.
     private init(host rest: Substring, in text: String) throws(ForkingError) {
         let isPort = !rest.isEmpty && rest.utf8.allSatisfy(Self.isDigit)
         guard let colon = isPort ? rest.startIndex : rest.lastIndex(of: ":"), !rest.hasSuffix("]") else {
@@ -63,7 +63,7 @@ extension SocketAddress {
         }
     }
 
-    /// The one name that everybody knows, and what is written for all addresses.
+    /// Resolves localhost and the wildcards; everything else must be numeric.
     private static func numeric(_ host: Substring) -> String {
         switch host {
         case "localhost": "127.0.0.1"

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// What a person sees of an address, and of whatever else others have named.
+// Addresses, and other text that peers choose, as people see them.
 
 extension SocketAddress: CustomStringConvertible {
-    /// As `init(parsing:)` reads it; `unix: (unnamed)` for a Unix socket without a name, as most clients' are.
+    /// The form that `init(parsing:)` reads; `unix: (unnamed)` for a Unix socket without a name, as most clients have.
     ///
-    /// A peer names its Unix socket as it likes, and this stands in logs: characters in it that could end a line, or
-    /// change how it is shown, are spelled out, as in `\x0a` and `\u202e`, and so are bytes that are no UTF-8.
+    /// A peer chooses the name of its Unix socket, and the name appears in logs. Characters that could end a line or
+    /// change how it is displayed are therefore escaped, as in `\x0a` and `\u202e`, and so are bytes that are not
+    /// UTF-8.
     public var description: String {
         guard let ip, let port else {
             guard isUnix else { return "unknown" }
@@ -15,9 +16,9 @@ extension SocketAddress: CustomStringConvertible {
         return ip.contains(":") ? "[\(ip)]:\(port)" : "\(ip):\(port)"
     }
 
-    /// With what could end a line, steer a terminal, or make a line look other than it is spelled out: control and
-    /// format characters, separators of lines, and what cannot be seen, or means something to nobody else. No more than
-    /// so many characters of it.
+    /// Escapes characters that could end a line, control a terminal, or make a line look different from what it is:
+    /// control, format, private-use and unassigned characters, line separators, and invisible characters. Truncates the
+    /// text to `limit` characters.
     package static func printable(_ text: String, atMost limit: Int = .max) -> String {
         guard !isPlain(text.utf8, atMost: limit) else { return text }
         var shown = Shown(limit: limit)
@@ -25,7 +26,7 @@ extension SocketAddress: CustomStringConvertible {
         return shown.text
     }
 
-    /// The same for bytes that may be no text.
+    /// The same for bytes that may not be UTF-8.
     package static func printable(bytes: [UInt8]) -> String {
         if isPlain(bytes, atMost: .max) { return String(decoding: bytes, as: UTF8.self) }
         var shown = Shown(limit: .max)
@@ -42,7 +43,7 @@ extension SocketAddress: CustomStringConvertible {
         return shown.text
     }
 
-    /// Whether a character could end a line, or is not, or not only, what a reader sees.
+    /// Whether a character could end a line, is invisible, or is displayed as something else.
     package static func isSpelledOut(_ character: Unicode.Scalar) -> Bool {
         switch character.properties.generalCategory {
         case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned, .surrogate: true
@@ -50,7 +51,7 @@ extension SocketAddress: CustomStringConvertible {
         }
     }
 
-    /// The first character of what may be UTF-8, and how many bytes it has.
+    /// The first character of bytes that may be UTF-8, and its length in bytes; nil if they do not start with one.
     package static func character(at bytes: ArraySlice<UInt8>) -> (Unicode.Scalar, Int)? {
         var iterator = bytes.makeIterator()
         var parser = Unicode.UTF8.ForwardParser()
@@ -58,7 +59,7 @@ extension SocketAddress: CustomStringConvertible {
         return (UTF8.decode(encoded), encoded.count)
     }
 
-    /// Whether it is nothing but what ASCII can print, as nearly all is.
+    /// Whether the text is short enough and all printable ASCII, as almost all text is.
     private static func isPlain(_ bytes: some Collection<UInt8>, atMost limit: Int) -> Bool {
         var count = 0
         for byte in bytes {
@@ -76,7 +77,7 @@ private struct Shown {
 
     init(limit: Int) { self.limit = limit }
 
-    /// Returns whether there was room for it.
+    /// Returns false if the limit was reached.
     mutating func append(_ character: Unicode.Scalar) -> Bool {
         guard count < limit else {
             text += "..."

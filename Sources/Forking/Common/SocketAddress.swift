@@ -3,17 +3,17 @@
 import CForkCore
 import Glibc
 
-/// Where a socket is bound, or who is at its other end: IPv4, IPv6 or Unix. See ip(7), ipv6(7), unix(7).
+/// The address of a socket or of its peer: IPv4, IPv6 or Unix. See ip(7), ipv6(7), unix(7). Any process.
 ///
-/// In text: `127.0.0.1:7777`, `[::1]:7777`, `[fe80::1%eth0]:7777`, `unix:/run/x.sock`, and `unix:@name` for Linux's
-/// abstract names. Names of hosts are not looked up, but for localhost: a resolver's threads have no place in a forking
-/// parent.
+/// As text: `127.0.0.1:7777`, `[::1]:7777`, `[fe80::1%eth0]:7777`, `unix:/run/x.sock`, and `unix:@name` for a name in
+/// Linux's abstract namespace. Host names other than localhost are not resolved, because resolvers start threads, which
+/// a forking parent must not have.
 public struct SocketAddress: Sendable, BitwiseCopyable {
-    /// Only the first `length` bytes mean something.
+    /// Only the first `length` bytes are valid.
     private(set) var storage = sockaddr_storage()
     private(set) var length: socklen_t = 0
 
-    /// Fills in an address by way of a C call, which is given the storage and its length.
+    /// Makes an address by a C call that fills in the storage and its length.
     init<Failure: Error>(
         filledBy fill: (UnsafeMutablePointer<sockaddr_storage>, UnsafeMutablePointer<socklen_t>) throws(Failure) -> Void
     ) throws(Failure) {
@@ -38,7 +38,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
     }
 
-    /// One whose bytes another process has sent, if they can be an address.
+    /// Makes an address from bytes that another process sent; nil if they are not a valid address.
     init?(bytes: some Collection<UInt8>) {
         guard bytes.count <= Self.longest else { return nil }
         withUnsafeMutableBytes(of: &storage) { $0.copyBytes(from: bytes) }
@@ -46,13 +46,13 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         guard checked != nil else { return nil }
     }
 
-    /// What it is made of.
+    /// The bytes of the sockaddr.
     var bytes: [UInt8] { withUnsafeBytes(of: storage) { Array($0.prefix(Int(length))) } }
 
-    /// The most bytes that one can have.
+    /// The maximum size of an address in bytes.
     static let longest = MemoryLayout<sockaddr_storage>.size
 
-    /// Itself, if it can be an address: for one that another process has written.
+    /// This address if it is valid, else nil. For an address that another process wrote.
     var checked: SocketAddress? {
         let shortest =
             switch Int32(storage.ss_family) {
@@ -65,11 +65,11 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         return (shortest...max(shortest, longest)).contains(Int(length)) ? self : nil
     }
 
-    /// `address` is numeric, such as `127.0.0.1`, `::1` or `fe80::1%eth0`. inet_pton(3).
+    /// Makes an IP address. `address` must be numeric, such as `127.0.0.1`, `::1` or `fe80::1%eth0`. inet_pton(3).
     ///
-    /// - Throws: `ForkingError.Code.invalid`.
+    /// - Throws: `ForkingError.Code.invalid` if it is not numeric, or if the network interface does not exist.
     public init(ip address: String, port: UInt16) throws(ForkingError) {
-        guard !address.utf8.contains(0) else {  // C would see but what stands before it
+        guard !address.utf8.contains(0) else {  // C would read only what precedes it
             throw .invalid("a numeric IP address cannot have a NUL byte in it")
         }
         var v4 = sockaddr_in()
@@ -85,7 +85,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
             throw .invalid("'\(address)' is not a numeric IP address such as 127.0.0.1 or ::1")
         }
         if parts.count == 2 {
-            // A number as well, as it is printed for an interface that has gone.
+            // The zone may be a number: that is how an interface that has been removed is printed.
             let index = if_nametoindex(String(parts[1]))
             v6.sin6_scope_id = index != 0 ? index : UInt32(parts[1]) ?? 0
             guard v6.sin6_scope_id != 0 else { throw .invalid("there is no network interface '\(parts[1])'") }
@@ -95,13 +95,13 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         store(v6)
     }
 
-    /// A path in the file system, or after an `@` a name in Linux's abstract namespace.
+    /// Makes a Unix address: a path in the file system, or `@` and a name in Linux's abstract namespace. unix(7).
     ///
-    /// - Throws: `ForkingError.Code.invalid`: empty, with a NUL byte, or longer than the 107 bytes that the kernel
-    ///   takes.
+    /// - Throws: `ForkingError.Code.invalid` if the path is empty, contains a NUL byte, or is longer than the 107 bytes
+    ///   that the kernel allows.
     public init(unix path: String) throws(ForkingError) { try self.init(unix: Array(path.utf8)) }
 
-    /// The same, of bytes: not every path is UTF-8.
+    /// The same from bytes, because a path need not be UTF-8.
     public init(unix path: [UInt8]) throws(ForkingError) {
         var unix = sockaddr_un()
         unix.sun_family = sa_family_t(AF_UNIX)
@@ -116,7 +116,7 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
         }
         withUnsafeMutableBytes(of: &unix.sun_path) { $0[(isAbstract ? 1 : 0)...].copyBytes(from: name) }
         store(unix)
-        // A path ends with a NUL, an abstract name begins with one.
+        // A path ends with a NUL byte; an abstract name starts with one.
         length = socklen_t(Self.pathOffset + name.count + 1)
     }
 
@@ -139,15 +139,15 @@ public struct SocketAddress: Sendable, BitwiseCopyable {
     }
 }
 
-// MARK: - What it says
+// MARK: - Components
 
 extension SocketAddress {
     private var family: Int32 { length == 0 ? AF_UNSPEC : Int32(storage.ss_family) }
 
-    /// Whether this is a Unix socket's address, be it unnamed.
+    /// Whether this is the address of a Unix socket, which may be unnamed.
     public var isUnix: Bool { family == AF_UNIX }
 
-    /// The IP address in figures; an IPv4 address that came by an IPv6 socket is given as IPv4. Nil for Unix.
+    /// The numeric IP address; nil for a Unix socket. An IPv4-mapped IPv6 address (`::ffff:…`) is returned as IPv4.
     public var ip: String? {
         var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
         switch family {
@@ -168,7 +168,7 @@ extension SocketAddress {
         return Self.string(text)
     }
 
-    /// Nil for Unix.
+    /// The port; nil for a Unix socket.
     public var port: UInt16? {
         switch family {
         case AF_INET: UInt16(bigEndian: load(sockaddr_in.self).sin_port)
@@ -177,16 +177,16 @@ extension SocketAddress {
         }
     }
 
-    /// Whether this is a Unix socket's name that is no file: in Linux's abstract namespace.
+    /// Whether this is a name in Linux's abstract namespace, which has no file.
     public var isAbstract: Bool { rawName?.first == 0 }
 
-    /// A Unix socket's path, or `@` and its abstract name, as text: what is no UTF-8 in it is replaced. `pathBytes` has
-    /// it as it is. Nil for an unnamed one (most clients') and for IP.
+    /// The path of a Unix socket, or `@` and its abstract name, as text; invalid UTF-8 is replaced, so use `pathBytes`
+    /// to open it. Nil for IP, and for an unnamed socket, as most clients have.
     public var path: String? { pathBytes.map { String(decoding: $0, as: UTF8.self) } }
 
-    /// A Unix socket's path, or `@` and its abstract name, byte for byte. Nil for an unnamed one and for IP.
+    /// The path of a Unix socket, or `@` and its abstract name, byte for byte. Nil for IP, and for an unnamed socket.
     ///
-    /// A path that begins with an `@` itself has `./` in front, so that it cannot be taken for a name.
+    /// A path that starts with `@` is returned with `./` in front, to distinguish it from an abstract name.
     public var pathBytes: [UInt8]? {
         guard let name = rawName else { return nil }
         if name.first == 0 { return [Self.at] + name.dropFirst() }
@@ -194,7 +194,7 @@ extension SocketAddress {
         return path.first == Self.at ? Array("./".utf8) + path : path
     }
 
-    /// Of a Unix socket that has a file. Nil for all others.
+    /// The path of a Unix socket that has a file; nil otherwise.
     var file: SocketPath? {
         guard let path = pathBytes, !isAbstract else { return nil }
         return SocketPath(path)
@@ -216,8 +216,8 @@ extension SocketAddress {
 }
 
 extension SocketAddress {
-    /// Whether a socket bound here is what somebody asks for who names `asked`: any port where that is 0, and a zone
-    /// only where an address means another thing in each, as the kernel keeps none of others'.
+    /// Whether a socket bound to this address satisfies a request for `asked`. Port 0 in `asked` matches any port.
+    /// Zones are compared for link-local addresses only, because the kernel stores none for others.
     func isBound(asAsked asked: SocketAddress) -> Bool {
         guard family == asked.family, asked.port == 0 || port == asked.port else { return false }
         switch family {
@@ -234,7 +234,7 @@ extension SocketAddress {
 }
 
 extension SocketAddress: Hashable {
-    /// Whether they are the same for the kernel, byte for byte.
+    /// Whether the addresses are equal byte for byte, as the kernel sees them.
     public static func == (a: SocketAddress, b: SocketAddress) -> Bool {
         a.length == b.length
             && withUnsafeBytes(of: a.storage) { x in
@@ -242,7 +242,7 @@ extension SocketAddress: Hashable {
             }
     }
 
-    /// Hashes the bytes that mean something.
+    /// Hashes the valid bytes.
     public func hash(into hasher: inout Hasher) {
         withUnsafeBytes(of: storage) { hasher.combine(bytes: UnsafeRawBufferPointer(rebasing: $0.prefix(Int(length)))) }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Where a socket's file is, byte for byte: not every path is text.
+/// The path of a socket's file, byte for byte, because a path need not be UTF-8.
 struct SocketPath: CustomStringConvertible {
-    /// With its NUL.
+    /// With its terminating NUL.
     let c: [CChar]
     private let bytes: [UInt8]
 
@@ -13,7 +13,7 @@ struct SocketPath: CustomStringConvertible {
 
     var description: String { SocketAddress.printable(bytes: bytes) }
 
-    /// Its directory's.
+    /// The path of its directory.
     var parent: SocketPath {
         guard let slash = bytes.lastIndex(of: UInt8(ascii: "/")) else { return SocketPath(Array(".".utf8)) }
         return SocketPath(Array(bytes[..<max(slash, 1)]))

@@ -4,34 +4,37 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The errno of a call of libc's that returns a negative number where it fails; 0 if it has succeeded. Write it right
-/// behind that call, or around it: errno is read here, and nowhere else in Swift. Any process.
+/// The errno of a libc call that returned `result`: 0 unless it is negative. Call this directly after that call, or
+/// around it: it is the only place in Swift that reads errno. Any process.
 package func failure(of result: some SignedInteger) -> Int32 {
     let code = errno
     return result < 0 ? code : 0
 }
 
-/// Makes an error of what a C function returned, unless that is 0.
+/// Throws an error unless `code`, the result of a C function, is 0.
 func check(_ code: Int32, _ call: @autoclosure () -> String) throws(ForkingError) {
     if code != 0 {
         throw .system(call: call(), Errno(rawValue: code))
     }
 }
 
-/// What kind of socket a descriptor is, such as SOCK_STREAM; nil if it is none. SO_TYPE in socket(7). Any process.
+/// The type of a socket, such as SOCK_STREAM; nil if the descriptor is not a socket. SO_TYPE in socket(7). Any process.
 package func socketType(of descriptor: Int32) -> Int32? {
     var type: Int32 = 0
     var length = socklen_t(MemoryLayout<Int32>.size)
     return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &length) == 0 ? type : nil
 }
 
-// MARK: Waiting. All of Swift waits for descriptors here, but for a worker, whose epoll instance wakes it alone (`AcceptQueue`).
+// MARK: Waiting
+//
+// All Swift code waits for descriptors here, except workers, whose epoll instances wake only one of them:
+// `AcceptQueue`.
 
-/// Waits until something can be read from one of some descriptors, or its other end has gone, but no longer than
-/// `time`; nil waits for ever. One that is negative is passed over. There are at most 8. ppoll(2). Any process.
+/// Waits until one of at most 8 descriptors is readable or its other end has closed, but no longer than `time`; nil
+/// means no limit. Negative descriptors are ignored. ppoll(2). Any process.
 ///
-/// - Returns: a bit for each that is so, the first one's the lowest. None after the time, and if a signal came in
-///   between.
+/// - Returns: a bit for each such descriptor, the lowest for the first. 0 after the time, or if a signal interrupted
+///   the wait.
 @inline(__always)
 func waitUntilReadable<let count: Int>(
     _ descriptors: InlineArray<count, Int32>, atMost time: Duration? = nil
@@ -45,16 +48,16 @@ func waitUntilReadable<let count: Int>(
     return ready
 }
 
-/// The same for one descriptor. Returns whether it is so.
+/// The same for one descriptor. Returns whether it is readable or its other end has closed.
 func waitUntilReadable(_ descriptor: Int32, atMost time: Duration? = nil) throws(ForkingError) -> Bool {
     try waitUntilReadable([descriptor], atMost: time) != 0
 }
 
-/// Whether something can be read from a descriptor now, or its other end has gone.
+/// Whether a descriptor is readable now, or its other end has closed.
 func isReadable(_ descriptor: Int32) -> Bool { (try? waitUntilReadable(descriptor, atMost: .zero)) ?? false }
 
-/// Waits until the other end of a socket has closed, or will send no more, whatever is to be read, but no longer than
-/// `time`. EPOLLRDHUP in epoll_ctl(2). Any process.
+/// Waits until the other end of a socket has closed or will send no more, even if data can still be read, but no longer
+/// than `time`. EPOLLRDHUP in epoll_ctl(2). Any process.
 func waitUntilHungUp(_ descriptor: Int32, atMost time: Duration) throws(ForkingError) -> Bool {
     let poll = try OwnedDescriptor("epoll_create1", forkcore_poll_open)
     try check(forkcore_poll_add_hang_up(poll.rawValue, descriptor, 0), "epoll_ctl")

@@ -3,7 +3,7 @@
 import CForkCore
 import Glibc
 
-/// How many threads this process has, and whether that may be.
+/// Any process: counts threads, and requires that there is only one.
 enum Threads {
     static func requireOne() throws(ForkingError) {
         let count = forkcore_thread_count()
@@ -12,10 +12,10 @@ enum Threads {
 }
 
 extension Threads {
-    /// Runs `body` on a thread that is there for it alone, and waits until that has ended. pthread_create(3)
+    /// Runs `body` on a thread of its own, and waits until that thread has ended. pthread_create(3)
     ///
-    /// What `body` leaves in thread-local variables goes with the thread. A Swift `Mutex` keeps its thread's number in
-    /// one: that of the thread that forks would be wrong in each child, and a lock taken with it traps there.
+    /// Thread-local variables that `body` sets end with the thread. A Swift `Mutex` caches the thread's ID in one: in a
+    /// child, the cached ID of the thread that forked would be wrong, and taking a lock would trap.
     static func runAlone(_ body: () throws -> Void) throws {
         try withoutActuallyEscaping(body) { body in
             let box = Box(body)
@@ -28,7 +28,7 @@ extension Threads {
                 }, Unmanaged.passUnretained(box).toOpaque())
             try check(code, "pthread_create")
             pthread_join(thread, nil)
-            // It has ended for libc a moment before it has for the kernel, which would still count it.
+            // pthread_join returns a moment before the thread has ended for the kernel, which would still count it.
             while access("/proc/self/task/\(box.thread)", F_OK) == 0 { sched_yield() }
             try box.result.get()
         }
@@ -48,9 +48,9 @@ extension Threads {
     }
 }
 
-/// Which signals the threads of this process let through.
+/// The signal masks of this process's threads.
 enum ThreadMasks {
-    /// A thread, other than the calling one, that does not block `signal`.
+    /// Returns a thread, other than the calling one, that does not block `signal`; nil if there is none.
     static func firstThatTakes(_ signal: Signal) -> ProcessID? {
         guard forkcore_thread_count() != 1, let tasks = opendir("/proc/self/task") else { return nil }
         defer { closedir(tasks) }

@@ -3,13 +3,13 @@
 import CForkCore
 import Glibc
 
-/// How many processor cores this process may use, which is how many workers a pool has unless told otherwise.
+/// The number of processor cores that this process may use, which is a pool's default number of workers.
 public enum UsableCores {
-    /// The cores that this process may run on, at most as many as its control groups let it use at a time (1.5 count as
-    /// 2); at least 1. sched_getaffinity(2), cgroups(7).
+    /// The number of cores that this process may run on, limited to the CPU quota of its control groups, rounded up; at
+    /// least 1. sched_getaffinity(2), cgroups(7).
     ///
-    /// Looked for at each call, in some files of /proc and /sys, so keep it. Limits above a container's own root cannot
-    /// be seen from inside. Any process, any thread.
+    /// Each call reads files in /proc and /sys, so keep the result. Limits set above a container's root group are not
+    /// visible inside the container. Any process, any thread.
     public static var count: Int { count(root: "", affinity: affinity) }
 
     /// The same, with files below `root`.
@@ -18,14 +18,14 @@ public enum UsableCores {
         return max(1, min(affinity, limits.min() ?? affinity))
     }
 
-    /// The cores that the calling thread may run on.
+    /// The number of cores that the calling thread may run on.
     static var affinity: Int {
         var cores: UInt32 = 0
         guard forkcore_affinity(&cores) == 0 else { return max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
         return Int(cores)
     }
 
-    /// What a control group allows, in whole cores; nil if it sets no limit, or none that makes sense.
+    /// A control group's limit in whole cores; nil if it has none, or if its files are malformed.
     private static func limit(in directory: String) -> Int? {
         let both = words(directory + "/cpu.max")  // version 2: quota and period, in microseconds
         if both.count == 2 { return cores(quota: both[0], period: both[1]) }
@@ -34,7 +34,7 @@ public enum UsableCores {
         return cores(quota: quota[0], period: period[0])
     }
 
-    /// No limit is `max` in version 2, and -1 in version 1.
+    /// Without a limit, the quota is `max` in version 2, and -1 in version 1.
     private static func cores(quota: Substring, period: Substring) -> Int? {
         guard let quota = Int(quota), let period = Int(period), quota > 0, period > 0 else { return nil }
         return quota / period + (quota % period > 0 ? 1 : 0)
@@ -45,8 +45,8 @@ public enum UsableCores {
     }
 }
 
-/// Where this process stands in the hierarchies of control groups: one of version 2, one for a controller of version 1,
-/// or both. cgroups(7).
+/// This process's position in the control group hierarchies: one of version 2, one per controller of version 1, or
+/// both. cgroups(7).
 struct ControlGroups {
     private let memberships: [Membership]
     private let mounts: [Mount]
@@ -56,13 +56,12 @@ struct ControlGroups {
         mounts = KernelFile.lines(root + "/proc/self/mountinfo").compactMap(Mount.init)
     }
 
-    /// The directories of the groups that may limit this process's CPU time: its own, and all above it that can be
-    /// seen.
+    /// The directories of the groups that may limit this process's CPU time: its own and all visible ones above it.
     var cpuDirectories: [String] {
         memberships.flatMap { membership in
             let mounts = mounts.filter { $0.shows(membership) }
-            // Where no mount has the group, as in a container that sees another's mount, the mount's root is the best
-            // guess.
+            // If no mount contains the group, as in a container that sees another's mount, the root of the mount is the
+            // best guess.
             guard let mount = mounts.first(where: { membership.path.below($0.root) != nil }) ?? mounts.first else {
                 return [String]()
             }
@@ -75,7 +74,7 @@ struct ControlGroups {
         }
     }
 
-    /// A line of /proc/self/cgroup that matters: `0::/a/b` in version 2, `4:cpu,cpuacct:/a/b` in version 1.
+    /// A relevant line of /proc/self/cgroup: `0::/a/b` in version 2, `4:cpu,cpuacct:/a/b` in version 1.
     private struct Membership {
         let isNew: Bool
         let path: Path
@@ -125,13 +124,13 @@ struct ControlGroups {
         }
     }
 
-    /// A group's path in its hierarchy. It begins with `..` where the group is outside the cgroup namespace.
+    /// A group's path in its hierarchy. It starts with `..` if the group is outside the cgroup namespace.
     private struct Path {
         let names: [Substring]
 
         init(_ text: Substring) { names = text.split(separator: "/") }
 
-        /// The names that lead from `root` down to here; nil if this is not below it.
+        /// The components from `root` down to this path; nil if this path is not below `root`.
         func below(_ root: Path) -> [Substring]? {
             guard names.starts(with: root.names) else { return nil }
             let rest = Array(names.dropFirst(root.names.count))

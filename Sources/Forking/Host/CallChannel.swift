@@ -5,24 +5,24 @@ import Glibc
 import Synchronization
 import SystemPackage
 
-/// Host: a call's channel, and the request until it is sent there.
+/// Host, any thread: a call's channel, and the request until it is sent.
 ///
-/// There is a channel once the call has a place: while it waits for one it takes no descriptor, so that no burst of
-/// calls takes all that the host can have. Unless somebody asks for one to poll.
+/// The socket pair is opened only when the call gets a slot, or when the caller asks for a descriptor to poll. A
+/// waiting call therefore uses no descriptor of its own, and a burst of calls cannot use up the host's descriptors.
 ///
-/// Its lock is the last to be taken: nobody takes another with it.
+/// Lock order: this lock is taken last. No code takes another lock while it holds this one.
 final class CallChannel: Sendable {
     private struct State {
-        /// The host's end; -1 before it is open, and after it was closed.
+        /// The host's end; -1 before it is opened and after it is closed.
         var ours: Int32 = -1
-        /// The child's end, until the zygote has it.
+        /// The child's end, until it is sent to the zygote.
         var theirs: Int32 = -1
-        /// Nil once it was sent, or is not to be.
+        /// Nil once the request was sent or dropped.
         var request: CallMessage?
-        /// Whether the request's descriptors are duplicates, made as the caller may close his.
+        /// True if the request's descriptors are duplicates, made because the caller may close the originals.
         var ownsDescriptors = false
         var isOver = false
-        /// Whether somebody has the host's end in a loop of his own: it stays open as long as the call is there.
+        /// True if the caller polls the host's end in its own event loop: it then stays open for the life of the call.
         var isPolled = false
         var hasPlace = false
         var failure: ForkingError?
@@ -31,7 +31,7 @@ final class CallChannel: Sendable {
 
     let expecting: Int
     private let state: Mutex<State>
-    /// Changes when the call gets a place, or is not to get one.
+    /// Incremented when the call gets a slot, or fails before it has one.
     private let word = UnsafeWord()
 
     init(_ request: CallMessage, expecting: Int) {
@@ -45,7 +45,8 @@ final class CallChannel: Sendable {
 
     // MARK: The call's side
 
-    /// To be polled; opened, if it is not yet. -1 if there are no descriptors to be had, or it is over.
+    /// The descriptor to poll; opens the channel if necessary. -1 if no descriptor is available, or if the call is
+    /// over.
     var descriptor: Int32 {
         state.withLock {
             guard !$0.isOver, $0.failure == nil || $0.isPolled, open(&$0) == 0 else { return -1 }
@@ -54,20 +55,20 @@ final class CallChannel: Sendable {
         }
     }
 
-    /// The host's end once the call has a place, else -1; and why it will have none.
+    /// The host's end if the call has a slot, else -1; and the error if it will never get one.
     var standing: (channel: Int32, failure: ForkingError?) {
         state.withLock { ($0.hasPlace ? $0.ours : -1, $0.failure) }
     }
 
-    /// Has the child killed.
+    /// Shuts down the host's end for writing. The zygote then kills the child.
     func hangUp() { state.withLock { if $0.ours >= 0 { forkcore_finish_sending($0.ours) } } }
 
-    /// The call has its answer.
+    /// The call has its reply.
     func finish() {
         if !state.withLock({ $0.isPolled }) { close() }
     }
 
-    /// The call is over. What its child may still have sent is not waited for.
+    /// The call is over. Does not wait for anything that the child may still send.
     func close() {
         state.withLock { state in
             guard !state.isOver else { return }
@@ -79,7 +80,7 @@ final class CallChannel: Sendable {
         }
     }
 
-    /// Waits for news: of a place, or in the channel.
+    /// Waits until the call gets a slot or fails or, if it has a slot, until the channel is readable.
     func wait(atMost duration: Duration) throws(ForkingError) {
         let value = word.value
         let (channel, failure) = standing
@@ -88,8 +89,8 @@ final class CallChannel: Sendable {
         _ = try waitUntilReadable(channel, atMost: duration)
     }
 
-    /// Calls `body`, once, when the call has a place or will have none: now, or on another thread, which is not to be
-    /// held up.
+    /// Calls `body` once, when the call gets a slot or fails: at once, or later on another thread, which `body` must
+    /// not block.
     func whenDecided(_ body: @escaping @Sendable () -> Void) {
         let isDecided = state.withLock { state in
             let isDecided = state.hasPlace || state.failure != nil
@@ -99,9 +100,10 @@ final class CallChannel: Sendable {
         if isDecided { body() }
     }
 
-    // MARK: The link's side
+    // MARK: The client's side
 
-    /// The end for the child. EMFILE, ENFILE, ENOBUFS, ENOMEM; ECANCELED if the call is over.
+    /// Opens the channel if necessary and returns the child's end. EMFILE, ENFILE, ENOBUFS or ENOMEM; ECANCELED if the
+    /// call is over.
     func theirEnd(_ descriptor: inout Int32) -> Int32 {
         state.withLock { state in
             guard !state.isOver else { return ECANCELED }
@@ -114,13 +116,13 @@ final class CallChannel: Sendable {
     private func open(_ state: inout State) -> Int32 {
         guard state.ours < 0 else { return 0 }
         let code = forkcore_channel_open(&state.ours, &state.theirs)
-        // Nobody can attach what it would take time to close; where the kernel cannot see to that, it is closed
-        // elsewhere.
+        // The reply has no descriptors, so the kernel is told to refuse them (SO_PASSRIGHTS): a child cannot attach a
+        // descriptor whose close blocks. On kernels without that option, another process closes what was attached.
         if code == 0, expecting == 0 { _ = forkcore_refuse_rights(state.ours) }
         return code
     }
 
-    /// While it waits, the request's descriptors have to stay.
+    /// Duplicates the request's descriptors for as long as the call waits, because the caller may close its own.
     func holdDescriptors() throws(ForkingError) {
         try state.withLock { (state) throws(ForkingError) in
             guard var request = state.request, !request.descriptors.isEmpty, !state.ownsDescriptors else { return }
@@ -140,18 +142,18 @@ final class CallChannel: Sendable {
         }
     }
 
-    /// How many descriptors it holds while it waits.
+    /// The number of descriptors that the call holds while it waits.
     var heldDescriptors: Int { state.withLock { $0.ownsDescriptors ? $0.request?.descriptors.count ?? 0 : 0 } }
 
-    /// The zygote has its end. The request follows: to put a long one into memory takes its time, and no lock but this
-    /// one's.
+    /// Sends the request, after the zygote has got the child's end. Copying a large request into a memfd takes time, so
+    /// only this lock is held.
     func send() {
         let body = state.withLock { state in
             forkcore_close(state.theirs)
             state.theirs = -1
             if let request = state.request, !state.isOver {
                 do throws(ForkingError) { try request.send(over: state.ours) } catch {
-                    // A child that was not forked, or has ended, cannot take it: why, is in the channel.
+                    // EPIPE or ECONNRESET: the child was not forked, or has ended. The channel says why.
                     if !Self.isForNobody(error) {
                         state.failure = error
                         forkcore_finish_sending(state.ours)
@@ -170,12 +172,12 @@ final class CallChannel: Sendable {
         error == .system(call: "sendmsg", .brokenPipe) || error == .system(call: "sendmsg", .connectionReset)
     }
 
-    /// It will have no place.
+    /// The call will never get a slot.
     func fail(_ error: ForkingError) {
         let body = state.withLock { state in
             state.failure = state.failure ?? error
             dropRequest(&state)
-            forkcore_close(state.theirs)  // whoever polls sees the end
+            forkcore_close(state.theirs)  // a caller that polls sees end of file
             state.theirs = -1
             return state.onDecision.take()
         }
@@ -190,7 +192,7 @@ final class CallChannel: Sendable {
     }
 }
 
-/// A word that threads wait for. futex(2)
+/// A 32-bit word that threads wait on. futex(2)
 private struct UnsafeWord: @unchecked Sendable, ~Copyable {
     private let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
 

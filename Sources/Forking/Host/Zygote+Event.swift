@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension Zygote {
-    /// What happens between a host and its zygote, as the host sees it.
+    /// An event in the life of a zygote or of a call, as seen by the host.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
     public enum Event: Sendable {
-        /// A zygote was started; the first one is ready by then.
+        /// A zygote was started. The first one is ready by then.
         case started(ProcessID)
-        /// It has ended, unasked: so, and after so many failures in a row the next one is started after this time
-        /// (zero: at once).
+        /// The zygote ended unexpectedly, with this status. After so many failures in a row, the next one is started
+        /// after `pause`; zero means at once.
         case lost(ProcessID, ExitStatus, failures: Int, pause: Duration)
-        /// No zygote could be started; it is tried again.
+        /// No zygote could be started. The start is tried again.
         case startFailed(ForkingError)
-        /// A call has one of the places: the zygote was told to fork its child.
+        /// A call got a slot: the zygote was asked to fork its child.
         case began(handler: String)
-        /// A call was turned away, as too many wait.
+        /// A call was rejected because too many calls wait.
         case rejected(handler: String)
-        /// A call has ended.
+        /// A call ended.
         case finished(CallReport)
-        /// It has ended, as it was asked to.
+        /// The zygote ended as requested.
         case ended(ProcessID)
 
-        /// Whether a person should see it.
+        /// Whether an operator should see it.
         public var isTrouble: Bool { severity >= .warning }
 
-        /// How bad it is. A call whose child crashed, or could not be had, is a warning, though whoever called is told,
-        /// too.
+        /// How serious it is. A crashed child, or one that could not be forked, is a warning, although the caller gets
+        /// the error too.
         public var severity: EventSeverity {
             switch self {
             case .started, .ended: .info
@@ -35,7 +35,7 @@ extension Zygote {
             case .began, .rejected: .debug
             case .finished(let report):
                 switch report.failure?.detail {
-                case .ended(.signaled(.brokenPipe, _)): .debug  // its client left first, as clients do
+                case .ended(.signaled(.brokenPipe, _)): .debug  // normal: the client closed first
                 case .ended, .deadlineExceeded, .limitRefused, .system, .invalid: .warning
                 default: .debug
                 }
@@ -43,48 +43,49 @@ extension Zygote {
         }
     }
 
-    /// A call has ended.
+    /// How a call ended.
     public struct CallReport: Sendable {
         /// The handler's name.
         public let handler: String
-        /// Why it has no answer; nil if it has.
+        /// Why there is no reply; nil if there is one.
         public let failure: ForkingError?
-        /// From its begin to its answer, waiting included.
+        /// From the start of the call to its reply, waiting included.
         public let duration: Duration
-        /// How long it waited for a place; nil if it never had one, and so no child.
+        /// How long it waited for a slot; nil if it never got one, and so had no child.
         public let waited: Duration?
-        /// From its fork request's arrival in the zygote to its child's first step; nil if the child told nothing.
+        /// From the arrival of its fork request in the zygote to its child's first step; nil if the child did not
+        /// report it.
         public let forkTime: Duration?
-        /// What the child had used when it answered, or ended; nil if that is not known.
+        /// The child's resource usage when it replied, or ended; nil if unknown.
         public let usage: ResourceUsage?
-        /// What the zygote has done since the report before this one, as far as it has told.
+        /// The zygote's work since the previous report, as far as the zygote has reported it.
         public let work: Work
     }
 
-    /// What a zygote has done between two reports: in their sum, nothing is told twice. What it did after its last
-    /// answer, before it was lost, is not told at all.
+    /// A zygote's work between two reports. Summed over all reports, nothing is counted twice. Work that a lost zygote
+    /// did after its last reply is never reported.
     public struct Work: Hashable, Sendable {
-        /// Children that it forked.
+        /// Children forked.
         public internal(set) var forks = 0
-        /// Children that it reaped.
+        /// Children reaped.
         public internal(set) var reaped = 0
-        /// What it took to reap them, in all.
+        /// The total time spent reaping them.
         public internal(set) var reapTime = Duration.zero
     }
 
-    /// What a zygote has done. Children and times as of the last answer.
+    /// The state of the calls now, and the zygote's work as of its last reply.
     public struct Status: Hashable, Sendable {
-        /// Calls that have a place now.
+        /// Calls that have a slot.
         public internal(set) var running = 0
-        /// Calls that wait for one.
+        /// Calls that wait for a slot.
         public internal(set) var waiting = 0
-        /// Children that were alive.
+        /// Live children.
         public internal(set) var children = 0
-        /// Children forked since the zygote began.
+        /// Children forked since the zygote started.
         public internal(set) var forks = 0
-        /// Children reaped since it began.
+        /// Children reaped since the zygote started.
         public internal(set) var reaped = 0
-        /// What it took to reap them, in all.
+        /// The total time spent reaping them.
         public internal(set) var reapTime = Duration.zero
     }
 }
@@ -98,8 +99,8 @@ extension Zygote.Event: CustomStringConvertible {
         case .lost(let pid, let status, let failures, let pause):
             "zygote \(pid) \(status), \(failures) in a row; the next one is started after \(pause.inSeconds)"
         case .startFailed(let error): "no zygote could be started: \(error)"
-        case .began(let handler): "a call of '\(handler)' has a place"
-        case .rejected(let handler): "a call of '\(handler)' was refused, as too many wait"
+        case .began(let handler): "a call of '\(handler)' has a slot"
+        case .rejected(let handler): "a call of '\(handler)' was refused, because too many wait"
         case .finished(let report):
             "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"
         case .ended(let pid): "zygote \(pid) has ended"

@@ -5,8 +5,8 @@ import Glibc
 import Synchronization
 public import SystemPackage
 
-/// A process, forked before this one had threads, that forks again on request: a child for each call, which answers it
-/// and ends. What crashes, hangs or leaks there costs that call alone.
+/// A process, forked before this one has threads, that forks a child for each call. The child replies and exits. A
+/// crash, a hang or a leak in the child affects only that call.
 ///
 /// ```swift
 /// let zygote = try Zygote.start { handlers in
@@ -15,31 +15,32 @@ public import SystemPackage
 /// let reply = try zygote.runAndWait("thumbnail", bytes)
 /// ```
 ///
-/// *Host*: this process. It may have any threads, and any heap: neither comes near a fork. *Zygote*: one thread for
-/// ever; the host's end, however it comes, ends it. *Child*: one call, or one connection to its end.
+/// *Host*: this process. It may have any number of threads and any heap: neither is copied by a fork. *Zygote*: a
+/// process with one thread, which ends when the host ends, for whatever reason. *Child*: serves one call, or one
+/// connection, and exits.
 ///
-/// Tasks await `run` and `reply`, of the product and module ForkingAsync; values instead of bytes are ForkingCodable's.
-/// A process that a test runner has started has threads: test handlers as functions, and the whole in an executable of
-/// its own.
+/// Tasks await `run` and `reply` from the ForkingAsync module. ForkingCodable passes `Codable` values instead of bytes.
+/// A process started by a test runner already has threads: test handlers as functions, and the whole in an executable
+/// of its own.
 ///
-/// Should the zygote die, the calls that it had fail with `ForkingError.Code.zygoteLost`, and the next call starts
-/// another: this executable anew, with the same arguments and the environment that it had at the start, which becomes
-/// the zygote where it comes to `Zygote.start`.
+/// If the zygote dies, its calls fail with `ForkingError.Code.zygoteLost`, and the next call starts a new one. For that
+/// the host executes its own executable again, with the same arguments and the environment of its own start. That
+/// process becomes the zygote when its `main` reaches `Zygote.start`.
 public final class Zygote: Sendable {
-    /// How much there can be at once, and how children are set up.
+    /// How many calls may run and wait, and how children are set up.
     public struct Configuration: Sendable {
-        /// How many children there can be at once.
+        /// The maximum number of children at one time. Each running call holds one of these slots.
         public var maxChildren = 40
-        /// How many calls can wait for one of their places. They get them in the order in which they came.
+        /// The maximum number of calls that wait for a slot. They get slots in order of arrival.
         public var maxWaiting = 1000
-        /// How many bytes an answer can have at most, unless the call says otherwise: what a child sends is not trusted
-        /// to be sensible.
+        /// The maximum size of a reply in bytes, unless the call sets its own: the host does not trust what a child
+        /// sends.
         public var maxReplyBytes = 16 << 20
-        /// How calls' children are set up and bounded. Their `containment` is `.group`, or can be `.session`; they die
-        /// with the zygote, and are forked from its one thread. `child.limits` are those of calls that name none.
+        /// How children are set up and limited. `containment` must be `.group` or `.session`. They die with the zygote,
+        /// whose only thread forks them. `child.limits` apply to calls that set no limits.
         public var child = ChildOptions()
 
-        /// The defaults, as said at each property.
+        /// The defaults, as documented at each property.
         public init() {}
 
         func check() throws(ForkingError) {
@@ -50,52 +51,53 @@ public final class Zygote: Sendable {
             try child.check()
             guard child.containment != .descendants, child.containment != Containment.none else {
                 throw .invalid(
-                    "a call's child is in a group or a session of its own: child.containment is .group or .session")
+                    "child.containment must be .group or .session: a call's child leads a group or a session")
             }
             guard child.diesWithParent, !child.allowsThreads else {
                 throw .invalid(
-                    "calls' children die with the zygote, which has one thread: "
-                        + "child.diesWithParent is true, and child.allowsThreads is false")
+                    "child.diesWithParent must be true and child.allowsThreads false: "
+                        + "calls' children die with the zygote, which has one thread")
             }
         }
     }
 
-    /// Callbacks that customise a `Zygote`. Each says in which process it runs.
+    /// Callbacks that customise a `Zygote`. Each one's documentation says in which process it runs.
     public struct Hooks {
-        /// Zygote, before its first call: what is done here is done in each child already. A table read, a formatter
-        /// made, the handler's own code run once. It may start no thread (nor a Task: on the main actor that would
-        /// never run), and has one of its own, which has ended before the first fork, with all that is thread-local. If
-        /// it throws, there is no zygote.
+        /// Runs in the zygote, before its first call. What is done here is already done in every child: tables read,
+        /// formatters made, the handlers' own code run once. It must not start a thread, nor a Task, which would never
+        /// run on the main actor. It runs on a thread of its own, which ends before the first fork, and its
+        /// thread-local variables with it. If it throws, the start of the zygote fails.
         public var beforeFork: () throws -> Void = {}
-        /// Host: something happened. Runs on whichever thread saw it, and should not wait. By default one line on
-        /// stderr for what is not as it should be; how calls end is left to who called.
+        /// Runs in the host when something happens, on the thread that noticed it, and must not block. The default
+        /// writes one line to stderr for an event that is trouble, except for ended calls, whose callers get the error.
         public var onEvent: @Sendable (Event) -> Void = { event in
             if case .finished = event { return }
             if event.isTrouble { Lines.tell(event.description) }
         }
 
-        /// The defaults: what goes wrong is said on stderr.
+        /// The defaults: trouble is written to stderr.
         public init() {}
     }
 
-    /// The handlers' names.
+    /// The names of all handlers.
     public let handlerNames: [String]
-    /// Those of handlers that are `async`.
+    /// The names of the handlers that are `async`.
     private let asynchronous: [String]
     private let client: ZygoteClient
     private let configuration: Configuration
 
-    /// Forks the zygote, which is ready when this returns. To be called as the first act of `main`, synchronous or not:
-    /// before any thread, Task or queue, as these cannot be forked; once in a process.
+    /// Forks the zygote and waits until it is ready. fork(2). Call this once in a process, as the first act of `main`,
+    /// synchronous or `async`: before any thread, Task or queue exists, because these do not survive a fork.
     ///
-    /// In a process that was started to be a new zygote, `main` comes no further than here.
+    /// In a process that was started to replace a zygote, this call never returns.
     ///
     /// - Parameters:
-    ///   - configuration: how much there can be at once, and how children are set up.
-    ///   - hooks: what runs besides.
-    ///   - register: says what the zygote can do. Runs here, before the fork.
-    /// - Throws: `ForkingError.Code.threads`, with their number, if this process has more than one thread already;
-    ///   `.invalid` for the configuration, or with what `Hooks.beforeFork` threw; `.system`.
+    ///   - configuration: how many calls may run and wait, and how children are set up.
+    ///   - hooks: callbacks.
+    ///   - register: registers the handlers. Runs in this process, before the fork; in a replacement zygote, again
+    ///     there.
+    /// - Throws: `ForkingError.Code.threads`, with their number, if this process has more than one thread; `.invalid`
+    ///   if the configuration is invalid, or `register` or `Hooks.beforeFork` threw; `.system` if a system call failed.
     public static func start(
         configuration: Configuration = Configuration(), hooks: Hooks = Hooks(),
         _ register: (inout Handlers) throws -> Void
@@ -108,7 +110,7 @@ public final class Zygote: Sendable {
             forkcore_exit(ZygoteProcess.run(control, of: getppid(), configuration, hooks, handlers))
         }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else {
-            throw .invalid("this process has its zygote already: start one, with all the handlers")
+            throw .invalid("this process already has a zygote: start only one, with all handlers")
         }
         var isDone = false
         defer { if !isDone { isStarted.store(false, ordering: .relaxed) } }
@@ -123,7 +125,7 @@ public final class Zygote: Sendable {
         return Zygote(client, configuration, handlers.all)
     }
 
-    /// A second one could not be told from the first when it is started again.
+    /// At most one zygote a process: a replacement process could not tell which of several it replaces.
     private static let isStarted = Atomic(false)
 
     private init(_ client: ZygoteClient, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
@@ -135,18 +137,20 @@ public final class Zygote: Sendable {
 
     // MARK: Calls
 
-    /// Has a child run a handler, and waits for its answer. Any thread that may wait: a task awaits `run` of
-    /// ForkingAsync.
+    /// Runs a handler in a child and waits for its reply. Host, any thread that may block. A task awaits `run` of
+    /// ForkingAsync instead.
     ///
     /// - Parameters:
-    ///   - name: the handler's.
-    ///   - bytes: what it is given; up to some gigabytes, without a limit here.
-    ///   - descriptors: these are passed on, at most 252, and stay open here.
-    ///   - count: how many descriptors the answer is to have: one with more or fewer is none, and what came is closed.
-    ///   - deadline: how long it may take from now on, waiting included; then the child is killed.
-    ///   - limits: what the child may use; nil for what `Configuration.child` says.
-    ///   - maxReplyBytes: how many bytes the answer can have; nil for what the configuration says.
-    /// - Throws: `ForkingError`, which tells what became of the call.
+    ///   - name: the handler's name.
+    ///   - bytes: its input, which may be gigabytes: the library sets no limit.
+    ///   - descriptors: at most 252 descriptors, which are passed to the child and stay open here. unix(7), SCM_RIGHTS.
+    ///   - count: the number of descriptors that the reply must have. With more or fewer the call fails, and they are
+    ///     closed.
+    ///   - deadline: the longest duration from now on, waiting for a slot included; then the child is killed.
+    ///   - limits: the child's resource limits; nil means those of `Configuration.child`.
+    ///   - maxReplyBytes: the maximum size of the reply in bytes; nil means that of the configuration.
+    /// - Throws: `ForkingError`: `.full`, `.zygoteLost`, `.threw`, `.ended`, `.deadlineExceeded` and others say what
+    ///   became of the call.
     @available(*, noasync, message: "await run(_:_:), of ForkingAsync")
     public func runAndWait(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
@@ -158,10 +162,11 @@ public final class Zygote: Sendable {
         ).wait()
     }
 
-    /// The same, without waiting: see `Call`.
+    /// Starts a call without waiting for it: see `Call`. The parameters are those of `runAndWait`. Host, any thread.
     ///
-    /// A call that waits for a place takes no descriptor for itself. It has duplicates of those that it passes on, and
-    /// is refused where those of all that wait would be more than a quarter of what this process can have.
+    /// While a call waits for a slot it uses no descriptor of its own, but duplicates the descriptors that it passes.
+    /// It is rejected if all waiting calls together would then hold more than a quarter of this process's
+    /// RLIMIT_NOFILE.
     public func begin(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,
         deadline: Duration? = nil, limits: ResourceLimits? = nil, maxReplyBytes: Int? = nil
@@ -186,18 +191,18 @@ public final class Zygote: Sendable {
         try requirePositive("deadline", deadline)
         guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
             throw .invalid(
-                "an answer has 0 to \(CallMessage.mostDescriptors) descriptors, and 0 bytes or more at most: "
-                    + "not \(count), and \(longest)")
+                "expecting is \(count), and must be from 0 to \(CallMessage.mostDescriptors); "
+                    + "maxReplyBytes is \(longest), and cannot be negative")
         }
         try request.checkDescriptors()
         let pending = PendingCall(channel: CallChannel(request, expecting: count), request: forkRequest, name: name)
         do throws(ForkingError) {
             try client.admit(pending)
-            // Only now could it be sent.
+            // The request was sent by `admit`, which may have failed.
             if let error = pending.channel.standing.failure { throw error }
         } catch {
             pending.channel.close()
-            // That one was refused is an event of its own.
+            // `admit` has reported `.rejected`, so there is no `.finished`.
             if error.code == .full { throw error }
             client.finished(pending.id, name, begun, .failure(error), nil)
             throw error
@@ -205,11 +210,12 @@ public final class Zygote: Sendable {
         return Call(pending.channel, client, pending.id, name: name, begun, deadline: deadline, longest: longest)
     }
 
-    /// Hands a connected socket off to a child, which serves it to its end; `Call.poll()` or `wait()` then gives an
-    /// empty reply, or throws how it ended otherwise. Keep the call until then: dropped, it has the child killed.
+    /// Hands a connected socket off to a child, which serves it until it is closed. `Call.poll()` or `wait()` then
+    /// returns an empty reply, or throws if the child ended otherwise. Keep the call until then: releasing it kills the
+    /// child.
     ///
-    /// The host's copy is closed: also if this throws, as what was sent there meanwhile could not be told. A client
-    /// that has gone is handed off all the same: what it had sent can be read.
+    /// Host, any thread. The host's copy of the connection is closed, even if this throws. A client that has already
+    /// closed its end is handed off all the same, because the child can still read what it sent.
     public func handOff(
         _ name: String, _ connection: consuming Connection, _ bytes: [UInt8] = [], deadline: Duration? = nil,
         limits: ResourceLimits? = nil
@@ -220,19 +226,19 @@ public final class Zygote: Sendable {
         return try begin(name, request, deadline: deadline, limits: limits)
     }
 
-    // MARK: Its end
+    // MARK: Stopping
 
-    /// Stops the zygote, without waiting: there will be no other. With `.drain`, no more calls are taken, those that
-    /// were begun go on, and the zygote ends after the last of them. With `.terminate` or `.kill`, it and its children
-    /// are killed, and calls fail.
+    /// Stops the zygote for good, without waiting. With `.drain`, no new calls are accepted, calls that were begun go
+    /// on, and the zygote ends after the last one. With `.terminate` or `.kill`, the zygote kills its children with
+    /// SIGKILL and exits, and their calls fail. Host, any thread.
     public func stop(_ step: StopStep = .drain) {
         if step == .drain { client.drain() } else { client.end() }
     }
 
-    /// Drains, and waits for the zygote to end; after `timeout` it and its children are killed, which takes
-    /// milliseconds, and 3 seconds at most.
+    /// Drains the zygote and waits for it to end. After `timeout` the zygote and its children are killed, which takes
+    /// milliseconds, and 3 seconds at most. Host, any thread that may block.
     ///
-    /// - Returns: whether all had ended by themselves.
+    /// - Returns: whether all calls ended before `timeout`.
     @available(*, noasync, message: "await shutDown(), of ForkingAsync")
     @discardableResult
     public func shutDownAndWait(timeout: Duration = .seconds(30)) -> Bool {
@@ -243,33 +249,34 @@ public final class Zygote: Sendable {
         return false
     }
 
-    /// The zygote's number; nil if there is none at the moment.
+    /// The zygote's process ID; nil if there is no zygote at the moment.
     public var pid: ProcessID? { client.processID }
-    /// What it has done, as far as its last answer tells.
+    /// The state of the calls, and the zygote's work as of its last reply.
     public var status: Status { client.statistics }
-    /// Readable when the zygote ended or has said something: then call `poll()`. Nil while there is none; another one
-    /// for each.
+    /// Readable when the zygote has ended or sent a message: then call `poll()`. Nil while there is no zygote. Each new
+    /// zygote has a new descriptor.
     ///
-    /// For a host with one thread. Any call, on any thread, may find the zygote ended, and close this; its number is
-    /// then another's. In a host with more, `ZygoteService` of ForkingIntegrations looks after the zygote.
+    /// Only for a host with one thread: with more, a call on another thread may find that the zygote has ended and
+    /// close this descriptor, whose number may then be reused. Hosts with threads use `ZygoteService` of
+    /// ForkingIntegrations.
     public var descriptor: FileDescriptor? { client.descriptor < 0 ? nil : FileDescriptor(rawValue: client.descriptor) }
 
-    /// `descriptor`, duplicated for whoever waits on a thread, or a queue, of its own; nil if there is none at the
-    /// moment.
+    /// A duplicate of `descriptor`, for a caller that waits on a thread or queue of its own; nil if there is no zygote,
+    /// or no free descriptor.
     package func duplicateDescriptor() -> FileDescriptor? { client.duplicate() }
-    /// Whether it was drained, or killed, and is no more.
+    /// Whether the zygote was drained or killed, and has ended.
     package var hasEnded: Bool { client.hasEnded }
 
-    /// Looks after the zygote: if it has ended, another is started, unless it is too early for that.
+    /// Starts a new zygote if this one has ended and the pause after failures has passed. Host, any thread.
     ///
-    /// Calls do so too. Who wants it back before the next call calls this when `descriptor` becomes readable.
-    /// - Returns: when to look again, if there is none now.
+    /// Every call does the same. To have the zygote back before the next call, call this when `descriptor` is readable.
+    /// - Returns: how long to wait before the next call of this; nil if there is a zygote, or if it was stopped.
     @discardableResult
     public func poll() -> Duration? { client.look() }
 }
 
 extension ResourceLimits {
-    /// Refuses what an async handler would be slow with, hang, or trap.
+    /// Rejects limits with which an `async` handler would be slow, hang or trap.
     fileprivate func requireRoomForTasks(in handler: String, _ descriptors: Int) throws(ForkingError) {
         let needs = [
             ("maxMemoryBytes", maxMemoryBytes, Self.minAsyncMemoryBytes),

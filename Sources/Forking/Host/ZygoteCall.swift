@@ -4,13 +4,13 @@ import Synchronization
 public import SystemPackage
 
 extension Zygote {
-    /// A call under way, in the host. For a loop of your own: poll `descriptor`, and `poll()` when it is readable, or
-    /// when `nextPollDelay` has passed.
+    /// A call in progress. Host, any thread. An event loop polls `descriptor`, and calls `poll()` when it is readable
+    /// or when `nextPollDelay` has passed.
     ///
-    /// Any thread may use it. If it goes away without an answer, its child is killed.
+    /// Releasing a call that has no reply kills its child.
     public final class Call: Sendable {
-        /// Readable when there is something to `poll()`. It stays the call's. A call that waits for a place has none
-        /// until it is asked for here; -1 if there is none to be had, or the call is over: then `poll()` after
+        /// Readable when `poll()` has something to do. The call owns it. Opens the call's channel if the call still
+        /// waits for a slot. -1 if no descriptor is available, or if the call is over: then call `poll()` after
         /// `nextPollDelay`.
         public var descriptor: FileDescriptor { FileDescriptor(rawValue: channel.descriptor) }
 
@@ -25,18 +25,19 @@ extension Zygote {
 
         private struct State {
             var isDone = false
-            /// Why the child is killed; and when that is not waited for any more.
+            /// Why the child is killed, and when to stop waiting for its end.
             var killed: (why: ForkingError, confirmBy: Instant)?
-            /// What has come of an answer in parts.
+            /// The parts of a long reply received so far.
             var parts: [UInt8] = []
         }
 
-        /// A child is dead at once. Only a zygote that stands still does not say so in this time; it is replaced then.
+        /// A killed child dies at once, and the zygote reports it. A zygote that does not report it within this time
+        /// hangs, and is replaced.
         private static let confirmation = Duration.seconds(5)
-        /// A call that waits looks so often whether there are descriptors again, for want of which it may have no
-        /// place.
+        /// A waiting call checks this often whether descriptors are available again: it may lack a slot only because
+        /// there were none.
         private static let shortage = Duration.milliseconds(500)
-        /// So much is taken of a long answer before it is looked what else there is to do.
+        /// The number of parts of a long reply that one `poll()` receives.
         private static let partsAtOnce = 64
 
         init(
@@ -53,32 +54,33 @@ extension Zygote {
         }
 
         deinit {
-            channel.close()  // the zygote kills the child for it, if it still lives
+            channel.close()  // the zygote then kills the child if it is still alive
             if !state.withLock({ $0.isDone }) { client.finished(pending, name, begun, .failure(.cancelled), nil) }
         }
 
-        /// The answer, or nil if there is none yet. Never waits; recv(2). After an answer or an error, not to be called
-        /// again.
+        /// Returns the reply, or nil if there is none yet. Never blocks. recv(2). Must not be called again after it has
+        /// returned a reply or thrown.
         ///
-        /// - Throws: why there will be none. A handler that threw, a child that died, a deadline that passed.
+        /// - Throws: `ForkingError`: why there will be no reply. The handler threw, the child died, the deadline
+        ///   passed.
         public func poll() throws(ForkingError) -> Reply? {
             if case (-1, nil) = channel.standing { client.retry() }
             let ending: Ending? = state.withLock { state in
-                precondition(!state.isDone, "a call is taken once")
+                precondition(!state.isDone, "a call must not be polled after it has returned a reply or thrown")
                 let ending = look(&state)
                 state.isDone = ending != nil
                 return ending
             }
             guard let ending else { return nil }
             channel.finish()
-            // Unlocked: observers are told, who may cancel this call too.
+            // Called without the lock, because an observer may cancel this call.
             if ending.isStuck { client.replaceStuck(pending) }
             client.finished(pending, name, begun, ending.outcome, ending.message)
             return try ending.outcome.get()
         }
 
-        /// How long it may take until `poll()` has something to do although the descriptor is not readable. Never for
-        /// ever: another thread may cancel the call meanwhile, and a zygote that stands still would not say so.
+        /// How long to wait before the next `poll()` if the descriptor does not become readable. Always finite: another
+        /// thread may cancel the call meanwhile, and a zygote that hangs reports nothing.
         public var nextPollDelay: Duration {
             let now = Instant.now
             let next = state.withLock {
@@ -88,7 +90,10 @@ extension Zygote {
             return max(.zero, min(next ?? .init(nanoseconds: .max), now + often) - now)
         }
 
-        /// Waits for the answer. For threads that may wait: not for a task, nor an event loop's. ppoll(2), futex(2).
+        /// Waits for the reply. For threads that may block: not for a task, nor for an event loop's thread. ppoll(2),
+        /// futex(2).
+        ///
+        /// - Throws: `ForkingError`, as `poll()`.
         @available(*, noasync, message: "await reply(), of ForkingAsync")
         public func wait() throws(ForkingError) -> Reply {
             while true {
@@ -97,11 +102,11 @@ extension Zygote {
             }
         }
 
-        /// Calls `body` when there is a descriptor to poll, or nothing to wait for: now, or on another thread, which is
-        /// not to be held up. Once.
+        /// Calls `body` once, when the call gets a slot or fails: at once, or later on another thread, which `body`
+        /// must not block.
         package func whenDecided(_ body: @escaping @Sendable () -> Void) { channel.whenDecided(body) }
 
-        /// Has the child killed; `poll()` throws `.cancelled` once it is dead, unless it answered before.
+        /// Kills the child. `poll()` throws `.cancelled` once the child is dead, unless it replied before. Any thread.
         public func cancel() {
             state.withLock { kill(&$0, .cancelled) }
         }
@@ -116,7 +121,7 @@ extension Zygote {
         private struct Ending {
             var outcome: Result<Reply, ForkingError>
             var message: CallMessage?
-            /// Whether the zygote did not say that the child is dead.
+            /// True if the zygote did not report the child's end in time.
             var isStuck = false
         }
 
@@ -152,10 +157,10 @@ extension Zygote {
         private func append(_ part: CallMessage, _ state: inout State) throws(ForkingError) {
             let count = max(part.head.count, UInt64(state.parts.count + part.bytes.count))
             guard count <= UInt64(longest) else { throw CallMessage.tooLong(count, longest) }
-            state.parts += part.bytes  // no room is made for what is only promised
+            state.parts += part.bytes  // the announced size is not trusted: no memory is reserved for it
         }
 
-        /// At the end of the channel: who was to be killed has been, or never was there.
+        /// The channel is at its end. A child that was to be killed is dead, or was never forked.
         private func failed(_ error: ForkingError, _ state: State) -> Ending {
             guard error.code == .zygoteLost else { return Ending(outcome: .failure(error)) }
             return Ending(outcome: .failure(state.killed?.why ?? (client.wasKilled ? .shutDown : error)))

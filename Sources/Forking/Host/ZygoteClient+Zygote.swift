@@ -4,7 +4,7 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Host: whether there is a zygote, its end, and its successor.
+/// Host: starts a zygote, notices its end, and starts its replacement.
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
         listen(&state)
@@ -18,7 +18,7 @@ extension ZygoteClient {
         }
     }
 
-    /// Takes what the zygote has said; notices if it has ended.
+    /// Receives the zygote's messages, and notices its end.
     func listen(_ state: inout State) {
         while let control = state.control {
             do {
@@ -31,21 +31,22 @@ extension ZygoteClient {
         }
     }
 
-    /// One that hears of its end is dead, and can be reaped, in less than a millisecond: so long the news of it waits,
-    /// for how it ended. All others are reaped later, by whoever comes by.
+    /// A zygote whose end is noticed is dead and can be reaped within a millisecond. So `lose` waits this long at most
+    /// for its exit status. Other zygotes are reaped later, by `tend`.
     static let briefly = Duration.milliseconds(20)
 
-    /// The zygote has ended, or is to: what it had ends with it. One that hears of it does that in milliseconds.
+    /// The zygote has ended or must end, and its children with it. It notices a closed socket within milliseconds.
     func lose(_ state: inout State, isStuck: Bool = false, isUnasked: Bool = true) {
         guard let table = state.table, let pid = table.children.first?.pid else { return }
-        // Where another thread waits on it, or on a duplicate, closing would neither wake that one nor tell the zygote.
+        // shutdown, not close: if another thread polls this socket, or a duplicate of it, close would neither wake that
+        // thread nor tell the zygote.
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
         state.table = nil
         var status = ExitStatus.unknown
         table.onExit = { status = $0.status }
         if isStuck { table.killAll() }
-        if !isUnasked { table.signal(.continue, to: pid) }  // stopped, it would not hear of it
+        if !isUnasked { table.signal(.continue, to: pid) }  // a stopped zygote would not notice the shutdown
         if isUnasked { _ = try? table.wait(atMost: Self.briefly) }
         state.ending.append(EndingZygote(pid: pid, table: table, killAt: .now + .seconds(2)))
         if let loss = state.queue.noteLost(at: .now) {
@@ -56,7 +57,7 @@ extension ZygoteClient {
         }
     }
 
-    /// Reaps those that have ended, and kills those that take too long. Never waits.
+    /// Reaps zygotes that have ended, and kills those that take too long. Never blocks.
     func reconcile(_ state: inout State) {
         for zygote in state.ending {
             zygote.table.collect()
@@ -70,7 +71,7 @@ extension ZygoteClient {
         if state.ending.isEmpty { state.queue.noteAllReaped() }
     }
 
-    /// One that is not ready yet does not stand still: what it prewarms takes its time.
+    /// Replaces a zygote that hangs. One that is not ready yet does not: prewarming takes time.
     func replaceStuck(_ id: PendingCall.ID) {
         change { state in
             listen(&state)
@@ -80,12 +81,12 @@ extension ZygoteClient {
         }
     }
 
-    // MARK: Started again
+    // MARK: Replacement
 
     static let inheritance = Inheritance("FORKING_ZYGOTE")
     static let controlDescriptor: Int32 = 3
 
-    /// This executable, as it was started, with its host's number in a variable.
+    /// This executable with its original arguments and environment, and the host's process ID in a variable.
     static func successor() -> Program {
         var environment = CStrings(copying: environ)
         environment.append(inheritance.variable(forkcore_process()))
@@ -93,8 +94,8 @@ extension ZygoteClient {
             path: "/proc/self/exe", arguments: .ofThisProcess, environment: environment)
     }
 
-    /// The host has threads and must not fork; this is clone(2) with CLONE_VM and execve(2). Whoever does so waits for
-    /// it once the state is unlocked: see `change`.
+    /// The host has threads, so it must not fork: this is clone(2) with CLONE_VM, and execve(2). The thread that
+    /// started it waits for execve after it has unlocked the state: see `change`.
     func startAgain(_ state: inout State) throws(ForkingError) {
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let pair = try DescriptorPair()
@@ -106,8 +107,8 @@ extension ZygoteClient {
         state.beginning = BeginningZygote(pid: pid, table: table, control: control)
     }
 
-    /// Waits until it is executed. That takes microseconds, unless a file system is slow: no other thread is to wait
-    /// for it. Until then the zygote's end of its socket is open here too, and its death would not show.
+    /// Waits for execve, which takes microseconds unless a file system is slow. Other threads do not wait. Until then
+    /// the host also holds the zygote's end of the socket, so that the zygote's death would not show.
     func finishStart(of zygote: BeginningZygote) {
         let isExecuted = zygote.table.awaitPrograms()
         change { state in
@@ -131,20 +132,20 @@ extension ZygoteClient {
     }
 }
 
-/// Host: a zygote that is about to be executed. Its table belongs to the thread that has started it, until it is.
+/// Host: a zygote that has not called execve yet. Until then its table belongs to the thread that started it.
 struct BeginningZygote: @unchecked Sendable {
     let pid: ProcessID
     let table: ChildTable
     let control: ParentDescriptor
-    /// Whether that thread waits for it by now.
+    /// Whether that thread already waits for it.
     var isAwaited = false
 }
 
-/// Host: a zygote that is ending, or has ended, and is to be reaped.
+/// Host: a zygote that is ending or has ended, and must be reaped.
 struct EndingZygote {
     let pid: ProcessID
-    /// With it alone.
+    /// Contains this zygote only.
     let table: ChildTable
-    /// When it has had time enough.
+    /// The time at which it is killed if it has not ended.
     let killAt: Instant
 }

@@ -5,7 +5,7 @@ import Glibc
 import Synchronization
 import SystemPackage
 
-/// A call that wants a child: what the zygote is to be given for it.
+/// A call that needs a child: its fork request, and its channel.
 struct PendingCall: Identifiable {
     typealias ID = UInt64
     private static let next = Atomic<ID>(0)
@@ -16,27 +16,27 @@ struct PendingCall: Identifiable {
     let name: String
 }
 
-/// Host: the one way to the zygote, for all threads. Who has a place, who waits for one, and whether there is a zygote.
+/// Host, any thread: the only way to the zygote. Holds the running and the waiting calls, and starts the zygote.
 ///
-/// No thread of its own: whoever begins, ends or looks after a call does what is due.
+/// It has no thread of its own: each thread that begins, polls or ends a call also does the work that is due.
 final class ZygoteClient: Sendable {
     private let configuration: Zygote.Configuration
     private let onEvent: @Sendable (Zygote.Event) -> Void
     private let state: Mutex<State>
 
-    /// Only ever touched under the lock: its table by one thread at a time, as tables want it.
+    /// Accessed under the lock only, so that one thread at a time uses the table, as tables require.
     struct State: @unchecked Sendable {
         var queue: CallQueue<PendingCall>
         /// The host's end of the zygote's socket; nil while there is none.
         var control: ParentDescriptor?
-        /// With the zygote as its one child; nil if there is none.
+        /// The table whose only child is the zygote; nil if there is none.
         var table: ChildTable?
-        /// The next one, before that.
+        /// A new zygote that has not called execve yet.
         var beginning: BeginningZygote?
-        /// Those that have been told to end, or have said that they do, and have not been reaped.
+        /// Zygotes that were told to end, or have closed their socket, and have not been reaped.
         var ending: [EndingZygote] = []
         let successor: Program
-        /// Those that run since just now: what they have to send is sent without the lock.
+        /// Calls that have just got their slots. Their requests are sent after the lock is released.
         var started: [PendingCall] = []
         var counts = ZygoteCounts()
         var events: [Zygote.Event] = []
@@ -62,18 +62,18 @@ final class ZygoteClient: Sendable {
 
     deinit {
         end()
-        _ = awaitEnd(.seconds(3))  // nobody else would reap it
+        _ = awaitEnd(.seconds(3))  // no other code reaps it
     }
 
     static var options: ChildOptions {
         var options = ChildOptions()
-        options.diesWithParent = false  // that would be the thread that forked it; see ZygoteProcess.host
-        options.containment = .group  // as a program, one that is started again would lead a session, unlike the first
+        options.diesWithParent = false  // it would die with the thread that forked it; see ZygoteProcess.host
+        options.containment = .group  // a replacement, being a program, would lead a session, unlike the first
         return options
     }
 
-    /// Forks the first zygote. Returns the host's end of its socket, which is the last one: the zygote's end is open
-    /// there alone.
+    /// Forks the first zygote. Returns the host's end of its socket, which is the only copy; the other end is open in
+    /// the zygote alone.
     private static func fork(
         in table: ChildTable, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks, _ handlers: Zygote.Handlers
     ) throws(ForkingError) -> ParentDescriptor {
@@ -94,7 +94,7 @@ final class ZygoteClient: Sendable {
         _ = try table.wait(atMost: .seconds(10))
         throw message.map(notReady)
             ?? .invalid(
-                "the zygote ended before it was ready, in its hook before the fork: \(status?.description ?? "unseen")")
+                "the zygote ended in its beforeFork hook, before it was ready: \(status?.description ?? "unseen")")
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
@@ -103,7 +103,7 @@ final class ZygoteClient: Sendable {
 
     // MARK: Calls
 
-    /// Throws early, before anything is made for a call, if there is no room for it.
+    /// Throws if no further call may run or wait, before anything is allocated for the call.
     func requireRoom(_ name: String) throws(ForkingError) {
         try change { state throws(ForkingError) in try requireRoom(&state, name) }
     }
@@ -116,7 +116,7 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Gives a call a place, or lets it wait for one.
+    /// Gives a call a slot, or queues it.
     func admit(_ pending: PendingCall) throws(ForkingError) {
         try change { state throws(ForkingError) in
             try requireRoom(&state, pending.name)
@@ -125,8 +125,8 @@ final class ZygoteClient: Sendable {
             let shortage = advance(&state)
             guard let last = state.queue.waiting.last, last.id == pending.id else { return }
             do throws(ForkingError) {
-                // Nobody is before it, and it has none; but a zygote that has many fork requests to take takes them by
-                // and by.
+                // The call is first in the queue and still has no slot. EAGAIN is not an error: the zygote's socket is
+                // full of fork requests, which it will receive.
                 if shortage != 0, shortage != EAGAIN, state.queue.waiting.count == 1 {
                     throw ForkingError.system(call: "socketpair", Errno(rawValue: shortage))
                 }
@@ -138,7 +138,7 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Of descriptors that are passed on it takes others, as the caller may close his.
+    /// Duplicates the descriptors that a waiting call passes, because the caller may close its own.
     private func hold(_ pending: PendingCall, _ state: State) throws(ForkingError) {
         try pending.channel.holdDescriptors()
         guard pending.channel.heldDescriptors > 0 else { return }
@@ -150,7 +150,7 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// A call has ended, or nobody wants it any more.
+    /// A call has ended, or its caller has dropped it.
     func finished(
         _ id: PendingCall.ID, _ name: String, _ begun: Instant, _ outcome: Result<Zygote.Reply, ForkingError>,
         _ message: CallMessage?
@@ -171,13 +171,13 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Whether the call still waited; it does no more.
+    /// Removes a call from the queue. Returns whether it still waited.
     func withdraw(_ id: PendingCall.ID) -> Bool { state.withLock { $0.queue.withdraw(id) } }
 
-    /// Orders children again, where there was a shortage of something.
+    /// Sends fork requests again, after a shortage of descriptors or memory.
     func retry() { change { _ = advance(&$0) } }
 
-    /// Orders children for those who wait, as far as there are places. Returns the errno if there was a shortage.
+    /// Sends fork requests for waiting calls while slots are free. Returns an errno if there was a shortage, else 0.
     @discardableResult
     func advance(_ state: inout State) -> Int32 {
         while let next = state.queue.next {
@@ -188,8 +188,8 @@ final class ZygoteClient: Sendable {
                 state.counts.ordered += 1
                 state.events.append(.began(handler: next.name))
             case let code where Self.shortages.contains(code):
-                // No descriptors, or the zygote has so many fork requests to take that there is no room. Whoever ends
-                // looks again, and so does who waits.
+                // No descriptors, or the zygote's socket is full. Every call that ends tries again, and every waiting
+                // call that is polled.
                 return code
             case ECANCELED: state.queue.dropNext()
             default:
@@ -216,12 +216,12 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Nobody would order for those who wait.
+    /// No zygote can be started: close the channels of all waiting calls.
     func giveUp(_ state: inout State, because error: ForkingError = .lost(nextStart: nil)) {
         for pending in state.queue.giveUp() { pending.channel.fail(error) }
     }
 
-    // MARK: Its end
+    // MARK: Stopping
 
     func drain() {
         change { state in
@@ -255,7 +255,7 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Waits for it to have ended. Whether it has.
+    /// Waits for the zygote to end. Returns whether it has.
     func awaitEnd(_ duration: Duration) -> Bool {
         let end = Instant.now + duration
         while !hasEnded {
@@ -263,7 +263,8 @@ final class ZygoteClient: Sendable {
             guard rest > .zero else { return false }
             let watched = duplicate()
             defer { try? watched?.close() }
-            // Without a descriptor to spare, it is looked every 10 ms; with one, whether it is to be killed.
+            // With a descriptor, wake up every 500 ms to check whether the zygote must be killed; without one, every 10
+            // ms.
             let pause: Duration = watched == nil ? .milliseconds(10) : .milliseconds(500)
             guard (try? waitUntilReadable(watched?.rawValue ?? -1, atMost: min(rest, pause))) != nil else {
                 return false
@@ -287,9 +288,9 @@ final class ZygoteClient: Sendable {
     var processID: ProcessID? { change { $0.control == nil ? nil : $0.table?.children.first?.pid } }
     var descriptor: Int32 { change { $0.control?.rawValue ?? -1 } }
 
-    /// As `descriptor`, for the caller to close: any thread may find the zygote ended meanwhile and close the other,
-    /// whose number is then another file's. Of one that is ending, what tells that it has. Nil if there is no zygote
-    /// now, or no descriptor to be had.
+    /// A duplicate of `descriptor` that the caller must close. Any thread may find that the zygote has ended, and close
+    /// the original, whose number may then be reused. If the zygote is ending, this is a descriptor that becomes
+    /// readable when it has ended. Nil if there is no zygote, or no free descriptor.
     func duplicate() -> FileDescriptor? {
         change { state in
             let watched = state.control?.rawValue ?? state.ending.first?.table.descriptor.rawValue
@@ -308,8 +309,8 @@ final class ZygoteClient: Sendable {
         }
     }
 
-    /// Changes the state. When it is unlocked again, sends, tells of what happened, and waits for a zygote that was
-    /// started.
+    /// Changes the state under the lock. Then, without it, sends requests, reports events, and waits for the execve of
+    /// a zygote that `body` started.
     func change<R, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
         var events: [Zygote.Event] = []
         var started: [PendingCall] = []

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Host: what is known of one zygote's work.
+/// Host: one zygote's work, as its replies report it.
 struct ZygoteCounts {
     let startedAt = Instant.now
-    /// How many children it was told to fork.
+    /// Fork requests sent to it.
     var ordered: Int64 = 0
     private(set) var tally = ZygoteTally()
 
-    /// Takes what came with an answer, and returns what is new in it.
+    /// Takes the tally that came with a reply, and returns what it adds.
     ///
-    /// Threads take answers in any order: what an older one tells is known already. And it came by way of a child,
-    /// which may have made it up: what cannot be is not believed.
+    /// Threads receive replies in any order, so an older tally adds nothing. A tally passes through a child, which may
+    /// have forged it: impossible values are ignored.
     mutating func take(_ told: ZygoteTally) -> Zygote.Work {
         guard (tally.forked...ordered).contains(told.forked), (tally.reaped...ordered).contains(told.reaped),
             (0...ordered).contains(told.alive), told.reaping >= tally.reaping,

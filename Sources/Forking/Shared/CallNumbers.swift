@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Host and child: what a message's head has of values that are more than numbers.
+// Host, zygote and child: conversions between API types and the plain numbers of a message's head.
 
 import Glibc
 
@@ -48,7 +48,7 @@ extension CallMessage.Usage {
         majorFaults = usage.majorFaults
     }
 
-    /// Of this process. getrusage(2).
+    /// The usage of this process. getrusage(2)
     static var own: Self {
         var usage = rusage()
         guard getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 else { return Self() }

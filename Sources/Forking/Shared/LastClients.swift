@@ -6,8 +6,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Who waits at a pool's listeners as it stops. The parent takes them in, so that nobody else need be let in for their
-/// sake, and passes them on; whichever worker has done with its own takes the next.
+/// The clients that wait at a pool's listeners when the pool stops. The parent accepts them, so that it can close the
+/// listeners, and passes them to workers: each worker that has finished its own clients takes the next one.
 struct LastClients: ~Copyable {
     private var ours: ParentDescriptor?
     private var workers: ParentDescriptor?
@@ -19,15 +19,15 @@ struct LastClients: ~Copyable {
         workers = ParentDescriptor(pair.theirs.release())
     }
 
-    /// Where each worker finds them; -1 when there will be none.
+    /// The descriptor from which workers receive them; -1 when there are none left.
     var descriptor: Int32 { workers?.rawValue ?? -1 }
 
-    /// Parent: takes in all that wait.
+    /// Parent: accepts all waiting clients.
     mutating func take(at listeners: [SharedListener]) { held.takeWaiting(at: listeners, leaving: 16) }
 
-    /// Parent: passes on as many as there is room for; after the last, nobody will come.
+    /// Parent: passes on as many clients as the socket has room for. After the last, workers see end of file.
     ///
-    /// - Returns: whether some are left, for whom there may be room in a moment.
+    /// - Returns: whether clients are left, for which there may be room in a moment.
     mutating func passOn() -> Bool {
         guard let ours else { return false }
         held.handOver { descriptor, peer in
@@ -40,14 +40,14 @@ struct LastClients: ~Copyable {
         return !held.isEmpty
     }
 
-    /// Parent: those whom no worker has taken are sent away, as soon as none could.
+    /// Parent: closes the connections of clients that no worker has taken, when no worker is left to take them.
     mutating func close() {
         held.closeAll()
         if let ours { shutdown(ours.rawValue, Int32(SHUT_RDWR)) }
         (ours, workers) = (nil, nil)
     }
 
-    /// Worker: the next one, waited for until there will be none.
+    /// Worker: returns the next client, waiting until one comes; nil at end of file.
     static func next(from channel: Int32) -> (descriptor: FileDescriptor, peer: SocketAddress)? {
         var descriptor: Int32 = -1
         var peer = SocketAddress { (_, _) in }

@@ -5,39 +5,39 @@
 import CForkCore
 import Synchronization
 
-/// A page that parent and worker have in common: the worker's line of the scoreboard, and the word by which it is asked
-/// to drain. No other worker has it, and a new worker gets a new one.
+/// A page of memory that the parent shares with one worker: the worker's scoreboard entry, and the word by which the
+/// parent asks it to drain. Each worker has its own page, also a replacement.
 ///
 /// The parent trusts nothing in it: see `WorkerSnapshot`.
 final class ScoreboardSlot: @unchecked Sendable {
-    /// What stands there.
+    /// The page's contents.
     private struct Page: ~Copyable {
-        /// It comes first: a signal handler has its address.
+        /// Must come first: the signal handler has its address.
         let drain = Atomic<UInt32>(0)
         var fields = Fields()
-        /// When each request that is being served has begun, in nanoseconds of CLOCK_MONOTONIC; 0 where there is none.
-        /// So many can a worker have at the same time with a start that is known; others are counted, but not timed.
+        /// The start of each request in progress, in nanoseconds of CLOCK_MONOTONIC; 0 in a free entry. Requests beyond
+        /// this number are counted, but not timed.
         let starts = InlineArray<256, Atomic<Int64>> { _ in Atomic(0) }
     }
 
     private let page: UnsafeMutablePointer<Page>
     private let owner = forkcore_process()
 
-    /// What a worker says of itself.
+    /// What a worker reports.
     struct Fields: ~Copyable {
         let isReady = Atomic(false)
-        /// It asks for another in its place.
+        /// The worker asks to be replaced.
         let wantsToRetire = Atomic(false)
         let active = Atomic<Int32>(0)
-        /// It serves one connection at a time, and has one, be there a request on it or not.
+        /// The worker serves one connection at a time, and has one, whether or not a request is in progress on it.
         let hasConnection = Atomic(false)
-        /// It takes its clients from an `AcceptQueue`.
+        /// The worker accepts its clients from an `AcceptQueue`.
         let takesFromQueue = Atomic(false)
         let requests = Atomic<UInt64>(0)
-        /// When a request began or ended last: nanoseconds of CLOCK_MONOTONIC.
+        /// When a request last began or ended: nanoseconds of CLOCK_MONOTONIC.
         let since = Atomic<Int64>(0)
         let beat = Atomic<Int64>(0)
-        /// Written and read without a lock: what was torn is no address, or a wrong one.
+        /// Written and read without a lock: a torn read gives an invalid or a wrong address.
         var peer = SocketAddress { (_, _) in }
     }
 
@@ -48,7 +48,7 @@ final class ScoreboardSlot: @unchecked Sendable {
         page.initialize(to: Page())
     }
 
-    /// Parent, after the fork.
+    /// Parent, after the fork: keeps the page out of children forked later. madvise(2) with MADV_DONTFORK.
     func withhold() { _ = forkcore_shared_withhold(page, MemoryLayout<Page>.size) }
 
     deinit {
@@ -60,31 +60,31 @@ final class ScoreboardSlot: @unchecked Sendable {
         _modify { yield &page.pointee.fields }
     }
 
-    /// Where the signal handler sets it.
+    /// The address at which the signal handler sets the word.
     var drainWord: UnsafeMutablePointer<UInt32> {
         UnsafeMutableRawPointer(page).assumingMemoryBound(to: UInt32.self)
     }
 
     var isDraining: Bool { page.pointee.drain.load(ordering: .relaxed) != 0 }
 
-    /// Parent: asks it to drain, or with `atOnce` has its next SIGTERM end it, whether it has had one or not. Worker:
-    /// notes that nobody is there any more to ask.
+    /// Parent: asks the worker to drain; with `atOnce`, the worker's next SIGTERM then ends it, even its first. Worker:
+    /// records that its parent has ended.
     ///
-    /// - Returns: what it was asked before; 0: nothing.
+    /// - Returns: the word's previous value; 0 if the worker had not been asked.
     @discardableResult
     func askToDrain(atOnce: Bool = false) -> UInt32 {
         let word = atOnce ? FORKCORE_DRAIN_ASKED | FORKCORE_DRAIN_SIGNALLED : FORKCORE_DRAIN_ASKED
         return page.pointee.drain.bitwiseOr(UInt32(word), ordering: .relaxed).oldValue
     }
 
-    /// Parent, before it asks it to drain: to take of the last clients then.
+    /// Parent, before it asks the worker to drain: lets it take clients from `LastClients`.
     func offerLastClients() { _ = page.pointee.drain.bitwiseOr(UInt32(FORKCORE_DRAIN_LAST), ordering: .relaxed) }
 
     var takesLastClients: Bool { page.pointee.drain.load(ordering: .relaxed) & UInt32(FORKCORE_DRAIN_LAST) != 0 }
 
     // MARK: Requests
 
-    /// Worker: notes a start, and returns its number; -1 if there are too many.
+    /// Worker: records a start and returns its index; -1 if there is no free entry.
     func noteStart(_ now: Instant) -> Int {
         for index in page.pointee.starts.indices where page.pointee.starts[index].load(ordering: .relaxed) == 0 {
             let (taken, _) = page.pointee.starts[index].compareExchange(
@@ -94,7 +94,7 @@ final class ScoreboardSlot: @unchecked Sendable {
         return -1
     }
 
-    /// Worker: forgets one, or with nil all.
+    /// Worker: clears one entry, or all if nil.
     func forgetStart(_ number: Int?) {
         let all = page.pointee.starts.indices
         for index in number.map({ $0..<$0 + 1 })?.clamped(to: all) ?? all {
@@ -113,7 +113,7 @@ final class ScoreboardSlot: @unchecked Sendable {
 
     // MARK: Reading
 
-    /// Parent: what stands there now.
+    /// Parent: reads the page.
     func read(startedAt: Instant, now: Instant) -> WorkerSnapshot {
         let isBusy = fields.active.load(ordering: .relaxed) > 0
         return WorkerSnapshot(

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The server, which is asked, and any process that asks.
+// The server, which reports its status, and any process that reads it.
 
 import CForkCore
 import Glibc
 import SystemPackage
 
-/// What a server tells of itself and of its processes, at one moment. `forkserve status` shows it.
+/// The status of a server and of its processes at one moment, as `forkserve status` shows it.
 ///
-/// In the server's own process it is `ForkingServer.status` or `PreforkServer.status`; another process reads it from
+/// The server's own process gets it from `ForkingServer.status` or `PreforkServer.status`. Other processes read it from
 /// the server's control socket, `Configuration.control`.
 public struct ServerStatus: Hashable, Sendable {
     /// Kinds of servers.
@@ -28,64 +28,63 @@ public struct ServerStatus: Hashable, Sendable {
     #endif
     public enum Phase: String, Sendable { case serving, stopping }
 
-    /// What kind of server it is.
+    /// The kind of server.
     public internal(set) var shape: Shape
-    /// The parent's.
+    /// The parent's process ID.
     public internal(set) var pid: ProcessID
-    /// Where clients come to; a pool that stops has none any more.
+    /// The addresses at which clients connect. Empty for a pool that is stopping.
     public internal(set) var addresses: [SocketAddress]
-    /// Since it began to serve.
+    /// The time since the server started to serve.
     public internal(set) var age: Duration
-    /// Where it is in its life.
+    /// The stage of its life.
     public internal(set) var phase: Phase
-    /// How many processes there may be, but for those that are being replaced.
+    /// The maximum number of processes, not counting those that are being replaced.
     public internal(set) var maxProcesses: Int
-    /// How many workers there should be now. Nil where there are children.
+    /// The number of workers that the pool aims for now. Nil for a `ForkingServer`.
     public internal(set) var wanted: Int?
-    /// The workers or children, the oldest first.
+    /// The workers or children, oldest first.
     public internal(set) var processes: [Process] = []
 
-    /// A worker, or a child.
+    /// A worker or a child.
     public struct Process: Hashable, Sendable {
-        /// What a process can be doing.
+        /// The states of a process.
         #if hasAttribute(nonexhaustive)
             @nonexhaustive
         #endif
         public enum State: String, Sendable {
             /// Worker: it is not ready yet.
             case starting
-            /// Worker: it has nothing to do.
+            /// Worker: it is ready and serves no request.
             case idle
-            /// Worker: it has begun a request that has not ended.
+            /// Worker: a request is in progress.
             case busy
-            /// Worker: it takes no more, and finishes what it has begun.
+            /// Worker: it accepts no more, and finishes what it has begun.
             case draining
-            /// Worker: it is over a limit for requests or heartbeats, and will be ended, or is being so.
+            /// Worker: it exceeded the timeout of a request or of its heartbeat, and will be killed.
             case stuck
             /// Child: it serves its client.
             case serving
-            /// It was sent a signal to end it.
+            /// It was sent a signal that should end it.
             case ending
-            /// Not a child itself, but what one that has ended, or one's descendant, has left running.
+            /// Not a child, but a process that a child, or a descendant of one, has left running.
             case left
-            /// It has ended, but another process traces it, so that it cannot be reaped.
+            /// It has ended, but a tracer holds it, so that it cannot be reaped. ptrace(2)
             case held
         }
 
-        /// Its number.
+        /// Its process ID.
         public internal(set) var pid: ProcessID
-        /// A worker's place in the pool.
+        /// A worker's number in the pool.
         public internal(set) var number: Int?
-        /// What it does.
+        /// Its state.
         public internal(set) var state: State
-        /// How many requests a worker has begun, as it says itself.
+        /// The number of requests that a worker has begun, as the worker reports it.
         public internal(set) var requests: UInt64?
-        /// How long it has been in this state, busy and idle ones since a request began or ended last. Nil where nobody
-        /// has noted it.
+        /// The time in this state; for busy and idle workers, since a request last began or ended. Nil if unknown.
         public internal(set) var inState: Duration?
-        /// Since it was forked.
+        /// The time since its fork.
         public internal(set) var age: Duration
-        /// Whom it serves, or a worker served last.
+        /// The client that it serves, or that a worker served last.
         public internal(set) var peer: SocketAddress?
     }
 
@@ -95,19 +94,20 @@ public struct ServerStatus: Hashable, Sendable {
 // MARK: - From another process
 
 extension ServerStatus {
-    /// Asks a server by its control socket. Any process but the server's own, which would wait for itself.
+    /// Reads the status from a server's control socket. Any process except the server's own, which would wait for
+    /// itself. connect(2), recvmsg(2).
     ///
     /// - Parameters:
-    ///   - address: the control socket's.
-    ///   - timeout: how long to wait for an answer, which comes between two turns of the server's loop.
-    /// - Throws: `ForkingError.Code.system` from connect(2), with ENOENT where there is no socket, ECONNREFUSED where
-    ///   nobody listens, EACCES where one may not; `.timedOut`; `.invalid` if what answers is no such server, or does
-    ///   not answer this user.
+    ///   - address: the address of the control socket.
+    ///   - timeout: how long to wait for the reply. The server replies between two turns of its event loop.
+    /// - Throws: `ForkingError.Code.system` from connect(2): ENOENT if there is no socket, ECONNREFUSED if no server
+    ///   listens on it, EACCES without permission. `.timedOut`. `.invalid` if the other end is no control socket, or
+    ///   does not answer this user.
     public static func read(
         from address: SocketAddress, timeout: Duration = .seconds(5)
     ) throws(ForkingError) -> ServerStatus {
         guard address.isUnix else { throw .invalid("\(address) is not a Unix socket, as control sockets are") }
-        guard timeout > .zero else { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
+        guard timeout > .zero else { throw .invalid("timeout is \(timeout), and must be positive") }
         forkcore_occupy_standard_descriptors()
         var socket: Int32 = -1
         let code = address.withSockaddr { forkcore_connect($0, $1, max(1, timeout.inNanoseconds / 1000), &socket) }
@@ -135,20 +135,20 @@ extension ServerStatus {
         do throws(ForkingError) {
             return try ServerStatus(text: contents(of: FileDescriptor(rawValue: file)))
         } catch let error where error.code == .invalid {
-            throw .invalid("\(address) is not a control socket that can be read: \(error)")
+            throw .invalid("\(address) is not a readable control socket: \(error)")
         }
     }
 
-    /// Enough for half a million processes.
+    /// The maximum size of a reply in bytes: enough for half a million processes.
     private static let longest = 1 << 26
 
-    /// Whoever handed the file over may be anybody: it is not to keep us waiting, nor to fill our memory.
+    /// The peer that passed the file may be any process: it must neither block this process nor fill its memory.
     private static func contents(of file: FileDescriptor) throws(ForkingError) -> [UInt8] {
         var found = stat()
         guard fstat(file.rawValue, &found) == 0, found.st_mode & S_IFMT == S_IFREG else {
-            throw .invalid("what it handed over is no file")
+            throw .invalid("what it passed is not a regular file")
         }
-        guard found.st_size <= longest else { throw .invalid("its answer has \(found.st_size) bytes") }
+        guard found.st_size <= longest else { throw .invalid("its reply has \(found.st_size) bytes") }
         do {
             return try [UInt8](unsafeUninitializedCapacity: Int(found.st_size)) { buffer, filled in
                 while filled < buffer.count {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The server, which is asked, and any process that asks.
+// The server, which writes its status, and any process that reads it.
 
-// A status as text, from one process to another: lines of words with a space between them, the first the line's key.
+// A status as text: lines of words separated by one space. The first word is the line's key.
 //
 //     swift-forking 1
 //     shape prefork
@@ -10,9 +10,9 @@
 //     process PID NUMBER STATE REQUESTS IN-STATE AGE PEER
 //     end
 //
-// Times are nanoseconds; addresses are a sockaddr's bytes in hexadecimal, as they can have any; what is not there is
-// `-`. A reader passes over keys, and words at a line's end, that it does not know; what breaks it gets another number
-// in the first line.
+// Times are nanoseconds; addresses are the bytes of a sockaddr in hexadecimal, because they may contain any byte; a
+// missing value is `-`. A reader ignores keys, and words at the end of a line, that it does not know. An incompatible
+// change gets another number in the first line.
 
 // MARK: - Writing
 
@@ -20,7 +20,7 @@ extension ServerStatus {
     private static let firstLine = "swift-forking 1"
     private static let lastLine = "end"
 
-    /// Parent: all but the processes, and the end.
+    /// Parent: writes everything before the processes.
     func writeBeginning(to text: inout [UInt8]) {
         text.line(Self.firstLine)
         text.line("shape", shape.rawValue)
@@ -77,7 +77,7 @@ extension [UInt8] {
 // MARK: - Reading
 
 extension ServerStatus {
-    /// - Throws: `ForkingError.Code.invalid`, for whatever is not such a text to its end.
+    /// - Throws: `ForkingError.Code.invalid` if the text is malformed or incomplete.
     init(text: [UInt8]) throws(ForkingError) {
         var lines = text.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
         guard let first = lines.first, first.elementsEqual(Self.firstLine.utf8) else {
@@ -106,7 +106,7 @@ private struct StatusReader {
     private var addresses: [SocketAddress] = []
     private var processes: [ServerStatus.Process] = []
 
-    /// All of it, if all was there.
+    /// The status, if no line was missing.
     var status: ServerStatus? {
         guard let shape, let pid, let phase, let age, let limit, let wanted else { return nil }
         return ServerStatus(
@@ -114,7 +114,7 @@ private struct StatusReader {
             processes: processes)
     }
 
-    /// Whether a line makes sense.
+    /// Returns whether the line is well-formed.
     mutating func take(_ line: ArraySlice<UInt8>) -> Bool {
         let words = line.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false).map {
             String(decoding: $0, as: UTF8.self)
@@ -150,12 +150,12 @@ private struct StatusReader {
             pid: pid, number: workerNumber, state: state, requests: requests, inState: inState, age: age, peer: peer)
     }
 
-    /// Nil if it makes no sense; `.some(nil)` for what is not there.
+    /// Nil if malformed; `.some(nil)` for a missing value.
     private func optional<Value>(_ word: String, _ read: (String) -> Value?) -> Value?? {
         word == "-" ? .some(nil) : read(word).map { .some($0) }
     }
 
-    /// Nothing here is negative.
+    /// No number here is negative.
     private func number<Number: FixedWidthInteger>(_ word: String) -> Number? {
         Number(word).flatMap { $0 < 0 ? nil : $0 }
     }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Host, which makes them, and child, which runs one.
+// The host makes handlers; a child runs one.
 
 import CForkCore
 import Synchronization
 public import SystemPackage
 
 extension Zygote {
-    /// What the zygote can do: closures that are in it because they were made before it was forked.
+    /// The zygote's handlers: closures that exist in it because they were made before it was forked.
     ///
-    /// A child of the zygote runs one of them, for one call. It has one thread, and may use all of Swift: allocate,
-    /// throw, trap, run Tasks (not the main actor's: nobody runs its queue), start threads, use Foundation.
+    /// For each call, one child runs one of them. The child has one thread and may use all of Swift: allocate, throw,
+    /// trap, run Tasks, start threads, use Foundation. Only the main actor does not work, because no thread runs its
+    /// queue.
     public struct Handlers {
         enum Handler {
             case answer((Request) throws -> Reply)
@@ -20,67 +21,68 @@ extension Zygote {
         struct Entry {
             let name: String
             let handler: Handler
-            /// Whether it runs Tasks: those take threads, and these memory and descriptors.
+            /// Whether it runs Tasks, which need threads, and therefore memory and descriptors.
             let isAsynchronous: Bool
         }
 
         private(set) var all: [Entry] = []
 
-        /// Child: answers a call.
+        /// Registers a handler that replies to a call. It runs in a child. `name` has 1 to 64 bytes and must be unique.
         public mutating func answer(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
             add(name, .answer(handler))
         }
 
-        /// The same, for one that is known to run Tasks.
+        /// Like `answer`, for a handler that runs Tasks.
         package mutating func answerAsynchronously(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
             add(name, .answer(handler), isAsynchronous: true)
         }
 
-        /// Child: serves a connection that the host handed off. It is closed when this returns or throws.
+        /// Registers a handler that serves a connection from `Zygote.handOff`. It runs in a child. The connection is
+        /// closed when it returns or throws.
         public mutating func serve(_ name: String, _ handler: @escaping (inout Connection, Request) throws -> Void) {
             add(name, .serve(handler))
         }
 
         private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
             precondition(
-                !name.isEmpty && name.utf8.count <= ForkRequest.longestName, "a handler's name has 1 to 64 bytes")
+                !name.isEmpty && name.utf8.count <= ForkRequest.longestName, "a handler's name must have 1 to 64 bytes")
             precondition(!all.contains { $0.name == name }, "two handlers have the name '\(name)'")
             all.append(Entry(name: name, handler: handler, isAsynchronous: isAsynchronous))
         }
     }
 
-    /// What a handler is given.
+    /// The input of a handler.
     public struct Request: Sendable {
-        /// The bytes of the call.
+        /// The call's bytes.
         public var bytes: [UInt8]
-        /// Its descriptors, under the child's own numbers.
+        /// The call's descriptors, with the child's own numbers.
         public var descriptors: [FileDescriptor]
 
-        /// One to call a handler with as the function that it is, in a test.
+        /// Makes a request, for a test that calls a handler directly.
         public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
             self.bytes = bytes
             self.descriptors = descriptors
         }
     }
 
-    /// What a handler gives back. It owns its descriptors, which close with it: copies of it share them.
+    /// The output of a handler. It owns its descriptors, and closes them when its last copy is released.
     public struct Reply: Sendable {
-        /// The answer itself.
+        /// The reply's bytes.
         public var bytes: [UInt8]
         private let owned: OwnedDescriptors?
 
-        /// An answer; of nothing, if nothing is said.
+        /// Makes a reply, empty by default.
         ///
         /// - Parameters:
-        ///   - bytes: the answer itself.
-        ///   - descriptors: these are passed on, and are the reply's from now on. The call has to expect so many:
-        ///     `expecting` of `begin`.
+        ///   - bytes: the reply's bytes.
+        ///   - descriptors: descriptors that are passed to the host. The reply owns them from now on. The call must
+        ///     expect exactly this number: `expecting` of `begin`. unix(7), SCM_RIGHTS.
         public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
             self.bytes = bytes
             owned = descriptors.isEmpty ? nil : OwnedDescriptors(descriptors, areStrangers: false)
         }
 
-        /// Host: what a child sent.
+        /// Host: a reply that a child sent.
         init(_ bytes: [UInt8], received descriptors: [Int32]) {
             self.bytes = bytes
             owned =
@@ -88,16 +90,15 @@ extension Zygote {
                 ? nil : OwnedDescriptors(descriptors.map(FileDescriptor.init(rawValue:)), areStrangers: true)
         }
 
-        /// The descriptors, as many as the call expected: they are the caller's now, who closes them. Once; then there
-        /// are none.
+        /// Returns the descriptors, as many as the call expected. The caller must close them. Later calls return none.
+        /// Host.
         ///
-        /// A child may have sent what can make read(2), write(2) or close(2) wait for it: a pipe, a socket that
-        /// lingers.
+        /// The child chose them: read(2), write(2) or close(2) may block on a pipe, or on a socket that lingers.
         public func takeDescriptors() -> [FileDescriptor] { owned?.take() ?? [] }
     }
 }
 
-/// Descriptors that close when nobody has them any more, unless they were taken.
+/// Descriptors that are closed when the last reference is released, unless they were taken.
 private final class OwnedDescriptors: Sendable {
     private let descriptors: [FileDescriptor]
     private let areStrangers: Bool

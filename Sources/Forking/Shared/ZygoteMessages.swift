@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Host, zygote and child: what they send to each other.
+// Host, zygote and child: the messages that they send to each other.
 
 import CForkCore
 import Glibc
 import SystemPackage
 
-/// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself waits in that channel,
-/// for the child alone: nothing of it is ever in the zygote's memory, of which all later children have a copy.
+/// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself goes through that
+/// channel to the child only, so that no part of it is ever in the zygote's memory, which all later children inherit.
 struct ForkRequest: BitwiseCopyable {
     static let longestName = 64
 
     enum Kind: UInt8 {
-        /// A child is to run the handler whose name follows.
+        /// Fork a child that runs the handler whose name follows.
         case call
-        /// No more fork requests: the zygote ends when its last child has.
+        /// No more fork requests will come: the zygote ends when its last child has ended.
         case drain
     }
 
@@ -22,7 +22,7 @@ struct ForkRequest: BitwiseCopyable {
     var limits = forkcore_limits()
 }
 
-/// What the zygote counts. A child's copy comes with its answer.
+/// The zygote's counters. A child sends a copy with its reply.
 struct ZygoteTally: BitwiseCopyable {
     var alive: Int64 = 0
     var forked: Int64 = 0
@@ -31,45 +31,46 @@ struct ZygoteTally: BitwiseCopyable {
     var reaping: Int64 = 0
 }
 
-/// What goes over a call's channel.
+/// A message on a call's channel.
 struct CallMessage {
-    /// So much goes at once. A longer request goes through a file in memory, as the host does not wait for anybody to
-    /// take it; a longer answer in parts: what a child has sent is then what it has written, and no descriptor need be
-    /// taken.
+    /// The most bytes in one message. A longer request goes through a memfd, because the host does not wait for the
+    /// child to read it. A longer reply goes in parts: the host then reads only what the child has sent, and needs no
+    /// descriptor for it.
     static let longestInline = 32_768
 
     enum Kind: UInt8 {
         /// Host to child.
         case request
-        /// Child to host: the handler's answer; with a type's name and a text what it threw; with a call's name what
-        /// refused.
+        /// Child to host: the handler's reply; or the type and the text of what it threw; or the name of the system
+        /// call that could not apply a limit.
         case reply, threw, limitRefused
-        /// Zygote to host, with a call's name: there is no child.
+        /// Zygote to host, with the name of the failed system call: the child was not forked.
         case notForked
         /// Zygote to host: how the child ended.
         case ended
-        /// Child to host: part of an answer, whose end is a `reply`.
+        /// Child to host: part of a reply, whose last part is a `reply`.
         case part
     }
 
-    /// Nothing but numbers: whatever a child sends, these are some.
+    /// Contains only numbers, so that any bytes from a child are a valid head.
     struct Head: BitwiseCopyable {
-        /// A `Kind`.
+        /// The raw value of a `Kind`.
         var kind: UInt8
-        /// Of a request, not 0: the payload is in a file in memory, the first of the descriptors.
+        /// Of a request: not 0 if the payload is in a memfd, which is then the first descriptor.
         var isInFile: UInt8 = 0
-        /// Of a refusal, the errno.
+        /// Of a failure: the errno.
         var code: Int32 = 0
-        /// How many bytes the whole request or answer has.
+        /// The number of bytes of the whole request or reply.
         var count: UInt64 = 0
         var end = End()
         var usage = Usage()
-        /// From the fork request's arrival in the zygote to the child's first step, in nanoseconds.
+        /// From the arrival of the fork request in the zygote to the child's first step, in nanoseconds.
         var forking: Int64 = 0
         var tally = ZygoteTally()
-        /// Of a request, how many descriptors the answer is to have; of an answer, how many the handler gave.
+        /// Of a request: the number of descriptors that the reply must have. Of a reply: the number that the handler
+        /// returned.
         var descriptors: UInt32 = 0
-        /// Of a request, how many of its first bytes are the address of a connection's peer.
+        /// Of a request: how many of its first bytes are the socket address of a connection's peer.
         var peer: UInt32 = 0
 
         init(_ kind: Kind) { self.kind = kind.rawValue }
@@ -106,10 +107,10 @@ struct CallMessage {
         self.init(.threw, text: Self.bytes("\(type(of: error))", "\(error)"))
     }
 
-    /// A text that is too long is cut: it is for people.
+    /// Truncates a text that is too long: only people read it.
     init(_ kind: Kind, text: [UInt8]) { self.init(kind, Array(text.prefix(Self.longestInline))) }
 
-    /// A request takes one less: there may be a file.
+    /// One descriptor less than a message can carry: a request may need one for a memfd.
     static let mostDescriptors = Int(FORKCORE_DESCRIPTORS) - 1
 
     func checkDescriptors() throws(ForkingError) {
@@ -120,14 +121,14 @@ struct CallMessage {
 
     // MARK: Sending
 
-    /// Host, zygote. Does not wait.
+    /// Host, zygote. Never blocks.
     func send(over channel: Int32) throws(ForkingError) {
         try checkDescriptors()
         var head = head
         head.count = UInt64(bytes.count)
         if bytes.count <= Self.longestInline {
             let code = send(head, bytes, descriptors, channel)
-            // A buffer smaller than Linux's default.
+            // The socket's buffer is smaller than Linux's default.
             guard [Errno.messageTooLong, .wouldBlock, .noBufferSpace].contains(Errno(rawValue: code)) else {
                 return try check(code, "sendmsg")
             }
@@ -144,14 +145,14 @@ struct CallMessage {
         withMutableMessage(head, bytes, descriptors) { forkcore_message_send(channel, &$0) }
     }
 
-    /// Zygote: says what became of a child, which may have left no room for that.
+    /// Zygote: reports what became of a child. If the child has filled the socket's buffer, makes room first.
     func sendWord(over channel: Int32) {
         guard send(head, bytes, [], channel) == EAGAIN else { return }
         _ = forkcore_message_make_room(channel)
         _ = send(head, bytes, [], channel)
     }
 
-    /// Child. Waits for the host to take what there is no room for.
+    /// Child. Blocks while the socket's buffer is full, until the host reads from it.
     func post(over channel: Int32) throws(ForkingError) {
         try checkDescriptors()
         var head = head
@@ -180,8 +181,8 @@ struct CallMessage {
 
     // MARK: Receiving
 
-    /// Any process. Nil when there is none yet; `.lost` when there will be none. What other processes send is trusted
-    /// in nothing. Whoever asks closes the descriptors that came.
+    /// Any process. Returns nil if no message has arrived; throws `.lost` at end of file. Nothing in a message is
+    /// trusted. The caller must close the descriptors that it carries.
     static func receive(over channel: Int32) throws(ForkingError) -> CallMessage? {
         var size = 0
         switch forkcore_message_size(channel, &size) {
@@ -191,7 +192,7 @@ struct CallMessage {
         case let code: throw .system(call: "recv", Errno(rawValue: code))
         }
         var message = CallMessage(.ended)
-        // A child may have given its socket a larger buffer. What it sends then does not fit.
+        // A child may have enlarged its socket's buffer. A message that is then too long does not fit here.
         let code = message.take(channel, min(size, MemoryLayout<Head>.size + longestInline))
         if code != 0 { message.discardDescriptors() }
         if code == EAGAIN { return nil }
@@ -222,7 +223,7 @@ struct CallMessage {
         }
     }
 
-    /// Child: takes the request, wherever it is. The host is trusted.
+    /// Child: receives the request, from the channel or from a memfd. Trusts the host.
     static func receiveRequest(over channel: Int32) throws(ForkingError) -> CallMessage? {
         guard var message = try receive(over: channel) else { return nil }
         if message.head.isInFile != 0 { try message.readFile() }
@@ -244,13 +245,13 @@ struct CallMessage {
         guard bytes.count == count else { throw .invalid("the request was cut short while it was read") }
     }
 
-    static let noAnswer = ForkingError.invalid("the child sent what is no answer")
+    static let noAnswer = ForkingError.invalid("malformed reply from the child")
 
     static func tooLong(_ count: UInt64, _ longest: Int) -> ForkingError {
-        .invalid("the answer has \(count) bytes, and may have \(longest): see maxReplyBytes")
+        .invalid("the reply has \(count) bytes, and may have \(longest): see maxReplyBytes")
     }
 
-    /// Host: closes what a stranger sent, which it does not wait for.
+    /// Host: closes the descriptors that a child sent, without blocking.
     mutating func discardDescriptors() {
         discard(descriptors)
         descriptors = []
@@ -258,17 +259,17 @@ struct CallMessage {
 
     // MARK: Texts
 
-    /// Strings as bytes, and back.
+    /// Joins strings with NUL bytes.
     static func bytes(_ texts: String...) -> [UInt8] { Array(texts.joined(separator: "\0").utf8) }
 
-    /// The texts, `count` of them, whatever came.
+    /// Splits at NUL bytes; always returns `count` strings, some perhaps empty.
     func texts(_ count: Int) -> [String] {
         let parts = bytes.split(separator: 0, maxSplits: count - 1, omittingEmptySubsequences: false)
         return (0..<count).map { $0 < parts.count ? String(decoding: parts[$0], as: UTF8.self) : "" }
     }
 }
 
-/// Any process: calls `body` with a message for C.
+/// Any process: calls `body` with a message for the C functions.
 func withMutableMessage<Head: BitwiseCopyable, R>(
     _ head: Head, _ bytes: [UInt8], _ descriptors: [Int32], _ body: (inout forkcore_message) -> R
 ) -> R {
@@ -291,8 +292,8 @@ private func withMutableMessage<Head: BitwiseCopyable, R>(
     }
 }
 
-/// Host: closes descriptors that a stranger sent, without waiting, whatever it takes. Where there is no memory for
-/// that, they stay open.
+/// Host: closes descriptors that a child sent. Never blocks, even if close(2) would. If there is no memory for that,
+/// they stay open.
 func discard(_ descriptors: [Int32]) {
     guard !descriptors.isEmpty else { return }
     _ = forkcore_discard(descriptors, descriptors.count)

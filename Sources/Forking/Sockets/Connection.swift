@@ -3,32 +3,32 @@
 import CForkCore
 public import SystemPackage
 
-/// One client's stream: TCP or Unix. Reads are buffered, writes are not.
+/// A connected stream socket of one client: TCP or Unix. Reads are buffered; writes are not.
 ///
-/// It cannot be copied, and is closed when it goes away, so its descriptor cannot leak. In a child it belongs to the
-/// handler; the parent drops its own copy right after fork. Writing to a peer that has gone throws
-/// `ForkingError.Code.system` with `Errno.brokenPipe`, and never raises SIGPIPE.
+/// A connection cannot be copied, and is closed when it is released, so its descriptor cannot leak. In a child of a
+/// `ForkingServer` it belongs to the handler; the parent closes its own copy right after the fork. Writing to a peer
+/// that has closed its end throws `ForkingError.Code.system` with `Errno.brokenPipe`, and never raises SIGPIPE.
 public struct Connection: ~Copyable {
-    /// The descriptor, blocking; it stays the connection's. What is read from it directly passes the buffer by.
+    /// The blocking descriptor, which the connection owns. Reading from it directly bypasses the buffer.
     public let descriptor: FileDescriptor
-    /// Who is at the other end.
+    /// The address of the other end.
     public let peer: SocketAddress
 
-    /// Whether its client may have attached descriptors that nobody took, which this process is not to wait for as it
-    /// closes the last copy of the connection.
+    /// True if the client may have attached descriptors that were never received (SCM_RIGHTS). Closing the last copy of
+    /// the connection closes them too, which may block, so a process of its own does it: `forkcore_close_aside`.
     var mayHoldRights = false
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
     private var hasEnded = false
-    /// The descriptor is somebody else's now.
+    /// True after `release()`: the descriptor has another owner.
     private var isReleased = false
-    /// How much is read at once: little at first, as most clients send little, and each page that a child touches is a
-    /// page fault; then more, as long as the peer fills it. Never what a peer only promises.
+    /// The number of bytes to read at once. It starts small, because most clients send little and each page that a
+    /// child touches is a page fault, and grows while the peer fills it. It never depends on what a peer announces.
     private var piece = 1000
     private static let largestPiece = 65_536
     private var readDeadline: Instant?
 
-    /// Takes a connected stream socket over; it is closed with the connection.
+    /// Takes over a connected stream socket, which is closed when the connection is released.
     public init(_ descriptor: FileDescriptor, peer: SocketAddress) {
         self.descriptor = descriptor
         self.peer = peer
@@ -39,17 +39,20 @@ public struct Connection: ~Copyable {
         if mayHoldRights { forkcore_close_aside(descriptor.rawValue) } else { forkcore_close(descriptor.rawValue) }
     }
 
-    /// This end's address. getsockname(2).
+    /// The local address. getsockname(2).
+    ///
+    /// - Throws: `ForkingError.Code.system`.
     public var local: SocketAddress {
         get throws(ForkingError) { try SocketAddress(boundTo: descriptor.rawValue) }
     }
 
     // MARK: Reading
 
-    /// Reads up to and with the next newline; at the end of the stream, what is left without one; then nil.
+    /// Reads up to and including the next newline. At the end of the stream, returns the rest, if any, and then nil.
+    /// recv(2).
     ///
-    /// - Parameter limit: the longest line in bytes, its newline included.
-    /// - Throws: `ForkingError.Code.lineTooLong`, `.timedOut`, or `.system` from recv(2).
+    /// - Parameter limit: the maximum length of a line in bytes, including its newline.
+    /// - Throws: `ForkingError.Code.lineTooLong`, `.timedOut`, or `.system`.
     public mutating func readLine(limit: Int = 65_536) throws(ForkingError) -> [UInt8]? {
         var searched = 0
         while true {
@@ -65,9 +68,9 @@ public struct Connection: ~Copyable {
         }
     }
 
-    /// Reads exactly `count` bytes.
+    /// Reads exactly `count` bytes. recv(2).
     ///
-    /// - Throws: `ForkingError.Code.endOfStream` if the peer closes before, `.timedOut`, or `.system` from recv(2).
+    /// - Throws: `ForkingError.Code.endOfStream` if the peer closes its end first, `.timedOut`, or `.system`.
     public mutating func read(exactly count: Int) throws(ForkingError) -> [UInt8] {
         precondition(count >= 0, "a count of bytes cannot be negative")
         while unread.count < count {
@@ -78,9 +81,10 @@ public struct Connection: ~Copyable {
         return take(count)
     }
 
-    /// Reads what has come, at least one byte and at most `limit`; empty at the end of the stream.
+    /// Reads the bytes that are available, at least one and at most `limit`, waiting for the first. Returns an empty
+    /// array at the end of the stream. recv(2).
     ///
-    /// - Throws: `ForkingError.Code.timedOut`, or `.system` from recv(2).
+    /// - Throws: `ForkingError.Code.timedOut`, or `.system`.
     public mutating func read(upTo limit: Int = 65_536) throws(ForkingError) -> [UInt8] {
         precondition(limit > 0, "there is nothing to read into")
         if !unread.isEmpty { return take(min(limit, unread.count)) }
@@ -95,14 +99,14 @@ public struct Connection: ~Copyable {
         return Array(buffer[taken])
     }
 
-    /// Reads once, behind what is unread; returns how many bytes came, 0 at the end of the stream.
+    /// Reads once, appending to the unread bytes. Returns the number of bytes read, 0 at the end of the stream.
     private mutating func fill(upTo wanted: Int) throws(ForkingError) -> Int {
         if unread.lowerBound > 0 {
             buffer.removeSubrange(..<unread.lowerBound)
             unread = 0..<unread.count
         }
         var bytes = buffer
-        buffer = []  // one array, not two that would be copied
+        buffer = []  // a single reference, so that appending does not copy
         defer { buffer = bytes }
         let count = try receive(upTo: min(wanted, piece), behind: unread.count, of: &bytes)
         unread = 0..<unread.count + count
@@ -110,7 +114,7 @@ public struct Connection: ~Copyable {
         return count
     }
 
-    /// Reads once, at most `room` bytes, into `bytes` behind the first `kept`; returns how many came.
+    /// Reads at most `room` bytes once, into `bytes` after the first `kept`. Returns the number of bytes read.
     private func receive(upTo room: Int, behind kept: Int, of bytes: inout [UInt8]) throws(ForkingError) -> Int {
         var count = 0
         var code: Int32 = 0
@@ -136,31 +140,31 @@ public struct Connection: ~Copyable {
 
     // MARK: Writing
 
-    /// Writes all of it, unbuffered, despite signals and partial writes. send(2).
+    /// Writes all bytes, unbuffered, retrying after signals and partial writes. send(2).
     ///
-    /// - Throws: `ForkingError.Code.timedOut` if the peer takes nothing for the time-out, or `.system`.
+    /// - Throws: `ForkingError.Code.timedOut` if the peer accepts nothing within the timeout, or `.system`.
     public func write(_ bytes: RawSpan) throws(ForkingError) {
         let code = bytes.withUnsafeBytes { forkcore_send_all(descriptor.rawValue, $0.baseAddress, $0.count) }
         try checkTimed(code, "send")
     }
 
-    /// Writes all of it, unbuffered, despite signals and partial writes. send(2).
+    /// Writes all bytes, as above.
     public func write(_ bytes: [UInt8]) throws(ForkingError) {
         try write(bytes.span.bytes)
     }
 
-    /// Writes all of it as UTF-8, unbuffered, despite signals and partial writes. send(2).
+    /// Writes the text as UTF-8, as above.
     public func write(_ text: String) throws(ForkingError) {
         try write(Array(text.utf8))
     }
 
-    /// Says that nothing more will be written; what was written still arrives. shutdown(2).
+    /// Ends the stream in this direction; what was written still arrives. shutdown(2).
     public func finishWriting() {
         forkcore_finish_sending(descriptor.rawValue)
     }
 
-    /// Child, at its end: nothing is lost of what was written, though the peer may go on sending. What it sends is
-    /// thrown away, until it has acknowledged everything, or closes too; or for this long.
+    /// Child, at its end: makes sure that the peer receives everything that was written, even if it continues to send.
+    /// Discards what it sends until it has acknowledged everything or closes its end, for at most `longestFinish`.
     func finish() {
         guard !hasEnded else { return finishWriting() }
         forkcore_finish(descriptor.rawValue, peer.isUnix, Self.longestFinish.inMilliseconds)
@@ -168,7 +172,7 @@ public struct Connection: ~Copyable {
 
     static let longestFinish = Duration.seconds(2)
 
-    /// Worker: the same without waiting. Whether it is too early to close.
+    /// Worker: the same without waiting. Returns whether it is too early to close.
     func beginFinish() -> Bool {
         guard !peer.isUnix, !hasEnded else {
             finish()
@@ -178,7 +182,7 @@ public struct Connection: ~Copyable {
         return true
     }
 
-    /// The descriptor, which is the caller's from now on, and stays open.
+    /// Gives up the descriptor, which stays open and belongs to the caller.
     consuming func release() -> FileDescriptor {
         isReleased = true
         return descriptor
@@ -196,22 +200,27 @@ public struct Connection: ~Copyable {
         if noDelay, !peer.isUnix { try setNoDelay(true) }
     }
 
-    /// How long one read or write waits for the peer before it throws `.timedOut`; nil, as at first, for ever.
-    /// SO_RCVTIMEO, SO_SNDTIMEO.
+    /// Sets how long one read or write waits for the peer before it throws `.timedOut`. Nil, the initial value, means
+    /// no timeout. SO_RCVTIMEO, SO_SNDTIMEO.
     ///
-    /// A peer that sends a byte now and then is not held back by it: see `limitReading(to:)`. A limit on the whole
-    /// connection is `ForkingServer.Configuration.child`.
+    /// A peer that sends a byte now and then never exceeds it: see `limitReading(to:)`.
+    /// `ForkingServer.Configuration.child` limits the whole connection.
+    ///
+    /// - Throws: `ForkingError.Code.invalid` if `timeout` is not positive; `.system`.
     public func setTimeout(_ timeout: Duration?) throws(ForkingError) {
-        if let timeout, timeout <= .zero { throw .invalid("a time-out of \(timeout) cannot be: it must be positive") }
+        if let timeout, timeout <= .zero { throw .invalid("timeout is \(timeout), and must be positive") }
         let microseconds = timeout?.inMicroseconds ?? 0
         try check(forkcore_set_timeout(descriptor.rawValue, microseconds), "setsockopt SO_RCVTIMEO")
     }
 
-    /// How long all reads from now on may take together, such as those of one request; then they throw `.timedOut`.
-    /// Nil, as at first: as long as they like. A read takes one system call more while there is such a limit. poll(2).
+    /// Sets how long all reads from now on may take together, such as those of one request; then they throw
+    /// `.timedOut`. Nil, the initial value, means no limit. With a limit, each read makes one more system call.
+    /// poll(2).
     public mutating func limitReading(to time: Duration?) { readDeadline = time.map { .now + $0 } }
 
-    /// Sends small writes at once instead of gathering them. TCP_NODELAY; TCP only.
+    /// Sends small writes at once instead of gathering them. TCP only. TCP_NODELAY.
+    ///
+    /// - Throws: `ForkingError.Code.system`.
     public func setNoDelay(_ on: Bool) throws(ForkingError) {
         try check(forkcore_set_no_delay(descriptor.rawValue, on), "setsockopt TCP_NODELAY")
     }

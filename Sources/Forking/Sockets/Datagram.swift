@@ -4,24 +4,24 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// A request that came as one datagram, over UDP or a Unix datagram socket.
+/// A request that arrived as one datagram, over UDP or a Unix datagram socket.
 public struct Datagram: Sendable {
-    /// What came, at most the server's `maxDatagramBytes`.
+    /// The datagram, truncated to the server's `maxDatagramBytes`.
     public private(set) var bytes: [UInt8]
-    /// Whether it was longer than the server's `maxDatagramBytes`, so that `bytes` is only its beginning.
+    /// Whether the datagram was longer than the server's `maxDatagramBytes`, and was truncated.
     public let isTruncated: Bool
-    /// Who sent it. A Unix client that wants an answer must have bound an address of its own.
+    /// The sender. A Unix client must have bound an address of its own to be replied to.
     public let peer: SocketAddress
 
-    /// Which of the server's addresses it was sent to.
+    /// The address of the server to which it was sent.
     let destination: forkcore_destination
-    /// How an answer goes.
+    /// How a reply is sent.
     let way: Way
 
     enum Way {
         /// On the server's own socket.
         case socket(Int32)
-        /// By the parent of the child that serves it, which has the other end of this channel.
+        /// By the parent of the child that serves it. The parent has the other end of this channel.
         case parent(Int32)
     }
 
@@ -35,14 +35,14 @@ public struct Datagram: Sendable {
         self.way = way
     }
 
-    /// Answers the sender, from the address that it asked. In a child of `ForkingServer` the parent sends it, and says
-    /// what became of that; elsewhere it is sent at once. sendmsg(2).
+    /// Replies to the sender, from the address to which it sent. In a child of a `ForkingServer`, the parent sends the
+    /// reply and returns the result; elsewhere it is sent directly. sendmsg(2).
     ///
-    /// Nobody waits for the sender to read: where it has no room, this throws `.system` with
-    /// `Errno.resourceTemporarilyUnavailable`, and the answer is lost as a datagram may be.
+    /// Does not wait for the sender to read. If the sender's buffer is full, this throws `.system` with
+    /// `Errno.resourceTemporarilyUnavailable`, and the reply is lost, as any datagram may be.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if the sender has no address to answer to, or `.system`; with
-    ///   `Errno.brokenPipe` if the server does not serve any more.
+    /// - Throws: `ForkingError.Code.invalid` if the sender has no address, or `.system`; with `Errno.brokenPipe` if the
+    ///   server no longer serves.
     public func reply(_ bytes: [UInt8]) throws(ForkingError) {
         if peer.isUnix, peer.path == nil {
             throw .invalid("the sender's socket has no address, so it cannot be answered")
@@ -69,7 +69,7 @@ public struct Datagram: Sendable {
         return peer.withSockaddr { forkcore_send_datagram(socket, bytes, bytes.count, $0, $1, &destination) }
     }
 
-    /// Parent: what one client sent, no other one's child is to find in its memory.
+    /// Parent: erases the bytes, so that no other client's child finds them in its memory.
     mutating func wipe() {
         bytes.withUnsafeMutableBytes { if let start = $0.baseAddress { explicit_bzero(start, $0.count) } }
     }

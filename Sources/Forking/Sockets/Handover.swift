@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Three processes of an upgrade: the old program writes it, the child that becomes the new one passes it on, the new
-// one reads it.
+// Three processes of an upgrade: the old program writes it, the child that becomes the new program passes it on, the
+// new program reads it.
 
 import CForkCore
 import Glibc
 import SystemPackage
 
-/// What a program hands over to the one that takes its place: sockets as a service manager does, sd_listen_fds(3), and
-/// a socket on which that one says that it serves.
+/// What a program hands over to its successor: sockets, as a service manager does, sd_listen_fds(3), and a readiness
+/// socket, on which the successor reports that it serves.
 struct Handover {
     static let inheritance = Inheritance("FORKING_UPGRADE")
     static let first: Int32 = 3
@@ -23,19 +23,19 @@ struct Handover {
     let control: Int32?
     let variables: [String]
 
-    /// What is left to the new program.
+    /// What the new program finds in the environment.
     struct Terms: Equatable {
-        /// Where the new program says that it serves.
+        /// The descriptor on which the new program reports that it serves.
         let readinessSocket: Int32
-        /// Where it is to answer who asks for its status, or -1.
+        /// The descriptor of the control socket, on which the new program must answer status requests; or -1.
         let control: Int32
-        /// One for each socket.
+        /// One letter for each socket: see `flag(of:)`.
         let flags: [Character]
 
         var text: String { "\(readinessSocket) \(control) \(String(flags))" }
     }
 
-    /// A letter for each socket says where it comes from, and its name says the rest.
+    /// A letter for each socket says where it comes from. Its name in LISTEN_FDNAMES holds the rest.
     static func flag(of origin: Listener.Origin) -> Character {
         switch origin {
         case .made: "1"
@@ -60,10 +60,10 @@ struct Handover {
         }
     }
 
-    /// Says on one end of a readinessSocket what it is there to say.
+    /// Reports readiness, or its confirmation, on one end of a readiness socket.
     static func say(on descriptor: Int32) { _ = send(descriptor, [1], 1, Int32(MSG_NOSIGNAL | MSG_DONTWAIT)) }
 
-    /// Whether the other program has said something, and not merely closed its end.
+    /// Whether the other program has reported, and not merely closed its end.
     static func isSaid(on descriptor: Int32) -> Bool {
         var byte: UInt8 = 0
         return recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) == 1
@@ -71,7 +71,7 @@ struct Handover {
 }
 
 extension Handover.Terms {
-    /// Nil if the text makes no sense.
+    /// Nil if the text is malformed.
     init?(_ text: String) {
         let parts = text.split(separator: " ", omittingEmptySubsequences: false)
         guard parts.count == 3, let readinessSocket = Int32(parts[0]), readinessSocket >= 0,

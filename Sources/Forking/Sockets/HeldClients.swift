@@ -4,8 +4,8 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Clients that were accepted, but have no child yet: something was short, or the server stops, and they came before it
-/// did. Parent; children do not have them.
+/// Clients that were accepted but have no child yet, because of a shortage, or because the server is stopping and they
+/// connected before. Parent. Children close them.
 struct HeldClients: ~Copyable {
     private struct Client {
         let descriptor: FileDescriptor
@@ -13,7 +13,7 @@ struct HeldClients: ~Copyable {
         let isWelcome: Bool
     }
 
-    /// From `first` on, in the order of their coming.
+    /// From index `first` on, oldest first.
     private var clients: [Client] = []
     private var first = 0
     private let owner = forkcore_process()
@@ -21,18 +21,18 @@ struct HeldClients: ~Copyable {
     var isEmpty: Bool { clients.isEmpty }
     var count: Int { clients.count - first }
 
-    /// Accepts all that wait: who has connected before a server stopped is served while it drains. What there is no
-    /// descriptor for stays in the kernel's queue, and is reset with it. A socket that somebody goes on with keeps its
-    /// queue.
+    /// Accepts all waiting clients, because a client that connected before the server stopped is served while it
+    /// drains. Clients for which there is no descriptor stay in the kernel's queue and are reset with it. Sockets that
+    /// another program continues to use are skipped.
     ///
-    /// - Parameter spare: how many descriptors the server still needs.
+    /// - Parameter spare: the number of descriptors that the server still needs.
     mutating func takeWaiting(at listeners: [SharedListener], leaving spare: Int) {
         var limit = rlimit()
         guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        // The kernel gives the lowest number that is free.
+        // The kernel returns the lowest free number.
         let most = Int(clamping: limit.rlim_cur) - spare
         for shared in listeners where shared.listener.isOurs {
-            // However many come meanwhile, it ends.
+            // Bounded, because clients may keep coming.
             for _ in 0..<65_536 {
                 guard shared.listener.isAwaited else { break }
                 do throws(ForkingError) {
@@ -47,7 +47,7 @@ struct HeldClients: ~Copyable {
         }
     }
 
-    /// One that has been verified, and goes before all others.
+    /// Holds a verified client, before all others.
     mutating func putBack(_ connection: consuming Connection) {
         let peer = connection.peer
         let client = Client(descriptor: connection.release(), peer: peer, isWelcome: true)
@@ -60,7 +60,7 @@ struct HeldClients: ~Copyable {
         }
     }
 
-    /// The one that has waited longest, unless `isWelcome` says no.
+    /// Removes the client that has waited longest. Returns nil if there is none, or if `isWelcome` rejects it.
     mutating func next(_ isWelcome: (borrowing Connection) -> Bool) -> Connection? {
         guard !isEmpty else { return nil }
         let client = removeFirst()
@@ -70,7 +70,7 @@ struct HeldClients: ~Copyable {
         return connection
     }
 
-    /// Hands over one after the other, until `take` says no: then that one stays.
+    /// Hands over one client after another, until `take` returns false; that client stays.
     mutating func handOver(_ take: (FileDescriptor, SocketAddress) -> Bool) {
         while !isEmpty, take(clients[first].descriptor, clients[first].peer) {
             Self.close(removeFirst())
@@ -85,7 +85,7 @@ struct HeldClients: ~Copyable {
         return client
     }
 
-    /// Sends them away.
+    /// Closes all connections.
     mutating func closeAll() {
         while !isEmpty { Self.close(removeFirst()) }
     }
@@ -98,7 +98,7 @@ struct HeldClients: ~Copyable {
         }
     }
 
-    /// What a client has attached to a Unix socket is not closed here.
+    /// Descriptors attached to a Unix socket are closed by another process: see `forkcore_close_aside`.
     private static func close(_ client: Client) {
         let number = client.descriptor.rawValue
         if client.peer.isUnix { forkcore_close_aside(number) } else { forkcore_close(number) }

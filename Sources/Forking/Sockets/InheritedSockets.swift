@@ -5,32 +5,30 @@ import Glibc
 import Synchronization
 public import SystemPackage
 
-/// Sockets that a service manager opened and handed to this process, or the program whose place it takes (see
-/// docs/SIGNALS.md, SIGUSR2): descriptors 3 and up, as LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES say. See
-/// sd_listen_fds(3).
+/// Sockets that a service manager, or the predecessor in an upgrade (docs/SIGNALS.md, SIGUSR2), passed to this process:
+/// descriptors 3 and up, as described by LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES. sd_listen_fds(3).
 ///
-/// A `Listener` takes the one that is bound to its address; the others are asked for by name, as their order means
-/// nothing. The variables are removed with the first question, so that no program started from here takes them for its
-/// own.
+/// A `Listener` uses the one that is bound to its address. Ask for others by name, because their order is not
+/// significant. The first use removes the variables, so that no program started from here mistakes them for its own.
 public enum InheritedSockets {
-    /// The descriptors, in the order they came, each for `Listener(adopting:)`: all that nobody has asked for yet; none
-    /// if none was handed over.
+    /// Returns the descriptors that have not been asked for yet, in order, each for `Listener(adopting:)`. Empty if
+    /// none was passed.
     ///
     /// Any process, before the first thread.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if the variables make no sense.
+    /// - Throws: `ForkingError.Code.invalid` if the variables are malformed.
     public static func take() throws(ForkingError) -> [FileDescriptor] {
         try claim { _ in true }.map { FileDescriptor(rawValue: $0.descriptor) }
     }
 
-    /// Calls `body` with a listener on each socket that a service manager handed over, or on those that it gave this
-    /// name: FileDescriptorName= in systemd.socket(5). None is an error: clients would be waited for where they never
-    /// come.
+    /// Calls `body` with a listener on each socket that a service manager passed, or on each with this name:
+    /// FileDescriptorName= in systemd.socket(5). It is an error if there is none, because the server would wait for
+    /// clients that can never come.
     ///
     /// Any process, before the first thread.
     ///
-    /// - Throws: `ForkingError.Code.invalid` if there is none, or if the variables make no sense; as
-    ///   `Listener(adopting:)` and `body` do.
+    /// - Throws: `ForkingError.Code.invalid` if there is none, or if the variables are malformed; the errors of
+    ///   `Listener(adopting:)` and of `body`.
     public static func forEachListener(
         named name: String? = nil, _ body: (consuming Listener) throws(ForkingError) -> Void
     ) throws(ForkingError) {
@@ -50,14 +48,15 @@ public enum InheritedSockets {
         for socket in found { try body(listener(on: socket)) }
     }
 
-    /// A listener on the socket that was handed over, if one is bound to `address`. With port 0 that is any port of a
-    /// predecessor's.
+    /// Returns a listener on the passed socket that is bound to `address`; nil if there is none. Port 0 matches any
+    /// port of the predecessor's.
     static func listener(
         on address: SocketAddress, datagram: Bool, options: Listener.Options
     ) throws(ForkingError) -> Listener? {
         guard let found = try claimFirst(where: { $0.serves(address, datagram: datagram) }) else { return nil }
         if Predecessor.isThere, found.origin == .made, let path = address.file, isMissing(path) {
-            // Who removed the file left clients no way to the socket. The predecessor takes those who are queued there.
+            // The file was removed, so clients can no longer reach this socket. The predecessor serves those in its
+            // queue.
             forkcore_close(found.descriptor)
             return nil
         }
@@ -66,11 +65,11 @@ public enum InheritedSockets {
         return listener
     }
 
-    /// A listener on what whoever started the first of the programs that took each other's place left open as
-    /// `descriptor`; nil if that was not handed over, so that it has this number here.
+    /// Returns a listener on the socket that was descriptor `descriptor` at the start of the first program in a chain
+    /// of upgrades; nil if none was passed, so that the socket has this number here.
     static func listener(adopting descriptor: FileDescriptor) throws(ForkingError) -> Listener? {
         let number = descriptor.rawValue
-        // Without a predecessor it is one of the service manager's, or nobody has said anything about it.
+        // Without a predecessor, it is one of the service manager's, or no variable describes it.
         let isWanted: (InheritedSocket) -> Bool =
             Predecessor.isThere ? { $0.origin == .descriptor(number) } : { $0.descriptor == number }
         guard var found = try claimFirst(where: isWanted) else { return nil }
@@ -78,11 +77,10 @@ public enum InheritedSockets {
         return try listener(on: found)
     }
 
-    /// Throws if a service manager has handed over what nobody has asked for: clients would wait there for ever. What a
-    /// predecessor hands over is no error: a server closes it as it begins, so that clients are refused there.
+    /// Throws if a service manager passed a socket that nothing has asked for: its clients would wait forever. A socket
+    /// from the predecessor is no error: a server closes it when it starts, so that its clients are refused.
     ///
-    /// Any process, before the first thread. A server does so as it begins to serve, in a program that has asked for
-    /// any.
+    /// Any process, before the first thread. A server that uses any passed socket calls this when it starts to serve.
     ///
     /// - Throws: `ForkingError.Code.invalid`, which names them.
     public static func requireAllTaken() throws(ForkingError) {
@@ -91,13 +89,13 @@ public enum InheritedSockets {
         try requireNoneLeft()
     }
 
-    // MARK: What was handed over
+    // MARK: The sockets
 
     private static let first: Int32 = 3
     private static let unclaimed = Mutex<[InheritedSocket]>([])
 
-    /// For a server that begins: what is left is an error, or where it came from a predecessor, closed, for clients to
-    /// be refused there.
+    /// For a server that starts: sockets that nothing has asked for are an error or, if they come from a predecessor,
+    /// are closed, so that their clients are refused.
     static func closeUnclaimed() throws(ForkingError) {
         guard Predecessor.isThere else { return try requireNoneLeft() }
         unclaimed.withLock { sockets in
@@ -114,7 +112,7 @@ public enum InheritedSockets {
             return "\(address), named '\(SocketAddress.printable(socket.name ?? ""))'"
         }
         throw .invalid(
-            "\(left.count == 1 ? "a socket was" : "sockets were") handed over, and nobody serves there: "
+            "\(left.count == 1 ? "a socket was" : "sockets were") handed over, and no server uses it: "
                 + names.joined(separator: "; ")
                 + ". Serve all by systemd, or each by systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address"
         )
@@ -148,10 +146,10 @@ public enum InheritedSockets {
         return try Listener(succeedingOn: socket.descriptor, origin: socket.origin)
     }
 
-    /// Takes over what the variables speak of, and removes them.
+    /// Takes over the sockets that the variables describe, and removes the variables.
     private static func look() throws(ForkingError) {
         guard let pid = variable("LISTEN_PID"), let count = variable("LISTEN_FDS"), pid == String(getpid()) else {
-            return  // meant for another process, which did not remove them
+            return  // they are for another process, which did not remove them
         }
         let names = variable("LISTEN_FDNAMES")?.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) }
@@ -165,7 +163,7 @@ public enum InheritedSockets {
             throw .invalid("LISTEN_FDS is \(count), but descriptor \(descriptor) is not open")
         }
         let found = (0..<Int(number)).map { index in
-            // What sd_listen_fds_with_names(3) says where there are no names.
+            // The name that sd_listen_fds_with_names(3) gives to sockets without a name.
             let name = names?[index] ?? "unknown"
             return InheritedSocket(
                 descriptor: first + Int32(index), origin: Predecessor.origin(index, named: name) ?? .manager(name: name)
@@ -179,7 +177,7 @@ public enum InheritedSockets {
     }
 }
 
-/// One that was handed over, and that nobody has asked for yet.
+/// A passed socket that nothing has asked for yet.
 private struct InheritedSocket {
     let descriptor: Int32
     var origin: Listener.Origin
@@ -188,12 +186,12 @@ private struct InheritedSocket {
         if case .manager(let name) = origin { name } else { nil }
     }
 
-    /// Whether it is what a server at `address` asks for.
+    /// Whether a server on `address` uses this socket.
     func serves(_ address: SocketAddress, datagram: Bool) -> Bool {
         guard socketType(of: descriptor) == Int32((datagram ? SOCK_DGRAM : SOCK_STREAM).rawValue),
             let bound = try? SocketAddress(boundTo: descriptor)
         else { return false }
-        // Port 0 asks for a new port, which no service manager's is.
+        // Port 0 asks for a new port, so no service manager's socket matches.
         if address.port == 0, !Predecessor.isThere { return false }
         return bound.isBound(asAsked: address)
     }

@@ -3,21 +3,22 @@
 import CForkCore
 import SystemPackage
 
-/// Connections that a worker has done with, but whose peers have not all of the answer yet: closed now, one that sends
-/// a word more would have it cut off. The worker serves others meanwhile. See `forkcore_linger`. Worker, one thread.
+/// Connections that a worker has finished, but whose clients have not received everything yet. If one were closed now
+/// and its client sent more, the connection would be reset and the rest of the reply lost. The worker serves others
+/// meanwhile. See `forkcore_linger`. Worker, one thread.
 final class Lingering {
     private struct Leaver {
         let descriptor: FileDescriptor
         let until: Instant
     }
 
-    /// Oldest first. Where there are more, the oldest is closed as it is.
+    /// Oldest first. Beyond `most`, the oldest is closed early.
     private var leavers: [Leaver] = []
     private static let most = 64
     private static let pause = Duration.milliseconds(10)
     private var nextLook = Instant.now
 
-    /// Takes the connection over.
+    /// Takes over the connection.
     func add(_ connection: consuming Connection) {
         guard connection.beginFinish() else { return }
         let descriptor = connection.release()
@@ -27,9 +28,9 @@ final class Lingering {
         leavers.append(Leaver(descriptor: descriptor, until: now + Connection.longestFinish))
     }
 
-    /// Closes those for which it is time.
+    /// Closes connections whose clients have everything, or whose time is over.
     ///
-    /// - Returns: when to look again; nil: there is none.
+    /// - Returns: when to call this again; nil if none is left.
     func look() -> Instant? {
         guard !leavers.isEmpty else { return nil }
         let now = Instant.now
@@ -43,13 +44,13 @@ final class Lingering {
         return leavers.isEmpty ? nil : nextLook
     }
 
-    /// Descriptors are wanted for others.
+    /// Closes all, because their descriptors are needed.
     func closeAll() {
         leavers.forEach(close)
         leavers = []
     }
 
-    /// The worker has nothing else to do any more.
+    /// Waits for all, because the worker has nothing else to do.
     func finish() {
         for leaver in leavers {
             let rest = max(.zero, leaver.until - .now)

@@ -4,80 +4,82 @@ import CForkCore
 import Glibc
 public import SystemPackage
 
-/// A socket that clients come to: TCP or Unix stream, listening, or UDP or Unix datagram, bound.
+/// A socket that clients connect or send to: a listening TCP or Unix stream socket, or a bound UDP or Unix datagram
+/// socket.
 ///
-/// It is closed when it goes away, in children too, and a Unix socket's file that it made is then removed, but not by a
-/// child.
+/// The socket is closed when the listener is released, in every process that has it. If the listener created a Unix
+/// socket's file, the file is removed too, except by a child.
 public struct Listener: ~Copyable {
-    /// How a socket is made. See socket(7), ip(7), unix(7).
+    /// Options for the socket. See socket(7), ip(7), unix(7).
     public struct Options: Sendable {
-        /// How many connections the kernel keeps waiting until they are accepted; it caps this at
+        /// The maximum number of connections that the kernel queues until they are accepted. The kernel limits it to
         /// net.core.somaxconn. listen(2).
         public var backlog: Int = 1024
-        /// Bind a port again while connections of its former owner linger. SO_REUSEADDR.
+        /// Allow binding a port while old connections of its previous owner linger. SO_REUSEADDR.
         public var reusesAddress = true
-        /// Share a port with other sockets that also say so. SO_REUSEPORT.
+        /// Share the port with other sockets that set this option too. SO_REUSEPORT.
         public var reusesPort = false
-        /// Keep IPv4 clients off an IPv6 socket bound to `[::]`. IPV6_V6ONLY.
+        /// Refuse IPv4 clients on an IPv6 socket bound to `[::]`. IPV6_V6ONLY.
         public var isIPv6Only = false
-        /// Let clients of a Unix socket attach descriptors to what they send (SCM_RIGHTS), for a handler or program
-        /// that takes them by recvmsg(2). If not, who tries gets EPERM, from Linux 6.16 on: SO_PASSRIGHTS.
+        /// Allow clients of a Unix socket to attach descriptors (SCM_RIGHTS), for a handler or program that receives
+        /// them by recvmsg(2). If false, a client that tries gets EPERM from Linux 6.16 on: SO_PASSRIGHTS.
         public var acceptsDescriptors = false
-        /// Permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
+        /// The permissions of a Unix socket's file; nil leaves them to the umask. chmod(2).
         public var permissions: FilePermissions?
-        /// How clients that have vanished are found; nil: not at all. What a listener is set to, its connections are.
+        /// How vanished clients are detected; nil: not at all. Connections inherit this from their listener.
         public var keepAlive: KeepAlive? = KeepAlive()
-        /// How long a client may leave unacknowledged what was sent to it, or have no room for it as it does not read;
-        /// then the connection ends. Nil: as long as the kernel tries to reach its host, some 15 minutes, and as long
-        /// as it likes if that answers. TCP_USER_TIMEOUT.
+        /// How long sent data may stay unacknowledged, or unsent because the client does not read; then the connection
+        /// ends. Nil: about 15 minutes if the client's host does not respond, and no limit if it does.
+        /// TCP_USER_TIMEOUT.
         public var userTimeout: Duration?
-        /// The group of a Unix socket's file; nil leaves it. One that this user is not in takes root. chown(2).
+        /// The group ID of a Unix socket's file; nil leaves it. Requires root for a group that this user is not in.
+        /// chown(2).
         public var group: UInt32?
 
-        /// The defaults, as said at each property.
+        /// The defaults, as documented at each property.
         public init() {}
     }
 
-    /// Where it is bound; with port 0 asked for, the port that the kernel chose.
+    /// The address it is bound to. If port 0 was requested, this has the port that the kernel chose.
     public let address: SocketAddress
-    /// Whether datagrams come, rather than connections.
+    /// Whether this is a datagram socket, not a stream socket.
     public let isDatagram: Bool
 
     private let socket: ParentDescriptor
     private let file: SocketFile?
-    /// Where a listener's socket comes from.
+    /// The origin of a listener's socket.
     enum Origin: Equatable {
-        /// This program made it, or the one whose place it takes.
+        /// This program, or its predecessor, created it.
         case made
-        /// A service manager, who gave it this name.
+        /// A service manager passed it under this name.
         case manager(name: String)
-        /// Whoever started the first of the programs that took each other's place left it open, under this number.
+        /// The process that started the first program in a chain of upgrades left it open, under this number.
         case descriptor(Int32)
     }
 
     let origin: Origin
     private var backlog = Options().backlog
-    /// Made by somebody else, who may go on with it.
+    /// True if another program created the socket; that program may continue to use it.
     var isAdopted: Bool { origin != .made }
-    /// Whether what comes may have descriptors attached that nobody here takes.
+    /// Whether clients may have attached descriptors that were never received.
     let mayHoldRights: Bool
-    /// While the program still serves on it whose place this one takes, it is that one's to end.
+    /// True while the predecessor still serves on this socket and therefore owns it.
     private var isAnothers = false
 
-    /// The descriptor, for a loop of your own to poll. It stays the listener's.
+    /// The descriptor, for an event loop to poll. The listener owns it.
     public var descriptor: FileDescriptor { FileDescriptor(rawValue: socket.rawValue) }
 
-    /// Listens on `address`, or with `datagram` only binds it: on the socket that was handed over to this process, if
-    /// one is bound there (see `InheritedSockets`), or else on a new one. socket(2), bind(2), listen(2).
+    /// Listens on `address`; with `datagram`, only binds to it. Uses the socket that was handed over to this process if
+    /// one is bound there (see `InheritedSockets`), otherwise a new one. socket(2), bind(2), listen(2).
     ///
-    /// So a server can be upgraded while it serves, and started by a service manager, without saying so. Port 0 is a
-    /// new port, or in a program that takes the place of another, the port that the kernel chose for that one.
+    /// A server can therefore be upgraded while it serves, or be started by a service manager, without code of its own.
+    /// Port 0 means a new port; in a successor, it means the port that the kernel chose for the predecessor.
     ///
-    /// A Unix socket's file that is in the way is replaced if nobody serves on it any more; a live one stays untouched.
-    /// A failure leaves no descriptor open.
+    /// If a Unix socket's file exists, it is replaced if no server listens on it any more, and left alone otherwise. If
+    /// this throws, no descriptor stays open.
     ///
     /// - Throws: `ForkingError.Code.system`, which names the call and the address; `.invalid` for a backlog below 1,
-    ///   for a path that is in use or is no socket, or if the variables that hand sockets over make no sense.
+    ///   for a path that is in use or is not a socket, or if the variables that hand over sockets are malformed.
     public init(_ address: SocketAddress, datagram: Bool = false, options: Options = Options()) throws(ForkingError) {
         guard options.backlog >= 1, options.backlog <= Int32.max else {
             throw .invalid("backlog is \(options.backlog), and must be from 1 to \(Int32.max)")
@@ -92,17 +94,16 @@ public struct Listener: ~Copyable {
         backlog = options.backlog
     }
 
-    /// Takes over a socket that somebody else bound: a service manager, a parent, the program's own code. From then on
-    /// it is this listener's, which closes it, but never removes its file.
+    /// Takes over a socket that a service manager, the parent or the program itself has bound. The listener owns and
+    /// closes it from now on, but never removes its file.
     ///
-    /// In a program that takes the place of another, it is the socket which that one served on as `descriptor`,
-    /// whatever its number here.
+    /// In a successor, this is the socket that the predecessor adopted as `descriptor`, whatever its number is here.
     ///
     /// - Parameters:
     ///   - descriptor: the socket.
     ///   - acceptsDescriptors: see `Options.acceptsDescriptors`.
-    /// - Throws: `ForkingError.Code.invalid` if it is no socket, a stream socket that does not listen, or a datagram
-    ///   socket that is not bound; it then stays its owner's.
+    /// - Throws: `ForkingError.Code.invalid` if it is not a socket, is a stream socket that does not listen, or is a
+    ///   datagram socket that is not bound. The caller then still owns it.
     public init(adopting descriptor: FileDescriptor, acceptsDescriptors: Bool = false) throws(ForkingError) {
         if let inherited = try InheritedSockets.listener(adopting: descriptor) {
             self = inherited
@@ -129,14 +130,14 @@ public struct Listener: ~Copyable {
         guard (address.port ?? 1) != 0, !address.isUnix || address.path != nil else {
             throw .invalid("descriptor \(number) is a socket that is not bound to an address")
         }
-        // Who has connected already could attach what he liked.
+        // Clients that have already connected may have attached descriptors.
         let mayHoldRights = forkcore_takes_rights(number)
         if !acceptsDescriptors { _ = forkcore_refuse_rights(number) }
         let socket = ParentDescriptor(number, mayHoldRights: mayHoldRights)
         try self.init(socket, nil, isDatagram: datagram, origin: origin, mayHoldRights: mayHoldRights)
     }
 
-    /// A socket of the program whose place this one takes. That one goes on with it if this one fails.
+    /// Takes over a socket of the predecessor, which continues to serve on it if this program fails.
     init(succeedingOn descriptor: Int32, origin: Origin) throws(ForkingError) {
         let adopted = try Listener(adopting: FileDescriptor(rawValue: descriptor), origin: origin)
         let path = origin == .made ? adopted.address.file : nil
@@ -148,7 +149,7 @@ public struct Listener: ~Copyable {
         leaveFile()
     }
 
-    /// The other does not serve any more.
+    /// The predecessor no longer serves.
     mutating func takeOver() {
         guard isAnothers else { return }
         isAnothers = false
@@ -167,23 +168,23 @@ public struct Listener: ~Copyable {
         self.mayHoldRights = mayHoldRights
     }
 
-    /// Leaves a Unix socket's file to whoever serves on it now.
+    /// Leaves a Unix socket's file to the process that now serves on it.
     func leaveFile() { file?.isLeft = true }
 
-    /// Whether nobody goes on with it when this program ends.
+    /// Whether no other process uses the socket after this program has ended.
     var isOurs: Bool { !isAdopted && !isAnothers }
 
-    /// Whether somebody waits there.
+    /// Whether a client is waiting.
     var isAwaited: Bool { isReadable(socket.rawValue) }
 
-    /// Takes no more connections in any process that has this socket, unless it is somebody else's too. shutdown(2).
+    /// Stops accepting in all processes that share this socket, unless another program may still use it. shutdown(2).
     func stopListening() {
         if isOurs { shutdown(socket.rawValue, Int32(SHUT_RDWR)) }
     }
 
-    /// Listens, if somebody who has the socket has shut it down. Returns whether that was so. listen(2).
+    /// Listens again if another process has shut the socket down. Returns whether that was so. listen(2).
     ///
-    /// - Throws: `ForkingError.Code.invalid` for a Unix socket, which stays as it is then; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` for a Unix socket, which cannot listen again; `.system`.
     func listenAgain() throws(ForkingError) -> Bool {
         guard !isAnothers else { return false }
         var again = false
@@ -192,8 +193,8 @@ public struct Listener: ~Copyable {
         }
         guard code != ESHUTDOWN else {
             throw .invalid(
-                "another process has shut down the listening socket on \(address), which cannot be mended: nobody can "
-                    + "connect any more")
+                "another process has shut down the listening socket on \(address), which cannot be repaired: "
+                    + "no client can connect any more")
         }
         try check(code, "listen \(address)")
         return again
@@ -232,9 +233,9 @@ public struct Listener: ~Copyable {
         return socket
     }
 
-    /// Takes the next connection, or nil if none is waiting. For a loop of your own. accept4(2).
+    /// Accepts the next connection. Returns nil if none is waiting. Never blocks. For an event loop. accept4(2).
     ///
-    /// - Throws: `ForkingError.Code.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS when there is a shortage.
+    /// - Throws: `ForkingError.Code.system`, with EMFILE, ENFILE, ENOMEM or ENOBUFS in a shortage.
     public func accept() throws(ForkingError) -> Connection? {
         guard let (descriptor, peer) = try Self.take(from: socket.rawValue) else { return nil }
         var connection = Connection(descriptor, peer: peer)
@@ -242,7 +243,7 @@ public struct Listener: ~Copyable {
         return connection
     }
 
-    /// The same, in a process that has the socket, but not the listener. The descriptor is the caller's to close.
+    /// The same, for a process that has the socket but not the listener. The caller must close the descriptor.
     static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
         var descriptor: Int32 = -1
         var code: Int32 = 0
@@ -252,15 +253,16 @@ public struct Listener: ~Copyable {
             return (FileDescriptor(rawValue: descriptor), peer)
         case EAGAIN, ECONNABORTED, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET, EHOSTUNREACH, EOPNOTSUPP,
             ENETUNREACH, EPERM, ETIMEDOUT:
-            return nil  // there was none, or its client has gone again; Linux reports that here
+            return nil  // none was waiting, or its client has gone, which Linux reports here
         default:
             throw .system(call: "accept", Errno(rawValue: code))
         }
     }
 
-    /// Takes the next datagram of at most `limit` bytes, or nil if none is waiting. For a loop of your own. recvmsg(2).
+    /// Receives the next datagram, of at most `limit` bytes. Returns nil if none is waiting. Never blocks. For an event
+    /// loop. recvmsg(2).
     ///
-    /// - Throws: `ForkingError.Code.system`, with ENOMEM or ENOBUFS when there is a shortage.
+    /// - Throws: `ForkingError.Code.system`, with ENOMEM or ENOBUFS in a shortage.
     public func receive(limit: Int) throws(ForkingError) -> Datagram? {
         if mayHoldRights, forkcore_drop_rights(socket.rawValue) { return nil }
         var count = 0
@@ -278,7 +280,7 @@ public struct Listener: ~Copyable {
         case 0:
             return Datagram(bytes, isTruncated: truncated, peer: peer, to: destination, way: .socket(socket.rawValue))
         case EAGAIN, ECONNREFUSED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, EPROTO, EACCES, EPERM:
-            return nil  // there was none, or an answer sent earlier reached nobody; Linux reports that here
+            return nil  // none was waiting, or an earlier reply was not delivered, which Linux reports here
         default:
             throw .system(call: "recvmsg", Errno(rawValue: code))
         }
@@ -294,7 +296,7 @@ public struct Listener: ~Copyable {
             truncated)
     }
 
-    /// The socket under another number, for who goes on to send on it.
+    /// A duplicate of the socket, for code that sends on it after the listener has closed it.
     func copyOfSocket() throws(ForkingError) -> ParentDescriptor {
         let copy = fcntl(socket.rawValue, F_DUPFD_CLOEXEC, 3)
         try check(failure(of: copy), "fcntl")

@@ -3,7 +3,7 @@
 import CForkCore
 import SystemPackage
 
-/// A listener cannot be copied, and so cannot be one of several either; this can.
+/// `Listener` is noncopyable and cannot be stored in an array; this box can.
 final class SharedListener {
     var listener: Listener
 
@@ -13,24 +13,23 @@ final class SharedListener {
     var descriptor: Int32 { listener.descriptor.rawValue }
 }
 
-/// The listeners of a server that accepts by itself. Parent.
+/// The listeners of a server that accepts clients itself. Parent.
 ///
-/// The loop polls one descriptor, however many there are: the only listener's, or an epoll instance that watches
-/// several. What each client needs is a number, not an object, as to count a reference would be to write to memory that
-/// children share.
+/// The loop polls one descriptor: that of the only listener, or an epoll instance that watches several. The path of
+/// each client uses numbers, not objects, because counting a reference would write to memory that children share.
 struct ListenerSet: ~Copyable {
     private(set) var all: [SharedListener] = []
-    /// What to poll for clients; -1 when none are taken any more.
+    /// The descriptor to poll for clients; -1 when no more are accepted.
     private(set) var polled: Int32 = -1
-    /// Of several listeners, or one that is lent.
+    /// The epoll instance, if there are several listeners, or one that can be lent.
     private var poll: ParentDescriptor?
     private var isWatching = false
-    /// Whether what comes to one of them may have descriptors attached that nobody here takes.
+    /// Whether clients of any listener may have attached descriptors that were never received.
     private(set) var mayHoldRights = false
 
     var addresses: [SocketAddress] { all.map(\.address) }
 
-    /// - Parameter isLent: it may be left alone for a while, by `leave(_:)`.
+    /// - Parameter isLent: true if `leave(_:)` may be called for it.
     mutating func add(_ listener: consuming Listener, isLent: Bool = false) throws(ForkingError) {
         let shared = SharedListener(listener)
         if poll == nil, isLent || !all.isEmpty {
@@ -44,19 +43,19 @@ struct ListenerSet: ~Copyable {
         polled = poll?.rawValue ?? shared.descriptor
     }
 
-    /// Clients of this one are looked for again.
+    /// Polls this listener again.
     func watch(_ listener: Int32) throws(ForkingError) {
         guard let poll else { return }
         try check(forkcore_poll_add(poll.rawValue, listener, UInt64(listener)), "epoll_ctl")
     }
 
-    /// Clients of this one are left to whoever has it too.
+    /// Stops polling this listener, whose clients another process then accepts.
     func leave(_ listener: Int32) {
         if let poll { forkcore_poll_remove(poll.rawValue, listener) }
     }
 
-    /// The socket to take the next client from, or -1 if there is none. Of several that have clients each has its turn:
-    /// epoll_wait(2) goes round.
+    /// Returns the socket from which to accept the next client, or -1 if there is none. epoll_wait(2) rotates among
+    /// several ready sockets.
     func next() throws(ForkingError) -> Int32 {
         guard isWatching else { return polled }
         var token: UInt64 = 0
@@ -65,15 +64,15 @@ struct ListenerSet: ~Copyable {
         return count == 1 ? Int32(token) : -1
     }
 
-    /// Clients that wait in the kernel to be accepted.
+    /// The number of clients that wait in the kernel to be accepted.
     var queued: Int { all.queued }
 
-    /// The program before this one serves on them no more.
+    /// The predecessor no longer serves on these sockets.
     func takeOver() {
         for shared in all { shared.listener.takeOver() }
     }
 
-    /// Takes no more clients. The listeners close, unless somebody else has them too.
+    /// Accepts no more clients. Closes the listeners.
     mutating func close() {
         polled = -1
         isWatching = false
@@ -83,10 +82,10 @@ struct ListenerSet: ~Copyable {
 }
 
 extension [SharedListener] {
-    /// Has those listen again that somebody who has them, too, had shut down, and tells of each.
+    /// Makes each listener listen again that another process has shut down, and reports it to `tell`.
     ///
     /// - Returns: whether there was one.
-    /// - Throws: `ForkingError.Code.invalid` where that is for good; `.system`.
+    /// - Throws: `ForkingError.Code.invalid` if one cannot listen again; `.system`.
     func listenAgain(_ tell: (SocketAddress) -> Void) throws(ForkingError) -> Bool {
         var hasMended = false
         for shared in self where try shared.listener.listenAgain() {
@@ -96,7 +95,7 @@ extension [SharedListener] {
         return hasMended
     }
 
-    /// Clients that wait in the kernel to be accepted.
+    /// The number of clients that wait in the kernel to be accepted.
     var queued: Int {
         reduce(0) { sum, shared in
             var count: UInt32 = 0

@@ -4,22 +4,22 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The file of a Unix socket that this process made.
+/// The file of a Unix socket that this process created. Parent.
 final class SocketFile {
     private let path: SocketPath
     private let device: dev_t
     private let inode: ino_t
     private let owner = forkcore_process()
     var isLeft = false
-    /// Kept open until the file is gone: were it closed first, a successor could take the file for stale, and we the
-    /// successor's for ours.
+    /// Kept open until the file is removed: if it were closed first, a successor could take the file for stale, and
+    /// this process the successor's file for its own.
     private let socket: ParentDescriptor
 
     /// - Parameters:
-    ///   - permissions: which bind(2) has given it already, but for what the umask took away; nil: leave them.
+    ///   - permissions: nil leaves them. bind(2) has applied them already, except for bits that the umask removed.
     ///   - group: nil leaves it.
-    /// - Throws: `ForkingError.Code.invalid` if it is not what bind(2) has just made: who owns the directory can have
-    ///   put something else there. That is left as it is.
+    /// - Throws: `ForkingError.Code.invalid` if the file is not what bind(2) has just created: the owner of the
+    ///   directory may have replaced it. The replacement is left alone.
     init(
         _ path: SocketPath, of socket: ParentDescriptor, permissions: FilePermissions? = nil, group: gid_t? = nil
     ) throws(ForkingError) {
@@ -34,7 +34,7 @@ final class SocketFile {
         inode = made.st_ino
     }
 
-    /// By a descriptor, not by its name, which can stand for another file a moment later.
+    /// Uses a descriptor, because the name may refer to another file a moment later.
     private static func change(
         _ path: SocketPath, to permissions: FilePermissions?, _ group: gid_t?
     ) throws(ForkingError) -> stat {
@@ -55,7 +55,7 @@ final class SocketFile {
         return found
     }
 
-    /// What could not be made as it was asked for is not left there.
+    /// Removes a file that could not be given what was asked for.
     private static func checkMade(_ result: Int32, _ call: String, _ path: SocketPath, _ file: Int32)
         throws(ForkingError)
     {
@@ -66,15 +66,15 @@ final class SocketFile {
         throw .system(call: "\(call) \(path)", Errno(rawValue: code))
     }
 
-    /// Removed only if it is still the one we made, and not what a successor put there; and never by a child, whose
-    /// parent still serves on it.
+    /// Removes the file only if this process created it and no successor replaced it; never in a child, whose parent
+    /// still serves on it.
     deinit {
         guard owner == forkcore_process(), !isLeft else { return }
         var now = stat()
         if lstat(path.c, &now) == 0, now.st_dev == device, now.st_ino == inode { unlink(path.c) }
     }
 
-    /// Removes a socket's file on which nobody serves any more.
+    /// Removes the file of a socket on which no server listens any more.
     static func clearStale(_ path: SocketPath, _ address: SocketAddress, datagram: Bool) throws(ForkingError) {
         var found = stat()
         guard lstat(path.c, &found) == 0 else { return }
@@ -92,18 +92,19 @@ final class SocketFile {
     }
 }
 
-/// Keeps other servers of this kind from looking at, replacing or making a Unix socket in a directory while we do: two
-/// that start at once would otherwise each take the other's new socket for a stale one. flock(2), so it leaves no file.
+/// Keeps other servers of this library from checking, replacing or creating a Unix socket in a directory at the same
+/// time: two servers that start together would otherwise each take the other's new socket for stale. flock(2), which
+/// leaves no file behind.
 final class DirectoryLock {
     private let directory: Int32
 
-    /// Where the directory cannot be read, nothing is locked, and bind says what else is wrong with it.
+    /// If the directory cannot be opened, nothing is locked; bind(2) then reports what is wrong with it.
     init(around path: SocketPath) {
         directory = Glibc.open(path.parent.c, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else { return }
         for _ in 0..<200 {
             guard [EWOULDBLOCK, EINTR].contains(failure(of: flock(directory, LOCK_EX | LOCK_NB))) else { return }
-            usleep(10_000)  // who holds it makes a socket, which takes microseconds; anyone else is not waited for
+            usleep(10_000)  // a server holds it for microseconds; do not wait long for another holder
         }
     }
 

@@ -4,9 +4,9 @@ import CForkCore
 import Synchronization
 package import SystemPackage
 
-/// The shared listeners, as one worker waits for their clients, in whatever kind of loop.
+/// Worker, any thread: waits for clients at the shared listeners, and accepts them.
 package final class AcceptQueue: Sendable {
-    /// The descriptor is the caller's to close.
+    /// The caller must close the descriptor.
     package typealias Client = (descriptor: FileDescriptor, peer: SocketAddress)
 
     private let listeners: [Int32]
@@ -14,23 +14,23 @@ package final class AcceptQueue: Sendable {
     private let slot: ScoreboardSlot
     private let lastClients: Int32
     private let wakeEvent: Int32
-    /// How long this process may live on without a parent, which would have ended it in time.
+    /// How long this process may live without its parent, which would have killed it in time. Nanoseconds.
     private let orphanTimeout: Int64
     private let poll: Int32
     private static let listenerToken: UInt64 = 0, lifelineToken: UInt64 = 1
-    /// How many clients are waited for before one is looked for at once; 0 while that finds one each time. Where
-    /// clients come faster than they are served, to wait would be a system call in vain; where they do not, to look
-    /// would be.
+    /// How many more times to wait before the listeners are tried without waiting; 0 while each such try finds a
+    /// client. If clients arrive faster than they are served, epoll_wait would be a wasted system call; otherwise the
+    /// try would be.
     private let untilLook = Atomic(0)
     private static let waitsBetweenLooks = 8
-    /// It may have been woken for a client of another listener than the one that it took a client from.
+    /// True if this worker may have been woken for a client of another listener than the one it accepted from.
     private let owesLook = Atomic(false)
     private let turns = Atomic(0)
-    /// Clients taken since the lifeline was looked at last.
+    /// Clients accepted since the lifeline was last checked.
     private let unwatched = Atomic(0)
     private static let clientsBetweenLooks = 128
 
-    /// An epoll instance of the worker's own. On one that it shared with others, a client would wake them all.
+    /// Opens an epoll instance for this worker alone. On a shared one, each client would wake all workers.
     init(_ setup: WorkerSetup) throws(ForkingError) {
         listeners = setup.listeners
         lifeline = setup.lifeline
@@ -47,14 +47,15 @@ package final class AcceptQueue: Sendable {
         self.poll = poll
     }
 
-    /// The next client, if need be waited for; nil once the worker should take no more. Not on an event loop.
+    /// Returns the next client, waiting if necessary; nil when the worker should stop accepting. Blocks: must not run
+    /// on an event loop's thread.
     ///
-    /// Whoever was woken takes the client, or looks before it leaves, as nobody else was woken.
+    /// EPOLLEXCLUSIVE wakes one worker only: it must accept, or check the listeners again before it stops.
     ///
-    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails permanently. Shortages are waited out.
     package func next() throws(ForkingError) -> Client? { try next(nil) }
 
-    /// - Parameter lingering: whom its one thread has served, and looks after while it waits.
+    /// - Parameter lingering: the connections that this worker's only thread has served and is closing, while it waits.
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
         slot.fields.takesFromQueue.store(true, ordering: .relaxed)
         while !slot.isDraining {
@@ -63,14 +64,14 @@ package final class AcceptQueue: Sendable {
         return takeLast()
     }
 
-    /// A client that is still to be taken: that which this worker alone was woken for, and when the whole server stops,
-    /// of those that waited then.
+    /// Returns a client that no other worker would take: one that this worker alone was woken for or, when the whole
+    /// server stops, one of those that waited then.
     private func takeLast() -> Client? {
         if owesLook.load(ordering: .relaxed), let client = try? take() { return client }
         return slot.takesLastClients ? LastClients.next(from: lastClients) : nil
     }
 
-    /// A client if there is one, or after something has happened.
+    /// Waits for an event. Returns a client if there is one.
     private func wait(_ lingering: Lingering?) throws(ForkingError) -> Client? {
         do throws(ForkingError) {
             let nextLook = lingering?.look()
@@ -88,14 +89,14 @@ package final class AcceptQueue: Sendable {
             unwatched.store(0, ordering: .relaxed)
             if listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
             if let client = try take() { return client }
-            // There was one, whom another took; or none, and there will be none.
+            // Another worker accepted the client, or the listener was shut down.
             if token == Self.listenerToken, listeners.contains(where: forkcore_is_shut_down) {
                 throw .system(call: "accept", .invalidArgument)
             }
             return nil
         } catch let error where error.errno == .invalidArgument {
-            // Somebody has shut the listener down: the parent, as it stops, or another worker; then the parent mends
-            // it.
+            // The listener was shut down: by the parent, as it stops, or by another worker. In the second case the
+            // parent repairs it.
             if !slot.isDraining { forkcore_event_add(wakeEvent, 1) }
             lookAtLifeline(atMost: Admission.pause)
             return nil
@@ -106,12 +107,12 @@ package final class AcceptQueue: Sendable {
         }
     }
 
-    /// The next client, if one is waiting. Each time from another listener on, so that none is served before all
-    /// others.
+    /// Accepts the next client if one is waiting. Each call starts at another listener, so that no listener has
+    /// priority.
     ///
-    /// - Throws: `ForkingError.Code.system`, in a shortage too.
+    /// - Throws: `ForkingError.Code.system`, also in a shortage.
     package func take() throws(ForkingError) -> Client? {
-        // Who finds a client each time never waits, and would not hear that its parent has gone.
+        // A worker that finds a client each time never waits, and so would not notice that its parent has ended.
         if unwatched.add(1, ordering: .relaxed).newValue >= Self.clientsBetweenLooks { lookAtLifeline(atMost: .zero) }
         let first = listeners.count > 1 ? turns.add(1, ordering: .relaxed).newValue % listeners.count : 0
         for index in listeners.indices {
@@ -127,8 +128,8 @@ package final class AcceptQueue: Sendable {
         if (try? waitUntilReadable(lifeline, atMost: time)) == true { noteEndOfLifeline() }
     }
 
-    /// A parent that asks to drain says so in the word first. One that does not has gone: then nobody is there any more
-    /// who would end what does not end by itself.
+    /// A parent that wants this worker to drain sets the drain word first. If the word is not set, the parent has died:
+    /// a timer then ends this process, because no parent will kill it.
     private func noteEndOfLifeline() {
         guard slot.askToDrain() == 0 else { return }
         _ = forkcore_end_after(orphanTimeout)

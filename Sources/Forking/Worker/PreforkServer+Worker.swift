@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where a worker begins, after the fork. It may do whatever a process may: threads, tasks, event loops.
+// The start of a worker, after the fork. It may do whatever a process may: start threads, tasks, event loops.
 
 import CForkCore
 import Glibc
 
-/// What a worker is told, as it has nothing of its parent's stack.
+/// What a worker needs to start: it has no access to its parent's stack.
 final class WorkerStart {
     private let server: PreforkServer
     private let setup: WorkerSetup
@@ -19,7 +19,7 @@ final class WorkerStart {
 }
 
 extension PreforkServer {
-    /// The body, its errors included, as an exit status.
+    /// Runs the body and prints its error. Returns the exit status.
     func run(_ setup: WorkerSetup) -> Int32 {
         do {
             let worker = try Worker(setup)

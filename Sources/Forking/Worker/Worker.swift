@@ -4,26 +4,28 @@ import CForkCore
 import Synchronization
 public import SystemPackage
 
-/// A worker process of a `PreforkServer`, as its body sees it. Worker: everything here, from any of its threads.
+/// A worker process of a `PreforkServer`, as its body sees it. Worker: all members, from any thread.
 ///
-/// A body serves on `listeners` with whatever it likes, says when it is `notifyReady()`, and returns once it was asked
-/// to drain and has served what it had begun.
+/// A body accepts from `listeners` in any way it likes, calls `notifyReady()` when it can serve, and returns after it
+/// was asked to drain and has finished what it had begun.
 public final class Worker: Sendable {
-    /// Its place in the pool, from 0 on: lower than the most workers there can be at once. Its successor has another.
+    /// The worker's number in the pool, from 0: less than the maximum number of workers at one time. Its replacement
+    /// has another number.
     public let number: Int
-    /// Listening sockets, non-blocking, that all workers share. They stay open until the process ends.
+    /// Non-blocking listening sockets that all workers share. They stay open until the process ends.
     public let listeners: [FileDescriptor]
-    /// Where they are bound, in the same order.
+    /// The addresses of `listeners`, in the same order.
     public let addresses: [SocketAddress]
-    /// Readable, at its end, as soon as the worker should drain, also when the parent has gone. Not to be read from.
+    /// Reaches end of file, and so becomes readable, when the worker should drain, also because its parent has died. Do
+    /// not read from it.
     public let drainDescriptor: FileDescriptor
-    /// How long it may be silent: see `sendHeartbeat()`. Nil: as long as it likes.
+    /// The longest time between two calls of `sendHeartbeat()`; nil for no limit.
     public let heartbeatTimeout: Duration?
 
     private let slot: ScoreboardSlot
     private let wakeEvent: Int32
     private let maxRequests: UInt64
-    /// The clients that wait at the listeners, for this worker and all others.
+    /// The clients that wait at the listeners, for this and all other workers.
     package let queue: AcceptQueue
 
     init(_ setup: WorkerSetup) throws(ForkingError) {
@@ -36,16 +38,16 @@ public final class Worker: Sendable {
         wakeEvent = setup.wakeEvent
         maxRequests = setup.maxRequests
         queue = try AcceptQueue(setup)
-        // It dies with its parent whatever rights it gives up. Where the kernel has no such signal, the queue sees the
-        // end.
+        // The worker dies with its parent, whatever privileges it gives up later. On kernels without that signal, the
+        // queue notices the parent's end.
         _ = forkcore_tie(setup.tie)
         try check(forkcore_drain_on_term(slot.drainWord, setup.lifeline, setup.wakeEvent), "sigaction")
     }
 
-    // MARK: What it says
+    // MARK: Reports to the parent
 
-    /// Tells the parent that this worker serves now. A worker that says so in no time that
-    /// `PreforkServer.Configuration.startTimeout` allows is ended.
+    /// Tells the parent that this worker can serve. The parent kills a worker that does not call this within
+    /// `PreforkServer.Configuration.startTimeout`.
     public func notifyReady() {
         sendHeartbeat()
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
@@ -53,21 +55,21 @@ public final class Worker: Sendable {
         tell()
     }
 
-    /// Says that this worker's loop turns. With `PreforkServer.Configuration.heartbeatTimeout`, one that is silent for
-    /// longer is taken for stuck.
+    /// Tells the parent that this worker's loop runs. If `PreforkServer.Configuration.heartbeatTimeout` is set, a
+    /// worker that does not call this for longer counts as stuck. Makes no system call.
     public func sendHeartbeat() { slot.fields.beat.store(Instant.now.nanoseconds, ordering: .relaxed) }
 
-    /// A request that is being served, for `endRequest(_:)`.
+    /// A request that is being served, as `endRequest(_:)` takes it.
     public struct RequestID: Sendable {
         fileprivate let number: Int
     }
 
-    /// Counts a request that begins: the worker is busy until each that has begun has ended.
+    /// Counts the start of a request. The worker is busy until each request that has begun has ended.
     ///
     /// - Parameters:
-    ///   - peer: whose request it is.
-    ///   - isTimed: whether `PreforkServer.Configuration.requestTimeout` is for it.
-    /// - Returns: what to end it by.
+    ///   - peer: the client's address, for `status`.
+    ///   - isTimed: whether `PreforkServer.Configuration.requestTimeout` applies to it.
+    /// - Returns: the argument for `endRequest(_:)`.
     public func beginRequest(from peer: SocketAddress? = nil, isTimed: Bool = true) -> RequestID {
         if let peer { slot.fields.peer = peer }
         let now = Instant.now
@@ -78,15 +80,15 @@ public final class Worker: Sendable {
         return RequestID(number: isTimed ? slot.noteStart(now) : -1)
     }
 
-    /// Says that a request has ended: once for each that has begun. Those that a handler has not ended when it returns,
-    /// end then.
+    /// Counts the end of a request. Call this once for each that has begun. Requests that a connection's handler has
+    /// not ended end when it returns.
     public func endRequest(_ request: RequestID) {
         slot.forgetStart(request.number)
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         slot.fields.active.subtract(1, ordering: .relaxed)
     }
 
-    /// Asks for another worker in its place. It goes on until that one is ready; then it is asked to drain.
+    /// Asks the parent to replace this worker. It continues until its replacement is ready, and is then asked to drain.
     public func retire() {
         slot.fields.wantsToRetire.store(true, ordering: .relaxed)
         tell()
@@ -94,24 +96,25 @@ public final class Worker: Sendable {
 
     private func tell() { forkcore_event_add(wakeEvent, 1) }
 
-    // MARK: What it is told
+    // MARK: Requests from the parent
 
-    /// Whether to take no more, finish what has begun, and return. Costs no system call.
+    /// Whether the worker should accept no more, finish what it has begun, and return. Makes no system call.
     public var isDraining: Bool { slot.isDraining }
 
     // MARK: Blocking loops
 
-    /// Waits for the next client; nil once the worker should drain, and has served those who waited when the whole
-    /// server stopped. accept4(2), epoll_wait(2).
+    /// Waits for the next client and accepts it. Returns nil when the worker should drain and, if the whole server
+    /// stops, the clients that waited then have been served. accept4(2), epoll_wait(2).
     ///
-    /// For one thread, which serves the client before it comes back; what it counts as a request is its own to say.
+    /// For a worker with one thread, which serves each client before it calls this again. The caller decides what
+    /// counts as a request.
     ///
-    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails for good; shortages are waited out.
+    /// - Throws: `ForkingError.Code.system` if waiting or accepting fails permanently. Shortages are waited out.
     public func accept() throws(ForkingError) -> Connection? { try accept(nil) }
 
     private func accept(_ lingering: Lingering?) throws(ForkingError) -> Connection? {
         slot.fields.hasConnection.store(false, ordering: .relaxed)
-        // Who waits here is not silent, however long no client comes.
+        // A worker that waits for clients is not stuck, however long none comes.
         if heartbeatTimeout != nil { slot.fields.beat.store(.max, ordering: .relaxed) }
         guard let (descriptor, peer) = try queue.next(lingering) else { return nil }
         slot.fields.hasConnection.store(true, ordering: .relaxed)
@@ -121,7 +124,7 @@ public final class Worker: Sendable {
         return connection
     }
 
-    /// Serves one client after the other until it should drain.
+    /// Serves one client after another until the worker should drain.
     func serve(
         _ configuration: PreforkServer.Configuration, _ hooks: PreforkServer.Hooks,
         _ handler: (inout Connection, Worker) throws -> Void
@@ -144,7 +147,7 @@ public final class Worker: Sendable {
         lingering.finish()
     }
 
-    /// Whatever was begun on the one connection there is has ended, whether the handler has said so or not.
+    /// Ends all requests of the connection that has just been served, because the handler may not have ended them.
     private func endAllRequests() {
         guard slot.fields.active.exchange(0, ordering: .relaxed) != 0 else { return }
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
@@ -152,7 +155,7 @@ public final class Worker: Sendable {
     }
 }
 
-/// What a worker is made of; put together in the parent, before the fork.
+/// The parts of a worker, assembled in the parent before the fork.
 struct WorkerSetup {
     var number: Int
     var listeners: [Int32]
@@ -160,11 +163,11 @@ struct WorkerSetup {
     var slot: ScoreboardSlot
     var lifeline: Int32
     var tie: Int32
-    /// Where those are passed on who waited as the whole server stopped.
+    /// The socket on which the parent passes the clients that waited when the whole server stopped.
     var lastClients: Int32
-    /// An eventfd(2) of its own, of which nobody but the parent hears.
+    /// This worker's own eventfd(2), by which it wakes the parent.
     var wakeEvent: Int32
-    /// How long it may live once its parent has gone, in nanoseconds.
+    /// How long the worker may live after its parent has ended, in nanoseconds.
     var orphanTimeout: Int64
     var maxRequests: UInt64
     var heartbeatTimeout: Duration?

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The handlers' names as fork requests have them. To look for a string would be to count references to it, in memory
-/// that children have a copy of.
+/// The handlers' names in the form that fork requests have. Comparing strings would count references, in memory that
+/// children share copy-on-write.
 struct HandlerNames: BitwiseCopyable {
     private struct Name: BitwiseCopyable {
         var count = 0
@@ -22,7 +22,7 @@ struct HandlerNames: BitwiseCopyable {
         }
     }
 
-    /// The place of a handler in the list.
+    /// The handler's index in the list.
     func number(of name: UnsafeBufferPointer<UInt8>) -> Int? {
         names.indices.first { number in
             let count = names[number].count

@@ -4,40 +4,41 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The zygote: one thread for ever, which forks a child for each fork request, reaps, and kills whose host hangs up.
+/// The zygote: has one thread, forks a child for each fork request, reaps children, and kills a child when the host
+/// shuts down its channel.
 ///
-/// It never sees a request, nor an answer: those go between host and child.
+/// It never sees a request or a reply: these go directly between host and child.
 final class ZygoteProcess {
-    /// So many fork requests are taken before it is looked whose time has come, and who has ended.
+    /// The number of fork requests received before the loop checks for hang-ups and ended children.
     private static let requestsAtOnce = 8
 
     private let control: ParentDescriptor
-    /// Readable when the host has ended, however it did. pidfd_open(2)
+    /// Readable when the host has ended, for whatever reason. pidfd_open(2)
     private let host: ParentDescriptor
-    /// The calls' channels, and the socket that fork requests come by, readable when the host hangs up. epoll(7)
+    /// Reports when the host hangs up on a call's channel, or on the control socket. epoll(7)
     private let hangUps: ParentDescriptor
-    /// That socket's token there. Each channel's is its child's pid.
+    /// The control socket's token in `hangUps`. A channel's token is its child's process ID.
     private static let controlToken: UInt64 = 0
     private let table: ChildTable
     private let handlers: Zygote.Handlers
     private let names: HandlerNames
     private let beforeFork: () throws -> Void
     private let childOptions: ChildOptions
-    /// Where it runs, once it is prepared.
+    /// The stack that `serve` runs on.
     private let stack = ParentStack()
     private let state: ParentCell<State>
 
-    /// What changes from call to call. So nothing else may: see `ParentStack`.
+    /// What changes from call to call. Nothing else may change: see `ParentStack`.
     private struct State: BitwiseCopyable {
         var tally = ZygoteTally()
         var isDraining = false
-        /// There was no number for another channel: fork requests wait until a child has ended. Taken, they would be
-        /// lost.
+        /// No descriptor is free for another channel. Fork requests stay in the socket until a child has ended:
+        /// received now, they would lose their channels.
         var isShort = false
     }
 
-    /// A service manager, or a terminal, sends these to all processes of a service; the zygote ends with its host.
-    /// Children have them as ever.
+    /// A service manager or a terminal sends these signals to all processes of a service. The zygote ignores them,
+    /// because it ends with its host. In children they have their usual effect.
     private let ignored: SignalDescriptor
 
     init(
@@ -48,13 +49,13 @@ final class ZygoteProcess {
         self.handlers = handlers
         names = HandlerNames(handlers.all)
         beforeFork = hooks.beforeFork
-        // Each call has limits of its own, which its child takes on where it can tell the host.
+        // A call's limits are applied by its child, which can report a failure to the host.
         var options = configuration.child
         options.limits = ResourceLimits()
         childOptions = options
         ignored = try SignalDescriptor([.terminate, .interrupt, .hangup])
         host = try ParentDescriptor("pidfd_open") { forkcore_pidfd(hostID, $0) }
-        // It had ended before, and its number may be another's.
+        // The host may have ended before pidfd_open, and its process ID may have been reused.
         guard getppid() == hostID else { throw .invalid("the zygote's host has ended") }
         hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
         try check(forkcore_poll_add_hang_up(hangUps.rawValue, control, Self.controlToken), "epoll_ctl")
@@ -63,10 +64,10 @@ final class ZygoteProcess {
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
         table.onTrouble = { [unowned self] in tell($0) }
-        try table.reapStrangers()  // this process has no other children than its calls', and what those make its own
+        try table.reapStrangers()  // all children here are calls' children, or were reparented from them
     }
 
-    /// Serves until the host has gone or hung up, or until it is drained. Returns its exit status.
+    /// Serves until the host ends or hangs up, or until drained. Returns the exit status.
     func run() -> Int32 {
         guard prepare() else { return 1 }
         try? stack.run { () throws(ForkingError) in serve() }
@@ -84,14 +85,15 @@ final class ZygoteProcess {
         }
     }
 
-    /// Runs what is to be warm, and says that it is, or why not.
+    /// Runs `beforeFork` and a rehearsal, and tells the host that the zygote is ready, or why not. Returns whether it
+    /// is.
     private func prepare() -> Bool {
         do {
-            _ = forkcore_trim()  // what only the start needed need not be copied by each fork
+            _ = forkcore_trim()  // unmap what only the start used, so that forks do not copy it
             try Threads.runAlone(beforeFork)
             let threads = forkcore_thread_count()
             if threads > 1 {
-                throw ForkingError.invalid("it has started threads, and may start none: there are \(threads)")
+                throw ForkingError.invalid("it has started threads, which it must not: there are \(threads)")
             }
             try rehearse()
         } catch {
@@ -102,8 +104,8 @@ final class ZygoteProcess {
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
     }
 
-    /// Does what each child does, but for its handler: what the language makes at first use is then made in each of
-    /// them.
+    /// Does all that a child does, with a trivial handler, so that everything the Swift runtime creates at first use
+    /// exists in each child.
     private func rehearse() throws {
         let pair = try DescriptorPair()
         try CallMessage(.request, [0]).send(over: pair.ours.rawValue)
@@ -119,7 +121,7 @@ final class ZygoteProcess {
         static let children = Ready(rawValue: 8)
     }
 
-    /// Waits for something to do. While there is no room, fork requests wait in the socket.
+    /// Waits for something to do. While no child can be forked, fork requests stay in the socket.
     private func wait() throws(ForkingError) -> Ready {
         Ready(
             rawValue: try waitUntilReadable([
@@ -127,7 +129,7 @@ final class ZygoteProcess {
             ]))
     }
 
-    // MARK: Orders
+    // MARK: Fork requests
 
     private var takesRequests: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
 
@@ -144,7 +146,7 @@ final class ZygoteProcess {
         return next >= 0
     }
 
-    /// Whether there was one.
+    /// Returns whether there was one.
     private func takeRequest() -> Bool {
         var request = ForkRequest()
         var channel: Int32 = -1
@@ -166,7 +168,7 @@ final class ZygoteProcess {
         }
     }
 
-    /// What a child is told.
+    /// What a child needs to start: it has no access to its parent's stack.
     private struct Start: BitwiseCopyable {
         let zygote: Unmanaged<ZygoteProcess>
         let handler: Int
@@ -174,7 +176,7 @@ final class ZygoteProcess {
     }
 
     private func fork(_ name: UnsafeBufferPointer<UInt8>, _ limits: forkcore_limits, _ channel: Int32) {
-        // Cancelled while it waited. Closed, its end is as good as told.
+        // The call was cancelled while it waited. Closing the channel reports its end.
         guard !forkcore_hung_up(channel), let handler = names.number(of: name) else { return forkcore_close(channel) }
         var tally = state.value.tally
         tally.alive = Int64(table.count) + 1
@@ -195,7 +197,7 @@ final class ZygoteProcess {
         }
     }
 
-    /// Only now is it one that children close: its own is to keep it.
+    /// Marks the channel as parent-only, after the fork: this child keeps its channel, and later children close it.
     private func watch(_ channel: Int32, of pid: ProcessID) {
         ParentOnly.add(channel)
         table.keep(channel, for: pid)
@@ -214,9 +216,9 @@ final class ZygoteProcess {
         forkcore_close(channel)
     }
 
-    // MARK: Ends
+    // MARK: Children's ends
 
-    /// Kills children whose calls the host has hung up; false if it has hung up on the zygote.
+    /// Kills the children of calls on which the host has hung up. Returns false if it has hung up on the zygote.
     private func killAbandoned() -> Bool {
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 16) { tokens in
             var count = 0
@@ -228,7 +230,7 @@ final class ZygoteProcess {
                 let pid = ProcessID(tokens[index])
                 let channel = table.channel(of: pid)
                 guard channel >= 0 else { continue }
-                // Its end is news; that the host hung up is news no more.
+                // Stop polling the channel, which would report the hang-up again. The table reports the child's end.
                 forkcore_poll_remove(hangUps.rawValue, channel)
                 table.signal(.kill, to: pid, group: true)
             }
@@ -248,7 +250,7 @@ final class ZygoteProcess {
         tellEnd(exit.channel, exit.status, exit.usage)
     }
 
-    /// A child that has ended, but is held by whoever traces it, has ended for its call.
+    /// A child that has ended, but is held by a tracer, has ended as far as its call is concerned.
     private func tell(_ trouble: ChildTrouble) {
         Lines.tell("zygote: \(trouble)")
         guard case .held(let pid, _) = trouble else { return }
@@ -256,7 +258,7 @@ final class ZygoteProcess {
         table.keep(-1, for: pid)
     }
 
-    /// To a host that has its answer already, this comes too late, and is lost.
+    /// Reports the child's end on its channel. Has no effect if the host has the reply already.
     private func tellEnd(_ channel: Int32, _ status: ExitStatus, _ usage: ResourceUsage?) {
         guard channel >= 0 else { return }
         forkcore_poll_remove(hangUps.rawValue, channel)
@@ -272,7 +274,7 @@ final class ZygoteProcess {
 }
 
 extension ZygoteProcess {
-    /// The whole life of a zygote, from the fork or the start on. Returns its exit status.
+    /// The whole life of a zygote, from its fork or execve on. Returns the exit status.
     static func run(
         _ control: Int32, of host: ProcessID, _ configuration: Zygote.Configuration, _ hooks: Zygote.Hooks,
         _ handlers: Zygote.Handlers

@@ -35,14 +35,14 @@ extension ChildTable {
 }
 
 extension ChildOptions {
-    /// What a child is, and may do, unlike its parent; but for its credentials, which `Credentials.withC` has.
+    /// The C form of what confines a child, except for its credentials: see `Credentials.withC`.
     var confinement: forkcore_confinement {
         forkcore_confinement(
             credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0),
             limits: limits.inC)
     }
 
-    /// Throws unless children can be confined as asked. Parent: one tries it.
+    /// Throws if a child cannot be confined as requested. Parent: tries it in a child.
     func tryConfinement() throws(ForkingError) {
         guard credentials != nil || oomScore != nil || limits != ResourceLimits() else { return }
         var call: UnsafePointer<CChar>?
@@ -55,7 +55,6 @@ extension ChildOptions {
         guard code != 0 else { return }
         let error = ForkingError.system(call: call.map { String(cString: $0) } ?? "clone", Errno(rawValue: code))
         guard code == EPERM || code == EACCES, credentials != nil || oomScore != nil else { throw error }
-        throw .invalid(
-            "a child cannot have the credentials and the oomScore that it is to have, which takes root: \(error)")
+        throw .invalid("credentials or oomScore cannot be set, which takes root: \(error)")
     }
 }
