@@ -101,8 +101,8 @@ int forkcore_set_timeout(int descriptor, int64_t timeout_us);
 int forkcore_set_no_delay(int descriptor, bool on);
 
 /// From now on no peer can attach descriptors to what it sends to this socket, or to sockets accepted from it for peers
-/// that connect later: the peer gets EPERM. SO_PASSRIGHTS in unix(7). ENOPROTOOPT before Linux 6.16, EOPNOTSUPP if it is
-/// no Unix socket.
+/// that connect later: the peer gets EPERM. SO_PASSRIGHTS in unix(7). ENOPROTOOPT before Linux 6.16, EOPNOTSUPP if it
+/// is no Unix socket.
 int forkcore_refuse_rights(int descriptor);
 
 /// Whether such a socket may have descriptors in its queue. Closing it can then take as long as their sender likes.

@@ -43,9 +43,9 @@ int forkcore_message_make_room(int channel);
 /// when there will be none.
 int forkcore_message_size(int channel, size_t *size);
 
-/// Receives the next message, without waiting. `count` and `descriptor_count` are the room there is, and afterwards what
-/// came; the descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its head,
-/// or longer than the room; EMFILE when this process had no room for its descriptors.
+/// Receives the next message, without waiting. `count` and `descriptor_count` are the room there is, and afterwards
+/// what came; the descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its
+/// head, or longer than the room; EMFILE when this process had no room for its descriptors.
 ///
 /// The caller closes the descriptors that came, even if this fails; descriptors from an untrusted sender by
 /// forkcore_discard. With room for fewer than FORKCORE_DESCRIPTORS, further descriptors are closed here: do this only
