@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Passing a descriptor to another process, and a file to pass.
+// Passes descriptors to other processes, and makes files in memory to pass. Any process.
 
 #include "internal.h"
 
@@ -45,7 +45,7 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
     union control control;
     struct iovec data = {.iov_base = bytes, .iov_len = count};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1,
-                             // no more than one: the room as it is aligned would do for two
+                             // for one descriptor: the aligned room could hold two
                              .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
     ssize_t got;
     while ((got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC)) < 0)
@@ -64,7 +64,7 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
 }
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8 // from Linux 6.3 on, where some systems insist on it
+#define MFD_NOEXEC_SEAL 8 // since Linux 6.3; some systems require it
 #endif
 
 int forkcore_memory_file(const char *name, int *descriptor)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A child's user, its groups, its score, and that it is given its limits.
+// Applies a child's OOM score, user and groups, and then its limits. Child.
 
 #include "internal.h"
 #include "raw.h"
@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// The number's text, from the end of `digits` backwards; where it begins.
+// Writes the number's text backwards from the end of `digits`; returns its beginning.
 static char *text_of(int number, char digits[12])
 {
     char *next = digits + 12;
@@ -37,7 +37,7 @@ static long set_oom_score(int score)
 
 static long take_credentials(const struct forkcore_credentials *whose, const char **call)
 {
-    // Groups first: they take root's rights, which the last step gives up.
+    // Groups first: setting them needs root's privileges, which the last step gives up.
     *call = "setgroups";
     long result = forkcore_raw(SYS_setgroups, (long)whose->group_count, (long)whose->groups, 0, 0);
     if (result < 0)
@@ -80,7 +80,8 @@ int forkcore_try_confinement(const struct forkcore_confinement *confinement, con
     _Alignas(64) char stack[4096];
     sigset_t all, mask;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &mask); // a handler of the parent's would run in its memory
+    // A handler of the parent that ran in the child would run in the parent's memory.
+    pthread_sigmask(SIG_SETMASK, &all, &mask);
     pid_t pid = clone(take_and_end, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &trial);
     int error = pid < 0 ? errno : 0;
     if (error == 0)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What children start, wherever it goes.
+// Finds the processes that children start, even those that leave the children's sessions.
 //
-// Who leaves the session of a child, and whose parent ends, is process 1's by default, and nobody's any more. A
-// subreaper gets it instead: then all that its children have started is either below one of them, or a child of its
-// own. So there is nothing to be remembered of any process: the tree that the kernel keeps says it all.
+// If a process has left a child's session, and its parent ends, it becomes a child of process 1 by default, and nothing
+// connects it with us any more. A subreaper becomes its parent instead. Then every process that the subreaper's
+// children have started is either below one of them, or its own child. So nothing needs to be remembered about any
+// process: the kernel's process tree has it all.
 
 #include "internal.h"
 #include "forkcore_containment.h"
@@ -46,7 +47,7 @@ static int open_list(pid_t process, pid_t thread, int *descriptor)
 
 int forkcore_children_open(int *descriptor)
 {
-    // Orphans become children of the first thread.
+    // Orphans become children of the process's first thread.
     return open_list(forkcore_process(), forkcore_process(), descriptor);
 }
 
@@ -59,7 +60,7 @@ int forkcore_children_read(int descriptor, int64_t *offset, pid_t *pids, size_t 
     while ((got = pread(descriptor, text, sizeof text, *offset)) < 0)
         if (errno != EINTR)
             return errno;
-    // Each number ends in a space; one that is cut off comes again.
+    // Each number ends in a space; one that is cut off is read again.
     const char *start = text, *end;
     while (*count < capacity && (end = memchr(start, ' ', (size_t)(text + got - start)))) {
         pids[(*count)++] = (pid_t)strtol(start, NULL, 10);
@@ -69,7 +70,7 @@ int forkcore_children_read(int descriptor, int64_t *offset, pid_t *pids, size_t 
     return 0;
 }
 
-// The numbers in a directory of /proc, a piece at a time: opendir(3) allocates.
+// Reads the numbers in a directory of /proc, piece by piece, because opendir(3) allocates.
 struct numbers {
     int directory;
     long got, next;
@@ -122,7 +123,7 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
     int error = forkcore_read_text(path, text, sizeof text);
     if (error != 0)
         return error == ENOENT ? ESRCH : error;
-    const char *state = strrchr(text, ')'); // the name before it can have anything in it
+    const char *state = strrchr(text, ')'); // the name before it can contain any character
     const char *parent = field(state, 3), *group = field(state, 4), *session = field(state, 5), *start = field(state, 21);
     if (!start)
         return ESRCH;
@@ -142,14 +143,14 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
 
 // ---------------------------------------------------------------------------------------------------------- descendants
 
-// The process's number cannot become another's while its pidfd is asked for its parent.
+// Checks the parent while a pidfd is open, so that the pid cannot belong to another process when the signal is sent.
 static void signal_child(pid_t pid, pid_t parent, pid_t spared, int number)
 {
     int descriptor;
     struct forkcore_process_info info;
     if (forkcore_pidfd(pid, &descriptor) != 0)
         return;
-    // That one has ended, and we are a subreaper: it is ours now.
+    // Its parent may have ended: then it is our child now, because we are a subreaper.
     if (forkcore_process_look(pid, &info) == 0 && (info.parent == parent || info.parent == forkcore_process())
         && (spared == 0 || info.group != spared))
         syscall(SYS_pidfd_send_signal, descriptor, number, NULL, 0);
@@ -200,7 +201,7 @@ int forkcore_descendants(pid_t pid, int number, pid_t spared, pid_t *pids, size_
         }
         *count += more;
     }
-    // The farthest first: whose parent has gone is not known for what it is.
+    // The deepest first: once its parent has ended, a process is not recognised.
     for (size_t i = *count; number != 0 && i > 0; i--)
         signal_child(pids[i - 1], parents[i - 1], spared, number);
     return 0;

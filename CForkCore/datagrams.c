@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Datagrams: who sent one, to which of our addresses, and an answer from there.
+// Datagrams: receives the sender and the destination address, and answers from that address.
 
 #include "internal.h"
 
@@ -8,7 +8,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
-// Room for where it was sent to, aligned as cmsg(3) wants it.
+// Room for the destination address, aligned as cmsg(3) requires.
 union control {
     struct cmsghdr header;
     char room[CMSG_SPACE(sizeof(struct in6_pktinfo))];
@@ -22,7 +22,7 @@ int forkcore_tell_destination(int descriptor)
     int result = 0;
     if (family == AF_INET)
         result = setsockopt(descriptor, IPPROTO_IP, IP_PKTINFO, &(int){1}, sizeof(int));
-    else if (family == AF_INET6) // of an IPv4 sender too, in IPv6's form
+    else if (family == AF_INET6) // for IPv4 senders too, as mapped addresses
         result = setsockopt(descriptor, IPPROTO_IPV6, IPV6_RECVPKTINFO, &(int){1}, sizeof(int));
     return result != 0 ? errno : 0;
 }
@@ -35,12 +35,12 @@ static void read_destination(struct msghdr *message, struct forkcore_destination
             struct in_pktinfo info;
             memcpy(&info, CMSG_DATA(header), sizeof info);
             to->family = AF_INET;
-            memcpy(to->address, &info.ipi_spec_dst, sizeof info.ipi_spec_dst); // ours, also if it was for many
+            memcpy(to->address, &info.ipi_spec_dst, sizeof info.ipi_spec_dst); // ours, even for a multicast
         } else if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == IPV6_PKTINFO) {
             struct in6_pktinfo info;
             memcpy(&info, CMSG_DATA(header), sizeof info);
             if (IN6_IS_ADDR_MULTICAST(&info.ipi6_addr))
-                continue; // nobody answers from there
+                continue; // no answer can come from there
             to->family = AF_INET6;
             to->interface = IN6_IS_ADDR_LINKLOCAL(&info.ipi6_addr) ? (unsigned)info.ipi6_ifindex : 0;
             memcpy(to->address, &info.ipi6_addr, sizeof info.ipi6_addr);
@@ -62,7 +62,7 @@ int forkcore_receive_datagram(int descriptor, void *buffer, size_t size, struct 
     if (got < 0)
         return errno;
     *length = message.msg_namelen;
-    if (*length == 0) { // an unnamed Unix sender; accept4 gives such a one's family at least
+    if (*length == 0) { // an unnamed Unix sender; accept4 at least sets the family for these
         peer->ss_family = AF_UNIX;
         *length = sizeof peer->ss_family;
     }
@@ -113,7 +113,7 @@ int forkcore_send_datagram(int descriptor, const void *bytes, size_t count, cons
         .msg_name = (void *)peer, .msg_namelen = length, .msg_iov = &data, .msg_iovlen = 1};
     struct msghdr with_source = message;
     int error = send_from(descriptor, &with_source, from);
-    // It was for many, or the address has gone since: then the kernel chooses another.
+    // It was sent to a multicast address, or the address is no longer ours: let the kernel choose another.
     if (from && from->family != 0 && (error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH))
         error = send_from(descriptor, &message, NULL);
     return error;

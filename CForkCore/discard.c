@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Closing what strangers sent. To close a descriptor can take as long as its owner likes: a socket lingers, a file
-// system answers late. So it is done by threads that are there for nothing else, come when there is something to close,
-// and end when there is not. The number of a descriptor is free as soon as its close begins, however long that takes.
+// Closes descriptors from untrusted senders. A close can take as long as the descriptor's owner likes: a socket
+// lingers, a file system answers late. So threads do it that have no other work. They start when there is something to
+// close, and end when there is not. A descriptor's number is free as soon as its close begins, however long that takes.
+// Host.
 
 #include "internal.h"
 #include "forkcore_zygote.h"
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { CLOSERS = 16, STACK = 256 * 1024 }; // the stack has what is thread-local in it
+enum { CLOSERS = 16, STACK = 256 * 1024 }; // the stack also holds thread-local variables
 
 struct batch {
     struct batch *next;
@@ -25,7 +26,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct batch *first;
 static int closers;
 
-// The next one to close, or -1 where nothing is left: the thread ends then, and is not counted any more.
+// The next descriptor to close, or -1 if there is none: then the thread must end, and is no longer counted.
 static int next(void)
 {
     int descriptor = -1;
@@ -44,8 +45,7 @@ static int next(void)
     return descriptor;
 }
 
-// A socket that was told to linger need not; what it is told after this is the sender's own affair, and holds up this
-// thread.
+// Turns lingering off. If the sender turns it on again after that, it delays only this thread.
 static void *close_what_came(void *nothing)
 {
     const struct linger none = {0};
@@ -56,8 +56,8 @@ static void *close_what_came(void *nothing)
     return nothing;
 }
 
-// With the lock. As many as there are descriptors, as each may be held up; if there is no thread to be had, those that
-// there are do it, or the next call.
+// Under the lock. One thread per descriptor, because each may block. If no thread can be created, the existing threads
+// close the descriptors, or those of the next call.
 static void start_closers(size_t wanted)
 {
     sigset_t all, mask;
@@ -67,7 +67,7 @@ static void start_closers(size_t wanted)
         return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK);
-    sigfillset(&all); // the process's signals are for others
+    sigfillset(&all); // other threads handle the process's signals
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     for (; wanted > 0 && closers < CLOSERS; wanted--) {
         if (pthread_create(&thread, &attributes, close_what_came, NULL) != 0)
@@ -95,7 +95,7 @@ int forkcore_discard(const int *descriptors, size_t count)
     return 0;
 }
 
-// What is next in a channel that nothing comes to any more.
+// The next entry in the queue of a channel that receives nothing any more.
 enum queued { NOTHING, BYTES, DESCRIPTORS };
 
 static enum queued peek(int channel)
@@ -105,21 +105,21 @@ static enum queued peek(int channel)
     struct msghdr header = {.msg_iov = &data, .msg_iovlen = 1};
     ssize_t got;
     while ((got = recvmsg(channel, &header, MSG_PEEK | MSG_DONTWAIT)) < 0)
-        if (errno != EINTR && errno != ECONNRESET) // that is told once, before what is queued
+        if (errno != EINTR && errno != ECONNRESET) // reported once, before the queue
             return NOTHING;
-    if (header.msg_flags & MSG_CTRUNC) // it has what there was no room for
+    if (header.msg_flags & MSG_CTRUNC) // it has control data, for which there was no room
         return DESCRIPTORS;
     return got > 0 ? BYTES : NOTHING;
 }
 
-// Whether what looks like the end is an empty message, which there may be descriptors behind: that comes with its
-// sender's credentials, if they are asked for.
+// Whether what looks like the end of file is an empty message, behind which there may be descriptors. A message comes
+// with its sender's credentials if they are asked for; the end of file does not.
 static bool is_empty_message(int channel)
 {
     return setsockopt(channel, SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int)) != 0 || peek(channel) == DESCRIPTORS;
 }
 
-// Takes what is mere bytes. Whether there may be more.
+// Discards messages without descriptors. Returns whether there may be descriptors.
 static bool holds_descriptors(int channel)
 {
     char byte;
@@ -134,7 +134,7 @@ static bool holds_descriptors(int channel)
 
 void forkcore_channel_close(int channel)
 {
-    shutdown(channel, SHUT_RDWR); // nothing comes after this
+    shutdown(channel, SHUT_RDWR); // nothing arrives after this
     if (!holds_descriptors(channel) || forkcore_discard(&channel, 1) != 0)
         forkcore_close(channel);
 }

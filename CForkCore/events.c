@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Signals, requests to stop, and time, all as descriptors that can be polled.
+// Signals, requests to stop, and timers, all as descriptors that can be polled.
 
 #include "internal.h"
 
@@ -62,7 +62,7 @@ int forkcore_signals_read(int descriptor, struct forkcore_signal *signals, size_
 
 void forkcore_signals_close(int descriptor, uint64_t blocked)
 {
-    // What came after the last look would otherwise act, with its default, the moment it is unblocked.
+    // A signal that came after the last read would otherwise act by its default as soon as it is unblocked.
     struct forkcore_signal late[FORKCORE_SIGNALS_AT_ONCE];
     size_t count;
     while (forkcore_signals_read(descriptor, late, FORKCORE_SIGNALS_AT_ONCE, &count) == 0 && count > 0) {}
@@ -71,7 +71,7 @@ void forkcore_signals_close(int descriptor, uint64_t blocked)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-// Those of `signals` that are ignored, or else those that have a handler.
+// Those of `signals` that are ignored, or with `ignored` false those that have a handler.
 static uint64_t not_default(uint64_t signals, bool ignored)
 {
     uint64_t found = 0;
@@ -135,7 +135,7 @@ int forkcore_timer_open(int *descriptor)
 
 int forkcore_timer_set(int descriptor, int64_t at)
 {
-    // Setting a timer also takes back an expiry that was not read.
+    // Setting a timer also discards an expiry that was not read.
     struct itimerspec when = {.it_value = {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
     return timerfd_settime(descriptor, TFD_TIMER_ABSTIME, &when, NULL) != 0 ? errno : 0;
 }
@@ -185,7 +185,7 @@ int forkcore_wait_readable(const int *descriptors, size_t count, int64_t timeout
     if (ppoll(polled, count, timeout_ns < 0 ? NULL : &timeout, NULL) < 0)
         return errno == EINTR ? 0 : errno;
     for (size_t i = 0; i < count; i++)
-        if (polled[i].revents != 0) // an error too is something to look at
+        if (polled[i].revents != 0) // the caller must also see an error
             *ready |= (uint32_t)1 << i;
     return 0;
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Children that wait(2) does not tell of as one would think, as ptrace(2) has a hand in it.
+// Children that wait(2) reports differently because of ptrace(2). Parent.
 //
-// A zombie that another process traces is visible to that one alone: its parent is told that it runs, though its pidfd
-// is readable, until the tracer waits for it or ends. And a thread that had its process's parent trace it
-// (PTRACE_TRACEME) is that one's to wait for, by a number that is no child's; until then its process cannot be reaped.
+// If another process traces a zombie, only the tracer sees that it has ended: wait(2) tells its parent that it runs
+// until the tracer waits for it or ends, but its pidfd is readable. And if a thread made its process's parent trace it
+// (PTRACE_TRACEME), the parent must wait for that thread, by a number that is no child's pid, before it can reap the
+// process.
 
 #include "internal.h"
 
@@ -32,6 +33,6 @@ pid_t forkcore_process_of(pid_t thread)
     snprintf(path, sizeof path, "/proc/%d/status", thread);
     if (forkcore_read_text(path, text, sizeof text) != 0)
         return 0;
-    const char *line = strstr(text, "\nTgid:"); // a name's newline is spelled out there
+    const char *line = strstr(text, "\nTgid:"); // a newline in a process's name is escaped there
     return line ? (pid_t)strtol(line + strlen("\nTgid:"), NULL, 10) : 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the C files share among themselves.
+// Declarations that the C files share.
 
 #ifndef FORKCORE_INTERNAL_H
 #define FORKCORE_INTERNAL_H
@@ -16,19 +16,19 @@
 
 enum { FORKCORE_SIGNALS = 64 };
 
-// A bound socket says of each datagram from now on which of our addresses it was sent to.
+// From now on a bound socket reports for each datagram which of our addresses it was sent to.
 int forkcore_tell_destination(int descriptor);
 
-// A child that is forked between true and false has the watcher's memory, too, and enlists itself there, before its
-// body runs. It has it no more then.
+// A child that is forked between lend(true) and lend(false) has the watcher's memory. It enlists itself there before
+// its body runs, and unmaps that memory.
 void forkcore_watcher_lend(struct forkcore_watcher *watcher, bool is_lent);
 void forkcore_watcher_enlist(struct forkcore_watcher *watcher, size_t place);
 
-// Whether forkcore_close_aside has yet to close something: a process that shared our descriptors from now on would have
-// a copy. Any thread.
+// Whether forkcore_close_aside has not closed everything yet: a process that copied our descriptors now would get a
+// copy of those. Any thread.
 bool forkcore_is_closing_aside(void);
 
-// The beginning of a file, as a string. Signal-safe.
+// Reads the beginning of a file as a string. Signal-safe.
 int forkcore_read_text(const char *path, char *text, size_t size);
 
 // CLOCK_MONOTONIC, in nanoseconds.

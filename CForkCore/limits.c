@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a child may use. By system calls alone, as a child that becomes a program runs in its parent's memory.
+// Applies a child's limits, by raw system calls only, because a child that will call execve runs in its parent's
+// memory. Child.
 
 #include "internal.h"
 #include "forkcore_zygote.h"
@@ -18,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if __has_include(<linux/seccomp.h>) // the kernel's, which not every libc comes with
+#if __has_include(<linux/seccomp.h>) // a kernel header, which not every libc comes with
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -29,7 +30,7 @@
 #endif
 #endif
 
-// Defined where libdispatch is linked in.
+// Defined if libdispatch is linked in.
 __attribute__((weak)) bool _dispatch_is_multithreaded(void);
 
 bool forkcore_dispatch_has_threads(void)
@@ -46,7 +47,7 @@ static long limit_of(int which, const struct limit *new, struct limit *old)
     return forkcore_raw(SYS_prlimit64, 0, which, (long)new, (long)old);
 }
 
-// Never more than there was: only root may raise a hard limit, and nobody is to by accident.
+// Never raises a limit: only root may raise a hard limit, and must not do so by accident.
 static long lower(int which, uint64_t soft, uint64_t hard)
 {
     struct limit limit;
@@ -58,7 +59,7 @@ static long lower(int which, uint64_t soft, uint64_t hard)
     return limit_of(which, &limit, NULL);
 }
 
-// How many bytes are mapped now: the first number of /proc/self/statm, in pages. Not 0 unless it cannot be told.
+// The number of bytes that are mapped now: the first number of /proc/self/statm, in pages. 0 is an error.
 static long mapped(uint64_t *bytes)
 {
     char text[32];
@@ -90,18 +91,17 @@ static long limit_memory(const struct forkcore_limits *limits)
 }
 
 #ifndef __NR_io_uring_setup
-#define __NR_io_uring_setup 425 // the same everywhere
+#define __NR_io_uring_setup 425 // the same on all architectures
 #endif
 
-// Landlock, from Linux 6.7 on with rules for TCP. Its names are from there, as headers are older than kernels.
+// Landlock, which has rules for TCP since Linux 6.7. Defined here, because headers can be older than the kernel.
 #ifndef __NR_landlock_create_ruleset
-#define __NR_landlock_create_ruleset 444 // the same everywhere
+#define __NR_landlock_create_ruleset 444 // the same on all architectures
 #define __NR_landlock_restrict_self 446
 #endif
 
-// A TCP socket that was made before can be connected to nobody, nor be given another port: Landlock knows the rights
-// that such a ruleset names, and grants none of them. ENOSYS, EOPNOTSUPP where it is not there; E2BIG, EINVAL where it
-// is older.
+// Forbids to connect a TCP socket that was made before, and to bind it to a port: the ruleset names these rights, and
+// grants none of them. ENOSYS, EOPNOTSUPP: the kernel has no Landlock; E2BIG, EINVAL: an older Landlock.
 static long forbid_tcp(void)
 {
     enum { BIND_TCP = 1 << 0, CONNECT_TCP = 1 << 1 };
@@ -118,10 +118,11 @@ static long forbid_tcp(void)
 
 #ifdef OWN_ARCHITECTURE
 
-// socket(2) makes Unix sockets only; with io_uring(7) one could be made past it. A TCP socket that was given, and that
-// is no more connected, could listen, or send to somebody else as it connects (MSG_FASTOPEN), which Landlock does not
-// see. System calls of another architecture, or of x86-64's other kind, go by other numbers, and there are none for
-// this process. Where connect(2) is not seen to otherwise there is none, as a filter cannot see to whom it is.
+// Allows socket(2) for Unix sockets only, and forbids io_uring(7), which could make sockets without socket(2). An
+// inherited TCP socket that is no longer connected could listen, or connect to another peer as it sends (MSG_FASTOPEN),
+// which Landlock does not check: forbids both. Forbids all system calls of other architectures and of x32, because they
+// have other numbers. If Landlock does not check connect(2), forbids it completely, because a filter cannot see the
+// address.
 static long forbid_network(bool can_connect)
 {
     enum { X32 = 0x40000000, FLAGS_2 = 13, FLAGS_3 = 15, REFUSE = 17, ALLOW = 18 };
@@ -169,7 +170,7 @@ int forkcore_limit(const struct forkcore_limits *limits, const char **call)
         *call = "setrlimit RLIMIT_CPU";
         result = lower(RLIMIT_CPU, limits->cpu_seconds, limits->cpu_seconds + 1);
     }
-    if (result >= 0 && limits->memory > 0) { // before files: it takes a descriptor
+    if (result >= 0 && limits->memory > 0) { // before RLIMIT_NOFILE, because it needs a descriptor
         *call = "setrlimit RLIMIT_AS";
         result = limit_memory(limits);
     }
@@ -177,7 +178,7 @@ int forkcore_limit(const struct forkcore_limits *limits, const char **call)
         *call = "prctl PR_SET_NO_NEW_PRIVS";
         result = forkcore_raw(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0);
     }
-    bool can_connect = result >= 0 && limits->no_network && forbid_tcp() >= 0; // before files, too
+    bool can_connect = result >= 0 && limits->no_network && forbid_tcp() >= 0; // also before RLIMIT_NOFILE
     if (result >= 0 && limits->open_files > 0) {
         *call = "setrlimit RLIMIT_NOFILE";
         result = lower(RLIMIT_NOFILE, limits->open_files, limits->open_files);

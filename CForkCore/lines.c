@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Lines that wait for nobody. A server has one thread: were it to stand in write(2), because a log's reader does, it
-// would serve nobody and stop for nobody. O_NONBLOCK is no way out: it belongs to the open file description, which the
-// starter and all programs that run here have too.
+// Writes lines without waiting for their reader. Any process. A server has one thread: if write(2) blocked because the
+// reader of its log stands still, it would serve no client, and obey no request to stop. O_NONBLOCK is no solution,
+// because it belongs to the open file description, which the process that started the server and all programs that run
+// here share.
 
 #include "internal.h"
 
@@ -37,12 +38,12 @@ static void begin(struct guard *guard)
     sigemptyset(&raised);
     sigaddset(&raised, SIGPIPE);
     sigaddset(&raised, SIGXFSZ);
-    sigaddset(&raised, SIGTTOU); // blocked, a write from a terminal's background is let through
+    sigaddset(&raised, SIGTTOU); // if it is blocked, the terminal lets a background process write
     pthread_sigmask(SIG_BLOCK, &raised, &guard->mask);
     sigpending(&guard->pending);
 }
 
-// Takes away what this thread's own write has raised, but nothing that had come before.
+// Discards the signal that this thread's own write has raised, but not one that was pending before.
 static void end(const struct guard *guard, int error)
 {
     int number = error == EPIPE ? SIGPIPE : error == EFBIG ? SIGXFSZ : 0;
@@ -104,7 +105,7 @@ void forkcore_unguard_writes(uint64_t guarded)
 
 // ------------------------------------------------------------------------------------------------- writing without waiting
 
-// Another description of the same pipe or terminal, which does not wait, or -1.
+// Opens another, non-blocking description of the same pipe or terminal; -1 if it cannot.
 static int open_anew(int descriptor)
 {
     char path[32] = "/proc/self/fd/";
@@ -137,12 +138,12 @@ static ssize_t write_where_there_is_room(int descriptor, const void *bytes, size
 {
     struct pollfd polled = {.fd = descriptor, .events = POLLOUT};
     if (poll(&polled, 1, 0) == 1 && (polled.revents & (POLLOUT | POLLERR)))
-        return write(descriptor, bytes, count); // as POLLOUT says, a pipe has room for PIPE_BUF
+        return write(descriptor, bytes, count); // POLLOUT means that a pipe has room for PIPE_BUF
     errno = EAGAIN;
     return -1;
 }
 
-// To open this device again is to get another terminal.
+// Opening this device again would create another terminal.
 static bool is_multiplexer(const struct stat *status)
 {
     return S_ISCHR(status->st_mode) && status->st_rdev == makedev(5, 2);
@@ -160,7 +161,7 @@ static ssize_t write_without_waiting(int descriptor, const void *bytes, size_t c
         return write(descriptor, bytes, count);
     if (S_ISFIFO(status.st_mode)) {
         struct iovec all = {.iov_base = (void *)bytes, .iov_len = count};
-        // Not by libc: musl has no such function. The offset comes in two halves; both -1: none.
+        // Without libc, because musl lacks this function. The offset has two halves; -1 in both: no offset.
         ssize_t written = syscall(SYS_pwritev2, descriptor, &all, 1, -1L, -1L, RWF_NOWAIT);
         if (written >= 0 || errno == EAGAIN || errno == EPIPE)
             return written;
@@ -173,20 +174,20 @@ static ssize_t write_without_waiting(int descriptor, const void *bytes, size_t c
     return write_where_there_is_room(descriptor, bytes, count);
 }
 
-// ------------------------------------------------------------------------------------------------------ lines, and lost ones
+// ------------------------------------------------------------------------------------------------ lines, and lost lines
 
-// Of this process alone: a page that children could count in with it would be one more for them to write rubbish to.
-// What is lost on stdout is not to be told on stderr.
+// Counts of this process alone: children could write wrong values to a page that they shared. Lines lost on stdout must
+// not be reported on stderr, so they are counted apart.
 static struct {
     _Atomic pid_t owner;
     _Atomic uint64_t out, others;
-    atomic_bool is_torn; // a terminal took a part of the last line: the next one begins anew
+    atomic_bool is_torn; // a terminal took only a part of the last line: the next begins with a newline
 } lost;
 
 static _Atomic uint64_t *lost_on(int descriptor)
 {
     pid_t process = forkcore_process();
-    if (atomic_load(&lost.owner) != process) { // a child has lost nothing yet
+    if (atomic_load(&lost.owner) != process) { // a new child has lost nothing yet
         atomic_store(&lost.out, 0);
         atomic_store(&lost.others, 0);
         atomic_store(&lost.owner, process);
@@ -232,7 +233,7 @@ static void append_text(struct line *line, const char *text, size_t length)
     size_t room = sizeof line->bytes - line->count - 1;
     if (length > room) {
         length = room - (sizeof cut - 1);
-        while (length > 0 && ((unsigned char)text[length] & 0xc0) == 0x80) // not within a character
+        while (length > 0 && ((unsigned char)text[length] & 0xc0) == 0x80) // do not cut within a character
             length--;
         append(line, text, length);
         append(line, cut, sizeof cut - 1);
@@ -245,7 +246,7 @@ static void append_text(struct line *line, const char *text, size_t length)
 bool forkcore_tell(int descriptor, const char *text, size_t length)
 {
     _Atomic uint64_t *count = lost_on(descriptor);
-    // Nothing is written where nothing is lost: children share the page.
+    // Writes only if lines were lost, because children share the page.
     uint64_t missed = atomic_load(count) == 0 ? 0 : atomic_exchange(count, 0);
     struct line line;
     struct guard guard;

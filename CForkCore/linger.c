@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The end of a stream. A TCP socket that is closed with something unread, or that something comes to after it was
-// closed, answers by a reset, and the kernel throws away what it had not delivered yet: an answer would be cut off
-// because its reader said one more word. So the sending side is closed first, and what comes is thrown away, until the
-// peer has acknowledged everything, or has closed too. RFC 9112, 9.6.
+// The end of a stream. Child, worker. If a TCP socket is closed with unread input, or input arrives after the close,
+// the kernel sends a reset, and discards output that it had not delivered yet: an answer would be cut off because the
+// client sent something more. So we first shut down sending, and then discard input until the peer has acknowledged
+// everything, or has closed too. RFC 9112, 9.6.
 
 #include "internal.h"
 
@@ -17,15 +17,15 @@
 enum {
     PIECE = 16384,
     PIECES_AT_ONCE = 256,
-    MOST = 64 << 20,        // what a peer may send against its own answer
-    FIRST_PAUSE_MS = 5,     // an acknowledgement is no event: it is asked for, after longer and longer pauses
-    LONGEST_PAUSE_MS = 100, // more than any kernel delays one
+    MOST = 64 << 20,        // how much a peer may send while its answer is delivered
+    FIRST_PAUSE_MS = 5,     // no event reports an acknowledgement: we ask after growing pauses
+    LONGEST_PAUSE_MS = 100, // longer than any kernel delays an acknowledgement
 };
 
-/// Throws away what has come. Whether the peer may send more, and has not acknowledged all.
+// Discards input. Returns whether the peer may send more and has not acknowledged everything.
 static bool look(int descriptor, int64_t *thrown_away)
 {
-    char waste[PIECE]; // TCP does not write to it
+    char waste[PIECE]; // with MSG_TRUNC TCP does not write to it
     for (int i = 0; i < PIECES_AT_ONCE; i++) {
         ssize_t got = recv(descriptor, waste, sizeof waste, MSG_DONTWAIT | MSG_TRUNC);
         if (got > 0)
@@ -35,7 +35,7 @@ static bool look(int descriptor, int64_t *thrown_away)
         else if (errno == EAGAIN)
             break;
     }
-    int unacknowledged = 0; // its end, which counts as one, included. SIOCOUTQ is this by another name.
+    int unacknowledged = 0; // includes the end of the stream, which counts as one byte. SIOCOUTQ is the same ioctl.
     return ioctl(descriptor, TIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0;
 }
 
@@ -50,7 +50,7 @@ static int64_t milliseconds(void)
     return forkcore_now() / 1000000;
 }
 
-// Most peers close when they have it all: so that is waited for first, and for those is all there is to do.
+// Most peers close when they have everything, so we first wait for that.
 static void await_peer(int descriptor, int64_t limit_ms)
 {
     int64_t end = milliseconds() + limit_ms, rest = limit_ms, pause = FIRST_PAUSE_MS, thrown_away = 0;
@@ -65,8 +65,8 @@ static void await_peer(int descriptor, int64_t limit_ms)
 
 void forkcore_finish(int descriptor, bool local, int64_t limit_ms)
 {
-    // What a Unix socket's peer has not read yet stays with it. But a word that came after the last look would be a
-    // reset to it, behind the answer: so no more comes.
+    // The peer of a Unix socket keeps what it has not read yet. But input that arrived after our last read would cause
+    // a reset after the answer, so we also shut down receiving.
     shutdown(descriptor, local ? SHUT_RDWR : SHUT_WR);
     if (local)
         forkcore_linger(descriptor);

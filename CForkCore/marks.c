@@ -1,42 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Death marks: how a parent learns, at a cost that hardly grows with the number of children, which of them have ended.
+// Death marks: how a parent learns which children have ended, at a cost that hardly grows with their number.
 //
-// The difficulty. SIGCHLD names one child, but the kernel merges the signals of children that end close together, so
-// others may hide behind it. To find those one can ask for each live child by name (the seed's way: a system call per
-// live child), let waitpid(-1) find one (the kernel then walks the list of all children, and takes other people's too),
-// or have a pidfd per child (each fork copies and closes all of them). All three grow with the children that are alive.
+// The problem. SIGCHLD names one child, but the kernel merges the signals of children that end close together, so other
+// ended children may hide behind that one. To find those, a parent can ask for each live child by pid (as Python's
+// socketserver does: a system call per live child), let waitpid(-1) find one (the kernel then walks the list of all
+// children, and also reaps children of other code), or have a pidfd per child (each fork copies and closes all of
+// them). The cost of all three grows with the number of live children.
 //
-// The trick. Each child has a slot in memory that it shares with its parent, and in the slot a robust mutex (see
-// pthread_mutexattr_setrobust(3)). The child's first act is to lock it, and it never unlocks it. However a process
-// ends, by _exit, a trap, SIGKILL or the want of memory, the kernel itself walks the robust mutexes that it held, and
-// in each replaces the owner's number by FUTEX_OWNER_DIED: before the parent is sent SIGCHLD, and without any help of
-// the child's. So after a SIGCHLD the parent reads one word per slot, in memory, and calls wait4 for just those that
-// nobody holds.
+// The solution. Each child has a slot in memory that it shares with its parent, and in the slot a robust mutex (see
+// pthread_mutexattr_setrobust(3)). The child's first step is to lock it, and it never unlocks it. However a process
+// ends, by _exit, a trap, SIGKILL or lack of memory, the kernel itself walks the robust mutexes that it held, and sets
+// FUTEX_OWNER_DIED in each instead of the owner's number. It does so before it sends SIGCHLD to the parent, and without
+// any help of the child. So after a SIGCHLD the parent reads one word per slot, in memory, and calls wait4 only for
+// children whose mutex no thread holds.
 //
-// What a word can say:
+// The values of a word:
 //
 //     a thread's number     held: the child lives
 //     FUTEX_OWNER_DIED      the child is ending or has ended: ask
 //     0                     forked, and not locked yet; perhaps it never came so far: ask
-//     VACANT                nobody has this slot
+//     VACANT                the slot has no child
 //
-// None of it is trusted. Every child can write to this memory, so a word is a hint about whom to ask, and wait4
-// decides. Pids and all else are in memory of the parent's that children do not have. What can go wrong, and what is
-// done:
+// The parent trusts none of these. Every child can write to this memory, so a word is only a hint about which child to
+// ask for, and wait4 decides. Pids and everything else are in memory of the parent that children do not have. What can
+// go wrong, and what we do:
 //
-// - A word says "dead" and wait4 says "alive": it is so for some microseconds in each child's end, and for as long as
-//   it likes where a child forged it or executes another program (exec ends the mutex as well). A slot that was asked
-//   for in vain several times is passed over until its word changes, and, as forgers can change words, after some more
-//   times until forkcore_marks_trust.
-// - A word says "alive" and the child has ended: forged, or the child has locked nothing. Whoever scans must, after any
-//   SIGCHLD, at some time ask for all by name; ReapSource does within a second.
-// - The mutex itself is rubbish: the child reads nothing of it, and puts it first into its list, which is its own. Its
-//   kernel walks rubbish as carefully as it walks any process's list.
+// - A word says "dead" and wait4 says "alive": for some microseconds at each child's end, and for as long as the child
+//   likes if it has forged the word or has called execve (which releases the mutex, too). A slot that was asked for in
+//   vain several times is skipped until its word changes. Because a child can change its word, the slot is skipped
+//   after some more vain calls whatever the word says, until forkcore_marks_trust.
+// - A word says "alive" and the child has ended: the word is forged, or the child has locked nothing. So after any
+//   SIGCHLD the parent must at some time ask for all children by pid; ReapSource does so within a second.
+// - The mutex itself contains rubbish: the child reads nothing of it, and puts it first into its own list. The kernel
+//   walks such a list as carefully as that of any process.
 //
-// The child's own use of robust mutexes is unaffected (replacing its list by set_robust_list(2) would end it). What a
-// mutex and a list look like inside is libc's own affair, known to `word` and `forkcore_mark_take` alone; with another
-// libc than glibc every child is asked for, as in the seed.
+// The child can still use robust mutexes itself (but if it replaces its list by set_robust_list(2), its mark is lost).
+// The layout of a mutex and of the list is internal to libc; only `word` and `forkcore_mark_take` know it. With another
+// libc than glibc every child is asked for by pid.
 
 #include "internal.h"
 
@@ -50,19 +51,19 @@
 #include <linux/futex.h>
 #endif
 
-extern char _end[]; // of the program's data, by the linker: see end(3)
+extern char _end[]; // the end of the program's data, defined by the linker: see end(3)
 
 enum {
-    HOLDER = 0x3fffffff, // of a lock word, the thread that holds it: FUTEX_TID_MASK in futex(2)
-    VACANT = 1,          // as if process 1 held it, which is nobody's child
-    VAIN_A_WORD = 8,     // how often a slot is asked for in vain while its word is the same
-    VAIN_IN_ALL = 32,    // and whatever the word
+    HOLDER = 0x3fffffff, // the bits of a lock word for the thread that holds it: FUTEX_TID_MASK in futex(2)
+    VACANT = 1,          // as if process 1 held it, which is never our child
+    VAIN_A_WORD = 8,     // maximum number of vain calls for a slot while its word is the same
+    VAIN_IN_ALL = 32,    // maximum number of vain calls for a slot, whatever its word
 };
 
-// Of each slot, in the parent alone.
+// Per slot; only the parent has it.
 struct patience {
-    uint32_t word; // as it was when the slot was last asked for in vain
-    uint8_t vain;  // how often that was
+    uint32_t word; // its value at the last vain call for this slot
+    uint8_t vain;  // number of vain calls with that value
     uint8_t vain_in_all;
     bool occupied;
 };
@@ -93,20 +94,20 @@ static void write_to(const struct forkcore_marks *marks, size_t slot, uint32_t v
     atomic_store_explicit(word(&marks->mutexes[slot]), value, memory_order_relaxed);
 }
 
-// The list of the mutexes that this thread holds, which the kernel walks when it ends. A child has it at the same
-// place.
+// The list of the robust mutexes that this thread holds, which the kernel walks when the thread ends. In a child it has
+// the same address.
 static _Thread_local struct robust_list_head *held;
 
 static void find_list(void)
 {
     size_t size;
     if (held == NULL && syscall(SYS_get_robust_list, 0, &held, &size) != 0)
-        held = NULL; // children then mark nothing, and are asked for
+        held = NULL; // then children lock no mutex, and are asked for by pid
 }
 
-// What pthread_mutex_trylock does to a robust mutex that nobody holds, but that it reads nothing of it: others can
-// write there at any time, and glibc aborts on a kind of mutex that cannot be. The word comes last: a child that dies
-// before is one that never came so far.
+// Does what pthread_mutex_trylock does to a robust mutex that is not held, but reads nothing of it, because other
+// processes can write to it at any time, and glibc aborts on an invalid kind of mutex. Sets the word last: if the child
+// dies before that, its word is still 0.
 void forkcore_mark_take(void *mark)
 {
     if (held == NULL)
@@ -115,7 +116,7 @@ void forkcore_mark_take(void *mark)
     struct robust_list *first = held->list.next;
     struct robust_list *untagged = (struct robust_list *)((uintptr_t)first & ~(uintptr_t)1);
     node->next = first;
-#if __SIZEOF_POINTER__ == 8 // glibc can go backwards too, by what stands before each
+#if __SIZEOF_POINTER__ == 8 // glibc also links backwards, by the word before each node
     node[-1].next = &held->list;
     untagged[-1].next = node;
 #else
@@ -125,7 +126,7 @@ void forkcore_mark_take(void *mark)
     held->list.next = node;
     atomic_signal_fence(memory_order_seq_cst);
     pid_t self = forkcore_thread_id();
-    if (self > 0) // a filter of system calls may forbid to ask
+    if (self > 0) // a system call filter may forbid gettid
         atomic_store_explicit(word(mark), (uint32_t)self, memory_order_relaxed);
 }
 
@@ -157,7 +158,7 @@ int forkcore_marks_open(size_t slots, struct forkcore_marks **marks)
     int error = forkcore_parent_memory_open(size, &own);
     if (error != 0)
         return error;
-    // Behind the program's own data, if nothing is there: a child has the kernel's tables for those addresses already.
+    // Behind the program's data, if that is free: a child has the page tables for these addresses already.
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), behind = ((uintptr_t)_end + page - 1) & ~(page - 1);
     void *mutexes = mmap((void *)behind, slots * sizeof(pthread_mutex_t), PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

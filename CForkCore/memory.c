@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a process has, and its children do not: memory, and a number.
+// Memory that children do not get, and the process's own pid. Any process.
 
 #include "internal.h"
 
@@ -9,8 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// MAP_STACK: most of it is never touched, so no huge pages. All is alike: what comes to lie side by side is one
-// mapping, which each fork has to leave out once.
+// MAP_STACK: no huge pages, because most of the memory is never touched. All such memory has the same flags, so that
+// adjacent pieces are one mapping, because each mapping that a fork leaves out costs time.
 int forkcore_parent_memory_open(size_t size, void **memory)
 {
     *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
@@ -28,9 +28,9 @@ void forkcore_parent_memory_close(void *memory, size_t size)
     munmap(memory, size);
 }
 
-// Thread-local not for the threads' sake: the kernel writes to the same page of every child, so that forgetting the
-// number there costs a child no page of its own.
-static _Thread_local pid_t known; // 0: to be asked for
+// Thread-local to save a page, not because of threads: the kernel writes to the page of thread-local variables in every
+// child anyway, so that resetting the pid there costs a child no additional page.
+static _Thread_local pid_t known; // 0: not known yet
 
 static void forget(void)
 {

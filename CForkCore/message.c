@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Messages with descriptors.
+// Messages with descriptors, and futexes. Host, zygote, child.
 
 #include "internal.h"
 #include "forkcore_zygote.h"
@@ -18,7 +18,7 @@
 
 enum { FUTEX_WAIT = 0, FUTEX_WAKE = 1, FUTEX_PRIVATE = 128 }; // linux/futex.h, which not every libc comes with
 
-// Room for as many descriptors as the kernel passes at once, aligned as cmsg(3) wants it.
+// Room for as many descriptors as the kernel passes at once, aligned as cmsg(3) requires.
 union control {
     struct cmsghdr header;
     char room[CMSG_SPACE(FORKCORE_DESCRIPTORS * sizeof(int))];
@@ -39,7 +39,7 @@ static int send_with(int channel, const struct forkcore_message *message, int fl
         header.msg_control = &control;
         header.msg_controllen = CMSG_SPACE(size);
     }
-    // Not by libc: musl's takes no more than 1024 bytes of control, which are 252 descriptors.
+    // Without libc: musl's sendmsg allows only 1024 bytes of control data, which are 252 descriptors.
     while (syscall(SYS_sendmsg, channel, &header, MSG_NOSIGNAL | flags) < 0)
         if (errno != EINTR)
             return errno;
@@ -64,7 +64,7 @@ int forkcore_message_make_room(int channel)
     return setsockopt(channel, SOL_SOCKET, SO_SNDBUF, &size, sizeof size) != 0 ? errno : 0; // the kernel doubles it
 }
 
-// Once, and before what it had sent, it is told that the other end closed with something unread.
+// ECONNRESET: the other end closed with unread messages. The kernel reports this once, before what it had sent.
 static bool is_to_be_tried_again(void)
 {
     return errno == EINTR || errno == ECONNRESET;
@@ -78,10 +78,11 @@ int forkcore_message_size(int channel, size_t *size)
         if (!is_to_be_tried_again())
             return errno;
     *size = (size_t)got;
-    return got == 0 && forkcore_hung_up(channel) ? ESHUTDOWN : 0; // else somebody has sent an empty one
+    return got == 0 && forkcore_hung_up(channel) ? ESHUTDOWN : 0; // otherwise the other end has sent an empty message
 }
 
-// Those that there is no room for are closed: only who trusts the sender has room for fewer than there can be.
+// Closes descriptors for which there is no room: only callers that trust the sender have room for fewer than the
+// maximum.
 static size_t take_descriptors(struct msghdr *header, int *descriptors, size_t capacity, size_t *beyond)
 {
     size_t count = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// fork, the child's first steps, its ending, and reaping.
+// fork, the child's first steps, its end, and reaping. Parent, unless a comment says child.
 
 #include "internal.h"
 #include "raw.h"
@@ -19,16 +19,16 @@
 #include <sys/single_threaded.h>
 #endif
 
-// Where libdispatch is linked in: makes a child that uses workers which it did not inherit crash at once, instead of
-// waiting for them for ever. Only a process that has had another thread can have had workers.
+// Defined if libdispatch is linked in. A child that uses worker threads, which fork does not copy, then crashes at
+// once, instead of waiting for them for ever. Only a process that has had another thread can have had worker threads.
 __attribute__((weak)) void dispatch_atfork_child(void);
 
-// Where the program is built for coverage: without these the lines that a child runs are counted nowhere.
+// Defined if the program is built for coverage: without these calls the lines that a child runs are not counted.
 __attribute__((weak)) void __llvm_profile_reset_counters(void);
 __attribute__((weak)) void __llvm_profile_initialize_file(void);
 __attribute__((weak)) int __llvm_profile_write_file(void);
 
-// Looked up once: a child would read it in the linker's table of addresses, which is a page of its own.
+// Looked up once: a child would read these in the linker's table of addresses, which is one more page.
 static bool is_for_coverage;
 
 __attribute__((constructor)) static void look_for_coverage(void)
@@ -36,7 +36,7 @@ __attribute__((constructor)) static void look_for_coverage(void)
     is_for_coverage = __llvm_profile_reset_counters && __llvm_profile_initialize_file && __llvm_profile_write_file;
 }
 
-// What is closed usually has successive numbers: it was opened at the start, one after the other.
+// Closes ranges, because the parent's descriptors usually have successive numbers: it opened them at its start.
 static void close_range_of(int first, int last)
 {
     if (forkcore_raw(SYS_close_range, first, last, 0, 0) < 0)
@@ -63,16 +63,16 @@ static void close_parents(const struct forkcore_child_plan *plan)
 
 #if defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__)
 
-extern FILE *_IO_list_all; // where code is not position-independent, this could be a copy that glibc does not keep up
+extern FILE *_IO_list_all; // otherwise this could be a copy that glibc does not update
 
-// Whether a stream has something to write. fflush(NULL) looks at the same, but locks for it, and so costs parent and
-// child a page fault each.
+// Whether a stream has buffered output. fflush(NULL) checks the same, but takes locks, and so costs parent and child a
+// page fault each.
 static bool is_anything_buffered(void)
 {
     if (!__libc_single_threaded)
         return true;
     for (const FILE *stream = _IO_list_all; stream != NULL; stream = stream->_chain)
-        if (stream->_mode > 0 || stream->_IO_write_ptr > stream->_IO_write_base) // wide streams are not looked into
+        if (stream->_mode > 0 || stream->_IO_write_ptr > stream->_IO_write_base) // wide streams are not checked
             return true;
     return false;
 }
@@ -98,8 +98,8 @@ struct parent {
     sigset_t mask;
 };
 
-// Not libc's functions, where the parent calls none of them: in a program that is linked dynamically each child would
-// look them up, by some twenty page faults.
+// Raw system calls where the parent does not call libc's function: in a dynamically linked program each child would
+// look it up, which takes about twenty page faults.
 static _Noreturn void end_process(int status)
 {
     for (;;)
@@ -120,7 +120,7 @@ static void tie(const struct forkcore_child_plan *plan, pid_t parent)
             forkcore_watcher_enlist(plan->watcher, plan->watched_as);
         else
             forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
-        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != parent) // it died before that: nobody will tell us any more
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != parent) // the parent died before the prctl, so no signal will come
             end_process(0);
     }
 }
@@ -130,8 +130,8 @@ static void heed_nothing(int number)
     (void)number;
 }
 
-// Where a program that it executes gets the default back by itself; but a handler for these would have a process of a
-// terminal's background try to write, or to read, again and again.
+// A handler, not SIG_IGN, so that programs that the worker executes get the default back. But with a handler for
+// SIGTTIN or SIGTTOU a background process of a terminal would try to read or write again and again.
 static void ignore(int number)
 {
     bool of_terminals = number == SIGTTIN || number == SIGTTOU;
@@ -139,7 +139,8 @@ static void ignore(int number)
     sigaction(number, &action, NULL);
 }
 
-// Whoever started us may have blocked anything: a child that does not hear SIGTERM can only be killed.
+// Unblocks all signals. The process that started us may have blocked some, and a child that blocks SIGTERM could only
+// be killed.
 static void let_signals_through(const struct forkcore_child_plan *plan)
 {
     sigset_t none;
@@ -202,7 +203,7 @@ unsigned forkcore_thread_count(void)
     if (__libc_single_threaded)
         return 1;
 #endif
-    struct stat tasks; // a directory a thread, besides . and ..
+    struct stat tasks; // one directory per thread, besides . and ..
     if (stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink < 3)
         return 0;
     return (unsigned)tasks.st_nlink - 2;
@@ -215,7 +216,7 @@ pid_t forkcore_thread_id(void)
 
 int forkcore_affinity(unsigned *cores)
 {
-    uint64_t set[8192 / 64] = {0}; // as many as a kernel can be built for; it refuses a set smaller than its own
+    uint64_t set[8192 / 64] = {0}; // the maximum of any kernel, which refuses a set that is smaller than its own
     *cores = 0;
     if (syscall(SYS_sched_getaffinity, 0, sizeof set, set) < 0)
         return errno;
@@ -229,7 +230,8 @@ static int64_t microseconds(struct timeval time)
     return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
 
-// What there is to wait for among those that `type` and `id` name: `info->si_pid` is 0 if nothing. It is left as it is.
+// Finds a child to reap among those that `type` and `id` name, and does not reap it; `info->si_pid` is 0 if there is
+// none.
 static int look(idtype_t type, id_t id, siginfo_t *info)
 {
     *info = (siginfo_t){.si_pid = 0};
@@ -254,19 +256,20 @@ int forkcore_kill(pid_t pid, bool group, int number)
     if (error != 0)
         return error;
     bool done = group && kill(-pid, number) == 0;
-    // A child that has not come so far has no group of its own yet. It fails harmlessly if it has left it; and in the
-    // child setsid fails then: it stays in our session, but leads the group, and the signal is on its way.
+    // A new child may not have made its group yet, so we make it. If the child has left its group, setpgid fails, which
+    // does no harm. After it the child's own setsid fails: the child stays in our session, but leads the group, and the
+    // signal is already pending.
     if (group && !done && errno == ESRCH && setpgid(pid, pid) == 0)
         done = kill(-pid, number) == 0;
-    // A child can leave its group, but not escape so. And for a group it is enough that one of it may be signalled:
-    // whether the child itself was is asked once more.
+    // A child that has left its group must not escape the signal. And kill succeeds for a group if one of its members
+    // got the signal, so we check whether we may signal the child itself.
     if (!done || getpgid(pid) != pid)
         return kill(pid, number) == 0 ? 0 : errno;
     return kill(pid, 0) == 0 ? 0 : errno;
 }
 
-// A tracer is told of stops too, whatever it asks for, and PTRACE_TRACEME makes a parent the tracer of its child.
-// Nobody will ever continue that child: it is killed.
+// wait4 also reports stops to a tracer, whatever its options, and PTRACE_TRACEME makes a parent the tracer of its
+// child. No process will ever continue that child, so we kill it.
 static int reap_now(pid_t pid, int *status, struct rusage *usage, bool *ended)
 {
     pid_t found;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Children that are another program.
+// Children that execute a program.
 //
-// Such a child needs no copy of its parent's memory: it runs in that memory itself, on a stack of its own, until execve
-// gives it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). What makes vfork slow is that the parent
-// stands still meanwhile, for a quarter of a millisecond. Here it goes on: all that the child reads is in a slot that
-// it has for itself until it has left, it makes system calls that not even store an errno, and the parent reuses the
-// slot only when the kernel has cleared `in_use` (CLONE_CHILD_CLEARTID), as it does when a process leaves a memory.
+// Such a child needs no copy of its parent's memory. It runs in that memory, on a stack of its own, until execve gives
+// it another (clone(2) with CLONE_VM, as in vfork and posix_spawn). vfork is slow because the parent stands still
+// meanwhile, for a quarter of a millisecond. Here the parent goes on: everything that the child reads is in a slot that
+// belongs to it until it has left the parent's memory. The child makes raw system calls, which do not even store an
+// errno. The parent reuses the slot only when the kernel has cleared `in_use` (CLONE_CHILD_CLEARTID), which it does
+// when a process leaves a memory.
 
 #include "internal.h"
 #include "forkcore_containment.h"
@@ -20,19 +21,19 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-// Where one child makes itself ready.
+// The state of one child between clone and execve.
 struct spawn_slot {
-    pid_t in_use;   // not 0: a child may be in here
-    int descriptor; // closed when it has left; -1: none
+    pid_t in_use;   // not 0: a child may use this slot
+    int descriptor; // closed when the child has left; -1: none
     int target;
     pid_t parent, *watched;
     uint64_t defaults;
     bool own_group, own_session, dies_with_parent, closes_aside, takes_errors;
     struct forkcore_confinement confinement;
-    struct forkcore_credentials credentials; // with its groups in `strings`, too
+    struct forkcore_credentials credentials; // its groups are also in `strings`
     int *exec_error, ignored;
     const char *path;
-    char **argv, **envp; // with what they point to in `strings`
+    char **argv, **envp; // their strings are in `strings`
     char *strings;
     size_t size;
     _Alignas(64) char stack[4096];
@@ -40,11 +41,11 @@ struct spawn_slot {
 
 enum {
     FIRST_SIZE = 1 << 16,
-    FUTEX_WAIT = 0, // its header is the kernel's, which not every libc comes with
+    FUTEX_WAIT = 0, // linux/futex.h, which not every libc comes with
 };
 
 struct forkcore_spawner {
-    const char *call; // the last one that could refuse
+    const char *call; // the last call that could fail
     struct spawn_slot slots[FORKCORE_SPAWN_SLOTS];
 };
 
@@ -57,8 +58,8 @@ static long duplicate(int descriptor, int target)
     return result;
 }
 
-// The child shares the parent's table of descriptors: it gets one of its own, with a copy only of those up to its own
-// connection. In a server that is a dozen, as a connection has the lowest number that is free.
+// The child shares the parent's descriptor table. It gets a table of its own, with copies of the descriptors up to its
+// connection only. In a server these are a dozen, because a connection gets the lowest free number.
 static long take_descriptors(int descriptor, int where, bool takes_errors)
 {
     const long unshare_first = 1 << 1, cloexec = 1 << 2;
@@ -71,7 +72,7 @@ static long take_descriptors(int descriptor, int where, bool takes_errors)
         result = duplicate(descriptor, STDOUT_FILENO);
     if (result >= 0 && takes_errors)
         result = duplicate(descriptor, STDERR_FILENO);
-    // A kernel before 5.11 refuses, and what the server itself opened is close-on-exec anyway.
+    // Kernels before 5.11 refuse, but all descriptors that the server itself opened are close-on-exec anyway.
     const int first = STDERR_FILENO + 1;
     forkcore_raw(SYS_close_range, where < first ? first : where + 1, (long)~0U, cloexec, 0);
     if (where > first)
@@ -79,11 +80,11 @@ static long take_descriptors(int descriptor, int where, bool takes_errors)
     return result;
 }
 
-// A handler of the parent's that ran in here would do so in the parent's memory. Signals are still blocked.
+// A handler of the parent that ran in this child would run in the parent's memory. Signals are still blocked here.
 static void reset_signals(const struct spawn_slot *slot)
 {
     for (int number = 1; number <= FORKCORE_SIGNALS; number++) {
-        uint64_t action[4] = {0}; // as the kernel has it: the handler, or SIG_DFL or SIG_IGN, stands first
+        uint64_t action[4] = {0}; // the kernel's layout: the handler, or SIG_DFL or SIG_IGN, comes first
         forkcore_raw(SYS_rt_sigaction, number, 0, (long)action, sizeof(uint64_t));
         if (action[0] > (uintptr_t)SIG_IGN || (action[0] != 0 && (slot->defaults & forkcore_bit(number))))
             forkcore_raw(SYS_rt_sigaction, number, (long)(uint64_t[4]){0}, 0, sizeof(uint64_t));
@@ -91,7 +92,7 @@ static void reset_signals(const struct spawn_slot *slot)
     forkcore_raw(SYS_rt_sigprocmask, SIG_SETMASK, (long)&(uint64_t){0}, 0, sizeof(uint64_t));
 }
 
-// Returned from, it ends the child: clone(2) sees to that, by a system call alone.
+// When this returns, clone(2) ends the child, by a raw system call.
 static int become_program(void *context)
 {
     const struct spawn_slot *slot = context;
@@ -108,7 +109,7 @@ static int become_program(void *context)
             __atomic_store_n(slot->watched, (pid_t)forkcore_raw(SYS_getpid, 0, 0, 0, 0), __ATOMIC_SEQ_CST);
         else
             forkcore_raw(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
-        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != slot->parent) // it died before that
+        if (forkcore_raw(SYS_getppid, 0, 0, 0, 0) != slot->parent) // the parent died before the prctl
             return 0;
     }
     if (result >= 0) {
@@ -138,13 +139,13 @@ static bool is_in_use(const struct spawn_slot *slot)
     return __atomic_load_n(&slot->in_use, __ATOMIC_ACQUIRE) != 0;
 }
 
-// Whether nobody is in there any more; what it kept open is closed then.
+// Whether the child has left the slot; if so, closes the descriptor of the slot.
 static bool clear(struct spawn_slot *slot)
 {
     if (is_in_use(slot))
         return false;
     if (slot->descriptor >= 0 && slot->closes_aside)
-        forkcore_close_aside(slot->descriptor); // the program may have ended, and this be the last copy
+        forkcore_close_aside(slot->descriptor); // the program may have ended, and this may be the last copy
     else if (slot->descriptor >= 0)
         forkcore_close(slot->descriptor);
     slot->descriptor = -1;
@@ -164,7 +165,7 @@ bool forkcore_spawner_close_descriptors(struct forkcore_spawner *spawner)
     return all;
 }
 
-// Waits until nobody is in there; whether so before `end`.
+// Waits until the child has left the slot; returns whether it did before `end`.
 static bool await(struct spawn_slot *slot, int64_t end)
 {
     while (!clear(slot)) {
@@ -188,8 +189,8 @@ bool forkcore_spawner_await(struct forkcore_spawner *spawner, int64_t timeout_ns
     return all;
 }
 
-// Whoever is still in there has a table of descriptors of its own by now, and reads its strings there, and its stack is
-// there.
+// Gives up a slot whose child has not left it. The child has its own descriptor table by now, but still uses the slot's
+// strings and stack, so that they stay.
 static void leave(struct spawn_slot *slot)
 {
     if (slot->descriptor >= 0)
@@ -264,7 +265,7 @@ static void copy_confinement(struct spawn_slot *slot, const struct forkcore_conf
     slot->confinement.credentials = &slot->credentials;
 }
 
-// The caller's strings may be gone before the program has them.
+// Copies the strings, because the caller may free them before the program has been executed.
 static int copy_strings(struct spawn_slot *slot, const struct forkcore_confinement *confinement, const char *path, char *const argv[],
                         char *const envp[])
 {
@@ -294,8 +295,8 @@ static int copy_strings(struct spawn_slot *slot, const struct forkcore_confineme
 
 static int fill(struct spawn_slot *slot, const struct forkcore_child_plan *plan, int descriptor, int *exec_error)
 {
-    // One of its own, as the caller's may be closed and its number another's before the child has its table. Above
-    // those that the child gets.
+    // A duplicate, because the caller may close its descriptor, and reuse the number, before the child has its own
+    // table. Its number is above those that the program gets.
     slot->target = plan->target_descriptor;
     slot->descriptor = fcntl(descriptor, F_DUPFD_CLOEXEC, (plan->target_descriptor > STDERR_FILENO ? plan->target_descriptor : STDERR_FILENO) + 1);
     if (slot->descriptor < 0)
@@ -313,8 +314,8 @@ static int fill(struct spawn_slot *slot, const struct forkcore_child_plan *plan,
     return 0;
 }
 
-// A child copies the descriptors up to its connection's: the low numbers must stay free for those. Where there are too
-// few above, it stays where it is, and children copy more.
+// Moves a pidfd to a high number. A child copies the descriptors up to its connection's, so the low numbers must stay
+// free for connections. If no high number is free, the pidfd keeps its number, and children copy more.
 static void raise_descriptor(int *descriptor)
 {
     int higher = fcntl(*descriptor, F_DUPFD_CLOEXEC, 256);
@@ -328,7 +329,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
                    const char *path, char *const argv[], char *const envp[], int *exec_error, pid_t *child, int *pidfd)
 {
     struct spawn_slot *slot = free_slot(spawner);
-    // What is to be closed aside, the program would have a copy of, the last one maybe, which would be its to close.
+    // The program would get a copy of each descriptor that is still to be closed aside, maybe the last copy, and would
+    // have to close it.
     if (!slot || forkcore_is_closing_aside())
         return EBUSY;
     spawner->call = "mmap";
@@ -345,8 +347,8 @@ int forkcore_spawn(struct forkcore_spawner *spawner, const struct forkcore_child
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &mask);
     slot->in_use = 1;
-    // Of a process that runs in its parent's memory, the kernel gives its score to the parent too, but not while that
-    // waits.
+    // If a process that shares its parent's memory sets its OOM score, the kernel sets the parent's too, unless the
+    // parent waits in vfork.
     const int stand_still = FORKCORE_HAS_RAW && !plan->confinement.sets_oom_score ? 0 : CLONE_VFORK;
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD | stand_still;
     *child = clone(become_program, slot->stack + sizeof slot->stack, flags, slot, pidfd, NULL, &slot->in_use);

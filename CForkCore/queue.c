@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How many clients wait at a listening socket. TCP's says so itself; of a Unix one the kernel tells by netlink alone:
-// sock_diag(7).
+// The number of clients that wait at a listening socket. A TCP socket reports it; for a Unix socket the kernel reports
+// it only by netlink: sock_diag(7). Parent.
 
 #include "internal.h"
 
@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-// What of <linux/netlink.h>, <linux/sock_diag.h> and <linux/unix_diag.h> is needed: musl's compiler does not find
-// those.
+// The parts that we need of <linux/netlink.h>, <linux/sock_diag.h> and <linux/unix_diag.h>, which musl's compiler does
+// not find.
 enum { SOCK_DIAG = 4, DIAG_BY_FAMILY = 20, REQUEST = 1, FAILED = 2, RQLEN = 4, SHOW_RQLEN = 1 << RQLEN };
 
 struct netlink_address {
@@ -35,7 +35,7 @@ struct request {
 };
 
 struct attribute {
-    uint16_t length, type; // what follows begins, and the next one too, at a multiple of 4
+    uint16_t length, type; // the value, and the next attribute, begin at a multiple of 4
 };
 
 struct answer {
@@ -62,7 +62,7 @@ static int ask(uint32_t inode, struct answer *answer, size_t *length)
     if (netlink < 0)
         return errno;
     int error = forkcore_send_datagram(netlink, &request, sizeof request, (const void *)&kernel, sizeof kernel, NULL);
-    if (error == 0) // the kernel has answered before sendto returns; should it not have, nobody waits for it
+    if (error == 0) // the kernel has answered before sendto returns; if not, we do not wait
         do {
             ssize_t got = recv(netlink, answer, sizeof *answer, MSG_DONTWAIT);
             error = got < 0 ? errno : 0;
@@ -89,7 +89,7 @@ static int queued_unix(int listener, unsigned *queued)
         return answer.error != 0 ? -answer.error : EBADMSG;
     if (answer.header.type != DIAG_BY_FAMILY || answer.socket.inode != (uint32_t)status.st_ino)
         return EBADMSG;
-    if (answer.socket.state != TCP_LISTEN) // Unix sockets borrow the name
+    if (answer.socket.state != TCP_LISTEN) // Unix sockets use TCP's constant
         return EINVAL;
     for (size_t at = head; at + sizeof(struct attribute) <= length;) {
         struct attribute attribute;
@@ -110,7 +110,7 @@ static int queued_tcp(int listener, unsigned *queued)
     struct tcp_info info;
     if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &(socklen_t){sizeof info}) != 0)
         return errno == ENOPROTOOPT ? EOPNOTSUPP : errno;
-    if (info.tcpi_state != TCP_LISTEN) // of a connection this is the number of segments not acknowledged
+    if (info.tcpi_state != TCP_LISTEN) // of a connection this is the number of unacknowledged segments
         return EINVAL;
     *queued = info.tcpi_unacked;
     return 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// System calls that touch nothing but registers: no errno, which a process that shares its parent's memory shares with
-// it.
+// System calls that change only registers, and not errno: a process that shares its parent's memory would change the
+// parent's.
 
 #ifndef FORKCORE_RAW_H
 #define FORKCORE_RAW_H
@@ -14,7 +14,7 @@
 
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
-    register long fourth __asm__("r10") = d, fifth __asm__("r8") = 0; // which prctl(2) looks at
+    register long fourth __asm__("r10") = d, fifth __asm__("r8") = 0; // prctl(2) reads it
     long result;
     __asm__ volatile("syscall"
                      : "=a"(result)
@@ -30,7 +30,7 @@ static inline long forkcore_raw(long number, long a, long b, long c, long d)
 static inline long forkcore_raw(long number, long a, long b, long c, long d)
 {
     register long which __asm__("x8") = number, first __asm__("x0") = a, second __asm__("x1") = b;
-    register long third __asm__("x2") = c, fourth __asm__("x3") = d, fifth __asm__("x4") = 0; // which prctl(2) looks at
+    register long third __asm__("x2") = c, fourth __asm__("x3") = d, fifth __asm__("x4") = 0; // prctl(2) reads it
     __asm__ volatile("svc 0"
                      : "+r"(first)
                      : "r"(which), "r"(second), "r"(third), "r"(fourth), "r"(fifth)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Descriptors that somebody attached to what he sent (SCM_RIGHTS), and that nobody here takes.
+// Descriptors that a peer attached to what it sent (SCM_RIGHTS), and that no process here receives.
 //
-// They are closed with the last copy of the socket in whose queue they are, or as what they came with is received, by
-// the process that does so. To close a descriptor can take as long as its owner arranged: a socket with SO_LINGER, for
-// one. So nobody may attach any where none is expected (SO_PASSRIGHTS, Linux 6.16). Where the kernel cannot see to
-// that, or where a client came before it was told to, a closer does it: a process that shares our descriptors, as the
-// child of program.c does until it has some of its own, and that an alarm ends if it has to wait. Its end interrupts
-// the wait.
+// The kernel closes them when the last copy of the socket in whose queue they are is closed, or when their message is
+// received without them; the process that does so waits for it. A close can take as long as the descriptor's owner has
+// arranged, for example by SO_LINGER. So we do not let peers attach any where we expect none (SO_PASSRIGHTS, Linux
+// 6.16). If the kernel cannot do that, or a client had connected before we forbade it, a closer does the close: a
+// process that shares our descriptors, as the child of program.c does until it has its own table, and that an alarm
+// ends if it has to wait. The alarm interrupts the wait.
 
 #include "internal.h"
 #include "raw.h"
@@ -27,21 +27,21 @@
 enum {
     CLOSERS = 8,
     FUTEX_WAIT = 0,
-    PATIENCE_US = 10000, // nobody's descriptor needs so long, unless it is meant to
+    PATIENCE_US = 10000, // no close takes so long, unless its owner wants that
 };
 
 struct closer {
-    pid_t in_use; // not 0: it is in here
-    pid_t pid;    // not 0: it was not reaped yet
+    pid_t in_use; // not 0: the process still runs in our memory
+    pid_t pid;    // not 0: not reaped yet
     int descriptor;
-    bool receives; // the next message from the descriptor, instead of closing it
-    bool begun;    // not if its alarm came before
+    bool receives; // receives the next message from the descriptor, instead of closing it
+    bool begun;    // false if the alarm came before the close
     _Alignas(64) char stack[4096];
 };
 
 static struct closer closers[CLOSERS];
-static pid_t holder; // the process of which a thread is at them; what a forked child has a copy of is not its own
-static pid_t owner;
+static pid_t holder; // the process whose thread holds the lock; a forked child's copy does not count as its own
+static pid_t owner;  // the process that `closers` belongs to
 
 int forkcore_refuse_rights(int descriptor)
 {
@@ -53,12 +53,12 @@ bool forkcore_takes_rights(int descriptor)
     int takes = 1;
     if (getsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &takes, &(socklen_t){sizeof takes}) == 0)
         return takes != 0;
-    return errno == ENOPROTOOPT; // EOPNOTSUPP: it is no Unix socket
+    return errno == ENOPROTOOPT; // EOPNOTSUPP: no Unix socket
 }
 
 // ----------------------------------------------------------------------------------------------------------- the closer
 
-// It runs in our memory: system calls that touch nothing but registers, on a stack of its own, signals blocked.
+// Runs in our memory: only raw system calls, on its own stack, with signals blocked.
 static int run(void *context)
 {
     struct closer *closer = context;
@@ -79,14 +79,14 @@ static int run(void *context)
     return 0;
 }
 
-// ----------------------------------------------------------------------------------------------------------- who sends it
+// ----------------------------------------------------------------------------------------------- starting closers
 
 static bool is_in_use(const struct closer *closer)
 {
     return __atomic_load_n(&closer->in_use, __ATOMIC_ACQUIRE) != 0;
 }
 
-// Waits for it to leave: it has an alarm, so that how long this takes is not for strangers to choose.
+// Waits until the closer has left our memory. Its alarm bounds the time, which peers could choose otherwise.
 static void await(struct closer *closer)
 {
     const struct timespec patience = {.tv_nsec = PATIENCE_US * 1000L};
@@ -94,7 +94,7 @@ static void await(struct closer *closer)
         forkcore_raw(SYS_futex, (long)&closer->in_use, FUTEX_WAIT, closer->in_use, (long)&patience);
 }
 
-// Returns whether one is on its way; else there are no more processes.
+// Returns whether the closer was started; if not, no process could be created.
 static bool start(struct closer *closer)
 {
     sigset_t all, mask;
@@ -111,7 +111,8 @@ static bool start(struct closer *closer)
     return closer->pid > 0;
 }
 
-// Whether nobody is in there any more, nor a zombie. Such a child sends no signal at its end, and others do not see it.
+// Whether the closer has ended and is reaped. Such a child raises no signal at its end, and waits of other code do not
+// see it.
 static bool clear(struct closer *closer)
 {
     if (is_in_use(closer) || (closer->pid > 0 && forkcore_raw(SYS_wait4, closer->pid, 0, WNOHANG | __WALL, 0) == 0))
@@ -120,7 +121,7 @@ static bool clear(struct closer *closer)
     closer->pid = 0;
     if (done)
         return true;
-    if (start(closer)) // on a busy machine its alarm came before it did anything
+    if (start(closer)) // on a busy machine its alarm came before it began
         return false;
     forkcore_close(closer->descriptor);
     return true;
@@ -129,7 +130,7 @@ static bool clear(struct closer *closer)
 static struct closer *free_closer(void)
 {
     struct closer *free = NULL;
-    for (int i = 0; i < CLOSERS; i++) // all of them, so that few zombies are left
+    for (int i = 0; i < CLOSERS; i++) // checks all of them, so that few zombies are left
         if (clear(&closers[i]) && !free)
             free = &closers[i];
     if (free)
@@ -157,7 +158,7 @@ static void leave(void)
     __atomic_store_n(&holder, 0, __ATOMIC_RELEASE);
 }
 
-// Who does it; NULL if there are no more processes.
+// Starts a closer for the descriptor; NULL if no process could be created.
 static struct closer *dispatch(int descriptor, bool receives)
 {
     struct closer *closer = free_closer();
@@ -187,7 +188,7 @@ void forkcore_close_aside(int descriptor)
     }
     enter();
     if (!dispatch(descriptor, false))
-        forkcore_close(descriptor); // no more processes, too: here, whatever it takes
+        forkcore_close(descriptor); // no process: close it here, however long that takes
     leave();
 }
 
@@ -196,7 +197,7 @@ bool forkcore_drop_rights(int descriptor)
     char byte;
     struct iovec data = {.iov_base = &byte, .iov_len = 1};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    // On others there can be too little room for other things.
+    // On other sockets MSG_CTRUNC can mean that there was no room for other control data.
     if (!forkcore_takes_rights(descriptor) || recvmsg(descriptor, &message, MSG_PEEK | MSG_DONTWAIT) < 0 || !(message.msg_flags & MSG_CTRUNC))
         return false;
     enter();

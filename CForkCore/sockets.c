@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sockets: the calls that Glibc's module hides from Swift, and those whose errno wants reading at once.
+// Sockets: calls that Glibc's module hides from Swift, and calls whose errno must be read at once. Any process.
 
 #include "internal.h"
 
@@ -35,10 +35,10 @@ static int prepare(int descriptor, const struct sockaddr *address, socklen_t len
         && setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &(int){options->v6_only}, sizeof(int)) != 0)
         return errno;
     if (!internet && !options->takes_rights)
-        forkcore_refuse_rights(descriptor); // where the kernel cannot, who closes it looks
+        forkcore_refuse_rights(descriptor); // if the kernel cannot, forkcore_close_aside closes it
     if (internet && options->datagram && (error = forkcore_tell_destination(descriptor)) != 0)
         return error;
-    *call = "fchmod"; // on Linux this decides how bind makes the file, so that it is never wider open than asked
+    *call = "fchmod"; // on Linux bind makes the file with this mode, so that it never allows more than was asked for
     if (!internet && options->mode >= 0 && fchmod(descriptor, (mode_t)options->mode) != 0)
         return errno;
     *call = "bind";
@@ -106,7 +106,7 @@ int forkcore_listen_again(int listener, const struct sockaddr *address, socklen_
         return 0;
     if (address->sa_family == AF_UNIX)
         return ESHUTDOWN;
-    // With shutdown it lost a port that the kernel had chosen; one that was asked for it has kept (EINVAL).
+    // shutdown takes away a port that the kernel had chosen, but not one that was asked for (EINVAL).
     if (bind(listener, address, length) != 0 && errno != EINVAL)
         return errno;
     return listen(listener, backlog) != 0 ? errno : 0;
@@ -120,7 +120,7 @@ int forkcore_local_address(int descriptor, struct sockaddr_storage *address, soc
 
 int forkcore_probe_unix(const struct sockaddr *address, socklen_t length, bool datagram)
 {
-    // Non-blocking: a live listener whose backlog is full says EAGAIN, and does not keep us waiting.
+    // Non-blocking: a live listener with a full backlog gives EAGAIN, and does not block us.
     int probe = socket(AF_UNIX, (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (probe < 0)
         return errno;
@@ -142,7 +142,7 @@ int forkcore_connect(const struct sockaddr *address, socklen_t length, int64_t t
         return errno;
     int error = forkcore_set_timeout(*descriptor, timeout_us);
     while (error == 0 && connect(*descriptor, address, length) != 0)
-        if (errno != EINTR) // of a Unix socket it leaves nothing begun
+        if (errno != EINTR) // on a Unix socket an interrupted connect has had no effect
             error = errno;
     if (error == 0)
         return 0;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A stack for a parent's loop.
+// A stack for a parent's loop. Parent, zygote.
 //
-// What a parent writes to its stack between one fork and the next, it writes to pages that its last child has, too: the
-// kernel gives it copies, and the child keeps the old ones as long as it lives. They cost a page fault each; and as all
-// children have a mapping of that stack, the kernel asks all of them whenever it looks for such a page's users. With
-// thousands of children this is most of what a fork costs.
+// What a parent writes to its stack between two forks, it writes to pages that its last child has, too. The kernel
+// gives the parent copies, and the child keeps the old pages as long as it lives. Each costs a page fault. And because
+// all children have a mapping of that stack, the kernel checks all of them whenever it looks for the users of such a
+// page. With thousands of children this is most of the cost of a fork.
 //
-// So the loop runs on a stack that is not for children (MADV_DONTFORK). They run where it was called from, below that:
-// on pages that the parent does not touch meanwhile. fork(2) itself returns twice on one stack, and libc writes to it
-// around that: it is called from there, too. Parent and child both write to that page then, and whoever comes first
-// gets a copy of its own; the other's first write makes the page as it was its own. So it has one user, whom the kernel
-// finds at once.
+// So the loop runs on a stack that children do not get (MADV_DONTFORK). A child runs on the stack from which the loop
+// was called, below that call: on pages that the parent does not touch meanwhile. fork(2) itself returns twice on one
+// stack, and libc writes to that stack around the call, so fork is called there, too. Parent and child both write to
+// that page then. The first of them gets a copy; with the other's first write the old page becomes its own. So the page
+// has one user, which the kernel finds at once.
 
 #include "internal.h"
 
@@ -39,22 +39,21 @@ static const size_t LEAST = (size_t)8 << 20, LARGEST = (size_t)1 << 30;
 
 struct forkcore_stack {
     size_t size;
-    bool is_departing; // a child is forked that is not to have it
+    bool is_departing; // a child is being forked that must not get this stack
     char *caller;
 };
 
-// The one that runs. Thread-local as the process's number is: in the page that each child changes anyway (see
-// memory.c).
+// The bounds of the stack that runs now. Thread-local for the same reason as the pid in memory.c: each child changes
+// that page anyway.
 static _Thread_local const char *bottom, *top;
 
 // ------------------------------------------------------------------------------------------------------------ the machine
 
-// Calls body(context) with the stack beginning at `top`. The frame's address is kept, by which debuggers find their way
-// back.
+// Calls body(context) with the stack beginning at `top`. Keeps the frame pointer, by which debuggers find the caller.
 void forkcore_stack_switch(void *top, void (*body)(void *), void *context);
 
-// The same for a body that does not return, and that nothing stands above: whoever looks at the stack of a child must
-// not come to the one that it does not have.
+// The same for a body that does not return. Its frame has no caller: an unwinder in a child must not reach the stack
+// that the child does not have.
 void forkcore_stack_begin(void *top, void (*body)(void *), void *context);
 
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -163,7 +162,7 @@ void forkcore_stack_begin(void *top, void (*body)(void *), void *context)
 
 #endif
 
-// ------------------------------------------------------------------------------------------------- who else forks on it
+// -------------------------------------------------------------------------------------------- other forks on the stack
 
 static void advise(int advice)
 {
@@ -193,8 +192,9 @@ __attribute__((constructor)) static void begin(void)
 
 // ----------------------------------------------------------------------------------------------------------- the stack
 
-// Whoever needs more ends at its lower end. Where the kernel can have a guard within a mapping (Linux 6.13), this is
-// one mapping with whatever else is not for children beside it: each that there is has to be left out by each fork.
+// A stack overflow hits the guard at the lower end. If the kernel supports guards within a mapping (Linux 6.13), the
+// stack stays one mapping with adjacent memory that children do not get. This is cheaper, because each fork must leave
+// out each such mapping.
 static int put_guard(char *memory)
 {
     if (madvise(memory, GUARD, MADV_GUARD_INSTALL) == 0 || mprotect(memory, GUARD, PROT_NONE) == 0)
@@ -212,7 +212,7 @@ int forkcore_stack_open(struct forkcore_stack **stack)
     size = (size < LEAST ? LEAST : size) + GUARD;
     void *memory;
     int error = forkcore_parent_memory_open(size, &memory);
-    if (error == ENOMEM && size > LEAST + GUARD) // as with no limit but for all memory together
+    if (error == ENOMEM && size > LEAST + GUARD) // for example with unlimited stacks, but a limit on all memory
         error = forkcore_parent_memory_open(size = LEAST + GUARD, &memory);
     if (error != 0)
         return error;
@@ -221,7 +221,7 @@ int forkcore_stack_open(struct forkcore_stack **stack)
         forkcore_parent_memory_close(memory, size);
         return error;
     }
-    // What is changed for each fork lies in it, too.
+    // This struct changes with each fork, so it is in the stack itself.
     *stack = (struct forkcore_stack *)(void *)((char *)memory + size - sizeof **stack);
     (*stack)->size = size;
     return 0;
@@ -232,10 +232,10 @@ void forkcore_stack_close(struct forkcore_stack *stack)
     forkcore_parent_memory_close((char *)stack + sizeof *stack - stack->size, stack->size);
 }
 
-// Not inline: below this frame must be nothing that a child needs.
+// Not inlined: nothing that a child needs may be below this frame.
 __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, void (*body)(void *), void *context)
 {
-    if (!stack || top) { // or a server in a hook of another one's
+    if (!stack || top) { // `top`: a server that runs in a hook of another server
         body(context);
         return;
     }
@@ -249,14 +249,14 @@ __attribute__((noinline)) void forkcore_stack_run(struct forkcore_stack *stack, 
 
 // ------------------------------------------------------------------------------------------------------------- the fork
 
-// All that a child needs, at the top of the page that it begins with.
+// Everything that a child needs, at the top of the page where its stack begins.
 struct departure {
     struct forkcore_child_plan plan;
     struct forkcore_credentials credentials;
     int (*body)(const void *);
     pid_t pid;
     int error;
-    int *too_many; // to be closed, for that page: on the heap
+    int *too_many; // on the heap: the descriptors to close, if they are too many for that page
     _Alignas(16) char start[];
 };
 
@@ -274,7 +274,7 @@ static void depart(void *context)
         forkcore_stack_begin(departure, live, departure);
 }
 
-// What `plan` points to can be on the stack that the child does not have, so that it is copied as well.
+// Also copies what `plan` points to, because that may be on the stack that the child does not have.
 static struct departure *lay_out(const struct forkcore_stack *stack, const struct forkcore_child_plan *plan, size_t size)
 {
     size_t list = plan->closing_count * sizeof *plan->closing;
@@ -300,7 +300,7 @@ int forkcore_stack_fork(struct forkcore_stack *stack, const struct forkcore_chil
 {
     if (size > MOST)
         return EINVAL;
-    if (!stack || top != (const char *)stack) { // it was not switched to
+    if (!stack || top != (const char *)stack) { // forkcore_stack_run has not switched to it
         int code = forkcore_fork(plan, child);
         if (code == 0 && *child == 0)
             forkcore_exit(body(start));

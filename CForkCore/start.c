@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a process was given at its start.
+// A process's arguments, and its standard descriptors. Any process.
 
 #include "internal.h"
 
@@ -25,8 +25,8 @@ __attribute__((constructor)) static void take_arguments(int count, char **vector
 
 #else
 
-// Other C libraries call constructors without arguments. The kernel lays these down just below the environment: their
-// number, they themselves, and NULL.
+// Other C libraries call constructors without arguments. The kernel puts the arguments just below the environment:
+// their number, the arguments, and NULL.
 __attribute__((constructor)) static void take_arguments(void)
 {
     enum { MOST = 1 << 20 };
@@ -52,5 +52,5 @@ void forkcore_occupy_standard_descriptors(void)
 {
     for (int number = 0; number <= STDERR_FILENO; number++)
         if (fcntl(number, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
-            (void)open("/", O_PATH); // there is nothing that a container could lack
+            (void)open("/", O_PATH); // exists in every container
 }

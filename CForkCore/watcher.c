@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A process that outlives its parent.
+// The watcher: a process that outlives its parent. Parent and watcher; forkcore_watcher_enlist: child.
 //
-// PR_SET_PDEATHSIG ends a child with its parent, unless it has changed its user or group since: then the kernel forgets
-// the wish. And it reaches the child alone, at once: whatever that one had put into a session of its own has no parent
-// then, and nobody can tell whose it was. So where nothing is to be left, children have no such wish. A small process
-// waits for the parent's end, with a pidfd and nothing else open, and then ends those who are listed in memory that it
-// shares with the parent, their sessions, and what descends from them. It waits in poll(2), and makes no system call
-// before that. A child lists itself before its body or its program runs, so that there is no moment in which it is not
-// listed.
+// PR_SET_PDEATHSIG ends a child with its parent, unless the child has changed its user or group since: then the kernel
+// resets it. And the signal reaches only the child, at once: processes that the child had put into a session of its own
+// have no parent then, and no process can tell whose they were. So if nothing may be left, children do not use
+// PR_SET_PDEATHSIG. Instead a small process waits for the parent's end, with a pidfd and no other descriptor. Then it
+// ends the processes that are listed in memory that it shares with the parent, their sessions, and their descendants.
+// It waits in poll(2), and makes no system call before that. A child lists itself before its body or its program runs,
+// so that there is no moment in which it is not listed.
 
 #include "internal.h"
 #include "forkcore_containment.h"
@@ -30,7 +30,7 @@
 struct forkcore_watcher {
     int pidfd; // the watcher's
     pid_t pid;
-    int is_ready; // it watches
+    int is_ready; // the watcher watches
     size_t size, capacity;
     pid_t roster[];
 };
@@ -52,14 +52,15 @@ static void end_with_descendants(pid_t pid)
     kill(pid, SIGKILL);
 }
 
-// Our parent's children have the same parent now as we have: what has one of the numbers, but another parent, is none.
+// Our parent's children now have the same parent as we have. A process with a listed pid, but another parent, is none
+// of them.
 static bool was_child(pid_t pid, pid_t heir)
 {
     struct forkcore_process_info info;
     return forkcore_process_look(pid, &info) == 0 && info.parent == heir;
 }
 
-// A session keeps its number after its leader's end, and who is in it cannot have come from elsewhere.
+// A session keeps its number after its leader's end, and a process cannot enter a session from outside.
 static void end_sessions(const struct forkcore_watcher *watcher)
 {
     char entries[2048] __attribute__((aligned(8)));
@@ -77,7 +78,7 @@ static void end_sessions(const struct forkcore_watcher *watcher)
         forkcore_close(directory);
 }
 
-// Whoever ends all processes that have the parent's name on their command line does not mean this one.
+// Takes another name and command line, so that pkill(1) for the parent's name does not end the watcher.
 static void take_a_name(void)
 {
     static const char name[] = "forking-watch";
@@ -87,7 +88,7 @@ static void take_a_name(void)
     if (count == 0 || !arguments[0])
         return;
     char *end = arguments[0] + strlen(arguments[0]);
-    for (int i = 1; i < count && arguments[i] == end + 1; i++) // the kernel laid them down one behind the other
+    for (int i = 1; i < count && arguments[i] == end + 1; i++) // the kernel put them one after the other
         end += 1 + strlen(arguments[i]);
     size_t size = (size_t)(end - arguments[0]);
     memset(arguments[0], 0, size);
@@ -98,8 +99,9 @@ static _Noreturn void watch(struct forkcore_watcher *watcher, pid_t parent)
 {
     int ends;
     take_a_name();
-    setpgid(0, 0); // ^C is not for us
-    // Whoever waits for the end of what the parent has open, or unmounts where it stands, is not to wait for us.
+    setpgid(0, 0); // ^C must not end us
+    // Do not keep the parent's descriptors and directory in use: a process may wait for their end, or unmount a file
+    // system.
     if (chdir("/") != 0 || forkcore_pidfd(parent, &ends) != 0 || dup2(ends, 0) != 0)
         _exit(1);
     syscall(SYS_close_range, 1U, ~0U, 0U);
@@ -114,7 +116,7 @@ static _Noreturn void watch(struct forkcore_watcher *watcher, pid_t parent)
     _exit(0);
 }
 
-// Nobody is to be watched before it watches. It may also have failed, for want of a descriptor.
+// Waits until the watcher watches, because no child may start before that. It may have failed for lack of a descriptor.
 static int await_ready(const struct forkcore_watcher *watcher)
 {
     struct pollfd polled = {.fd = watcher->pidfd, .events = POLLIN};
@@ -149,7 +151,7 @@ static int start(struct forkcore_watcher *watcher)
     if (pid == 0)
         watch(watcher, parent);
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
-    forkcore_watcher_lend(watcher, false); // no other child is to change it
+    forkcore_watcher_lend(watcher, false); // no other child may change it
     if (error == 0 && (error = forkcore_pidfd(pid, &watcher->pidfd)) != 0) {
         kill(pid, SIGKILL);
         waitpid(pid, NULL, 0);
@@ -186,7 +188,7 @@ bool forkcore_watcher_renew(struct forkcore_watcher *watcher)
         forkcore_close(watcher->pidfd);
         watcher->pidfd = -1;
     }
-    return start(watcher) == 0; // nobody waits until it is ready
+    return start(watcher) == 0; // does not wait until it is ready
 }
 
 pid_t *forkcore_watcher_roster(struct forkcore_watcher *watcher)
@@ -202,7 +204,7 @@ int forkcore_watcher_pidfd(const struct forkcore_watcher *watcher)
 void forkcore_watcher_close(struct forkcore_watcher *watcher)
 {
     if (watcher->pidfd >= 0) {
-        bool is_there = syscall(SYS_pidfd_send_signal, watcher->pidfd, SIGKILL, NULL, 0) == 0; // nobody has reaped it
+        bool is_there = syscall(SYS_pidfd_send_signal, watcher->pidfd, SIGKILL, NULL, 0) == 0; // not reaped yet
         while (is_there && waitpid(watcher->pid, NULL, 0) < 0 && errno == EINTR) {}
         forkcore_close(watcher->pidfd);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a pool's parent and its workers have between them.
+// What a pool's parent and its workers share: memory, events, and the request to drain.
 
 #include "internal.h"
 
@@ -55,7 +55,7 @@ int forkcore_lifeline_open(int *parents, int *workers)
 {
     int error = forkcore_channel_open(parents, workers);
     if (error == 0)
-        shutdown(*parents, SHUT_RD); // the worker can send nothing there, descriptors least of all
+        shutdown(*parents, SHUT_RD); // the worker can send nothing, and above all no descriptors
     return error;
 }
 
@@ -69,7 +69,8 @@ int forkcore_tie_open(int *parents, int *workers)
     return 0;
 }
 
-// The kernel asks whether whoever called F_SETOWN might kill us then; PR_SET_PDEATHSIG it forgets as rights change.
+// When the pipe is closed, the kernel checks whether the caller of F_SETOWN, with its credentials of that time, may kill
+// us. PR_SET_PDEATHSIG would be reset when credentials change.
 int forkcore_tie(int descriptor)
 {
     return fcntl(descriptor, F_SETSIG, SIGKILL) < 0 || fcntl(descriptor, F_SETOWN, getpid()) < 0
@@ -95,16 +96,16 @@ static pid_t worker;
 static void end_by(int number)
 {
     sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
-    raise(number); // it is blocked until the handler has returned
+    raise(number); // blocked until the handler has returned
 }
 
-// The first only asks, also when the parent has asked already: whoever stops a service may send it to all of its
-// processes.
+// The first SIGTERM only asks to drain, even if the parent has asked already: a service manager may send SIGTERM to all
+// processes of a service.
 static void ask_to_drain(int number)
 {
     int error = errno;
     if (getpid() != worker) {
-        end_by(number); // a child of the worker's own: it has this handler by inheritance, and shares word and socket
+        end_by(number); // a child of the worker inherits this handler, and shares flag and socket
     } else if ((atomic_fetch_or(drain, FORKCORE_DRAIN_SIGNALLED) & FORKCORE_DRAIN_SIGNALLED) == 0) {
         shutdown(lifeline, SHUT_RD);
         forkcore_event_add(wake_event, 1);
@@ -139,7 +140,7 @@ static void tell_where(int number)
 void forkcore_tell_where_on_abort(void)
 {
     void *frame;
-    backtrace(&frame, 1); // loads what it needs now, not in the handler
+    backtrace(&frame, 1); // loads the libraries that it needs now, not in the handler
     sigaction(SIGABRT, &(struct sigaction){.sa_handler = tell_where}, NULL);
 }
 

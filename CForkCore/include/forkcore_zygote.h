@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// forkcore, continued: what a host, its zygote and the zygote's children say to each other, and what a child can be
-// limited to. The rules of forkcore.h hold here.
+// forkcore, continued: messages between a host, its zygote and the zygote's children. The rules of forkcore.h apply
+// here.
 
 #ifndef FORKCORE_ZYGOTE_H
 #define FORKCORE_ZYGOTE_H
@@ -13,9 +13,9 @@ extern "C" {
 #endif
 
 // ---------------------------------------------------------------------------------------------------------- messages
-// Over a pair of forkcore_channel_open, whole or not at all. Any process. Signal-safe. unix(7), SCM_RIGHTS.
+// Over a pair of forkcore_channel_open, completely or not at all. Any process. Signal-safe. unix(7), SCM_RIGHTS.
 
-/// How many descriptors one message can carry.
+/// Maximum number of descriptors per message.
 enum { FORKCORE_DESCRIPTORS = 253 };
 
 /// A message: `head`, of a size that both ends know, then `bytes`, and descriptors.
@@ -28,59 +28,60 @@ struct forkcore_message {
     size_t descriptor_count;
 };
 
-/// Sends one without waiting; the caller's descriptors stay open. EAGAIN when the other end has yet to take earlier
-/// ones, EMSGSIZE when it is longer than the socket's buffer, EPIPE or ECONNRESET when nobody will take it,
-/// ETOOMANYREFS when too many descriptors are under way.
+/// Sends a message without waiting; the caller's descriptors stay open. EAGAIN while earlier messages fill the socket,
+/// EMSGSIZE when it is longer than the socket's buffer, EPIPE or ECONNRESET when no process can receive it,
+/// ETOOMANYREFS when too many descriptors are in flight.
 int forkcore_message_send(int channel, const struct forkcore_message *message);
 
-/// The same, but waits for room: until the other end takes what is there, or closes. Child.
+/// The same, but waits until the other end has made room, or closes. Child.
 int forkcore_message_post(int channel, const struct forkcore_message *message);
 
-/// Doubles what can be under way to the other end, where a child may have used it up. The kernel allows that once.
+/// Doubles the socket's send buffer, in case a child has used it up. The kernel allows this once.
 int forkcore_message_make_room(int channel);
 
-/// How long the next message is, its head included, without taking it. EAGAIN when there is none, ESHUTDOWN when there
-/// will be none.
+/// The length of the next message, including its head, without receiving it. EAGAIN when there is none yet, ESHUTDOWN
+/// when there will be none.
 int forkcore_message_size(int channel, size_t *size);
 
-/// Takes the next one, without waiting. `count` and `descriptor_count` say how much room there is, and then what came;
-/// the descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its head, or
-/// longer than the room; EMFILE when this process had no room for its descriptors.
+/// Receives the next message, without waiting. `count` and `descriptor_count` are the room there is, and afterwards
+/// what came; the descriptors are close-on-exec. EAGAIN and ESHUTDOWN as above; EMSGSIZE when it was shorter than its
+/// head, or longer than the room; EMFILE when this process had no room for its descriptors.
 ///
-/// The caller closes what came, also where this fails: by forkcore_discard what a stranger sent. With room for fewer
-/// than FORKCORE_DESCRIPTORS those that are too many are closed here, which is for trusted senders only.
+/// The caller closes the descriptors that came, even if this fails; descriptors from an untrusted sender by
+/// forkcore_discard. With room for fewer than FORKCORE_DESCRIPTORS, further descriptors are closed here: do this only
+/// with trusted senders.
 int forkcore_message_receive(int channel, struct forkcore_message *message);
 
 /// Whether the other end has closed, or will send no more.
 bool forkcore_hung_up(int channel);
 
-/// As forkcore_poll_add, but for when the other end closes, or will send no more. EPOLLRDHUP.
+/// As forkcore_poll_add, but reports when the other end closes, or will send no more. EPOLLRDHUP.
 int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token);
 
-// ----------------------------------------------------------------------------------------------------- strangers' things
-// Host. Neither signal-safe nor for a process that forks: they start threads.
+// ------------------------------------------------------------------------------- descriptors from untrusted senders
+// Host. Neither signal-safe nor for a process that forks: these functions start threads.
 
-/// Closes descriptors that a stranger sent, without waiting, although to close them may take as long as he likes:
-/// threads do it, which are there as long as there is something to close. From now on they are not the caller's.
-/// ENOMEM: nothing was done. pthread_create(3), close(2), SO_LINGER in socket(7).
+/// Closes descriptors from an untrusted sender without waiting, although each close may take as long as the sender
+/// likes: threads do it, which run only as long as there is something to close. From now on the descriptors do not
+/// belong to the caller. ENOMEM: nothing was done. pthread_create(3), close(2), SO_LINGER in socket(7).
 int forkcore_discard(const int *descriptors, size_t count);
 
-/// Closes a channel, likewise: what was not received from it is closed with it.
+/// Closes a channel in the same way, with the messages that were not received from it.
 void forkcore_channel_close(int channel);
 
 // ------------------------------------------------------------------------------------------------------------- waiting
-// A word that threads of a process wait for. Any process, any thread. Signal-safe. futex(2).
+// A counter that threads of one process wait for. Any process, any thread. Signal-safe. futex(2).
 
-/// Changes it, and wakes all.
+/// Changes the value, and wakes all waiting threads.
 void forkcore_word_advance(uint32_t *word);
 
-/// What it is now.
+/// The current value.
 uint32_t forkcore_word_value(const uint32_t *word);
 
-/// Waits while it has this value, but no longer than `timeout_ns`. It may return without a reason.
+/// Waits while it has this value, but no longer than `timeout_ns`. It may return spuriously.
 void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 
-/// Whether libdispatch, where it is linked in, has started threads in this process: a child's Tasks would wait for
+/// Whether libdispatch, if it is linked in, has started threads in this process: the Tasks of a child would wait for
 /// them.
 ///
 /// Any process. Signal-safe.

@@ -5,14 +5,12 @@ import Forking
 import Glibc
 import SystemPackage
 
-/// What forkserve was started with. It is taken in C, as Swift looks for its arguments in /proc, which may not be
-/// there.
+/// The arguments of forkserve. They come from C, because Swift reads them from /proc, which may be missing.
 ///
-/// Not all that is an argument is UTF-8, but all that reads a command line wants text. So a byte that is no part of a
-/// character becomes a character of the last 256 of all, which mean nothing to anybody, and is itself again where it is
-/// used.
+/// Arguments need not be UTF-8, but a parser of command lines needs text. So a byte that is no part of a character
+/// becomes one of the last 256 code points, which have no meaning, and is converted back where it is used.
 enum Arguments {
-    /// With its own name first.
+    /// The program's own name comes first.
     static var vector: UnsafeBufferPointer<UnsafeMutablePointer<CChar>?> {
         var count: Int32 = 0
         let start = forkcore_arguments(&count)
@@ -58,13 +56,13 @@ enum Arguments {
     }
 }
 
-/// One line on stderr, or stdout, which waits for nobody.
+/// Prints a line on stderr, or stdout, without waiting for its reader.
 func tell(_ line: String, on descriptor: FileDescriptor = .standardError) {
     Lines.tell(SocketAddress.printable(bytes: Arguments.bytes(of: line)), on: descriptor)
 }
 
 extension SocketAddress {
-    /// As the command line has it, with paths that may be no text.
+    /// An address of the command line, whose path need not be UTF-8.
     init(argument text: String) throws(ForkingError) {
         guard text.hasPrefix("unix:") else {
             try self.init(parsing: text)

@@ -3,12 +3,12 @@
 import Forking
 import Glibc
 
-/// Keeps an echo of datagrams from answering other servers, which would answer that again, without end: anybody can
-/// send a datagram in another's name. Parent.
+/// Keeps an echo of datagrams from answering other servers, which would answer it again, without end: any host can
+/// forge the sender of a datagram. Parent.
 ///
-/// Not answered are ports below 1024, where such services are (echo, daytime, chargen, and more), and this server's own
-/// port, here or elsewhere. Of two servers on other ports nobody can tell that they are; so no one sender is answered
-/// more than two hundred times in ten seconds, and a datagram that is dropped ends their conversation.
+/// It does not answer ports below 1024, where such services are (echo, daytime, chargen, and more), nor this server's
+/// own port, on any host. A server on another port cannot be recognised, so each sender gets at most two hundred
+/// answers in ten seconds: one dropped datagram ends an exchange between two servers.
 struct EchoGuard {
     private struct Sender {
         var address = 0
@@ -17,7 +17,7 @@ struct EchoGuard {
     }
 
     private let ports: [UInt16]
-    /// Some senders share one. It is this process's for ever.
+    /// A hash table in which senders can share an entry. It is never freed.
     private let senders = UnsafeMutablePointer<Sender>.allocate(capacity: Self.places)
     private static let places = 256
     private static let seconds = 10

@@ -6,17 +6,17 @@ import SystemPackage
 
 /// The built-in service. Child.
 enum EchoService {
-    /// Sends back what comes, as it comes, until the client closes: nothing is held that a client sends without end.
+    /// Sends input back as it arrives, until the client closes. So a client that sends without end uses no memory.
     static func serve(_ connection: inout Connection) throws(ForkingError) {
         try leavingIdle { () throws(ForkingError) in try sendBack(&connection) }
     }
 
-    /// Sends the first line back, of whatever length.
+    /// Sends the first line back, whatever its length.
     static func serveOnce(_ connection: inout Connection) throws(ForkingError) {
         try leavingIdle { () throws(ForkingError) in try sendLineBack(&connection) }
     }
 
-    /// A client that keeps silent for longer than it may is left, which is no error.
+    /// Ends normally when the client has been silent for longer than `--io-timeout`.
     private static func leavingIdle(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
         do throws(ForkingError) { try body() } catch let error where error.code == .timedOut {}
     }
@@ -50,7 +50,7 @@ enum EchoService {
         }
     }
 
-    /// Parent: one client's worth of it, so that children find pages and tables ready.
+    /// Parent: serves one simulated client, so that children have the pages and tables that this needs.
     static func rehearse() {
         var ends: (Int32, Int32) = (-1, -1)
         let made = withUnsafeMutableBytes(of: &ends) {

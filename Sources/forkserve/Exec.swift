@@ -7,15 +7,16 @@ struct Exec: ParsableCommand {
     private static let form = "forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]"
 
     static let configuration = CommandConfiguration(
-        abstract: "Runs a program for each connection, on its descriptors 0 and 1.",
+        abstract: "Runs a program for each connection, which it has as descriptors 0 and 1.",
         usage: form,
         discussion: """
-            The program gets the variables that programs written for tcpserver, inetd and systemd's Accept=yes read:
-            PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for Unix sockets UNIXLOCALPATH,
-            UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID; REMOTE_ADDR, REMOTE_PORT. Its descriptor 2 is forkserve's.
+            The program gets the environment variables that programs for tcpserver, inetd and systemd's Accept=yes \
+            read: PROTO, TCPLOCALIP, TCPLOCALPORT, TCPREMOTEIP, TCPREMOTEPORT; for Unix sockets UNIXLOCALPATH, \
+            UNIXREMOTEPID, UNIXREMOTEEUID, UNIXREMOTEEGID; REMOTE_ADDR, REMOTE_PORT. It inherits descriptor 2 (stderr) \
+            from forkserve.
 
-            With --wait it has the listening socket there instead, and none of these: it serves who comes, and those who come \
-            after, and ends when it likes; then the next who comes has it started again.
+            With --wait the program gets the listening socket as descriptors 0 and 1 instead, and none of these \
+            variables. It serves all clients until it ends; when the next client connects, forkserve starts it again.
             """)
 
     @OptionGroup var common: CommonOptions
@@ -23,18 +24,21 @@ struct Exec: ParsableCommand {
     @OptionGroup var program: ProgramOptions
     @Flag(
         help: """
-            Leave alone what a program puts into a session of its own. By default that counts among --max-children \
-            once nobody else is its parent, and ends at --timeout, at a stop, and with forkserve itself.
+            Let processes live that a program starts in a session of their own, such as daemons. By default such a \
+            process counts for --max-children once its parent has ended, and ends at --timeout, when the server stops, \
+            and when forkserve itself ends.
             """)
     var leaveDaemons = false
     @Argument(
         help: ArgumentHelp(
-            "Where to listen, be it at several; then --, and what to run, found in PATH unless it has a slash, with its "
-                + "arguments.",
+            """
+            Where to listen; may be repeated. Then -- and the program to run, with its arguments. It is searched for \
+            in PATH, unless its name contains a slash.
+            """,
             valueName: "address"))
     var words: [String]
 
-    /// How many of the words are the program and its own: those behind the first --.
+    /// How many of the words are the program and its arguments: those after the first --.
     private var commandCount: Int {
         let all = Arguments.texts
         return all.firstIndex(of: "--").map { all.count - 1 - $0 } ?? 0
@@ -69,9 +73,9 @@ struct Exec: ParsableCommand {
     }
 }
 
-/// How a program is given what it serves.
+/// How a program gets the socket that it serves.
 struct ProgramOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
         var argv0: String?
         var stderrToClient = false
@@ -84,15 +88,15 @@ struct ProgramOptions: ParsableArguments {
 
     @Flag(
         help: """
-            Give PROGRAM the listening socket itself, when somebody comes, and look after that again once it has ended: inetd's \
-            'wait'.
+            When a client connects, give PROGRAM the listening socket itself, and wait until PROGRAM has ended, as \
+            inetd's 'wait' does.
             """)
     var wait = false
-    @Flag(help: "With --wait: a socket for datagrams.") var udp = false
-    @Flag(help: "The client reads what PROGRAM writes to stderr.") var stderrToClient = false
+    @Flag(help: "With --wait: listen for datagrams.") var udp = false
+    @Flag(help: "Send what PROGRAM writes to stderr to the client.") var stderrToClient = false
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("What PROGRAM sees as its own name, in place of how it was called.", valueName: "name"))
+        help: ArgumentHelp("The name that PROGRAM gets as its argument 0; by default PROGRAM.", valueName: "name"))
     var argv0: String?
 
     var values: Values { Values(argv0: argv0, stderrToClient: stderrToClient) }

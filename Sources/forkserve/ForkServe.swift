@@ -5,10 +5,10 @@ import CForkCore
 import Forking
 import Glibc
 
-/// The program: a server that gives each client a process of its own.
+/// The program `forkserve`: a server that serves each client in a process of its own.
 @main
 struct ForkServe: ParsableCommand {
-    /// Also the newest heading of CHANGELOG.md: a test holds the two together.
+    /// The same as the newest heading of CHANGELOG.md, which a test checks.
     static let version = "0.1.0"
 
     static let configuration = CommandConfiguration(
@@ -16,30 +16,35 @@ struct ForkServe: ParsableCommand {
         abstract: "Serves each client in a process of its own.",
         discussion: """
             forkserve echo [options] [ADDRESS ...]
-              Lines back until the client closes; on 127.0.0.1:7777 by default.
+              Sends lines back until the client closes; listens on
+              127.0.0.1:7777 by default.
             forkserve exec [options] ADDRESS ... -- PROGRAM [ARG ...]
-              One PROGRAM per connection, on its descriptors 0 and 1.
-              With --wait it is given the listening socket, as by inetd.
+              Runs one PROGRAM per connection, which it has as descriptors 0
+              and 1. With --wait it gets the listening socket, as from inetd.
             forkserve prefork [options] [ADDRESS ...]
-              A pool of workers, which share the socket: echo, or with --http a
-              small HTTP answer.
+              Runs a pool of workers that share the socket: an echo, or with
+              --http a server with a small fixed answer.
             forkserve status [--json] PATH
-              What a server's processes do, of one that was given --control PATH.
+              Shows what the processes of a server do that was started with
+              --control PATH.
 
             ADDRESS is one of
-              127.0.0.1:7777  [::1]:7777  a port of 0 lets the kernel choose
-              localhost:7777              127.0.0.1:7777
-              7777  :7777  *:7777         0.0.0.0:7777, all of IPv4; [::]:7777: of both
+              127.0.0.1:7777  [::1]:7777  with port 0 the kernel chooses a port
+              localhost:7777              the same as 127.0.0.1:7777
+              7777  :7777  *:7777         the same as 0.0.0.0:7777, all of IPv4;
+                                          [::]:7777 is all of IPv6 and IPv4
               unix:/run/x.sock            a Unix socket; unix:@name: abstract
               systemd                     all sockets of LISTEN_FDS; systemd:NAME:
-                                          those of that name in LISTEN_FDNAMES
+                                          those with that name in LISTEN_FDNAMES
               fd:3                        a socket that this process inherited
 
-            When ready it prints a line on stdout for each, 'listening on ADDRESS'.
-            All else goes to stderr. SIGTERM and SIGINT drain, a second one
-            terminates the children at once, a third kills them. SIGUSR1 prints
-            the table that 'forkserve status' shows. Exit status: 0 after a clean
-            stop, 64 for wrong usage, 71 for what the system refused.
+            When it is ready, it prints 'listening on ADDRESS' on stdout, one line
+            for each address. Everything else goes to stderr. The first SIGTERM or
+            SIGINT drains: clients that are being served may finish. The second
+            terminates the children at once, the third kills them. SIGUSR1 prints
+            the table that 'forkserve status' shows.
+            Exit status: 0 after a clean stop, 64 for wrong usage, 71 if the system
+            refused something.
             """,
         version: "forkserve " + version,
         subcommands: [Echo.self, Exec.self, Prefork.self, Status.self]
@@ -59,7 +64,7 @@ struct ForkServe: ParsableCommand {
         }
     }
 
-    /// What is wrong is said in one line; how it would be right, the line says, or --help.
+    /// Prints the error in one line. That line, or --help, says what would be right.
     private static func end(with error: any Error) -> Never {
         let status = exitCode(for: error)
         let text = message(for: error)
@@ -71,14 +76,14 @@ struct ForkServe: ParsableCommand {
 
 struct Echo: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Sends lines back until the client closes: the built-in service.")
+        abstract: "Sends lines back until the client closes. This is a built-in service for tests.")
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
     @OptionGroup var patience: PatienceOptions
-    @Flag(help: "Serve datagrams, each in a process of its own, instead of connections.") var udp = false
-    @Flag(help: "Send one line back, then close.") var once = false
-    @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
+    @Flag(help: "Serve datagrams instead of connections, each in a process of its own.") var udp = false
+    @Flag(help: "Send one line back, then close the connection.") var once = false
+    @Argument(help: ArgumentHelp("Where to listen; may be repeated.", valueName: "address"))
     var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {
@@ -86,13 +91,13 @@ struct Echo: ParsableCommand {
         try options.check()
         try patience.check()
         guard !udp || !once else {
-            throw ValidationError("--once is for connections, and --udp has none: use one of them")
+            throw ValidationError("--once is for connections, but --udp serves datagrams: use only one of them")
         }
         guard !udp || !common.sockets.noDelay else {
-            throw ValidationError("--no-delay is for connections, and --udp has none: use one of them")
+            throw ValidationError("--no-delay is for connections, but --udp serves datagrams: use only one of them")
         }
         guard !udp || patience.ioTimeout == nil else {
-            throw ValidationError("--io-timeout is for connections, and --udp has none: use one of them")
+            throw ValidationError("--io-timeout is for connections, but --udp serves datagrams: use only one of them")
         }
     }
 

@@ -3,17 +3,16 @@
 import Forking
 import Glibc
 
-/// As much of HTTP/1.1 as it takes to measure a pool, and to see one at work: every request gets the same answer.
-/// Worker.
+/// A minimal HTTP/1.1 server, to measure a pool and to try one: every request gets the same answer. Worker.
 enum HTTPService {
     private static let answer = head(closing: false), lastAnswer = head(closing: true)
-    /// The longest head of a request, in bytes.
+    /// Maximum length of a request's head, in bytes.
     private static let headLimit = 8192
 
-    /// How long a request may take to come, from its first byte on.
+    /// How long a request may take to arrive, from its first byte on.
     struct Limits {
         var head: Duration
-        /// With its body; nil: as long as it likes.
+        /// Including its body; nil: no limit.
         var request: Duration?
     }
 
@@ -23,8 +22,8 @@ enum HTTPService {
                 + (closing ? "Connection: close\r\n" : "") + "\r\nhello\n").utf8)
     }
 
-    /// Answers one request after the other until the client closes, or wants to be the last. A worker that should drain
-    /// says so in its next answer: a client that reads it sends nothing into a connection that closes.
+    /// Answers one request after the other until the client closes, or asks to close. A worker that must drain says so
+    /// in its next answer, so that the client sends no request into a connection that closes.
     static func serve(_ connection: inout Connection, _ worker: Worker, _ limits: Limits) throws(ForkingError) {
         var bytes: [UInt8] = []
         do throws(ForkingError) {
@@ -36,27 +35,27 @@ enum HTTPService {
                 if isLast { return }
             }
         } catch let error where error.code == .timedOut {
-            // Others may want the worker.
+            // The worker can serve other clients.
         }
     }
 
     private struct Head {
         var isLast: Bool
         var bodyLength: Int
-        /// Where its body ends is not known: what follows is no request.
+        /// The end of its body is not known, so what follows is not a request.
         var isOpenEnded = false
     }
 
-    /// The next request's head; its body is read away, and what comes behind that stays in `bytes`. Nil once the client
+    /// Reads the next request's head, and discards its body; what follows stays in `bytes`. Returns nil when the client
     /// has closed, also in the middle of a request.
     private static func readHead(
         _ bytes: inout [UInt8], _ connection: inout Connection, _ limits: Limits
     ) throws(ForkingError) -> Head? {
-        // Set only where not all of it came at once.
+        // Set only if the request arrives in pieces.
         var began: Duration?
         defer { connection.limitReading(to: nil) }
         while true {
-            // Empty lines before a request are nothing: RFC 9112, 2.2.
+            // Empty lines before a request are ignored: RFC 9112, 2.2.
             if bytes.first == 13 || bytes.first == 10 { bytes = Array(bytes.drop { $0 == 13 || $0 == 10 }) }
             if let end = endOfHead(bytes) {
                 guard end <= headLimit else { throw .lineTooLong(limit: headLimit) }
@@ -97,7 +96,7 @@ enum HTTPService {
         return true
     }
 
-    /// Behind the empty line.
+    /// The index after the empty line.
     private static func endOfHead(_ bytes: [UInt8]) -> Int? {
         bytes.withUnsafeBufferPointer { bytes in
             var index = 3
@@ -138,7 +137,7 @@ enum HTTPService {
         }
     }
 
-    /// What stands behind `word` in a line that begins with it, or has it anywhere; in whichever case.
+    /// The text after `word` in a line that begins with it, or contains it anywhere. Ignores case.
     private static func value(
         _ line: UnsafeBufferPointer<UInt8>, behind word: StaticString, anywhere: Bool = false
     ) -> UnsafeBufferPointer<UInt8>? {

@@ -3,9 +3,9 @@
 import ArgumentParser
 import Forking
 
-/// Whom the processes that serve act as.
+/// The user, and the OOM score, of children and workers.
 struct IdentityOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
         var credentials: Credentials?
         var oomScore: Int?
@@ -23,19 +23,22 @@ struct IdentityOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            Whom the processes that serve act as, by names or numbers; without a group, as that user's, and with all groups \
-            that the user is in. Takes root, which the server itself stays.
+            Run children and workers as this user, by name or number. Without a group they get the user's group, and \
+            all groups that the user is in. Needs root; the server itself stays root.
             """,
             valueName: "user[:group]"))
     var user: String?
     @Option(
         parsing: .unconditional,
         help: ArgumentHelp(
-            "How soon the kernel ends them when memory is short: from -1000, never, to 1000, first. By default as the server.",
+            """
+            The OOM score of children and workers, from -1000 (the kernel never kills them when memory is short) to \
+            1000 (it kills them first). By default that of the server.
+            """,
             valueName: "n"))
     var oomScoreAdj: Int?
 
-    /// What was found right by `check`.
+    /// Call `check` before.
     var values: Values { Values(credentials: user.flatMap { try? Credentials(parsing: $0) }, oomScore: oomScoreAdj) }
 
     func check() throws {

@@ -4,11 +4,11 @@ import Forking
 import Glibc
 import SystemPackage
 
-/// What the command line asked for, as plain values.
+/// The parsed command line, as plain values.
 ///
-/// Reading a command line leaves hundreds of pages mapped and a heap full of holes, which each fork would copy for
-/// ever. So forkserve executes itself once more, with its job in a variable of the environment, and serves from an
-/// image in which nothing ran but what serving needs: a third more connections a second.
+/// Parsing the command line leaves hundreds of pages mapped and a fragmented heap, which each fork would copy. So
+/// forkserve executes itself again, with its job in an environment variable. That image has run only what it needs to
+/// serve, and serves a third more connections per second.
 struct Job: Equatable {
     enum Service: String {
         case echo, echoDatagrams, echoOnce, program, pool, httpPool
@@ -19,7 +19,7 @@ struct Job: Equatable {
     var service: Service
     /// At least one.
     var addresses: [String]
-    /// How many of the process's last arguments are the program and its own.
+    /// How many of the process's last arguments are the program and its arguments.
     var programArguments = 0
     var program = ProgramOptions.Values()
     var ioTimeout: Double?
@@ -31,7 +31,7 @@ struct Job: Equatable {
 
     private static let inheritance = Inheritance("FORKSERVE_JOB")
 
-    /// Begins anew with this job, and does not return; where that cannot be (no /proc), the job is done in this image.
+    /// Executes forkserve again with this job, and does not return. If that fails (no /proc), serves in this image.
     func start() throws(ForkingError) {
         Self.inheritance.leave(encoded)
         execv("/proc/self/exe", Arguments.vector.baseAddress!)
@@ -39,22 +39,23 @@ struct Job: Equatable {
         try serve()
     }
 
-    /// The job that the image before this one left, if any. What anybody else put into the variable was never
-    /// validated, and is thrown away.
+    /// The job that the previous image left, if any. A value that another process has put into the variable is ignored,
+    /// because it was never validated.
     static func left() -> Job? { inheritance.takeOwn().flatMap { Job(encoded: $0) } }
 
-    /// The kernel names a process after what was executed, "exe" here: neither pgrep(1) nor ps(1) would find it.
+    /// Sets the process's name. The kernel names it after the executed file, here "exe", so that neither pgrep(1) nor
+    /// ps(1) would find it.
     static func takeOwnName() {
         guard let path = Arguments.vector.first ?? nil else { return }
         let name = strrchr(path, Int32(UInt8(ascii: "/"))).map { $0 + 1 } ?? path
         guard name.pointee != 0, let file = try? FileDescriptor.open("/proc/self/comm", .writeOnly) else { return }
-        // The kernel cuts off what is more than 15 bytes.
+        // The kernel cuts the name to 15 bytes.
         try? file.closeAfter { _ = try file.write(UnsafeRawBufferPointer(start: name, count: strlen(name))) }
     }
 
 }
 
-/// As text, from one image to the next.
+/// The text that one image leaves to the next.
 extension Job {
     var encoded: String {
         var coder = FieldCoder()
@@ -85,7 +86,7 @@ extension Job {
     }
 }
 
-/// Writes values as words, or reads them back: in which order they come is said once for both.
+/// Writes values as words, or reads them back, so that one function defines their order for both.
 struct FieldCoder {
     private(set) var words: [String] = []
     private let isReading: Bool
@@ -131,7 +132,7 @@ struct FieldCoder {
         if values.count != count { isValid = false }
     }
 
-    /// An address, or a path, can have any character in it.
+    /// An address or a path can contain any character.
     private static func escaped(_ text: String) -> String {
         text.split(separator: "%", omittingEmptySubsequences: false).joined(separator: "%25")
             .split(separator: " ", omittingEmptySubsequences: false).joined(separator: "%20")

@@ -3,17 +3,17 @@
 import Forking
 
 extension ForkingError {
-    /// The library names properties of its configurations; who typed a command line knows them as options.
+    /// The library's errors name properties of its configurations. This error names the options instead, which the user
+    /// has typed.
     var namingOptions: ForkingError {
         guard case .invalid(let text) = detail else { return self }
         return .invalid(OptionNames.naming(text))
     }
 }
 
-/// What the properties are called on the command line.
+/// Replaces the names of properties in error texts by those of options.
 enum OptionNames {
-    /// Those of which the library says `NAME is …`. Where values have another unit here, the option's own check comes
-    /// first.
+    /// Properties in errors of the form `NAME is …`. Options with another unit than their property are checked before.
     static let options = [
         "maxChildren": "--max-children", "timeout": "--timeout", "ioTimeout": "--io-timeout", "noDelay": "--no-delay",
         "drainTimeout": "--drain-timeout", "killTimeout": "--kill-timeout", "printsCrashBacktrace": "--backtraces",
@@ -27,13 +27,13 @@ enum OptionNames {
         "group": "--group",
     ]
 
-    /// What it says otherwise.
+    /// Other beginnings of the library's errors.
     private static let beginnings = [
         ("credentials or oomScore cannot be set", "--user or --oom-score-adj cannot be set"),
-        ("containment is .descendants", "what programs start is kept track of (not with --leave-daemons)"),
+        ("containment is .descendants", "without --leave-daemons forkserve tracks what programs start"),
     ]
 
-    /// An error's text, as who typed a command line understands it.
+    /// An error's text with the names of options.
     static func naming(_ text: String) -> String {
         for (beginning, other) in beginnings where text.hasPrefix(beginning) {
             return other + text.dropFirst(beginning.count)

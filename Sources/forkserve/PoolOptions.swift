@@ -5,9 +5,9 @@ import Forking
 
 /// The options of a pool of workers.
 struct PoolOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
-        /// Nil: as many as there are cores.
+        /// Nil: one per usable core.
         var workers: Int?
         var maxWorkers: Int?
         var timeout: Double?
@@ -35,49 +35,57 @@ struct PoolOptions: ParsableArguments {
         }
     }
 
-    @Option(help: ArgumentHelp("How many workers; by default one per core that may be used.", valueName: "n"))
+    @Option(help: ArgumentHelp("The number of workers; by default one per usable core.", valueName: "n"))
     var workers: Int?
     @Option(
         help: ArgumentHelp(
-            "Grow up to so many while all are busy, and shrink back slowly. SIGTTIN and SIGTTOU move this too.",
+            """
+            Add workers up to this number while all are busy, and remove them slowly later. SIGTTIN and SIGTTOU \
+            change this number, too.
+            """,
             valueName: "n"))
     var maxWorkers: Int?
     @Option(
         help: ArgumentHelp(
             """
-            How long a request may take (without --http: a connection); then its worker is ended and replaced. By \
-            default as long as it likes.
+            The time limit of a request, or without --http of a connection. Then its worker is ended and replaced. By \
+            default there is none.
             """,
             valueName: "seconds"))
     var timeout: Double?
     @Option(
         help: ArgumentHelp(
             """
-            With --http: how long a request's head may take to come, from its first byte; then the connection is closed. \
-            No longer than --timeout, which counts from there too.
+            With --http: how long a request's head may take to arrive, from its first byte on. Then the connection is \
+            closed. --timeout also starts with that byte, and bounds the head if it is shorter.
             """,
             valueName: "seconds"))
     var headTimeout = Values().headTimeout
     @Option(
         help: ArgumentHelp(
             """
-            How long a worker that is replaced may go on with what it has begun; then it is ended. By default a request \
-            has its --timeout, and what has none --drain-timeout.
+            How long a worker that is being replaced may finish the requests that it has begun. Then it is ended. By \
+            default --timeout, or --drain-timeout if that is not set.
             """,
             valueName: "seconds"))
     var replacementDrainTimeout: Double?
-    @Option(help: ArgumentHelp("Replace a worker after about so many requests.", valueName: "n"))
+    @Option(help: ArgumentHelp("Replace a worker after about this number of requests.", valueName: "n"))
     var maxRequests: Int?
     @Option(help: ArgumentHelp("Replace a worker after about this time.", valueName: "seconds"))
     var maxAge: Double?
-    @Option(help: ArgumentHelp("Replace a worker that has more memory (its share of it, PSS).", valueName: "MiB"))
+    @Option(
+        help: ArgumentHelp(
+            "Replace a worker that uses more memory (PSS, which counts its share of shared pages).", valueName: "MiB"))
     var maxMemory: Int?
-    @Option(help: ArgumentHelp("How many are replaced at the same time.", valueName: "n"))
+    @Option(help: ArgumentHelp("How many workers are replaced at the same time.", valueName: "n"))
     var maxReplacedAtOnce = Values().maxReplacedAtOnce
-    @Option(help: ArgumentHelp("How long a new worker, or a new program, may take to be ready.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "How long a new worker, or the new program of an upgrade, may take to be ready.", valueName: "seconds"))
     var startTimeout = Values().startTimeout
     @Option(
-        help: ArgumentHelp("Give up after so many workers in a row that failed at their start.", valueName: "n"))
+        help: ArgumentHelp(
+            "End the server after this number of workers in a row have failed at their start.", valueName: "n"))
     var maxFailures: Int?
 
     var values: Values {
@@ -109,15 +117,16 @@ struct Prefork: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Serves with a pool of worker processes, which are replaced when they crash.",
         discussion: """
-            SIGTERM and SIGINT drain; SIGHUP replaces all workers, one by one; SIGTTIN and SIGTTOU add and take one; \
-            SIGUSR2 starts the program anew on the same sockets, and drains once that one serves.
+            SIGTERM and SIGINT drain. SIGHUP replaces all workers, one by one. SIGTTIN adds a worker, and SIGTTOU \
+            removes one. SIGUSR2 upgrades: it starts the program again on the same sockets, and drains once the new \
+            one serves.
             """)
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var pool: PoolOptions
     @OptionGroup var patience: PatienceOptions
-    @Flag(help: "Answer HTTP requests, each with the same six bytes, instead of echoing lines.") var http = false
-    @Argument(help: ArgumentHelp("Where to listen, be it at several.", valueName: "address"))
+    @Flag(help: "Answer each HTTP request with the same six bytes, instead of sending lines back.") var http = false
+    @Argument(help: ArgumentHelp("Where to listen; may be repeated.", valueName: "address"))
     var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {

@@ -5,16 +5,16 @@ import Forking
 import Glibc
 import SystemPackage
 
-/// Where PROGRAM on the command line is found, and what it gets.
+/// Finds PROGRAM of the command line, and sets its arguments and environment.
 enum ProgramLine {
     /// Finds the program as a shell would.
     ///
     /// - Parameters:
-    ///   - count: with how many arguments the command line ends that are the program and its own.
-    ///   - ownName: what it sees as its own name, if not what it was called by.
+    ///   - count: how many arguments at the end of the command line are the program and its arguments.
+    ///   - ownName: the program's argument 0; nil: as on the command line.
     /// - Throws: `ForkingError.Code.invalid` if there is no such program, or it cannot be executed.
     static func program(ofLast count: Int, called ownName: String?) throws(ForkingError) -> Program {
-        // Byte for byte as they were given to us: not all that is an argument is UTF-8.
+        // Copied byte for byte, because arguments need not be UTF-8.
         let all = Arguments.vector
         var arguments: CStrings = []
         if let ownName { arguments.append(ownName) }
@@ -43,20 +43,20 @@ enum ProgramLine {
         let missing = failure(of: stat(path, &found))
         guard missing == 0 else { throw .invalid("there is no program '\(name)': \(Errno(rawValue: missing))") }
         guard found.st_mode & S_IFMT == S_IFREG else {
-            throw .invalid("'\(name)' is not a program: it is no regular file")
+            throw .invalid("'\(name)' is not a program: it is not a regular file")
         }
         let refused = failure(of: access(path, X_OK))
         guard refused == 0 else { throw .invalid("'\(name)' cannot be executed: \(Errno(rawValue: refused))") }
     }
 
-    /// Everything that `variables(for:)` may set.
+    /// All variables that `variables(for:)` may set, and those for other programs, which must not be inherited.
     private static let names: Set<String> = [
         "PROTO", "TCPLOCALIP", "TCPLOCALPORT", "TCPLOCALHOST", "TCPREMOTEIP", "TCPREMOTEPORT", "TCPREMOTEHOST",
         "TCPREMOTEINFO", "UNIXLOCALPATH", "UNIXREMOTEPATH", "UNIXREMOTEPID", "UNIXREMOTEEUID", "UNIXREMOTEEGID",
         "REMOTE_ADDR", "REMOTE_PORT", "REMOTE_HOST", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
     ]
 
-    /// What programs written for tcpserver(1), for ucspi-unix, and for systemd's Accept=yes (systemd.exec(5)) read.
+    /// The variables that programs for tcpserver(1), ucspi-unix, and systemd's Accept=yes (systemd.exec(5)) read.
     static func variables(for connection: borrowing Connection) throws(ForkingError) -> CStrings {
         let local = try connection.local
         let peer = connection.peer
@@ -70,7 +70,7 @@ enum ProgramLine {
         variables.append("UNIXLOCALPATH", local.pathBytes ?? [])
         if let path = peer.pathBytes {
             variables.append("UNIXREMOTEPATH", path)
-            // A peer names its socket as it likes; a relative path could be taken for somebody's address.
+            // A peer names its socket as it likes; a relative path could look like an IP address.
             if peer.isAbstract || path.first == UInt8(ascii: "/") { variables.append("REMOTE_ADDR", path) }
         }
         var pid: pid_t = 0
@@ -86,8 +86,8 @@ enum ProgramLine {
 }
 
 extension CStrings {
-    /// `NAME=value`, byte for byte. One with a NUL byte in it, as abstract names can have, is left out: it would be
-    /// another.
+    /// Appends `NAME=value`, byte for byte. Leaves out a value with a NUL byte, which abstract names can have, because
+    /// it would be cut there.
     fileprivate mutating func append(_ name: String, _ value: [UInt8]) {
         guard !value.contains(0) else { return }
         (Array("\(name)=".utf8) + value + [0]).withUnsafeBytes {

@@ -5,7 +5,7 @@ import Forking
 
 /// The options that every serving command has.
 struct CommonOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
         var backlog = 1024
         var drainTimeout = 10.0
@@ -13,7 +13,7 @@ struct CommonOptions: ParsableArguments {
         var verbose = false
         var backtraces = false
         var control: String?
-        /// Nil: as it is by default, or as whoever handed the socket over has set it. 0: never.
+        /// Nil: the default, or for an inherited socket the setting that it has. 0: never.
         var keepAlive: Double?
         var userTimeout: Double?
         var sockets = SocketOptions.Values()
@@ -33,32 +33,40 @@ struct CommonOptions: ParsableArguments {
         }
     }
 
-    @Option(help: ArgumentHelp("How many connections the kernel keeps waiting.", valueName: "n"))
+    @Option(
+        help: ArgumentHelp("How many connections the kernel queues while they wait to be accepted.", valueName: "n"))
     var backlog = Values().backlog
-    @Option(help: ArgumentHelp("How long clients may go on after SIGTERM or SIGINT.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("After the first SIGTERM or SIGINT: how long clients may go on.", valueName: "seconds"))
     var drainTimeout = Values().drainTimeout
-    @Option(help: ArgumentHelp("From a process's SIGTERM to its SIGKILL.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("How long after SIGTERM a process gets SIGKILL.", valueName: "seconds"))
     var killTimeout = Values().killTimeout
-    @Flag(help: "A line on stderr for each process: pid, peer, how it ended, how long it took; and as it stops.")
+    @Flag(help: "Print a line on stderr for each process that ends (pid, peer, how, how long), and for each stop.")
     var verbose = false
-    @Flag(help: "Let processes that crash print a backtrace, which can take seconds of full CPU each.")
+    @Flag(help: "Let processes that crash print a backtrace. Each can take several seconds of CPU time.")
     var backtraces = false
     @Option(
         help: ArgumentHelp(
-            "A Unix socket, for this user alone, on which 'forkserve status' asks what the processes do.",
+            """
+            Create this Unix socket, accessible only to this user. 'forkserve status' uses it to show what the \
+            processes do.
+            """,
             valueName: "path"))
     var control: String?
     @Option(
         help: ArgumentHelp(
             """
-            Once a client is silent for so long, ask its host whether it is still there; without an answer it is given up \
-            after as long again. 0: do not ask. 60 by default; on inherited sockets as they were set.
+            When a TCP client has been silent for this time, probe whether its host still responds. Without a response \
+            the connection ends after the same time again. 0: do not probe. By default 60; inherited sockets keep \
+            their setting.
             """,
             valueName: "seconds"))
     var keepalive: Double?
     @Option(
         help: ArgumentHelp(
-            "Give a client up that has not taken what was sent to it for so long; by default as long as it likes.",
+            """
+            End a TCP connection whose client has not acknowledged what was sent for this time. By default the kernel \
+            decides.
+            """,
             valueName: "seconds"))
     var userTimeout: Double?
     @OptionGroup var sockets: SocketOptions
@@ -72,7 +80,7 @@ struct CommonOptions: ParsableArguments {
             sockets: sockets.values, identity: identity.values)
     }
 
-    /// What can be wrong with the command line alone.
+    /// Checks what can be checked without opening sockets.
     func validate(_ addresses: [String], datagrams: Bool = false) throws {
         try Bound.seconds("--drain-timeout", drainTimeout)
         try Bound.seconds("--kill-timeout", killTimeout)
@@ -92,7 +100,7 @@ struct CommonOptions: ParsableArguments {
 
 /// The options of servers that fork for each client.
 struct ServeOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
         var maxChildren = 40
         var timeout: Double?
@@ -106,10 +114,10 @@ struct ServeOptions: ParsableArguments {
     }
 
     @Option(
-        help: ArgumentHelp("How many clients are served at once; others wait in the kernel's queue.", valueName: "n"))
+        help: ArgumentHelp("How many clients are served at once. Others wait in the kernel's queue.", valueName: "n"))
     var maxChildren = Values().maxChildren
     @Option(
-        help: ArgumentHelp("How long a client is served at most; by default as long as it likes.", valueName: "seconds")
+        help: ArgumentHelp("How long a client may be served. By default there is no limit.", valueName: "seconds")
     )
     var timeout: Double?
 
@@ -121,18 +129,21 @@ struct ServeOptions: ParsableArguments {
     }
 }
 
-/// The option of servers that read and write by themselves; a program that is executed does so as it likes.
+/// The option of servers that read and write themselves; forkserve cannot bound the reads and writes of a program.
 struct PatienceOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "How long one read or write may wait for a client, which is then left; by default as long as it likes.",
+            """
+            How long one read or write may wait for a client. Then the connection is closed. By default there is no \
+            limit.
+            """,
             valueName: "seconds"))
     var ioTimeout: Double?
 
     func check() throws { try Bound.limit("--io-timeout", ioTimeout) }
 }
 
-/// What numbers on the command line can be.
+/// Checks numbers on the command line.
 enum Bound {
     static func seconds(_ name: String, _ seconds: Double) throws {
         guard (0...1e9).contains(seconds) else {
@@ -142,7 +153,7 @@ enum Bound {
 
     static func limit(_ name: String, _ seconds: Double?) throws {
         guard let seconds else { return }
-        // What is less than the shortest duration there is would be none.
+        // Less than the shortest duration would be zero.
         guard (0...1e9).contains(seconds), Duration.seconds(seconds) > .zero else {
             throw ValidationError(
                 "\(name) is \(seconds), and must be a number of seconds above 0, and at most 1000000000")

@@ -5,7 +5,7 @@ import Glibc
 import SystemPackage
 
 extension Job {
-    /// Does it, until the server is stopped.
+    /// Serves until the server is stopped.
     func serve() throws(ForkingError) {
         switch service {
         case .pool, .httpPool: try servePool()
@@ -15,7 +15,7 @@ extension Job {
 
     private func serveForking() throws(ForkingError) {
         let server = try forkingServer()
-        // Functions, not closures that hold something: to call those is to count a reference, in memory that children
+        // These closures capture nothing: calling a capturing closure counts a reference, in memory that children
         // share.
         server.hooks.onEvent = common.verbose ? { tellOfAllEnds($1) } : { tellOfTrouble($1) }
         server.hooks.onError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
@@ -84,7 +84,8 @@ extension Job {
         return configuration
     }
 
-    /// All that was asked for, at least one. What was handed over and is none of it is an error.
+    /// Calls `body` for each listener of the command line, at least one. Inherited sockets that no ADDRESS names are an
+    /// error.
     func forEachListener(
         _ body: (consuming Listener) throws(ForkingError) -> Void
     ) throws(ForkingError) {
@@ -109,7 +110,7 @@ extension Job {
         try InheritedSockets.requireAllTaken()
     }
 
-    /// A socket that somebody else has made is left as it was set, but for what was asked for.
+    /// An inherited socket keeps its settings, except those that the command line sets.
     private func asAsked(_ listener: consuming Listener) throws(ForkingError) -> Listener {
         if let keepAlive = common.keepAlive { try listener.setKeepAlive(Self.keepAlive(keepAlive)) }
         if let timeout = common.userTimeout { try listener.setUserTimeout(.seconds(timeout)) }
@@ -127,7 +128,7 @@ extension Job {
 enum ListenAddress {
     case address(SocketAddress)
     case descriptor(Int32)
-    /// The sockets that the service manager handed over: all, or those of this name.
+    /// The sockets that the service manager handed over: all, or those with this name.
     case serviceManager(named: String?)
 
     init(_ text: String) throws(ForkingError) {
@@ -150,24 +151,24 @@ enum ListenAddress {
         }
     }
 
-    /// Whether a descriptor is a socket of the kind that is served. What else can be wrong with it, the listener says.
+    /// Checks that a descriptor is a socket of the right kind. The listener checks the rest.
     func check(datagrams: Bool) throws(ForkingError) {
         guard case .descriptor(let number) = self, let type = socketType(of: number) else { return }
         if datagrams, type == Int32(SOCK_STREAM.rawValue) {
-            throw .invalid("fd:\(number) is a socket for connections, and --udp is for datagrams")
+            throw .invalid("fd:\(number) is a socket for connections, but --udp is for datagrams")
         }
         if !datagrams, type == Int32(SOCK_DGRAM.rawValue) {
-            throw .invalid("fd:\(number) is a socket for datagrams: say --udp, with forkserve echo or exec --wait")
+            throw .invalid("fd:\(number) is a socket for datagrams: use --udp, with forkserve echo or exec --wait")
         }
     }
 }
 
-/// In a child or a worker: what a handler threw.
+/// Child, worker: reports the error that a handler threw.
 func tellOfError(_ error: any Error, _ peer: SocketAddress, in process: StaticString = "child") {
     tell("forkserve: \(process) \(getpid()), peer \(peer): \(error)")
 }
 
-/// The same, but for what clients bring about, each as often as it likes.
+/// The same, except for errors that clients can cause as often as they like.
 func tellOfTrouble(_ error: any Error, _ peer: SocketAddress, in process: StaticString = "child") {
     if (error as? ForkingError)?.isPeersDoing != true { tellOfError(error, peer, in: process) }
 }
@@ -184,12 +185,12 @@ private func tellOfTrouble(_ event: ForkingServer.Event) {
     if event.isTrouble { tell("forkserve: \(event)") }
 }
 
-/// A line on stdout for each address, and nothing else.
+/// Prints the line for an address. forkserve prints nothing else on stdout.
 func announce(_ address: SocketAddress) {
     tell("listening on \(address)", on: .standardOutput)
 }
 
-/// Turns what `Forking` throws into a line on stderr and an exit status as in sysexits.h.
+/// Turns an error into a line on stderr and an exit status of sysexits.h.
 func reportingErrors(_ body: () throws(ForkingError) -> Void) -> Int32 {
     do {
         try body()

@@ -4,9 +4,9 @@ import ArgumentParser
 import Forking
 import SystemPackage
 
-/// The options of the sockets that a server makes.
+/// The options of the sockets that a server creates.
 struct SocketOptions: ParsableArguments {
-    /// As plain values, for a job.
+    /// The parsed values, for a `Job`.
     struct Values: Equatable {
         var mode: Int?
         var group: UInt32?
@@ -29,16 +29,19 @@ struct SocketOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Permissions of a Unix socket's file, in octal: who may write there may connect. By default as the umask has it.",
+            """
+            Permissions of a Unix socket's file, in octal. Connecting needs write permission. By default the umask \
+            decides.
+            """,
             valueName: "mode"))
     var mode: String?
     @Option(
         help: ArgumentHelp("The group of a Unix socket's file, by name or number.", valueName: "group"))
     var group: String?
-    @Flag(name: .customLong("ipv6-only"), help: "Keep IPv4 clients off a server on [::].") var ipv6Only = false
-    @Flag(help: "Send small writes at once instead of gathering them. For TCP.") var noDelay = false
+    @Flag(name: .customLong("ipv6-only"), help: "Accept no IPv4 clients on [::].") var ipv6Only = false
+    @Flag(help: "Send small writes at once instead of gathering them (TCP_NODELAY).") var noDelay = false
 
-    /// What was found right by `check`.
+    /// Call `check` before.
     var values: Values {
         Values(
             mode: mode.flatMap(Self.permissions), group: group.flatMap { try? Credentials.group($0) },

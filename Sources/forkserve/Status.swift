@@ -7,11 +7,13 @@ import SystemPackage
 
 struct Status: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Shows what the processes of a server do that was given --control.",
+        abstract: "Shows what the processes of a server do that was started with --control.",
         discussion: """
-            A line for each worker or child: what it does (STATE), for how long, how many requests it has begun, its age, \
-            its memory (its share of it, PSS; - where that is not for you to see), and whom it serves, or served last; and, \
-            where any has started others, how many there are of those (STARTED).
+            Prints one line per worker or child, with these columns. STATE: what it does. FOR: how long it has been \
+            in that state. AGE: the time since it was started. MEMORY: its memory (PSS, which counts its share of \
+            shared pages), or - if you may not read it. PEER: the client that it serves, or has served last. STARTED: \
+            how many processes it has started that still live; only shown if there are any. For workers also NUMBER, \
+            which a later worker may reuse, and REQUESTS: how many requests it has begun.
             """)
 
     @Flag(help: "Print one JSON object instead of a table.") var json = false
@@ -38,13 +40,13 @@ struct Status: ParsableCommand {
             json
             ? StatusJSON.text(status, memory: memory, started: started)
             : StatusTable.text(status, memory: memory, started: started)
-        // What was asked for, and so waits for whoever reads it.
+        // Unlike log lines this is the output of the command, so it waits for its reader.
         do { try FileDescriptor.standardOutput.writeAll(Array((text + "\n").utf8)) } catch {
             throw .system(call: "write", error as? Errno ?? .ioError)
         }
     }
 
-    /// What a process has started, and that in turn. The asker looks: the server has other things to do.
+    /// The descendants of a process. This process looks them up, because the server must not spend time on that.
     private static func descendants(of pid: ProcessID) -> [ProcessID] {
         withUnsafeTemporaryAllocation(of: ProcessID.self, capacity: Int(FORKCORE_DESCENDANTS)) { pids in
             var count = 0
@@ -54,7 +56,7 @@ struct Status: ParsableCommand {
     }
 }
 
-/// Where a server tells of itself: a path, as such or as the address of a Unix socket.
+/// A server's control socket: a path, or the address of a Unix socket.
 enum ControlPath {
     static func address(_ text: String) throws(ForkingError) -> SocketAddress {
         text.hasPrefix("unix:")
@@ -65,16 +67,16 @@ enum ControlPath {
         do throws(ForkingError) {
             return try ServerStatus.read(from: address)
         } catch let error where error.errno == .noSuchFileOrDirectory {
-            throw .invalid("there is no socket \(address): is it what the server's --control says?")
+            throw .invalid("there is no socket \(address): check the path in the server's --control")
         } catch let error where error.errno == .connectionRefused {
-            throw .invalid("nobody listens on \(address): its server has ended, or it is no socket")
+            throw .invalid("no process listens on \(address): the server has ended, or it is not a socket")
         } catch let error where error.code == .timedOut {
-            throw .invalid("no answer on \(address): it is no control socket, or its server is stuck")
+            throw .invalid("no answer on \(address): it is not a control socket, or the server is stuck")
         }
     }
 }
 
-/// SIGUSR1.
+/// Parent: prints the table on stderr, for SIGUSR1.
 func printTable(_ status: ServerStatus) {
     for line in StatusTable.text(status).split(separator: "\n") { tell(String(line)) }
 }

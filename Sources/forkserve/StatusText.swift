@@ -2,7 +2,7 @@
 
 import Forking
 
-/// A status for people: a line about the server, and one for each process.
+/// A status for people: a line about the server, and one per process.
 enum StatusTable {
     private struct Column {
         let name: String
@@ -11,8 +11,8 @@ enum StatusTable {
     }
 
     /// - Parameters:
-    ///   - memory: of each process, in KiB; nil if nobody has looked.
-    ///   - started: what descends from each.
+    ///   - memory: of each process, in KiB; nil if it was not read.
+    ///   - started: the descendants of each process.
     static func text(_ status: ServerStatus, memory: [Int?]? = nil, started: [[ProcessID]] = []) -> String {
         let processes = status.processes
         guard !processes.isEmpty else { return heading(status) }
@@ -45,7 +45,7 @@ enum StatusTable {
             + (wanted < status.maxProcesses ? ", at most \(status.maxProcesses)" : "")
     }
 
-    /// Names and numbers stand one below the other, each line with as many words.
+    /// Aligns names and numbers in columns; each line has the same number of words.
     private static func lines(_ columns: [Column]) -> [String] {
         let filled = columns.map { column in
             let cells = [column.name] + column.cells.map { $0 ?? "-" }
@@ -82,7 +82,7 @@ enum StatusTable {
 enum StatusJSON {
     /// - Parameters:
     ///   - memory: of each process, in KiB.
-    ///   - started: what descends from each.
+    ///   - started: the descendants of each process.
     static func text(_ status: ServerStatus, memory: [Int?], started: [[ProcessID]]) -> String {
         object([
             ("shape", string(status.shape.rawValue)),
@@ -122,7 +122,7 @@ enum StatusJSON {
         return "\(milliseconds / 1000)." + String(repeating: "0", count: 3 - fraction.utf8.count) + fraction
     }
 
-    /// Character by character as it is, where a description is for logs: programs may want to connect there.
+    /// The unescaped address, because programs may want to connect to it; a description is for logs.
     private static func string(_ address: SocketAddress) -> String {
         string(address.isUnix ? "unix:" + (address.path ?? "") : address.description)
     }

@@ -227,7 +227,7 @@ struct StatusTests {
         try killed.wait()
         let cases = [
             (["status", "\(directory.path)/none"], 71, "there is no socket unix:\(directory.path)/none"),
-            (["status", "\(directory.path)/stale"], 71, "nobody listens on unix:\(directory.path)/stale"),
+            (["status", "\(directory.path)/stale"], 71, "no process listens on unix:\(directory.path)/stale"),
             (["status", "\(directory.path)/other"], 71, "is not a control socket"),
             (["status", "\(directory.path)/silent"], 71, "closed without an answer"),
             (["echo", "--control", control, "127.0.0.1:0"], 71, "another server is listening on \(control)"),

@@ -87,7 +87,7 @@ struct LostPeerTests {
             (["--keepalive", "0.5"], "--keepalive is 0.5, and must be a number of seconds from 1.0 to 32767, or 0"),
             (["--user-timeout", "0"], "--user-timeout is 0.0, and must be a number of seconds from 0.001 to 2000000"),
             (["--io-timeout", "0"], "--io-timeout is 0.0, and must be a number of seconds above 0"),
-            (["--udp", "--io-timeout", "1"], "--io-timeout is for connections, and --udp has none"),
+            (["--udp", "--io-timeout", "1"], "--io-timeout is for connections, but --udp serves datagrams"),
         ] {
             let (status, _, errors) = try outcome(["echo"] + options)
             #expect(status == 64 && errors.contains(text), "\(errors)")

@@ -112,7 +112,7 @@ struct NameTests {
         // What the programs start could not be found there.
         let refused = try forkserve(["exec"] + program)
         #expect(try refused.wait() == 71 && refused.output == "")
-        let told = "forkserve: what programs start is kept track of (not with --leave-daemons), which needs /proc"
+        let told = "forkserve: without --leave-daemons forkserve tracks what programs start, which needs /proc"
         #expect(refused.errors.hasPrefix(told), "\(refused.errors)")
         #expect(refused.errors.filter { $0 == "\n" }.count == 1, "\(refused.errors)")
     }

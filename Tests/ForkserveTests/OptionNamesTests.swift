@@ -37,7 +37,7 @@ struct OptionNamesTests {
             ("keepAlive is invalid: its idle is 0.0 seconds", "--keepalive is invalid: its idle is 0.0 seconds"),
             (
                 "containment is .descendants, which",
-                "what programs start is kept track of (not with --leave-daemons), which"
+                "without --leave-daemons forkserve tracks what programs start, which"
             ),
             ("control a, drain b", "control a, drain b"), ("", ""),
             ("'maxAge is 5' is no address", "'maxAge is 5' is no address"),
