@@ -32,8 +32,8 @@ struct Exec: ParsableCommand {
     @Argument(
         help: ArgumentHelp(
             """
-            Where to listen; may be repeated. Then -- and the program to run, with its arguments. It is searched for \
-            in PATH, unless its name contains a slash.
+            One or more addresses to listen on, as in 'forkserve --help'. Then -- and the program to run, with its \
+            arguments. The program is searched for in PATH, unless its name contains a slash.
             """,
             valueName: "address"))
     var words: [String]

@@ -25,8 +25,8 @@ struct ForkServe: ParsableCommand {
               Runs a pool of workers that share the socket: an echo, or with
               --http a server with a small fixed answer.
             forkserve status [--json] PATH
-              Shows what the processes of a server do that was started with
-              --control PATH.
+              Shows what the processes of a server do. The server must have been
+              started with --control PATH.
 
             ADDRESS is one of
               127.0.0.1:7777  [::1]:7777  with port 0 the kernel chooses a port
@@ -76,14 +76,14 @@ struct ForkServe: ParsableCommand {
 
 struct Echo: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Sends lines back until the client closes. This is a built-in service for tests.")
+        abstract: "Sends lines back until the client closes: the built-in service.")
 
     @OptionGroup var common: CommonOptions
     @OptionGroup var options: ServeOptions
     @OptionGroup var patience: PatienceOptions
     @Flag(help: "Serve datagrams instead of connections, each in a process of its own.") var udp = false
     @Flag(help: "Send one line back, then close the connection.") var once = false
-    @Argument(help: ArgumentHelp("Where to listen; may be repeated.", valueName: "address"))
+    @Argument(help: ArgumentHelp("One or more addresses to listen on, as in 'forkserve --help'.", valueName: "address"))
     var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {

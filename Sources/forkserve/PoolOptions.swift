@@ -48,8 +48,8 @@ struct PoolOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            The time limit of a request, or without --http of a connection. Then its worker is ended and replaced. By \
-            default there is none.
+            How long a request may take, or without --http a connection. Then its worker gets SIGABRT, and SIGKILL after \
+            --kill-timeout, and is replaced. By default there is no limit.
             """,
             valueName: "seconds"))
     var timeout: Double?
@@ -126,7 +126,7 @@ struct Prefork: ParsableCommand {
     @OptionGroup var pool: PoolOptions
     @OptionGroup var patience: PatienceOptions
     @Flag(help: "Answer each HTTP request with the same six bytes, instead of sending lines back.") var http = false
-    @Argument(help: ArgumentHelp("Where to listen; may be repeated.", valueName: "address"))
+    @Argument(help: ArgumentHelp("One or more addresses to listen on, as in 'forkserve --help'.", valueName: "address"))
     var addresses = ["127.0.0.1:7777"]
 
     func validate() throws {

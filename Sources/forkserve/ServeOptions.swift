@@ -36,11 +36,17 @@ struct CommonOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp("How many connections the kernel queues while they wait to be accepted.", valueName: "n"))
     var backlog = Values().backlog
-    @Option(help: ArgumentHelp("After the first SIGTERM or SIGINT: how long clients may go on.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "After the first SIGTERM or SIGINT: how long clients may go on. Then their processes get SIGTERM.",
+            valueName: "seconds"))
     var drainTimeout = Values().drainTimeout
-    @Option(help: ArgumentHelp("How long after SIGTERM a process gets SIGKILL.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "How long after SIGTERM, or SIGABRT for a worker that is stuck, a process gets SIGKILL.",
+            valueName: "seconds"))
     var killTimeout = Values().killTimeout
-    @Flag(help: "Print a line on stderr for each process that ends (pid, peer, how, how long), and for each stop.")
+    @Flag(help: "Print a line on stderr for each process that ends (pid, peer, status, duration), and for each stop.")
     var verbose = false
     @Flag(help: "Let processes that crash print a backtrace. Each can take several seconds of CPU time.")
     var backtraces = false
@@ -117,8 +123,12 @@ struct ServeOptions: ParsableArguments {
         help: ArgumentHelp("How many clients are served at once. Others wait in the kernel's queue.", valueName: "n"))
     var maxChildren = Values().maxChildren
     @Option(
-        help: ArgumentHelp("How long a client may be served. By default there is no limit.", valueName: "seconds")
-    )
+        help: ArgumentHelp(
+            """
+            How long a client may be served. Then its process gets SIGTERM, and SIGKILL after --kill-timeout. By default \
+            there is no limit.
+            """,
+            valueName: "seconds"))
     var timeout: Double?
 
     var values: Values { Values(maxChildren: maxChildren, timeout: timeout) }
