@@ -56,11 +56,6 @@ enum Arguments {
     }
 }
 
-/// Prints a line on stderr, or stdout, without waiting for its reader.
-func tell(_ line: String, on descriptor: FileDescriptor = .standardError) {
-    Lines.tell(SocketAddress.printable(bytes: Arguments.bytes(of: line)), on: descriptor)
-}
-
 extension SocketAddress {
     /// An address of the command line, whose path need not be UTF-8.
     init(argument text: String) throws(ForkingError) {

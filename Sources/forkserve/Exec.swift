@@ -24,7 +24,7 @@ struct Exec: ParsableCommand {
     @OptionGroup var program: ProgramOptions
     @Flag(
         help: """
-            Let processes live that a program starts in a session of their own, such as daemons. By default such a \
+            Do not end processes that a program starts in sessions of their own, such as daemons. By default such a \
             process counts for --max-children once its parent has ended, and ends at --timeout, when the server stops, \
             and when forkserve itself ends.
             """)

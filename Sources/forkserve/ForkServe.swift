@@ -25,7 +25,7 @@ struct ForkServe: ParsableCommand {
               Runs a pool of workers that share the socket: an echo, or with
               --http a server with a small fixed answer.
             forkserve status [--json] PATH
-              Shows what the processes of a server do. The server must have been
+              Shows what the processes of a server are doing. The server must have been
               started with --control PATH.
 
             ADDRESS is one of

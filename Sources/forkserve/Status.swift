@@ -7,7 +7,7 @@ import SystemPackage
 
 struct Status: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Shows what the processes of a server do. The server needs --control.",
+        abstract: "Shows what the processes of a server are doing. Start the server with --control.",
         discussion: """
             Prints one line per worker or child, with these columns. STATE: what it does. FOR: how long it has been \
             in that state. AGE: the time since it was started. MEMORY: its memory (PSS, which counts its share of \

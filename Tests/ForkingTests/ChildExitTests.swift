@@ -46,7 +46,7 @@ struct ChildExitTests {
                 "killed by SIGILL at its time limit after"))
         #expect(
             ChildExit.made(crash, .stopped, peer: nil).description.contains(
-                "killed by SIGILL as the server stops after"))
+                "killed by SIGILL on request after"))
         #expect(
             ChildExit.made(.exited(code: 127), peer: nil, execError: .noSuchFileOrDirectory).description
                 == "child 4711: its program cannot be executed: No such file or directory")

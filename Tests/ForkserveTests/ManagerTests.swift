@@ -178,7 +178,7 @@ struct ManagerTests {
         let new = try successor(of: server, manager)
         try manager.expect("READY=1", from: new)
         kill(new, SIGKILL)
-        try server.waitForError("not upgraded: the new program, \(new), has ended while this one drains")
+        try server.waitForError("not upgraded: the new program, \(new), ended while this one drains")
         #expect(try held.receiveAll() == "" && server.wait() == 0, "\(server.errors)")
         try server.expectNothingAlive()
     }

@@ -80,7 +80,7 @@ struct StoppingTests {
         #expect(try client.receive() == "ready\n")
         try eventually("no grandchild") { server.descendants.count >= 2 }
         try stop(server)
-        #expect(server.errors.contains("killed by SIGKILL as the server stops"), "\(server.errors)")
+        #expect(server.errors.contains("killed by SIGKILL on request"), "\(server.errors)")
         for step in ["draining", "terminating", "killing"] { #expect(server.errors.contains("stopping: \(step)")) }
     }
 

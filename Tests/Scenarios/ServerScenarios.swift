@@ -113,6 +113,8 @@ private func oneStep() throws {
     let server = try echoServer { $0.idleTimeout = .milliseconds(50) }
     var idle = 0
     server.hooks.onIdle = { _ in idle += 1 }
+    var prepared = 0
+    server.hooks.beforeFork = { _ in prepared += 1 }
     try expect(try !server.serveOne(), "it took a client that never came")
     try expect(idle == 1, "the hook ran \(idle) times")
     let client = try server.client()
@@ -120,6 +122,7 @@ private func oneStep() throws {
     try client.echo("hello")
     client.finishSending()
     _ = try server.children.wait()
+    try expect(prepared == 1, "the hook before the fork ran \(prepared) times")
     server.stop()
     try expect(try !server.serveOne(), "it took a client after it was stopped")
     try server.close()

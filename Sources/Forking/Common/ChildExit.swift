@@ -94,7 +94,7 @@ extension ChildExit: CustomStringConvertible {
             switch reason {
             case .own: ""
             case .timeout: " at its time limit"
-            case .stopped: " as the server stops"
+            case .stopped: " on request"
             }
         let child = isLeftover ? "process \(pid), which a \(kind) left" : "\(kind) \(pid)"
         if let execError { return "\(child)\(whom): its program cannot be executed: \(execError)" }

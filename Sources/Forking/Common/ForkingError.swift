@@ -199,7 +199,9 @@ extension ForkingError: CustomStringConvertible {
         case .invalid(let text): text
         case .full(let limit): "the child table is full: \(limit) of \(limit) children"
         case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more may"
-        case .crowded: "execve: \(FORKCORE_SPAWN_SLOTS) programs are on their way to be executed, which is the maximum"
+        case .crowded:
+            "execve: no more than \(FORKCORE_SPAWN_SLOTS) programs can be on their way to be executed, and none while a "
+                + "descriptor that a client attached is being closed"
         case .threads(let count):
             "this process has \(count) threads, and a child forked from it could hang on a lock of another thread: "
                 + "fork before the first thread starts (no Task, no Dispatch queue, no Thread before)"

@@ -97,7 +97,8 @@ extension Zygote.Event: CustomStringConvertible {
         case .started(let pid): "zygote \(pid) started"
         case .lost(let pid, let status, _, .zero): "zygote \(pid) \(status); the next one is started at once"
         case .lost(let pid, let status, let failures, let pause):
-            "zygote \(pid) \(status), \(failures) in a row; the next one is started after \(pause.inSeconds)"
+            "zygote \(pid) \(status), as did others before it, \(failures) in all; the next one is started after "
+                + "\(pause.inSeconds)"
         case .startFailed(let error): "no zygote could be started: \(error)"
         case .began(let handler): "a call of '\(handler)' has a slot"
         case .rejected(let handler): "a call of '\(handler)' was refused, because too many wait"

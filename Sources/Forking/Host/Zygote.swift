@@ -149,8 +149,8 @@ public final class Zygote: Sendable {
     ///   - deadline: the longest duration from now on, waiting for a slot included; then the child is killed.
     ///   - limits: the child's resource limits; nil means those of `Configuration.child`.
     ///   - maxReplyBytes: the maximum size of the reply in bytes; nil means that of the configuration.
-    /// - Throws: `ForkingError`: `.full`, `.zygoteLost`, `.threw`, `.ended`, `.deadlineExceeded` and others say what
-    ///   became of the call.
+    /// - Throws: `ForkingError`: `.full`, `.zygoteLost`, `.handlerThrew`, `.childEnded`, `.deadlineExceeded` and others
+    ///   say what became of the call.
     @available(*, noasync, message: "await run(_:_:), of ForkingAsync")
     public func runAndWait(
         _ name: String, _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], expecting count: Int = 0,

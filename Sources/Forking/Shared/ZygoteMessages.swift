@@ -181,7 +181,7 @@ struct CallMessage {
 
     // MARK: Receiving
 
-    /// Any process. Returns nil if no message has arrived; throws `.lost` at end of file. Nothing in a message is
+    /// Any process. Returns nil if no message has arrived; throws `.zygoteLost` at end of file. Nothing in a message is
     /// trusted. The caller must close the descriptors that it carries.
     static func receive(over channel: Int32) throws(ForkingError) -> CallMessage? {
         var size = 0

@@ -114,7 +114,7 @@ public enum InheritedSockets {
         throw .invalid(
             "\(left.count == 1 ? "a socket was" : "sockets were") handed over, and no server uses it: "
                 + names.joined(separator: "; ")
-                + ". Serve all by systemd, or each by systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address"
+                + ". Give the address systemd to serve all, or for each systemd:NAME, such as systemd:\(some.name ?? "x.socket"), or by address"
         )
     }
 

@@ -9,7 +9,8 @@ extension PreforkServer {
         /// If larger than `workers`: the pool grows up to this number while no worker is idle and clients are queued,
         /// and shrinks back slowly. SIGTTIN and SIGTTOU change both bounds. Nil: the pool does not grow.
         public var maxWorkers: Int?
-        /// How long a new worker may take to be ready. After that it is killed, and counts as a failure.
+        /// How long a new worker may take to be ready. After that it is killed, and counts as a failure. Also how long the
+        /// program that SIGUSR2 starts may take; after that it is ended, and this one goes on.
         public var startTimeout: Duration = .seconds(30)
         /// After this many failures in a row the server gives up: it stops, and `serve()` throws. A worker fails if it
         /// ends before it was ready, or before its first request. Nil: the server retries forever, at longer and longer

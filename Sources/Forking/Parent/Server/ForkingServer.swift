@@ -54,6 +54,7 @@ public final class ForkingServer {
     var lent = LentListeners()
     /// The signals that stop the server while it serves.
     private var stopSignals: Set<Signal> = []
+    private var isPrepared = false
     /// Used only by a server of datagrams; nil once it has stopped.
     var replies: Replies?
 
@@ -213,7 +214,7 @@ public final class ForkingServer {
             replies = nil
         }
         try InheritedSockets.closeUnclaimed()
-        do { try hooks.beforeFork(self) } catch { throw .invalid("the hook before the fork failed: \(error)") }
+        try prepare()
         tell(.serving(addresses))
         listeners.takeOver()
         loop.noteServing()
@@ -241,6 +242,7 @@ public final class ForkingServer {
     public func serveOne() throws(ForkingError) -> Bool {
         try begin(taking: nil)
         defer { loop.end() }
+        try prepare()
         hasTakenClient = false
         let started = idleSince.value
         try onOwnStack { () throws(ForkingError) in
@@ -250,6 +252,13 @@ public final class ForkingServer {
             }
         }
         return hasTakenClient
+    }
+
+    /// Runs the hook before the first fork, once.
+    private func prepare() throws(ForkingError) {
+        guard !isPrepared else { return }
+        do { try hooks.beforeFork(self) } catch { throw .invalid("the hook before the fork failed: \(error)") }
+        isPrepared = true
     }
 
     /// Asks the server to stop. Call it from a hook or the parent's own code; other threads use `stopSwitch`.

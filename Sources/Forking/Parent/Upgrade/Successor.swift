@@ -13,7 +13,7 @@ enum UpgradeEvent {
     /// The new program has ended while this one drains.
     case lost(ProcessID)
 
-    static func told(ofLost pid: ProcessID) -> String { "the new program, \(pid), has ended while this one drains" }
+    static func told(ofLost pid: ProcessID) -> String { "the new program, \(pid), ended while this one drains: no program accepts clients now" }
 }
 
 /// A new program on the same sockets, started by SIGUSR2. It reports when it serves, and only then does this one drain.
@@ -137,7 +137,7 @@ final class Successor {
         guard until <= now else { return nil }
         let reason =
             readinessSocket == nil
-            ? "it has closed its readiness socket before it served" : "it was not ready in time"
+            ? "it did not serve on these sockets (is it the same program?)" : "it was not ready in time"
         abandon()
         return .failed("the new program, \(pid): \(reason)")
     }

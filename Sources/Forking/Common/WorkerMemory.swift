@@ -8,7 +8,7 @@ package enum WorkerMemory {
     /// processes, as it does most after a fork. Nil if the process is gone, is a zombie or another user's, or if the
     /// kernel does not have the file (before 4.14). /proc/PID/smaps_rollup in proc_pid_smaps(5).
     ///
-    /// Parent. The kernel walks all of the process's pages, and waits while the process changes its mappings. That
+    /// The pool's parent, and `forkserve status`. The kernel walks all of the process's pages, and waits while the process changes its mappings. That
     /// takes some 15 milliseconds for a gigabyte: too long for every turn.
     package static func proportionalSize(of pid: ProcessID) -> Int? {
         let path = "/proc/\(pid)/smaps_rollup"
