@@ -13,7 +13,9 @@ enum UpgradeEvent {
     /// The new program has ended while this one drains.
     case lost(ProcessID)
 
-    static func told(ofLost pid: ProcessID) -> String { "the new program, \(pid), ended while this one drains: no program accepts clients now" }
+    static func told(ofLost pid: ProcessID) -> String {
+        "the new program, \(pid), ended while this one drains: no program accepts clients now"
+    }
 }
 
 /// A new program on the same sockets, started by SIGUSR2. It reports when it serves, and only then does this one drain.
