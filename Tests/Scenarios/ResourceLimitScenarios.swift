@@ -16,7 +16,9 @@ let resourceLimitScenarios = Group(
     Scenario("limits-spawned", "a program has its limits, and not its parent", spawned),
     Scenario("limits-refused", "values and options that make no sense are named", refused),
     Scenario("limits-served", "a server's child has its limits", served),
-    Scenario("limits-worker", "a worker has its limits", worker)
+    Scenario("limits-worker", "a worker has its limits", worker),
+    Scenario(
+        "limits-of-calls", "a zygote's calls have its children's options, unless they name limits of their own", calls)
 )
 
 private func limits() -> ResourceLimits {
@@ -134,4 +136,24 @@ private func worker() throws {
     try server.serve()
     let told = try client.receiveAll()
     try expect(told == "30" + expected.dropFirst(2), told)
+}
+
+private func calls() throws {
+    var configuration = Zygote.Configuration()
+    configuration.child.limits = limits()
+    configuration.child.containment = .session
+    configuration.child.timeout = .milliseconds(200)
+    let zygote = try Zygote.start(configuration: configuration) { handlers in
+        handlers.answer("limits") { _ in Zygote.Reply(Array("\(inForce()) \(getsid(0) == getpid())".utf8)) }
+        handlers.answer("hang") { _ in while true { pause() } }
+    }
+    let told = String(decoding: try zygote.runAndWait("limits").bytes, as: UTF8.self)
+    try expect(told == expected + " true", told)
+    var own = ResourceLimits()
+    own.maxOpenFiles = 17
+    let other = String(decoding: try zygote.runAndWait("limits", limits: own).bytes, as: UTF8.self)
+    try expect(other.hasPrefix("17 ") && other.contains(" false 0 0 "), other)
+    let error = try failure { _ = try zygote.runAndWait("hang") }
+    try expect(error.exitStatus == .signaled(.terminate, dumpedCore: false), "\(error)")
+    try expect(zygote.shutDownAndWait(), "it was killed")
 }

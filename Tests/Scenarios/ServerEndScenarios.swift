@@ -23,7 +23,12 @@ let serverEndScenarios = Group(
         "a Unix listener that somebody else has shut down cannot listen again, and the server says so"
     ) { try listenerShutDown("unix:@scenario-\(getpid())") },
     Scenario(
-        "no-memory-for-a-stack", "without memory for a child's stack clients are served all the same", noMemoryForStack)
+        "no-memory-for-a-stack", "without memory for a child's stack clients are served all the same", noMemoryForStack),
+    Scenario(
+        "before-fork-fails", "where the hook before the fork fails the server does not start", beforeForkFails),
+    Scenario(
+        "before-fork-fails-again", "where its second run fails, that is an event, and the server goes on",
+        beforeForkFailsAgain)
 )
 
 /// Ten clients of programs that take their time to be executed: eight are under way, one is held, the last waits in the
@@ -123,4 +128,33 @@ private func noMemoryForStack() throws {
     server.hooks.onEvent = { server, event in if case .ended = event { server.stop() } }
     try server.serve()
     try expect(try client.receiveAll() == "served\n", "the client was not served")
+}
+
+private func beforeForkFails() throws {
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { _ in }
+    server.hooks.beforeFork = { _ in throw Failure("as asked") }
+    let text = try invalidity { try server.serve() }
+    try expect(text.contains("the hook before the fork failed: as asked"), text)
+}
+
+private func beforeForkFailsAgain() throws {
+    let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { try $0.write("served\n") }
+    var (runs, failures, ended) = (0, 0, 0)
+    server.hooks.beforeFork = { _ in
+        runs += 1
+        if runs > 1 { throw Failure("as asked") }
+    }
+    server.hooks.onEvent = { server, event in
+        switch event {
+        case .beforeForkFailed: failures += 1
+        case .ended:
+            ended += 1
+            if ended == 20 { server.stop() }
+        default: break
+        }
+    }
+    let clients = try (0..<20).map { _ in try Client("\(server.address)") }
+    try server.serve()
+    try expect((runs, failures, ended) == (2, 1, 20), "\(runs) runs, \(failures) failures, \(ended) were served")
+    for client in clients { try expect(try client.receiveAll() == "served\n", "a client was not served") }
 }
