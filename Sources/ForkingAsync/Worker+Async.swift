@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, or a zygote's child: its first thread waits while Dispatch's threads run the code.
 
 import Dispatch
 public import Forking

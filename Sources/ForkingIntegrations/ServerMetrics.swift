@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Parent. It starts no thread.
 
 public import CoreMetrics
 public import Forking

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, on any thread.
 
 import Dispatch
 public import Forking

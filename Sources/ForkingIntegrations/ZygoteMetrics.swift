@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host, on any thread.
 
 public import CoreMetrics
 public import Forking

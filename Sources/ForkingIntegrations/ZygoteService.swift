@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Host, on a Dispatch queue of its own.
 
 import Dispatch
 public import Forking

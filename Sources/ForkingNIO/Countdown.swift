@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, any thread.
 
 import NIOCore
 import Synchronization

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, on the connection's event loop. `HTTPLimits` itself is a value, for any process.
 
 import NIOCore
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, on the connection's event loop.
 
 import Forking
 import NIOCore

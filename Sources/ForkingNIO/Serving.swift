@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker: the thread that runs its body, and the event loops. It accepts, counts requests, and drains.
 
 import Forking
 import NIOCore

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker, on the thread that runs its body.
 
 public import Forking
 public import NIOCore

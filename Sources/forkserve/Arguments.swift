@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Any of forkserve's processes. Reads the arguments, and acts on nothing.
 
 import CForkCore
 import Forking

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Parent: decides which datagrams are answered. Acts on nothing.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Child or worker: serves one connection or datagram. `rehearse` runs in the parent, before it serves.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The command line's process, before it serves: parses options. It starts no thread.
 
 import ArgumentParser
 import Forking

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Worker: serves one connection.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The command line's process, and the program that it executes to serve: the options go from one to the other.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The pool's parent, before and while it serves. Handlers run in workers.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The server's parent: what a client's program is started with.
 
 import CForkCore
 import Forking

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The server's parent, before and while it serves. Handlers run in children.
 
 import Forking
 import Glibc

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The process of `forkserve status`, which asks a server over its control socket.
 
 import ArgumentParser
 import CForkCore

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// The process of `forkserve status`, or a parent that got SIGUSR1: formats a status. Acts on nothing.
 
 import Forking
 
