@@ -36,7 +36,7 @@ enum ProgramLine {
             return FilePath(platformString: name)
         }
         let found = SearchPath.find(name) { (try? checkExecutable($0, called: text)) != nil }
-        guard let found else { throw .invalid("there is no program '\(text)' in PATH") }
+        guard let found else { throw .invalid("there is no executable program '\(text)' in PATH") }
         return FilePath(platformString: found)
     }
 

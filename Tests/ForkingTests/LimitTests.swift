@@ -112,7 +112,7 @@ struct LimitTests {
         try server.event("shortage begins")
         let waiting = try server.client()
         try waiting.send("hello\n")
-        try server.event("new clients wait until this has passed: fork", "Resource temporarily unavailable")
+        try server.event("new clients wait until this has passed: fork", "too many processes or threads")
         try served.echo("still here")
         #expect(!waiting.hasAnswer)
         server.signal(SIGUSR2)

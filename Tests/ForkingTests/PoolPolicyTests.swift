@@ -182,7 +182,7 @@ extension WorkerSnapshot {
         var pool = Played(workers: 1)
         _ = pool.turn()
         #expect(pool.policy.nextLook == pool.now + .seconds(30))
-        #expect(pool.wait(.seconds(30)).first == "worker 101 was not ready in time, and is killed")
+        #expect(pool.wait(.seconds(30)).first == "worker 101 was not ready within startTimeout, and is killed")
         #expect(pool.policy.workers.first.map { if case .killed = $0.state { true } else { false } } == true)
     }
 
@@ -227,7 +227,7 @@ extension WorkerSnapshot {
         _ = pool.ready(102)
         #expect(
             pool.resize { $0.remove() } == [
-                "1 workers from now on", "ask 102", "worker 102 drains: there are more than needed",
+                "1 workers from now on", "ask 102", "worker 102 drains: the pool shrinks",
             ])
     }
 
@@ -264,6 +264,6 @@ extension WorkerSnapshot {
         #expect(pool.policy.takeWeighing(pool.now) == [101, 102])
         pool.policy.noteTooLarge(102)
         #expect(pool.turn() == ["worker 103 forked, number 2"])
-        #expect(pool.ready(103).last == "worker 102 drains: it has too much memory")
+        #expect(pool.ready(103).last == "worker 102 drains: it uses more memory than maxMemoryKiB")
     }
 }

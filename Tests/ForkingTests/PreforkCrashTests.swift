@@ -127,7 +127,7 @@ struct PreforkCrashTests {
         let pool = try Pool("workers=1", "body=never", "spawn=0.3", "gives-up=2", "drain=0.1", "kill=0.1")
         let pid = try #require(pid_t(pool.event("forked").split(separator: " ")[1]))
         let began = now()
-        try pool.event("worker \(pid) was not ready in time")
+        try pool.event("worker \(pid) was not ready within startTimeout")
         #expect(now() - began < 20)
         try pool.event("worker \(pid): killed by SIGKILL", "before it had served")
         #expect(try pool.running.wait() == 1)

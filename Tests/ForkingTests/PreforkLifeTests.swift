@@ -103,7 +103,7 @@ struct PreforkLifeTests {
         let before = pool.ready
         sign.put()
         pool.signal(SIGHUP)
-        try pool.event("was not ready in time")
+        try pool.event("was not ready within startTimeout")
         try pool.event("the reload has failed, and the old workers stay")
         #expect(pool.ready == before && pool.fewestReady == 2)
         sign.remove()

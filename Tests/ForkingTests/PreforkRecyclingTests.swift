@@ -27,7 +27,7 @@ struct PreforkRecyclingTests {
     @Test("after so long, each at a time of its own")
     func age() throws {
         let pool = try Pool("workers=3", "age=0.8").serving()
-        for _ in 0..<6 { try pool.event("drains: it has reached its age") }
+        for _ in 0..<6 { try pool.event("drains: it is older than maxAge") }
         #expect(pool.fewestReady == 3)
         #expect(pool.mostActive <= 4)
         try pool.stop()
@@ -40,7 +40,7 @@ struct PreforkRecyclingTests {
         let pid = try large.ask("pid")
         try small.echo("hello")
         try large.echo("allocate 60")
-        try pool.event("worker \(pid) drains: it has too much memory")
+        try pool.event("worker \(pid) drains: it uses more memory than maxMemoryKiB")
         try large.echo("finished in peace")
         large.finishSending()
         try pool.event("worker \(pid): exited with status 0")
@@ -121,10 +121,10 @@ struct PreforkRecyclingTests {
     @Test("a worker that waits for a client is not silent, one that serves it without a beat is")
     func idleIsNotSilent() throws {
         let pool = try Pool("workers=1", "heartbeat=1", "age=3", "kill=0.1").serving()
-        try pool.event("it has reached its age")
+        try pool.event("it is older than maxAge")
         #expect(!pool.running.output.contains("stuck"))
         try pool.stop()
-        // Of another pool: a worker that drains, as it has reached its age, may take its time.
+        // Of another pool: a worker that drains, as it is older than maxAge, may take its time.
         let other = try Pool("workers=1", "heartbeat=1", "kill=0.1").serving()
         try other.client().send("crash loop\n")
         try other.event("has been stuck")

@@ -115,7 +115,8 @@ struct PreforkSharedTests {
             #expect(try client.ask("shut-down") == "[0]")
             client.finishSending()
             #expect(try client.receiveAll() == "")
-            try pool.event("the listener on \(pool.address) was shut down, and listens again")
+            try pool.event(
+                "the listener on \(pool.address) was shut down by a process that shares it, and listens again")
             try pool.client().echo("served on")
         }
         #expect(pool.fewestReady == workers)

@@ -97,7 +97,10 @@ struct UsageTests {
         (["bogus"], ["Unexpected argument 'bogus'"]),
         (["exec"], ["<address>"]),
         (["exec", "127.0.0.1:0"], ["no program to run", "-- PROGRAM"]),
-        (["exec", "127.0.0.1:0", "--", "no-such-program"], ["there is no program 'no-such-program' in PATH"]),
+        (
+            ["exec", "127.0.0.1:0", "--", "no-such-program"],
+            ["there is no executable program 'no-such-program' in PATH"]
+        ),
         (["exec", "127.0.0.1:0", "--", "/nonexistent/cat"], ["'/nonexistent/cat'", "No such file"]),
         (["exec", "127.0.0.1:0", "--", "/"], ["'/' is not a program"]),
         (["exec", "127.0.0.1:0", "--", "/etc/passwd"], ["'/etc/passwd' cannot be executed", "Permission denied"]),

@@ -134,7 +134,7 @@ private func beforeForkFails() throws {
     let server = try ForkingServer(Listener(SocketAddress(parsing: "127.0.0.1:0"))) { _ in }
     server.hooks.beforeFork = { _ in throw Failure("as asked") }
     let text = try invalidity { try server.serve() }
-    try expect(text.contains("the hook before the fork failed: as asked"), text)
+    try expect(text.contains("beforeFork failed: as asked"), text)
 }
 
 private func beforeForkFailsAgain() throws {

@@ -172,7 +172,7 @@ private func notReady() throws {
         try expect(text.contains(wanted), text, line: line)
         try expectNoChildren()
     }
-    try check("hook before the fork failed: it threw Failure: as asked") { throw Failure("as asked") }
+    try check("beforeFork failed: it threw Failure: as asked") { throw Failure("as asked") }
     try check("SIGILL") { _ = [1].firstIndex(of: 2)! }
     try check("status 3") { exit(3) }
     try check("there are 2") {

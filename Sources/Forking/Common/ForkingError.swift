@@ -195,6 +195,8 @@ extension ForkingError: CustomStringConvertible {
     /// One line for people, without a newline.
     public var description: String {
         switch detail {
+        case .system(let call, .resourceTemporarilyUnavailable) where call == "fork" || call == "clone":
+            "\(call): too many processes or threads (ulimit -u, pids.max, systemd's TasksMax)"
         case .system(let call, let errno): "\(call): \(errno)"
         case .invalid(let text): text
         case .full(let limit): "the child table is full: \(limit) of \(limit) children"

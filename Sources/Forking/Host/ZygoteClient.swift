@@ -98,7 +98,7 @@ final class ZygoteClient: Sendable {
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
-        .invalid("the zygote's hook before the fork failed: \(ForkingError.printable(message.texts(1)[0]))")
+        .invalid("the zygote's beforeFork failed: \(ForkingError.printable(message.texts(1)[0]))")
     }
 
     // MARK: Calls

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Parent and worker.
+// The parent makes it; parent and worker use it.
 
 import CForkCore
 import Synchronization

@@ -260,7 +260,7 @@ public struct Listener: ~Copyable {
     }
 
     /// Receives the next datagram, of at most `limit` bytes. Returns nil if none is waiting. Never blocks. For an event
-    /// loop. recvmsg(2).
+    /// loop. Parent of a server of datagrams. recvmsg(2).
     ///
     /// - Throws: `ForkingError.Code.system`, with ENOMEM or ENOBUFS in a shortage.
     public func receive(limit: Int) throws(ForkingError) -> Datagram? {

@@ -7,7 +7,7 @@ import SystemPackage
 /// The zygote: has one thread, forks a child for each fork request, reaps children, and kills a child when the host
 /// shuts down its channel.
 ///
-/// It never sees a request or a reply: these go directly between host and child.
+/// It never sees a call's request or reply: these go directly between host and child.
 final class ZygoteProcess {
     /// The number of fork requests received before the loop checks for hang-ups and ended children.
     private static let requestsAtOnce = 8
@@ -101,6 +101,7 @@ final class ZygoteProcess {
             CallMessage(.threw, text: CallMessage.bytes(text)).sendWord(over: control.rawValue)
             return false
         }
+        // An empty reply says that it is ready.
         return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
     }
 

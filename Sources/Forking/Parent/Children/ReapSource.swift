@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Whoever owns a child table: a parent, a zygote, or, by pidfd and under its lock, a zygote's host.
 
 import CForkCore
 import Glibc
 
-/// Reports that children have ended, through one descriptor that a loop can poll. Parent.
+/// Reports that children have ended, through one descriptor that a loop can poll.
 ///
 /// SIGCHLD has one consumer in a process: a second signalfd would read nothing. So all tables that reap by signal share
 /// one source, and collecting one of them collects all. A table that reaps by pidfd has a source of its own.

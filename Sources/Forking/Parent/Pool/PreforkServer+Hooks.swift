@@ -122,10 +122,10 @@ extension PreforkServer.DrainReason: CustomStringConvertible {
     public var description: String {
         switch self {
         case .retired: "it asked to be replaced"
-        case .age: "it has reached its age"
-        case .memory: "it has too much memory"
+        case .age: "it is older than maxAge"
+        case .memory: "it uses more memory than maxMemoryKiB"
         case .replaced: "it is being replaced"
-        case .excess: "there are more than needed"
+        case .excess: "the pool shrinks"
         case .signalled: "it got SIGTERM"
         }
     }
@@ -159,13 +159,14 @@ extension PreforkServer.Event: CustomStringConvertible {
         case .draining(let pid, let reason): "worker \(pid) drains: \(reason)"
         case .ended(let exit, let end): exit.told(of: "worker") + (end == .failedStart ? ", before it had served" : "")
         case .forkFailed(let error): "no worker could be forked: \(error)"
-        case .notReady(let pid): "worker \(pid) was not ready in time, and is killed"
+        case .notReady(let pid): "worker \(pid) was not ready within startTimeout, and is killed"
         case .stuck(let pid, let time, let peer):
             "worker \(pid) has been stuck for \(time.inSeconds)\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
         case .overdue(let pid, let reason, let time, let peer):
             "worker \(pid) still serves \(time.inSeconds) after it was to drain (\(reason))"
                 + "\(peer.map { ", its last peer was \($0)" } ?? ""), and is ended"
-        case .listeningAgain(let address): "the listener on \(address) was shut down, and listens again"
+        case .listeningAgain(let address):
+            "the listener on \(address) was shut down by a process that shares it, and listens again"
         case .crashLoop(let failures, let pause):
             "\(failures) workers in a row failed at their start; the next one starts after \(pause.inSeconds)"
         case .resized(let count): "\(count) workers from now on"

@@ -155,7 +155,7 @@ public final class PreforkServer {
         do {
             try hooks.beforeFork(self)
         } catch {
-            throw .invalid("the hook before the fork failed: \(error)")
+            throw .invalid("beforeFork failed: \(error)")
         }
         try InheritedSockets.closeUnclaimed()
         do throws(ForkingError) {

@@ -111,13 +111,14 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .ended(let exit): exit.description
         case .rejected(let peer): "refused \(peer)"
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
-        case .beforeForkFailed(let error): "the hook before the fork failed: \(error)"
+        case .beforeForkFailed(let error): "beforeFork failed, and the server goes on without it: \(error)"
         case .forkFailed(let peer, let error): "client \(peer) was not served: \(error)"
         case .shortage(let error): "new clients wait until this has passed: \(error)"
         case .upgrading(let pid): "upgrading: started \(pid)"
         case .upgraded(let pid): "upgraded: \(pid) serves now"
         case .upgradeFailed(let why): "not upgraded: \(why)"
-        case .listeningAgain(let address): "the listener on \(address) was shut down, and listens again"
+        case .listeningAgain(let address):
+            "the listener on \(address) was shut down by a process that shares it, and listens again"
         case .stopping(.drain): "stopping: draining"
         case .stopping(.terminate): "stopping: terminating the children that are left"
         case .stopping(.kill): "stopping: killing the children that are left"

@@ -257,7 +257,7 @@ public final class ForkingServer {
     /// Runs the hook before the first fork, once.
     private func prepare() throws(ForkingError) {
         guard !isPrepared else { return }
-        do { try hooks.beforeFork(self) } catch { throw .invalid("the hook before the fork failed: \(error)") }
+        do { try hooks.beforeFork(self) } catch { throw .invalid("beforeFork failed: \(error)") }
         isPrepared = true
     }
 

@@ -10,7 +10,7 @@ extension ServerLoop {
     func upgrade(with listeners: [SharedListener], limit: Duration) -> UpgradeEvent? {
         guard successor == nil else { return .failed("the program of an earlier SIGUSR2 is still starting") }
         guard life.canBeReplaced else {
-            return .failed("this program has not fully started itself: send it again once it serves")
+            return .failed("this program is still taking over from an older one: send SIGUSR2 again once it serves")
         }
         let sockets = listeners.map { Handover.Socket(descriptor: $0.descriptor, origin: $0.listener.origin) }
         do throws(ForkingError) {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Parent, the old program's.
 
 import CForkCore
 import Glibc
