@@ -124,7 +124,7 @@ public struct ForkingError: Error, Hashable, Sendable {
     /// The kernel's error, for `.system` and `.limitRefused`. errno(3)
     public var errno: Errno? {
         switch detail {
-        case .system(_, let errno), .limitRefused(_, let errno): errno
+        case .system(_, let number), .limitRefused(_, let number): number
         default: nil
         }
     }
@@ -156,8 +156,8 @@ extension ForkingError {
     /// Makes an error for your own code, such as a hook. `text` is one line: what is invalid, and what is expected.
     public static func invalid(_ text: String) -> ForkingError { ForkingError(.invalid(text)) }
     /// Makes an error for your own code from a failed system call and its error number.
-    public static func system(call: String, _ errno: Errno) -> ForkingError {
-        ForkingError(.system(call: call, errno))
+    public static func system(call: String, _ number: Errno) -> ForkingError {
+        ForkingError(.system(call: call, number))
     }
 
     package static func full(limit: Int) -> ForkingError { ForkingError(.full(limit: limit)) }
@@ -186,8 +186,8 @@ extension ForkingError {
     package static func noHandler(_ name: String, known: [String]) -> ForkingError {
         ForkingError(.noHandler(name, known: known))
     }
-    package static func limitRefused(call: String, _ errno: Errno) -> ForkingError {
-        ForkingError(.limitRefused(call: call, errno))
+    package static func limitRefused(call: String, _ number: Errno) -> ForkingError {
+        ForkingError(.limitRefused(call: call, number))
     }
 }
 
@@ -197,7 +197,7 @@ extension ForkingError: CustomStringConvertible {
         switch detail {
         case .system(let call, .resourceTemporarilyUnavailable) where call == "fork" || call == "clone":
             "\(call): too many processes or threads (ulimit -u, pids.max, systemd's TasksMax)"
-        case .system(let call, let errno): "\(call): \(errno)"
+        case .system(let call, let number): "\(call): \(number)"
         case .invalid(let text): text
         case .full(let limit): "the child table is full: \(limit) of \(limit) children"
         case .busy(let children, let waiting): "\(children) children are busy, and \(waiting) calls wait: no more may"
@@ -222,7 +222,7 @@ extension ForkingError: CustomStringConvertible {
         case .noHandler(let name, let known):
             "there is no handler '\(Self.printable(name))'; there is "
                 + (known.isEmpty ? "none" : Self.printable(known.joined(separator: ", ")))
-        case .limitRefused(let call, let errno): "a limit could not be applied: \(Self.printable(call)): \(errno)"
+        case .limitRefused(let call, let number): "a limit could not be applied: \(Self.printable(call)): \(number)"
         }
     }
 
@@ -236,7 +236,7 @@ extension ForkingError {
     public var isPeersDoing: Bool {
         switch detail {
         case .timedOut, .lineTooLong, .endOfStream: true
-        case .system(_, let errno): Errno.departures.contains(errno)
+        case .system(_, let number): Errno.departures.contains(number)
         default: false
         }
     }
@@ -246,7 +246,7 @@ extension ForkingError {
     var isShortage: Bool {
         switch detail {
         case .crowded: true
-        case .system(_, let errno): errno == .resourceTemporarilyUnavailable || Errno.shortages.contains(errno)
+        case .system(_, let number): number == .resourceTemporarilyUnavailable || Errno.shortages.contains(number)
         default: false
         }
     }
