@@ -24,9 +24,8 @@ enum OptionNames {
         "maxRequests": "--max-requests", "maxAge": "--max-age", "maxMemoryKiB": "--max-memory",
         "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain-timeout",
         "maxReplacedAtOnce": "--max-replaced-at-once", "printsStuckBacktrace": "--backtraces",
-        "keepAlive": "--keepalive",
-        "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only", "backlog": "--backlog", "permissions": "--mode",
-        "group": "--group",
+        "keepAlive": "--keepalive", "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only",
+        "backlog": "--backlog", "permissions": "--mode", "group": "--group",
     ]
 
     /// Other beginnings of the library's errors.

@@ -15,6 +15,8 @@ let resourceLimitScenarios = Group(
     },
     Scenario("limits-spawned", "a program has its limits, and not its parent", spawned),
     Scenario("limits-refused", "values and options that make no sense are named", refused),
+    Scenario(
+        "zygote-of-another", "a zygote whose children cannot have their credentials does not start", calledAsAnother),
     Scenario("limits-served", "a server's child has its limits", served),
     Scenario("limits-worker", "a worker has its limits", worker),
     Scenario(
@@ -106,6 +108,34 @@ private func refused() throws {
     zygote.child.containment = .descendants
     text = try invalidity { _ = try Zygote.start(configuration: zygote) { _ in } }
     try expect(text.contains("child.containment"), text)
+    zygote.child = ChildOptions()
+    zygote.maxChildren = 0
+    text = try invalidity { _ = try Zygote.start(configuration: zygote) { _ in } }
+    try expect(text == "maxChildren is 0, and must be at least 1", text)
+    var pool = PreforkServer.Configuration()
+    pool.startTimeout = .zero
+    configuration = pool
+    text = try refusal()
+    try expect(text == "startTimeout is 0.0 seconds, and must be positive", text)
+}
+
+/// A zygote whose children cannot be confined as asked does not start: no call would be served.
+private func calledAsAnother() throws {
+    let recording = try RecordingTable(limit: 1)
+    try recording.table.fork {
+        setuid(65_534)  // where this is not root, it never could
+        var configuration = Zygote.Configuration()
+        configuration.child.credentials = Credentials(user: 0, group: 0)
+        do {
+            let zygote = try Zygote.start(configuration: configuration) { _ in }
+            zygote.shutDownAndWait()
+            return 1
+        } catch {
+            return "\(error)".contains("credentials or oomScore cannot be set") ? 0 : 2
+        }
+    }
+    try recording.finish()
+    try expect(recording.exits.allSatisfy(\.isSuccess), "\(recording.exits)")
 }
 
 private func served() throws {

@@ -120,6 +120,7 @@ public final class Zygote: Sendable {
                 "a Task or a queue has been used in this process, and a child's would wait for their threads for ever: "
                     + "move Zygote.start before them, to the beginning of main")
         }
+        try configuration.child.tryConfinement()
         let client = try ZygoteClient(configuration, hooks, handlers)
         isDone = true
         return Zygote(client, configuration, handlers.all)

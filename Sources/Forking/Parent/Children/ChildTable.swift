@@ -78,7 +78,7 @@ public final class ChildTable {
     public init(
         maxChildren: Int, reaping: Reaping = .signal, onExit: @escaping (ChildExit) -> Void = { _ in }
     ) throws(ForkingError) {
-        guard maxChildren >= 1 else { throw .invalid("maxChildren is \(maxChildren), and must be at least 1") }
+        try requireAtLeast1("maxChildren", maxChildren)
         forkcore_occupy_standard_descriptors()
         self.maxChildren = maxChildren
         self.onExit = onExit

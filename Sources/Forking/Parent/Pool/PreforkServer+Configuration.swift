@@ -81,9 +81,7 @@ extension PreforkServer {
                 throw .invalid(
                     "maxWorkers is \(maxWorkers), and must be from workers, which is \(workers), to \(Self.ceiling)")
             }
-            guard maxReplacedAtOnce >= 1 else {
-                throw .invalid("maxReplacedAtOnce is \(maxReplacedAtOnce), and must be at least 1")
-            }
+            try requireAtLeast1("maxReplacedAtOnce", maxReplacedAtOnce)
             try requireAtLeast1("maxFailures", maxFailures)
             try requireAtLeast1("maxRequests", maxRequests)
             try requireAtLeast1("maxMemoryKiB", maxMemoryKiB)

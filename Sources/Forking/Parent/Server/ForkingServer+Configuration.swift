@@ -45,9 +45,7 @@ extension ForkingServer {
         public init() {}
 
         func checked() throws(ForkingError) -> Configuration {
-            guard maxChildren >= 1 else {
-                throw .invalid("maxChildren is \(maxChildren), and must be at least 1")
-            }
+            try requireAtLeast1("maxChildren", maxChildren)
             guard (1...65_535).contains(maxDatagramBytes) else {
                 throw .invalid("maxDatagramBytes is \(maxDatagramBytes), and must be from 1 to 65535")
             }
