@@ -8,16 +8,16 @@ import CForkCore
 /// Parent, one thread. `close()` unmaps it.
 struct ParentStack: BitwiseCopyable {
     /// Nil if it could not be mapped: then children are forked from the parent's ordinary stack.
-    private let stack: OpaquePointer?
+    let memory: OpaquePointer?
     private let owner = forkcore_process()
 
     init() {
         var opened: OpaquePointer?
-        stack = forkcore_stack_open(&opened) == 0 ? opened : nil
+        memory = forkcore_stack_open(&opened) == 0 ? opened : nil
     }
 
     func close() {
-        if let stack, owner == forkcore_process() { forkcore_stack_close(stack) }
+        if let memory, owner == forkcore_process() { forkcore_stack_close(memory) }
     }
 
     /// Calls `body` on this stack. Not in a child, which does not have it.
@@ -29,21 +29,9 @@ struct ParentStack: BitwiseCopyable {
         withoutActuallyEscaping(call) { call in
             withUnsafePointer(to: call) {
                 let call = UnsafeMutableRawPointer(mutating: $0)
-                forkcore_stack_run(stack, { $0!.assumingMemoryBound(to: (() -> Void).self).pointee() }, call)
+                forkcore_stack_run(memory, { $0!.assumingMemoryBound(to: (() -> Void).self).pointee() }, call)
             }
         }
         if let failure { throw failure }
-    }
-
-    /// Called from within `run`: forks a child that begins with `body`, where `run` was called, with a copy of `start`.
-    ///
-    /// - Returns: an errno.
-    func fork<Start: BitwiseCopyable>(
-        _ plan: forkcore_child_plan, _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32,
-        _ pid: inout ProcessID
-    ) -> Int32 {
-        withUnsafePointer(to: plan) { plan in
-            withUnsafePointer(to: start) { forkcore_stack_fork(stack, plan, $0, MemoryLayout<Start>.size, body, &pid) }
-        }
     }
 }

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
+import Glibc
+import SystemPackage
+
 /// How a child is set up and limited: the same for every child of a `ChildTable`, a `ForkingServer`, a `PreforkServer`
 /// and a `Zygote`. The defaults are those of a server's child.
 public struct ChildOptions: Sendable {
@@ -50,6 +54,29 @@ public struct ChildOptions: Sendable {
             throw .invalid("oomScore is \(oomScore), and must be from -1000 to 1000")
         }
         try limits.check()
+    }
+
+    /// The C form of what confines a child, except for its credentials: see `Credentials.withC`.
+    var confinement: forkcore_confinement {
+        forkcore_confinement(
+            credentials: nil, sets_oom_score: oomScore != nil, oom_score: Int32(clamping: oomScore ?? 0),
+            limits: limits.inC)
+    }
+
+    /// Throws if a child cannot be confined as requested. Parent: tries it in a child.
+    func tryConfinement() throws(ForkingError) {
+        guard credentials != nil || oomScore != nil || limits != ResourceLimits() else { return }
+        var call: UnsafePointer<CChar>?
+        var confinement = confinement
+        let code =
+            credentials?.withC {
+                confinement.credentials = $0
+                return forkcore_try_confinement(&confinement, &call)
+            } ?? forkcore_try_confinement(&confinement, &call)
+        guard code != 0 else { return }
+        let error = ForkingError.system(call: call.map { String(cString: $0) } ?? "clone", Errno(rawValue: code))
+        guard code == EPERM || code == EACCES, credentials != nil || oomScore != nil else { throw error }
+        throw .invalid("credentials or oomScore cannot be set, which takes root: \(error)")
     }
 }
 

@@ -80,7 +80,7 @@ extension ChildTable {
     }
 
     /// Called when a child has ended, because it may have left processes behind.
-    func noteEnd(of child: Child) {
+    func lookForLeftovers(of child: Child) {
         guard let orphans else { return }
         orphans.unseenEnds.value += 1
         guard child.stage != .running else { return }

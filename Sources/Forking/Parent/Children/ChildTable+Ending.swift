@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CForkCore
 import Glibc
 
 /// Ends children in steps: running → terminating → killed, each with its deadline.
@@ -96,6 +97,45 @@ extension ChildTable {
         let leader = slots[slot]
         guard leader.pid != child.pid, leader.hasGroup else { return false }
         return withAll || leader.stage == child.stage || leader.deadline.map { $0 <= now } ?? false
+    }
+
+    /// The only function that sends a signal to a child.
+    @discardableResult
+    func signal(_ signal: Signal, at slot: Int, group: Bool) -> Bool {
+        let child = slots[slot]
+        let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
+        if code == ECHILD {
+            if reap(slot) { source.wake(at: .now) }  // other code has reaped it
+        } else {
+            noteSignal(signal, to: slot, refused: code == EPERM)
+        }
+        return code == 0
+    }
+
+    /// Tries to reap each child, whether or not its end was announced. A caller that waits for all children must not
+    /// depend on SIGCHLD: other code may have taken it, or discarded it by setting its disposition.
+    func sweep() {
+        requireParent()
+        reapAll()
+        source.wake(at: .now)  // to report what was found
+    }
+
+    /// Waits until no child is left, but at most for `deadline`; nil waits forever. Meanwhile children are reaped and
+    /// timeouts enforced; otherwise no signal is sent. Parent.
+    ///
+    /// - Returns: whether no child is left.
+    /// - Throws: `ForkingError.Code.system` if polling fails.
+    public func wait(atMost deadline: Duration? = nil) throws(ForkingError) -> Bool {
+        let end = deadline.map { Instant.now + $0 }
+        sweep()
+        collect()
+        while !isDeserted {
+            let rest = end.map { $0 - Instant.now }
+            if let rest, rest <= .zero { return false }
+            _ = try waitUntilReadable(source.descriptor, atMost: rest)
+            collect()
+        }
+        return true
     }
 
     // MARK: Time

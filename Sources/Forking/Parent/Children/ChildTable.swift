@@ -59,13 +59,15 @@ public final class ChildTable {
     /// No child has a deadline before this.
     var nextDeadline: Instant?
     /// State for children between clone and execve. Nil until the table first spawns one.
-    private var spawner: OpaquePointer?
+    var spawner: OpaquePointer?
     /// When to check whether spawned children have called execve. `spawnedPause` is the pause before that.
     var spawnedCheckAt: Instant?
+    var spawnedPause = Duration.zero
     /// Only in a table that contains its children's descendants.
     var orphans: Orphans?
-    private var spawnedPause = Duration.zero
     var sharesOneArena = false
+    /// Signals that had a handler when the first child was forked. Asking at each fork would cost ten system calls.
+    lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
     /// Creates an empty table. Parent.
     ///
@@ -104,9 +106,6 @@ public final class ChildTable {
         if let marks { forkcore_marks_close(marks) }
         if let spawner { forkcore_spawner_close(spawner, Self.patienceWithPrograms) }
     }
-
-    /// How long to wait for spawned children to call execve, in nanoseconds.
-    private static let patienceWithPrograms: Int64 = 1_000_000_000
 
     /// The number of children.
     public var count: Int {
@@ -178,7 +177,11 @@ public final class ChildTable {
         peer: SocketAddress? = nil, options: ChildOptions, keeping kept: [Int32] = [], from stack: ParentStack,
         _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32
     ) throws(ForkingError) -> ProcessID {
-        try make(peer, options, keeping: kept) { plan, pid in stack.fork(plan, start, body, &pid) }
+        try make(peer, options, keeping: kept) { plan, pid in
+            withUnsafePointer(to: start) {
+                forkcore_stack_fork(stack.memory, &plan, $0, MemoryLayout<Start>.size, body, &pid)
+            }
+        }
     }
 
     private func make(
@@ -207,67 +210,40 @@ public final class ChildTable {
         return pid
     }
 
-    /// Makes a child that executes `program`. The program has `descriptor` as descriptors 0 and 1, and inherits 2; all
-    /// others are closed. clone(2), execve(2).
-    ///
-    /// The cost does not depend on the parent's memory. The child has an empty signal mask, and the same dispositions
-    /// as with `fork`, except that SIGPIPE gets its default. Libc's fork handlers do not run.
-    ///
-    /// Parent: does not wait for execve, and the caller may close `descriptor` at once. If the program cannot be
-    /// executed, the child exits with status 127, and `ChildExit.execError` has execve's errno. The table must reap by
-    /// pidfd, because a child loses its death mark at execve.
-    /// - Throws: as `fork` does; `.crowded` if as many children as possible have not called execve yet.
-    @discardableResult
-    public func spawn(
-        _ program: Program, on descriptor: FileDescriptor, peer: SocketAddress? = nil,
-        options: ChildOptions = ChildOptions()
-    ) throws(ForkingError) -> ProcessID {
-        try spawn(program, on: descriptor, at: 0, peer: peer, options: options)
+    // MARK: A slot's life: reserve → enter → release, or vacate
+
+    func reserve() throws(ForkingError) -> Int {
+        guard !isFull else { throw .full(limit: maxChildren) }
+        orphans?.fate = .running
+        defer { checkInvariants() }
+        return slots.take()
     }
 
-    /// The same, but unless `target` is 0, the program has `descriptor` as descriptor `target`, and inherits 0 and 1.
-    @discardableResult
-    func spawn(
-        _ program: Program, on descriptor: FileDescriptor, at target: Int32,
-        peer: SocketAddress? = nil, options: ChildOptions
-    ) throws(ForkingError) -> ProcessID {
-        requireParent()
-        precondition(
-            marks == nil, "a table that spawns programs must reap by pidfd: ChildTable(maxChildren:reaping: .pidfd)")
-        try options.check()
-        var options = options
-        if options.containment == nil { options.containment = .session }
-        try contain(options)
-        if spawner == nil { try check(forkcore_spawner_open(&spawner), "mmap") }
-        let slot = try reserve()
-        let startedAt = Instant.now
-        var pid: ProcessID = 0
-        var pidfd: Int32 = -1
-        let code = withPlan(options, slot) { plan in
-            plan.target_descriptor = target
-            plan.closes_aside = peer?.isUnix ?? false
-            plan.takes_errors = program.isStandardErrorConnected
-            plan.confinement.limits.memory_is_all = true
-            return program.withStrings { path, arguments, environment in
-                forkcore_spawn(
-                    spawner, &plan, descriptor.rawValue, path, arguments, environment, slots.execError(slot), &pid,
-                    &pidfd
-                )
-            }
+    /// Calls `fork` with the plan for the child in `slot`: what it does before its body, or before execve. It allocates
+    /// nothing, and fills in the plan in place, because each idle child has a copy of what is written to the stack here.
+    func withPlan(_ options: ChildOptions, _ slot: Int, _ fork: (inout forkcore_child_plan) -> Int32) -> Int32 {
+        let containment = options.containment ?? .group
+        let taken = SignalSet(rawValue: ParentOnly.blockedSignals)
+        let defaults = options.printsCrashBacktrace ? taken : taken.union(Signal.crashes)
+        var plan = forkcore_child_plan()
+        plan.defaults = defaults.intersection(handled).rawValue
+        plan.heedless = options.heedless.rawValue
+        if let marks { plan.mark = forkcore_marks_occupy(marks, slot) }
+        plan.own_group = containment >= .group
+        plan.own_session = containment >= .session
+        plan.dies_with_parent = options.diesWithParent
+        if containment == .descendants { plan.watcher = orphans?.watching }
+        plan.watched_as = slot
+        plan.confinement = options.confinement
+        guard let credentials = options.credentials else { return fork(&plan) }
+        return credentials.withC {
+            plan.confinement.credentials = $0
+            return fork(&plan)
         }
-        guard code == 0 else {
-            vacate(slot)
-            guard code != EBUSY else { throw .crowded }
-            throw .system(call: String(cString: forkcore_spawner_failed_call(spawner)), Errno(rawValue: code))
-        }
-        try enter(pid, slot, peer, startedAt, options, pidfd: pidfd)
-        spawnedPause = .zero
-        closeSpawnedDescriptors()
-        return pid
     }
 
-    /// Enters a new child into the table, and begins to watch it.
-    private func enter(
+    /// Enters a new child into the table, and begins to watch it: by its pidfd, if it has one already.
+    func enter(
         _ pid: ProcessID, _ slot: Int, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions,
         pidfd: Int32? = nil
     ) throws(ForkingError) {
@@ -281,25 +257,22 @@ public final class ChildTable {
         }
     }
 
-    /// Closes the parent's copies of connections whose children have called execve, so that the client sees EOF when
-    /// the program closes its own. While some have not, checks again at longer and longer intervals.
-    func closeSpawnedDescriptors() {
-        guard let spawner, !forkcore_spawner_close_descriptors(spawner), spawnedCheckAt == nil else { return }
-        spawnedPause = min(max(.milliseconds(1), spawnedPause * 2), .milliseconds(64))
-        let soon = Instant.now + spawnedPause
-        spawnedCheckAt = soon
-        source.wake(at: soon)
+    func commit(_ slot: Int, _ child: Child) {
+        // The kernel does not reuse the pid of an unreaped child. If the table still has this pid, other code has
+        // reaped that child.
+        if let lost = slots.slot(of: child.pid) {
+            var ending = forkcore_ending()
+            ending.state = FORKCORE_LOST
+            release(lost, ending)
+        }
+        slots.fill(slot, with: child)
+        if let orphans {
+            orphans.note(child.pid, in: slot)
+            source.scheduleSweep()  // most daemons leave right after their start
+        }
+        child.deadline.map(noteDeadline)
+        checkInvariants()
     }
-
-    /// Waits until every spawned child has called execve. That takes microseconds; the limit is a second.
-    ///
-    /// - Returns: whether all have.
-    func awaitPrograms() -> Bool {
-        spawner.map { forkcore_spawner_await($0, Self.patienceWithPrograms) } ?? true
-    }
-
-    /// Signals that had a handler when the first child was forked. Asking at each fork would cost ten system calls.
-    lazy var handled = SignalSet(rawValue: forkcore_signals_handled(.max))
 
     /// Kills and reaps a child that could not be watched. If the kernel or a tracer holds it, it keeps its slot, and
     /// the table tries again later.
@@ -317,93 +290,34 @@ public final class ChildTable {
         vacate(slot)
     }
 
-    // MARK: Reaping
+    /// The channel of the call that a zygote's child serves, or -1.
+    func channel(of pid: ProcessID) -> Int32 { slots.slot(of: pid).map { slots[$0].channel } ?? -1 }
 
-    /// Reaps every child that has ended, ends those whose timeout has passed, and calls `onExit` for each end. Never
-    /// waits. Parent.
-    public func collect() { collect(telling: tellAll) }
-
-    /// The same, with another observer for this table's children. Inlined, so that what the observer captures is not
-    /// retained.
-    @inline(__always)
-    func collect(telling observe: (ChildExit) -> Void) {
-        requireParent()
-        source.reap()
-        tell(observe)
-        source.tellOthers()
+    func keep(_ channel: Int32, for pid: ProcessID) {
+        if let slot = slots.slot(of: pid) { slots[slot].channel = channel }
     }
 
-    /// Waits until no child is left, but at most for `deadline`; nil waits forever. Meanwhile children are reaped and
-    /// timeouts enforced; otherwise no signal is sent. Parent.
+    /// The table's invariants, checked after changes in debug builds:
+    /// - as many slots are taken as are counted, and no more than the limit;
+    /// - a live child is in one slot, and is found there by its pid;
+    /// - a child that was told to end has a deadline for SIGKILL, or was sent it.
     ///
-    /// - Returns: whether no child is left.
-    /// - Throws: `ForkingError.Code.system` if polling fails.
-    public func wait(atMost deadline: Duration? = nil) throws(ForkingError) -> Bool {
-        let end = deadline.map { Instant.now + $0 }
-        sweep()
-        collect()
-        while !isDeserted {
-            let rest = end.map { $0 - Instant.now }
-            if let rest, rest <= .zero { return false }
-            _ = try waitUntilReadable(source.descriptor, atMost: rest)
-            collect()
-        }
-        return true
-    }
-
-    /// Reaps `pid` if it is a child of this table that has ended. Returns whether it was.
-    func reap(pid: ProcessID) -> Bool {
-        slots.slot(of: pid).map(reap) ?? false
-    }
-
-    /// Reaps the child in `slot` if it has ended. Returns whether it had. `tell` reports it to observers.
-    func reap(_ slot: Int) -> Bool {
-        let child = slots[slot]
-        var ending = forkcore_ending()
-        // A table that contains descendants tracks leftovers itself, so that it does not need `endsGroups`.
-        let endsGroup = child.hasGroup && (endsGroups && orphans == nil || child.stage != .running)
-        // An errno other than ECHILD would mean a kernel without wait4. The child then stays in the table.
-        guard forkcore_reap(child.pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
-        release(slot, ending)
-        return true
-    }
-
-    /// Reaps a process that is in no table. Returns false if it has not ended.
-    static func reap(stranger pid: ProcessID) -> Bool {
-        var ending = forkcore_ending()
-        return forkcore_reap(pid, false, &ending) == 0 && ending.state != FORKCORE_RUNNING
-    }
-
-    /// Whether there is something to report.
-    var hasReports: Bool { !ended.isEmpty || !troubles.isEmpty }
-
-    /// Calls the server's and the user's observers.
-    func tellAll(_ exit: ChildExit) {
-        noteExit(exit)
-        onExit(exit)
-    }
-
-    /// Reports ended children, and trouble. The observer may call this again: each is reported once.
-    @inline(__always)
-    func tell(_ observe: (ChildExit) -> Void) {
-        while let next = ended.next() { observe(ChildExit(next)) }
-        while !troubles.isEmpty {
-            let trouble = troubles.removeFirst()
-            noteTrouble(trouble)
-            onTrouble(trouble)
-        }
-    }
-
-    /// The only function that sends a signal to a child.
-    @discardableResult
-    func signal(_ signal: Signal, at slot: Int, group: Bool) -> Bool {
-        let child = slots[slot]
-        let code = forkcore_kill(child.pid, group && child.hasGroup, signal.rawValue)
-        if code == ECHILD {
-            if reap(slot) { source.wake(at: .now) }  // other code has reaped it
-        } else {
-            noteSignal(signal, to: slot, refused: code == EPERM)
-        }
-        return code == 0
+    /// With many children, not every change is checked, so that the cost of a change does not grow with their number.
+    func checkInvariants() {
+        assert(
+            {
+                guard count % (1 + count / 256) == 0 else { return true }
+                forEachChild { slot, child in
+                    assert(child.pid > 1 && slots.slot(of: child.pid) == slot, "a child is not found by its pid")
+                    assert(
+                        (child.stage == .terminating) == (child.stage != .killed && child.reason != .own),
+                        "a child's stage and the reason for it disagree")
+                }
+                var taken = 0
+                for slot in 0..<slots.end where slots.isTaken(slot) { taken += 1 }
+                assert(count == taken, "a slot was given back twice")
+                assert(orphans != nil || count <= maxChildren, "more children than maxChildren")
+                return true
+            }())
     }
 }

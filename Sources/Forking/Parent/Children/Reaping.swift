@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whoever owns a child table: a parent, a zygote, or, by pidfd and under its lock, a zygote's host.
+// How a child's end comes from the kernel to the observer. Whoever owns a child table: a parent, a zygote, or, by pidfd
+// and under its lock, a zygote's host.
 
 import CForkCore
 import Glibc
+import SystemPackage
 
 /// Reports that children have ended, through one descriptor that a loop can poll.
 ///
@@ -155,50 +157,145 @@ final class ReapSource {
         alarm = deadline
         _ = forkcore_timer_set(timer.rawValue, max(1, deadline.nanoseconds))
     }
+}
 
-    // MARK: Collecting
+// What follows is in the order in which it runs. Loops use indices, because a loop over the array itself would retain it.
 
+extension ChildTable {
+    /// Reaps every child that has ended, ends those whose timeout has passed, and calls `onExit` for each end. Never
+    /// waits. Parent.
+    public func collect() { collect(telling: tellAll) }
+
+    /// The same, with another observer for this table's children. Inlined, so that what the observer captures is not
+    /// retained.
+    @inline(__always)
+    func collect(telling observe: (ChildExit) -> Void) {
+        requireParent()
+        source.collect()
+        tell(observe)
+        source.tellOthers()
+    }
+}
+
+extension ReapSource {
     /// Reaps every ended child of every table, and handles the deadlines that have passed.
-    func reap() {
+    fileprivate func collect() {
         for index in replies.indices { replies[index]._withUnsafeGuaranteedRef { $0.send() } }
         if signals == nil {
             collectByPidfd()
         } else {
-            collectBySignal()
+            var hasReports = false
+            signals!.take { _, child in
+                hasReports = true
+                // SIGCHLD names this child, so no search is needed.
+                for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
+            }
+            for index in tables.indices { tables[index].with { $0.reapMarked() } }
+            if hasReports { scheduleSweep() }
         }
         let now = Instant.now
         if let alarm, alarm <= now { fireTimers(now) }
     }
+}
 
+extension ChildTable {
+    /// Reaps `pid` if it is a child of this table that has ended. Returns whether it was.
+    func reap(pid: ProcessID) -> Bool {
+        slots.slot(of: pid).map(reap) ?? false
+    }
+
+    /// Reaps the child in `slot` if it has ended. Returns whether it had. `tell` reports it to observers.
+    func reap(_ slot: Int) -> Bool {
+        let child = slots[slot]
+        var ending = forkcore_ending()
+        // A table that contains descendants tracks leftovers itself, so that it does not need `endsGroups`.
+        let endsGroup = child.hasGroup && (endsGroups && orphans == nil || child.stage != .running)
+        // An errno other than ECHILD would mean a kernel without wait4. The child then stays in the table.
+        guard forkcore_reap(child.pid, endsGroup, &ending) == 0, ending.state != FORKCORE_RUNNING else { return false }
+        release(slot, ending)
+        return true
+    }
+
+    func release(_ slot: Int, _ ending: forkcore_ending) {
+        let child = slots[slot]
+        if child.pidfd >= 0 { source.unwatch(child.pidfd) }
+        if child.hold == .told { heldCount -= 1 }
+        let execError = slots.execError(slot).pointee
+        vacate(slot)
+        closeSpawnedDescriptors()
+        ended.append(EndedChild(child: child, ending: ending, execError: execError, at: .now))
+        lookForLeftovers(of: child)
+    }
+
+    func vacate(_ slot: Int) {
+        if let marks { forkcore_marks_vacate(marks, slot) }
+        orphans?.note(0, in: slot)
+        slots.release(slot)
+        checkInvariants()
+    }
+
+    /// Tries to reap the children that may have ended according to their marks.
+    func reapMarked() {
+        guard let marks else { return }
+        var slot = 0
+        while true {
+            slot = forkcore_marks_next(marks, slot, slots.end)
+            guard slot < slots.end else { return }
+            if slots[slot].pid != 0, !reap(slot) { forkcore_marks_doubt(marks, slot) }
+            slot += 1
+        }
+    }
+
+    /// Reports ended children, and trouble. The observer may call this again: each is reported once.
+    @inline(__always)
+    func tell(_ observe: (ChildExit) -> Void) {
+        while let next = ended.next() { observe(ChildExit(next)) }
+        while !troubles.isEmpty {
+            let trouble = troubles.removeFirst()
+            noteTrouble(trouble)
+            onTrouble(trouble)
+        }
+    }
+
+    /// Calls the server's and the user's observers.
+    func tellAll(_ exit: ChildExit) {
+        noteExit(exit)
+        onExit(exit)
+    }
+
+    /// Whether there is something to report.
+    var hasReports: Bool { !ended.isEmpty || !troubles.isEmpty }
+}
+
+extension ChildExit {
+    init(_ ended: EndedChild) {
+        let (child, ending) = (ended.child, ended.ending)
+        let status: ExitStatus =
+            switch ending.state {
+            case FORKCORE_EXITED: .exited(code: ending.code)
+            case FORKCORE_KILLED: .signaled(Signal(rawValue: ending.signal), dumpedCore: ending.core)
+            default: .unknown
+            }
+        self.init(
+            pid: child.pid, peer: child.peer, status: status, reason: child.reason,
+            duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
+            usage: status == .unknown ? nil : ResourceUsage(ending),
+            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), channel: child.channel)
+    }
+}
+
+extension ReapSource {
     /// Calls the observers of all tables except the caller's, which has called its own.
     ///
     /// An observer may call back into this source, and release a table: so each table is looked up anew.
-    func tellOthers() {
+    fileprivate func tellOthers() {
         while let index = tables.indices.first(where: { tables[$0].with { $0.hasReports } }) {
             let table = tables[index].retained
             table.tell(table.tellAll)
         }
     }
 
-    // Loops use indices, because a loop over the array itself would retain it.
-
-    private func collectBySignal() {
-        var hasReports = false
-        signals!.take { _, child in
-            hasReports = true
-            // SIGCHLD names this child, so no search is needed.
-            for index in tables.indices where tables[index].with({ $0.reap(pid: child) }) { break }
-        }
-        for index in tables.indices { tables[index].with { $0.reapMarked() } }
-        if hasReports { scheduleSweep() }
-    }
-
-    func scheduleSweep() {
-        guard sweepDue == nil else { return }
-        let due = Instant.now + (orphanSignals == nil ? Self.sweepInterval : Self.orphanInterval)
-        sweepDue = due
-        wake(at: due)
-    }
+    // MARK: By pidfd
 
     /// Handles ready descriptors in rounds, and stops after as many rounds as there can be children for: no pidfd is
     /// ready twice.
@@ -220,6 +317,30 @@ final class ReapSource {
         case Self.signalToken: scheduleSweep()
         default: for index in tables.indices { tables[index].with { $0.reap(ready: Int(token)) } }  // it has one table
         }
+    }
+
+    // MARK: Timers, and what no event has reported
+
+    private func fireTimers(_ now: Instant) {
+        if let due = sweepDue, due <= now {
+            sweepDue = nil
+            sweep()
+        }
+        var next = sweepDue
+        for index in tables.indices { next = earlier(next, tables[index].with { $0.fireTimers(now) }) }
+        alarm = nil
+        if let next {
+            wake(at: next)
+        } else {
+            _ = forkcore_timer_set(timer.rawValue, 0)
+        }
+    }
+
+    func scheduleSweep() {
+        guard sweepDue == nil else { return }
+        let due = Instant.now + (orphanSignals == nil ? Self.sweepInterval : Self.orphanInterval)
+        sweepDue = due
+        wake(at: due)
     }
 
     /// Finds ended children that no mark reported: those whose mark was forged or never set, and those that other code
@@ -247,19 +368,26 @@ final class ReapSource {
         }
         if !allAccountedFor, reapStrangers() { sweepDue = .now + Self.sweepInterval }
     }
+}
 
-    private func fireTimers(_ now: Instant) {
-        if let due = sweepDue, due <= now {
-            sweepDue = nil
-            sweep()
+extension ChildTable {
+    /// Tries to reap each child whose mark does not say that it is alive.
+    func reapDoubtful() {
+        forEachChild { slot, child in
+            guard let marks, !forkcore_marks_holds(marks, slot, child.pid) else { return }
+            forkcore_marks_trust(marks, slot)
+            _ = reap(slot)
         }
-        var next = sweepDue
-        for index in tables.indices { next = earlier(next, tables[index].with { $0.fireTimers(now) }) }
-        alarm = nil
-        if let next {
-            wake(at: next)
-        } else {
-            _ = forkcore_timer_set(timer.rawValue, 0)
-        }
+    }
+
+    /// Tries to reap each child by pid.
+    func reapAll() {
+        forEachChild { slot, _ in _ = reap(slot) }
+    }
+
+    /// Reaps a process that is in no table. Returns false if it has not ended.
+    static func reap(stranger pid: ProcessID) -> Bool {
+        var ending = forkcore_ending()
+        return forkcore_reap(pid, false, &ending) == 0 && ending.state != FORKCORE_RUNNING
     }
 }
