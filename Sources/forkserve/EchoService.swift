@@ -6,41 +6,32 @@ import Forking
 import Glibc
 import SystemPackage
 
-/// The built-in service. Child.
+/// The built-in service. Child. It ends normally when the client has been silent for longer than `--io-timeout`.
 enum EchoService {
     /// Sends input back as it arrives, until the client closes. So a client that sends without end uses no memory.
     static func serve(_ connection: inout Connection) throws(ForkingError) {
-        try leavingIdle { () throws(ForkingError) in try sendBack(&connection) }
+        do throws(ForkingError) {
+            while true {
+                let bytes = try connection.read()
+                if bytes.isEmpty { return }
+                try connection.write(bytes)
+            }
+        } catch let error where error.code == .timedOut {}
     }
 
     /// Sends the first line back, whatever its length.
     static func serveOnce(_ connection: inout Connection) throws(ForkingError) {
-        try leavingIdle { () throws(ForkingError) in try sendLineBack(&connection) }
-    }
-
-    /// Ends normally when the client has been silent for longer than `--io-timeout`.
-    private static func leavingIdle(_ body: () throws(ForkingError) -> Void) throws(ForkingError) {
-        do throws(ForkingError) { try body() } catch let error where error.code == .timedOut {}
-    }
-
-    private static func sendBack(_ connection: inout Connection) throws(ForkingError) {
-        while true {
-            let bytes = try connection.read()
-            if bytes.isEmpty { return }
-            try connection.write(bytes)
-        }
-    }
-
-    private static func sendLineBack(_ connection: inout Connection) throws(ForkingError) {
-        while true {
-            let bytes = try connection.read()
-            if bytes.isEmpty { return }
-            guard let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
-                try connection.write(bytes)
-                continue
+        do throws(ForkingError) {
+            while true {
+                let bytes = try connection.read()
+                if bytes.isEmpty { return }
+                guard let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
+                    try connection.write(bytes)
+                    continue
+                }
+                return try connection.write(Array(bytes[...newline]))
             }
-            return try connection.write(Array(bytes[...newline]))
-        }
+        } catch let error where error.code == .timedOut {}
     }
 
     /// Sends a datagram back, if its sender has room for it.

@@ -24,10 +24,10 @@ extension ForkingServer {
     }
 
     /// Serves the client of a connection. Returns the exit status.
-    func serveInChild(_ descriptor: Int32, of peer: SocketAddress) -> Int32 {
+    func serveInChild(_ start: ConnectionStart) -> Int32 {
         guard case .connections(let handler) = service else { preconditionFailure("it is no server of connections") }
-        var connection = Connection(FileDescriptor(rawValue: descriptor), peer: peer)
-        let status = run(for: peer) {
+        var connection = Connection(FileDescriptor(rawValue: start.descriptor), peer: start.peer)
+        let status = run(for: start.peer) {
             try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             try handler(&connection)
         }

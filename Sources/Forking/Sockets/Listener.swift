@@ -243,22 +243,6 @@ public struct Listener: ~Copyable {
         return connection
     }
 
-    /// The same, for a process that has the socket but not the listener. The caller must close the descriptor.
-    static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
-        var descriptor: Int32 = -1
-        var code: Int32 = 0
-        let peer = SocketAddress { code = forkcore_accept(socket, $0, $1, &descriptor) }
-        switch code {
-        case 0:
-            return (FileDescriptor(rawValue: descriptor), peer)
-        case EAGAIN, ECONNABORTED, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET, EHOSTUNREACH, EOPNOTSUPP,
-            ENETUNREACH, EPERM, ETIMEDOUT:
-            return nil  // none was waiting, or its client has gone, which Linux reports here
-        default:
-            throw .system(call: "accept", Errno(rawValue: code))
-        }
-    }
-
     /// Receives the next datagram, of at most `limit` bytes. Returns nil if none is waiting. Never blocks. For an event
     /// loop. Parent of a server of datagrams. recvmsg(2).
     ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import Glibc
 import SystemPackage
 
 /// `Listener` is noncopyable and cannot be stored in an array; this box can.
@@ -54,6 +55,21 @@ struct ListenerSet: ~Copyable {
         if let poll { forkcore_poll_remove(poll.rawValue, listener) }
     }
 
+    /// Accepts the next client, if there is one.
+    ///
+    /// - Throws: `ForkingError.Code.system`, with EINVAL if another process has shut the listener down.
+    func accept() throws(ForkingError) -> Connection? {
+        let socket = try next()
+        guard socket >= 0 else { return nil }
+        guard let (descriptor, peer) = try Listener.take(from: socket) else {
+            if forkcore_is_shut_down(socket) { throw .system(call: "accept", .invalidArgument) }
+            return nil
+        }
+        var connection = Connection(descriptor, peer: peer)
+        connection.mayHoldRights = mayHoldRights
+        return connection
+    }
+
     /// Returns the socket from which to accept the next client, or -1 if there is none. epoll_wait(2) rotates among
     /// several ready sockets.
     func next() throws(ForkingError) -> Int32 {
@@ -78,6 +94,25 @@ struct ListenerSet: ~Copyable {
         isWatching = false
         poll = nil
         all = []
+    }
+}
+
+extension Listener {
+    /// Accepts the next connection of a listening socket. Returns nil if none is waiting. The caller must close the
+    /// descriptor.
+    static func take(from socket: Int32) throws(ForkingError) -> (FileDescriptor, peer: SocketAddress)? {
+        var descriptor: Int32 = -1
+        var code: Int32 = 0
+        let peer = SocketAddress { code = forkcore_accept(socket, $0, $1, &descriptor) }
+        switch code {
+        case 0:
+            return (FileDescriptor(rawValue: descriptor), peer)
+        case EAGAIN, ECONNABORTED, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET, EHOSTUNREACH, EOPNOTSUPP,
+            ENETUNREACH, EPERM, ETIMEDOUT:
+            return nil  // none was waiting, or its client has gone, which Linux reports here
+        default:
+            throw .system(call: "accept", Errno(rawValue: code))
+        }
     }
 }
 

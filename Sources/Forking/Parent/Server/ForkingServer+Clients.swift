@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CForkCore
+import Glibc
 import SystemPackage
 
 extension ForkingServer {
@@ -20,13 +21,19 @@ extension ForkingServer {
     func takeClient() throws(ForkingError) {
         do throws(ForkingError) {
             switch service {
-            case .connections: try takeConnection()
-            case .datagrams: try takeDatagram()
-            case .programs(let program): try takeConnection(for: program)
-            case .lending(let program):
-                try lend(to: program)
-                noteClient()
+            case .connections:
+                guard let connection = try nextClient() else { return }
+                try serve(connection)
+            case .programs(let program):
+                guard let connection = try nextClient() else { return }
+                try serve(connection, by: program)
+            case .datagrams:
+                try replies?.prepare()
+                guard var datagram = try nextDatagram() else { return }
+                try serve(&datagram)
+            case .lending(let program): try lend(to: program)
             }
+            noteClient()
         } catch {
             if error.errno == .invalidArgument,
                 try listeners.all.listenAgain({ tell(.listeningAgain($0)) })
@@ -38,82 +45,42 @@ extension ForkingServer {
         }
     }
 
-    private func takeConnection() throws(ForkingError) {
-        guard let connection = try nextClient() else { return }
-        try serve(connection)
-        noteClient()
-    }
-
-    private func takeConnection(
-        for program: (borrowing Connection) throws(ForkingError) -> Program
-    ) throws(ForkingError) {
-        guard let connection = try nextClient() else { return }
-        try serve(connection, by: program)
-        noteClient()
-    }
-
-    private func takeDatagram() throws(ForkingError) {
-        try replies?.prepare()
-        guard var datagram = try nextDatagram() else { return }
-        try serve(&datagram)
-        noteClient()
-    }
-
-    /// The client stays in the queue, or is held. The server retries when a child has ended, or after a pause.
-    private func noteShortage(_ error: ForkingError) {
-        if error == .crowded {
-            guard admission.noteCrowd(at: .now) else { return }
-        } else {
-            admission.noteShortage(at: .now)
-        }
-        isShort = true
-        if admission.isNewShortage(at: .now) { tell(.shortage(error)) }
-    }
-
-    private func noteFork(_ pid: ProcessID, for peer: SocketAddress) { tell(.forked(pid, peer: peer)) }
-
     /// The client that was held longest, or else the next one in a listener's queue, unless the verify hook rejects it.
     private func nextClient() throws(ForkingError) -> Connection? {
-        guard held.isEmpty else { return nextHeld() }
-        guard let connection = try accept() else { return nil }
-        if isWelcome(connection) { return connection }
-        noteClient()
-        return nil
-    }
-
-    private func nextHeld() -> Connection? {
-        if let connection = held.next(isWelcome) { return connection }
-        noteClient()
-        return nil
-    }
-
-    private func nextDatagram() throws(ForkingError) -> Datagram? {
-        if heldDatagram != nil { return heldDatagram.take() }
-        guard var datagram = try receive() else { return nil }
-        if isWelcome(datagram) { return datagram }
-        datagram.wipe()
-        noteClient()
-        return nil
-    }
-
-    /// The next client in a listener's queue, if there is one.
-    private func accept() throws(ForkingError) -> Connection? {
-        let socket = try listeners.next()
-        guard socket >= 0 else { return nil }
-        guard let (descriptor, peer) = try Listener.take(from: socket) else {
-            if forkcore_is_shut_down(socket) { throw .system(call: "accept", .invalidArgument) }
-            return nil
+        if held.isEmpty {
+            guard let connection = try listeners.accept() else { return nil }
+            if isWelcome(connection) { return connection }
+        } else if let connection = held.next(isWelcome) {
+            return connection
         }
-        var connection = Connection(descriptor, peer: peer)
-        connection.mayHoldRights = listeners.mayHoldRights
-        return connection
+        noteClient()
+        return nil
     }
 
-    /// The next datagram in a socket's queue, if there is one.
-    private func receive() throws(ForkingError) -> Datagram? {
-        let socket = try listeners.next()
-        guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
-        return try shared.listener.receive(limit: configuration.maxDatagramBytes)
+    private func isWelcome(_ connection: borrowing Connection) -> Bool {
+        do {
+            if try hooks.verifyConnection(self, connection) { return true }
+            tell(.rejected(connection.peer))
+        } catch {
+            tell(.verifyFailed(connection.peer, error))
+        }
+        return false
+    }
+
+    private func serve(_ connection: consuming Connection) throws(ForkingError) {
+        let peer = connection.peer
+        let start = ConnectionStart(
+            server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: peer)
+        do throws(ForkingError) {
+            let pid = try children.fork(peer: peer, options: childOptions, from: stack, start) {
+                let start = $0!.load(as: ConnectionStart.self)
+                return start.server._withUnsafeGuaranteedRef { $0.serveInChild(start) }
+            }
+            tell(.forked(pid, peer: peer))
+        } catch {
+            try hold(connection, error)
+        }
+        // The parent's copy of the connection closes here. Only the child's is left.
     }
 
     /// Avoids writing to memory shared with the children for each client (see `ParentCell`).
@@ -135,21 +102,7 @@ extension ForkingServer {
         do { try hooks.beforeFork(self) } catch { tell(.beforeForkFailed(error)) }
     }
 
-    private func serve(_ connection: consuming Connection) throws(ForkingError) {
-        let peer = connection.peer
-        let start = ConnectionStart(
-            server: .passUnretained(self), descriptor: connection.descriptor.rawValue, peer: peer)
-        do throws(ForkingError) {
-            let pid = try children.fork(peer: peer, options: childOptions, from: stack, start) {
-                let start = $0!.load(as: ConnectionStart.self)
-                return start.server._withUnsafeGuaranteedRef { $0.serveInChild(start.descriptor, of: start.peer) }
-            }
-            noteFork(pid, for: peer)
-        } catch {
-            try hold(connection, error)
-        }
-        // The parent's copy of the connection closes here. Only the child's is left.
-    }
+    // MARK: Shortages
 
     /// No child could be made for a client. Holds the client if a retry may soon succeed; otherwise closes its
     /// connection.
@@ -158,6 +111,19 @@ extension ForkingServer {
         held.putBack(connection)
         throw error
     }
+
+    /// The client stays in the queue, or is held. The server retries when a child has ended, or after a pause.
+    private func noteShortage(_ error: ForkingError) {
+        if error == .crowded {
+            guard admission.noteCrowd(at: .now) else { return }
+        } else {
+            admission.noteShortage(at: .now)
+        }
+        isShort = true
+        if admission.isNewShortage(at: .now) { tell(.shortage(error)) }
+    }
+
+    // MARK: Programs
 
     private func serve(
         _ connection: consuming Connection, by program: (borrowing Connection) throws(ForkingError) -> Program
@@ -173,20 +139,66 @@ extension ForkingServer {
         do throws(ForkingError) {
             let pid = try children.spawn(
                 child, on: connection.descriptor, peer: peer, options: childOptions)
-            noteFork(pid, for: peer)
+            tell(.forked(pid, peer: peer))
         } catch {
             try hold(connection, error)
         }
     }
 
-    private func isWelcome(_ connection: borrowing Connection) -> Bool {
-        do {
-            if try hooks.verifyConnection(self, connection) { return true }
-            tell(.rejected(connection.peer))
+    /// Parent: a client or a datagram has arrived at a listener. Executes a program on that listener.
+    private func lend(to program: (SocketAddress) throws(ForkingError) -> Program) throws(ForkingError) {
+        let listener = try listeners.next()
+        guard let address = listeners.all.first(where: { $0.descriptor == listener })?.address else { return }
+        guard !forkcore_is_shut_down(listener) else { throw .system(call: "accept", .invalidArgument) }
+        let child: Program
+        do throws(ForkingError) {
+            child = try program(address)
         } catch {
-            tell(.verifyFailed(connection.peer, error))
+            listeners.leave(listener)
+            lent.rest(listener, until: .now + LentListeners.pause)
+            return tell(.forkFailed(address, error))
         }
-        return false
+        Self.letWait(on: listener)
+        let pid = try children.spawn(
+            child, on: FileDescriptor(rawValue: listener), peer: address, options: childOptions)
+        listeners.leave(listener)
+        lent.lend(listener, to: pid)
+        tell(.forked(pid, peer: address))
+    }
+
+    /// Makes the listener blocking: a program written for inetd waits in accept(2) itself.
+    private static func letWait(on listener: Int32) {
+        let flags = fcntl(listener, F_GETFL)
+        if flags >= 0, flags & O_NONBLOCK != 0 { _ = fcntl(listener, F_SETFL, flags & ~O_NONBLOCK) }
+    }
+
+    /// Polls the listeners again whose programs have ended.
+    func takeBack(_ now: Instant) {
+        for listener in lent.due(at: now) {
+            do throws(ForkingError) {
+                try listeners.watch(listener)
+            } catch {
+                lent.rest(listener, until: now + Admission.pause)  // epoll_ctl(2) has failed for lack of memory
+            }
+        }
+    }
+
+    // MARK: Datagrams
+
+    private func nextDatagram() throws(ForkingError) -> Datagram? {
+        if heldDatagram != nil { return heldDatagram.take() }
+        guard var datagram = try receive() else { return nil }
+        if isWelcome(datagram) { return datagram }
+        datagram.wipe()
+        noteClient()
+        return nil
+    }
+
+    /// The next datagram in a socket's queue, if there is one.
+    private func receive() throws(ForkingError) -> Datagram? {
+        let socket = try listeners.next()
+        guard let shared = listeners.all.first(where: { $0.descriptor == socket }) else { return nil }
+        return try shared.listener.receive(limit: configuration.maxDatagramBytes)
     }
 
     private func isWelcome(_ datagram: borrowing Datagram) -> Bool {
@@ -204,7 +216,7 @@ extension ForkingServer {
         do throws(ForkingError) {
             let pid = try fork(for: datagram)
             replies!.begin(pid, for: datagram)
-            noteFork(pid, for: datagram.peer)
+            tell(.forked(pid, peer: datagram.peer))
             datagram.wipe()
         } catch {
             guard error.isShortage else {

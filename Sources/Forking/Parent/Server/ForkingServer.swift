@@ -31,7 +31,7 @@ public final class ForkingServer {
     /// count towards `Configuration.maxChildren`.
     public let children: ChildTable
 
-    // The state of the loop, which spans several files: this one waits for events, +Clients and +Lending fork,
+    // The state of the loop, which spans several files: this one waits for events, +Clients forks,
     // +Stopping starts and stops, +Status reports. LoopServer has the code shared with a pool.
     let loop: ServerLoop
     let service: Service
@@ -254,6 +254,16 @@ public final class ForkingServer {
         return hasTakenClient
     }
 
+    /// Includes SIGUSR2, unless a hook takes it or another thread would get it.
+    private func signalsToTake() throws(ForkingError) -> Set<Signal> {
+        let hooked = hooks.signals.keys
+        stopSignals = configuration.stopSignals
+        if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.hangup, .quit], hooks: hooked)) }
+        let isFree = !hooked.contains(.userDefinedTwo) && !stopSignals.contains(.userDefinedTwo)
+        let own: Set<Signal> = isFree && ThreadMasks.firstThatTakes(.userDefinedTwo) == nil ? [.userDefinedTwo] : []
+        return try ServerLoop.signals(stopping: stopSignals, own: own, hooks: hooked)
+    }
+
     /// Runs the hook before the first fork, once.
     private func prepare() throws(ForkingError) {
         guard !isPrepared else { return }
@@ -281,36 +291,31 @@ public final class ForkingServer {
     }
 
     /// One turn: waits, then handles signals, exits, timers, requests for the status, and last a new client.
+    ///
+    /// While the table is full or a resource is short, the listeners are not polled: clients wait in the kernel's queue,
+    /// at no cost.
     private func turn() throws(ForkingError) {
         hooks.onTurn(self)
         loop.report(reportState, { reportLine })
-        let ready = try wait()
+        let mayAdmit = canAdmit
+        let ready = try loop.wait(
+            for: mayAdmit ? listeners.polled : -1,
+            until: earlier(earlier(idleDeadline, admission.shortage.until), lent.next),
+            isBusy: isHolding && mayAdmit, isHolding: isHolding)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
-        if ready.contains(.children) { collect() }
+        if ready.contains(.children) {
+            // Calling a capturing closure retains its context, which writes to memory shared with every child. So the
+            // server is notified directly, and the table's closure is called only if the user has set it.
+            children.collect(telling: {
+                noteEnd(of: $0)
+                if children.isObserved { children.onExit($0) }
+            })
+        }
         if let event = loop.lookAfterUpgrade(ready) { note(event) }
         fireTimers()
         if ready.contains(.control) { loop.answer(from: self) }
         if ready.contains(.work) || isHolding, canAdmit { try takeClient() }
-    }
-
-    /// Calling a capturing closure retains its context, which writes to memory shared with every child. So the server
-    /// is notified directly, and the table's closure is called only if the user has set it.
-    private func collect() {
-        children.collect(telling: {
-            noteEnd(of: $0)
-            if children.isObserved { children.onExit($0) }
-        })
-    }
-
-    /// Waits for an event. While the table is full or a resource is short, the listeners are not polled: clients wait
-    /// in the kernel's queue, at no cost.
-    private func wait() throws(ForkingError) -> ServerLoop.Ready {
-        let canAdmit = canAdmit
-        return try loop.wait(
-            for: canAdmit ? listeners.polled : -1,
-            until: earlier(earlier(idleDeadline, admission.shortage.until), lent.next),
-            isBusy: isHolding && canAdmit, isHolding: isHolding)
     }
 
     /// While it drains, the server still makes children for the clients that it holds.
@@ -325,16 +330,6 @@ public final class ForkingServer {
 
     /// Whether a client was accepted, or a datagram received, that has no child yet.
     var isHolding: Bool { !held.isEmpty || heldDatagram != nil }
-
-    /// Includes SIGUSR2, unless a hook takes it or another thread would get it.
-    private func signalsToTake() throws(ForkingError) -> Set<Signal> {
-        let hooked = hooks.signals.keys
-        stopSignals = configuration.stopSignals
-        if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.hangup, .quit], hooks: hooked)) }
-        let isFree = !hooked.contains(.userDefinedTwo) && !stopSignals.contains(.userDefinedTwo)
-        let own: Set<Signal> = isFree && ThreadMasks.firstThatTakes(.userDefinedTwo) == nil ? [.userDefinedTwo] : []
-        return try ServerLoop.signals(stopping: stopSignals, own: own, hooks: hooked)
-    }
 
     private func takeSignals() {
         for signal in loop.takeSignals() {
