@@ -210,7 +210,7 @@ public final class ChildTable {
         return pid
     }
 
-    // MARK: A slot's life: reserve → enter → release, or vacate
+    // MARK: A slot's life: reserve → commit → release, or vacate
 
     func reserve() throws(ForkingError) -> Int {
         guard !isFull else { throw .full(limit: maxChildren) }
