@@ -79,15 +79,6 @@ extension ChildTable {
         advance(slot, because: .stopped, at: .now, withAll: true)
     }
 
-    /// Called when a child has ended, because it may have left processes behind.
-    func lookForLeftovers(of child: Child) {
-        guard let orphans else { return }
-        orphans.unseenEnds.value += 1
-        guard child.stage != .running else { return }
-        adopt()  // its leftovers must end, too
-        orphans.forget(child.pid)
-    }
-
     /// Whether neither a child nor a leftover is left.
     var isDeserted: Bool {
         if slots.count == 0 { adopt() }

@@ -224,7 +224,11 @@ extension ChildTable {
         vacate(slot)
         closeSpawnedDescriptors()
         ended.append(EndedChild(child: child, ending: ending, execError: execError, at: .now))
-        lookForLeftovers(of: child)
+        guard let orphans else { return }
+        orphans.unseenEnds.value += 1
+        guard child.stage != .running else { return }
+        adopt()  // what it has left behind must end, too
+        orphans.forget(child.pid)
     }
 
     func vacate(_ slot: Int) {

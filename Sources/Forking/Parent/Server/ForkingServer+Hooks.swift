@@ -128,11 +128,6 @@ extension ForkingServer.Event: CustomStringConvertible {
     }
 }
 
-extension ForkingServer {
-    /// Parent: reports an event to the user's hook.
-    func tell(_ event: Event) { hooks.onEvent(self, event) }
-}
-
 /// Child or worker: reports an error that a handler threw, on stderr, unless the peer caused it.
 func tellOfError(_ error: any Error, _ peer: SocketAddress) {
     if (error as? ForkingError)?.isPeersDoing != true { Lines.tell("error while serving \(peer): \(error)") }

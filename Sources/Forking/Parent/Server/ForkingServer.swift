@@ -343,6 +343,9 @@ public final class ForkingServer {
         }
     }
 
+    /// Reports an event to the user's hook.
+    func tell(_ event: Event) { hooks.onEvent(self, event) }
+
     /// Reports a child's end.
     func noteEnd(of exit: ChildExit) {
         admission.noteEnd()
