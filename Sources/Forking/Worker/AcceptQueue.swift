@@ -59,52 +59,40 @@ package final class AcceptQueue: Sendable {
     func next(_ lingering: Lingering?) throws(ForkingError) -> Client? {
         slot.fields.takesFromQueue.store(true, ordering: .relaxed)
         while !slot.isDraining {
-            if let client = try wait(lingering) { return client }
+            do throws(ForkingError) {
+                let nextLook = lingering?.look()
+                let waits = untilLook.load(ordering: .relaxed)
+                if waits == 0 {
+                    if let client = try take() { return client }
+                    untilLook.store(Self.waitsBetweenLooks, ordering: .relaxed)
+                } else {
+                    untilLook.store(waits - 1, ordering: .relaxed)
+                }
+                let pause = nextLook.map { Int32(clamping: max(.zero, $0 - .now).inMilliseconds) } ?? -1
+                var token: UInt64 = 0
+                try check(forkcore_poll_wait(poll, pause, &token), "epoll_wait")
+                if token == Self.lifelineToken { endIfOrphaned() }
+                unwatched.store(0, ordering: .relaxed)
+                if listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
+                if let client = try take() { return client }
+                // Another worker accepted the client, or the listener was shut down.
+                if token == Self.listenerToken, listeners.contains(where: forkcore_is_shut_down) {
+                    throw .system(call: "accept", .invalidArgument)
+                }
+            } catch let error where error.errno == .invalidArgument {
+                // The listener was shut down: by the parent, as it stops, or by another worker. In the second case the
+                // parent repairs it.
+                if !slot.isDraining { forkcore_event_add(wakeEvent, 1) }
+                lookAtLifeline(atMost: Admission.pause)
+            } catch let error where error.errno.map(Errno.shortages.contains) == true {
+                lingering?.closeAll()
+                lookAtLifeline(atMost: Admission.pause)
+            }
         }
-        return takeLast()
-    }
-
-    /// Returns a client that no other worker would take: one that this worker alone was woken for or, when the whole
-    /// server stops, one of those that waited then.
-    private func takeLast() -> Client? {
+        // Clients that no other worker would take: one that this worker alone was woken for and, when the whole server
+        // stops, those that waited then.
         if owesLook.load(ordering: .relaxed), let client = try? take() { return client }
         return slot.takesLastClients ? LastClients.next(from: lastClients) : nil
-    }
-
-    /// Waits for an event. Returns a client if there is one.
-    private func wait(_ lingering: Lingering?) throws(ForkingError) -> Client? {
-        do throws(ForkingError) {
-            let nextLook = lingering?.look()
-            let waits = untilLook.load(ordering: .relaxed)
-            if waits == 0 {
-                if let client = try take() { return client }
-                untilLook.store(Self.waitsBetweenLooks, ordering: .relaxed)
-            } else {
-                untilLook.store(waits - 1, ordering: .relaxed)
-            }
-            let pause = nextLook.map { Int32(clamping: max(.zero, $0 - .now).inMilliseconds) } ?? -1
-            var token: UInt64 = 0
-            try check(forkcore_poll_wait(poll, pause, &token), "epoll_wait")
-            if token == Self.lifelineToken { noteEndOfLifeline() }
-            unwatched.store(0, ordering: .relaxed)
-            if listeners.count > 1 { owesLook.store(true, ordering: .relaxed) }
-            if let client = try take() { return client }
-            // Another worker accepted the client, or the listener was shut down.
-            if token == Self.listenerToken, listeners.contains(where: forkcore_is_shut_down) {
-                throw .system(call: "accept", .invalidArgument)
-            }
-            return nil
-        } catch let error where error.errno == .invalidArgument {
-            // The listener was shut down: by the parent, as it stops, or by another worker. In the second case the
-            // parent repairs it.
-            if !slot.isDraining { forkcore_event_add(wakeEvent, 1) }
-            lookAtLifeline(atMost: Admission.pause)
-            return nil
-        } catch let error where error.errno.map(Errno.shortages.contains) == true {
-            lingering?.closeAll()
-            lookAtLifeline(atMost: Admission.pause)
-            return nil
-        }
     }
 
     /// Accepts the next client if one is waiting. Each call starts at another listener, so that no listener has
@@ -125,12 +113,12 @@ package final class AcceptQueue: Sendable {
 
     private func lookAtLifeline(atMost time: Duration) {
         unwatched.store(0, ordering: .relaxed)
-        if (try? waitUntilReadable(lifeline, atMost: time)) == true { noteEndOfLifeline() }
+        if (try? waitUntilReadable(lifeline, atMost: time)) == true { endIfOrphaned() }
     }
 
-    /// A parent that wants this worker to drain sets the drain word first. If the word is not set, the parent has died:
-    /// a timer then ends this process, because no parent will kill it.
-    private func noteEndOfLifeline() {
+    /// Called at the lifeline's end. A parent that wants this worker to drain sets the drain word first. If the word is not
+    /// set, the parent has died: a timer then ends this process, because no parent will kill it.
+    private func endIfOrphaned() {
         guard slot.askToDrain() == 0 else { return }
         _ = forkcore_end_after(orphanTimeout)
     }

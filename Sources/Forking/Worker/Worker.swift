@@ -4,6 +4,52 @@ import CForkCore
 import Synchronization
 public import SystemPackage
 
+/// The parts of a worker, assembled in the parent before the fork.
+struct WorkerSetup {
+    var number: Int
+    var listeners: [Int32]
+    var addresses: [SocketAddress]
+    var slot: ScoreboardSlot
+    var lifeline: Int32
+    var tie: Int32
+    /// The socket on which the parent passes the clients that waited when the whole server stopped.
+    var lastClients: Int32
+    /// This worker's own eventfd(2), by which it wakes the parent.
+    var wakeEvent: Int32
+    /// How long the worker may live after its parent has ended, in nanoseconds.
+    var orphanTimeout: Int64
+    var maxRequests: UInt64
+    var heartbeatTimeout: Duration?
+}
+
+/// The start of a worker, after the fork. It has no access to its parent's stack. It may do whatever a process may: start
+/// threads, tasks, event loops.
+final class WorkerStart {
+    private let server: PreforkServer
+    private let setup: WorkerSetup
+
+    init(_ server: PreforkServer, _ setup: WorkerSetup) {
+        self.server = server
+        self.setup = setup
+    }
+
+    /// Runs the body and prints its error. Returns the exit status.
+    func run() -> Int32 {
+        do {
+            let worker = try Worker(setup)
+            if server.configuration.printsStuckBacktrace { forkcore_tell_where_on_abort() }
+            switch server.service {
+            case .connections(let handler): try worker.serve(server.configuration, server.hooks, handler)
+            case .body(let body): try body(worker)
+            }
+            return 0
+        } catch {
+            Lines.tell("worker \(forkcore_process()): \(error)")
+            return 1
+        }
+    }
+}
+
 /// A worker process of a `PreforkServer`, as its body sees it. Worker: all members, from any thread.
 ///
 /// A body accepts from `listeners` in any way it likes, calls `notifyReady()` when it can serve, and returns after it
@@ -52,7 +98,7 @@ public final class Worker: Sendable {
         sendHeartbeat()
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         slot.fields.isReady.store(true, ordering: .releasing)
-        tell()
+        forkcore_event_add(wakeEvent, 1)
     }
 
     /// Tells the parent that this worker's loop runs. If `PreforkServer.Configuration.heartbeatTimeout` is set, a
@@ -91,10 +137,8 @@ public final class Worker: Sendable {
     /// Asks the parent to replace this worker. It continues until its replacement is ready, and is then asked to drain.
     public func retire() {
         slot.fields.wantsToRetire.store(true, ordering: .relaxed)
-        tell()
+        forkcore_event_add(wakeEvent, 1)
     }
-
-    private func tell() { forkcore_event_add(wakeEvent, 1) }
 
     // MARK: Requests from the parent
 
@@ -153,22 +197,4 @@ public final class Worker: Sendable {
         slot.fields.since.store(Instant.now.nanoseconds, ordering: .relaxed)
         slot.forgetStart(nil)
     }
-}
-
-/// The parts of a worker, assembled in the parent before the fork.
-struct WorkerSetup {
-    var number: Int
-    var listeners: [Int32]
-    var addresses: [SocketAddress]
-    var slot: ScoreboardSlot
-    var lifeline: Int32
-    var tie: Int32
-    /// The socket on which the parent passes the clients that waited when the whole server stopped.
-    var lastClients: Int32
-    /// This worker's own eventfd(2), by which it wakes the parent.
-    var wakeEvent: Int32
-    /// How long the worker may live after its parent has ended, in nanoseconds.
-    var orphanTimeout: Int64
-    var maxRequests: UInt64
-    var heartbeatTimeout: Duration?
 }
