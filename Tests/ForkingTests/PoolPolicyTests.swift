@@ -14,6 +14,7 @@ private struct Played {
     var isStarting = true
     /// Whether forks succeed.
     var forks = true
+    var tooLarge: ProcessID?
     private var lastPid: ProcessID = 100
 
     init(workers: Int = 2, maximum: Int? = nil, _ change: (inout PoolPolicy.Rules) -> Void = { _ in }) {
@@ -39,11 +40,15 @@ private struct Played {
                 lastPid += 1
                 snapshots[lastPid] = .fresh(now)
                 let number = policy.nextNumber
-                told += carryOut(policy.noteForked(lastPid, number: number, retiresAt: nil, .fresh(now), at: now))
+                policy.noteForked(lastPid, number: number, retiresAt: nil, .fresh(now), at: now)
+                told.append(PreforkServer.Event.forked(lastPid, number: number).description)
             case .drain(let pid): told.append("ask \(pid)")
             case .terminate(let pid): told.append("SIGTERM \(pid)")
             case .abort(let pid): told.append("SIGABRT \(pid)")
             case .kill(let pid): told.append("SIGKILL \(pid)")
+            case .weigh(let pid):
+                told.append("weigh \(pid)")
+                if pid == tooLarge { policy.noteTooLarge(pid, at: now) }
             case .noteServing:
                 isStarting = false
                 told.append("serving")
@@ -68,9 +73,15 @@ private struct Played {
 
     mutating func ready(_ pid: ProcessID) -> [String] { say(pid) { $0.isReady = true } }
 
-    mutating func replaceAll() -> [String] { carryOut(policy.replaceAll()) + turn() }
+    mutating func replaceAll() -> [String] {
+        policy.replaceAll()
+        return turn()
+    }
 
-    mutating func resize(_ change: (inout PoolSize) -> Void) -> [String] { carryOut(policy.resize(change)) + turn() }
+    mutating func resize(_ change: (inout PoolSize) -> Void) -> [String] {
+        change(&policy.size)
+        return turn()
+    }
 
     mutating func end(_ pid: ProcessID, _ status: Forking.ExitStatus = .exited(code: 0), isServing: Bool = true)
         -> [String]
@@ -78,8 +89,10 @@ private struct Played {
         let exit = ChildExit(
             pid: pid, peer: nil, status: status, reason: .own, duration: .seconds(1), isLeftover: false, usage: nil,
             execError: nil)
-        return carryOut(policy.noteEnd(of: exit, inOrder, isServing: isServing, at: now)) + (isServing ? turn() : [])
+        return carryOut(policy.noteEnd(of: exit, inOrder, isServing: isServing, at: now)!) + (isServing ? turn() : [])
     }
+
+    mutating func stop() -> [String] { carryOut(policy.stop()) }
 
     mutating func wait(_ time: Duration) -> [String] {
         now = now + time
@@ -116,7 +129,7 @@ extension WorkerSnapshot {
 
     @Test("rollover: each worker drains once its successor is ready, one after the other") func rollover() {
         var pool = Played.serving(2)
-        #expect(pool.replaceAll() == ["replacing all workers", "worker 103 forked, number 2"])
+        #expect(pool.replaceAll() == ["worker 103 forked, number 2"])
         #expect(
             pool.ready(103) == ["worker 103 ready, number 2", "ask 101", "worker 101 drains: it is being replaced"])
         #expect(pool.end(101) == ["worker 101: exited with status 0 after 1.000 s", "worker 104 forked, number 0"])
@@ -131,7 +144,7 @@ extension WorkerSnapshot {
 
     @Test("a rollover in which a new worker fails ends, and those that are left stay") func failedRollover() {
         var pool = Played.serving(2)
-        #expect(pool.replaceAll() == ["replacing all workers", "worker 103 forked, number 2"])
+        #expect(pool.replaceAll() == ["worker 103 forked, number 2"])
         let told = pool.end(103, .exited(code: 1))
         #expect(told.contains { $0.hasPrefix("the reload has failed, and the old workers stay: ") }, "\(told)")
         #expect(told.contains("reloaded"), "\(told)")
@@ -223,19 +236,16 @@ extension WorkerSnapshot {
 
     @Test("a worker more is wanted, then one less") func resized() {
         var pool = Played.serving(1)
-        #expect(pool.resize { $0.add() } == ["2 workers from now on", "worker 102 forked, number 1"])
+        #expect(pool.resize { $0.add() } == ["worker 102 forked, number 1"])
         _ = pool.ready(102)
-        #expect(
-            pool.resize { $0.remove() } == [
-                "1 workers from now on", "ask 102", "worker 102 drains: the pool shrinks",
-            ])
+        #expect(pool.resize { $0.remove() } == ["ask 102", "worker 102 drains: the pool shrinks"])
     }
 
     @Test("a fork that fails is tried again later, and ends a rollover") func forkFails() {
         var pool = Played.serving(1)
         pool.forks = false
         let told = pool.replaceAll()
-        #expect(told.count == 4 && told[1].hasPrefix("no worker could be forked") && told[3] == "reloaded", "\(told)")
+        #expect(told.count == 3 && told[0].hasPrefix("no worker could be forked") && told[2] == "reloaded", "\(told)")
         pool.forks = true
         #expect(pool.wait(.seconds(60)) == [], "the old one stays")
     }
@@ -251,7 +261,7 @@ extension WorkerSnapshot {
 
     @Test("as the server stops, each end is expected") func stopping() {
         var pool = Played.serving(2)
-        pool.policy.stop()
+        #expect(pool.stop() == ["ask 101", "ask 102"])
         #expect(pool.policy.nextLook == nil)
         #expect(pool.end(101, .signaled(.kill, dumpedCore: false), isServing: false).count == 1)
         #expect(pool.policy.workers.map(\.pid) == [102])
@@ -259,10 +269,10 @@ extension WorkerSnapshot {
 
     @Test("the weighed that are too large leave, and only ready ones are weighed, every five seconds") func memory() {
         var pool = Played.serving(2) { $0.limitsMemory = true }
-        #expect(pool.policy.takeWeighing(pool.now) == [])
-        _ = pool.wait(.seconds(5))
-        #expect(pool.policy.takeWeighing(pool.now) == [101, 102])
-        pool.policy.noteTooLarge(102)
+        pool.tooLarge = 102
+        #expect(pool.wait(.milliseconds(4999)) == [])
+        #expect(pool.wait(.milliseconds(1)) == ["weigh 101", "weigh 102"])
+        #expect(pool.policy.nextLook == pool.now, "a replacement is needed at once")
         #expect(pool.turn() == ["worker 103 forked, number 2"])
         #expect(pool.ready(103).last == "worker 102 drains: it uses more memory than maxMemoryKiB")
     }

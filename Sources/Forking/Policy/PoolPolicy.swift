@@ -32,6 +32,8 @@ struct PoolPolicy {
         case terminate(ProcessID)
         case abort(ProcessID)
         case kill(ProcessID)
+        /// Its memory is to be measured: see `noteTooLarge`.
+        case weigh(ProcessID)
         /// All workers are ready for the first time.
         case noteServing
         /// The replacement of all workers has ended, with or without success.
@@ -40,7 +42,8 @@ struct PoolPolicy {
     }
 
     private(set) var workers: [PoolWorker] = []
-    private(set) var size: PoolSize
+    /// SIGTTIN and SIGTTOU change it.
+    var size: PoolSize
     /// Whether all workers that were there at SIGHUP are being replaced.
     private(set) var isReplacingAll = false
     /// When to call `reconcile` at the latest.
@@ -67,10 +70,19 @@ struct PoolPolicy {
     /// Whether no worker may be forked for a while, because others have failed.
     var isPausing: Bool { backoff.until != nil }
 
-    /// The server stops: workers are not supervised any more.
-    mutating func stop() { nextLook = nil }
+    /// The server stops: all workers drain, and are not supervised any more.
+    mutating func stop() -> [Action] {
+        nextLook = nil
+        return workers.map { .drain($0.pid) }
+    }
 
     // MARK: A turn
+
+    /// SIGHUP: replaces all workers. Each drains only once its replacement is ready.
+    mutating func replaceAll() {
+        isReplacingAll = true
+        for index in workers.indices where workers[index].isActive { workers[index].pendingDrainReason = .replaced }
+    }
 
     /// Compares the pool with what it should be, and returns what to do. Called in each turn while the server serves.
     ///
@@ -82,22 +94,31 @@ struct PoolPolicy {
         _ snapshots: [WorkerSnapshot], queued: () -> Int, isStarting: Bool, at now: Instant
     ) -> [Action] {
         var actions: [Action] = []
-        look(at: snapshots, now, &actions)
-        autoscale(queued, now, &actions)
-        drainSurplus(now, &actions)
-        announce(isStarting, &actions)
-        backoff.fireTimers(now)
-        if !isPausing { for _ in 0..<max(0, missing) { actions.append(.fork) } }
-        noteNextLook(now)
-        return actions
-    }
-
-    private mutating func look(at snapshots: [WorkerSnapshot], _ now: Instant, _ actions: inout [Action]) {
         for index in workers.indices { workers[index].snapshot = snapshots[index] }
         for index in workers.indices {
             noteSnapshot(index, now, &actions)
-            fireTimers(index, now, &actions)
+            endIfLate(index, now, &actions)
         }
+        autoscale(queued, now, &actions)
+        // Those with a pending drain reason drain first: they have a replacement now.
+        while readyCount > size.wanted {
+            if let index = workers.firstIndex(where: { $0.isReady && $0.pendingDrainReason != nil }) {
+                drain(index, because: workers[index].pendingDrainReason!, now, &actions)
+            } else if let index = workers.lastIndex(where: \.isIdle) ?? workers.lastIndex(where: \.isReady) {
+                drain(index, because: .excess, now, &actions)
+            }
+        }
+        if isStarting, readyCount >= size.wanted { actions.append(.noteServing) }
+        // Old workers may still drain, but only new ones accept clients.
+        if isReplacingAll, !workers.contains(where: { $0.isActive && $0.pendingDrainReason == .replaced }) {
+            isReplacingAll = false
+            actions += [.tell(.replaced), .tellReloaded]
+        }
+        backoff.fireTimers(now)
+        if !isPausing { for _ in 0..<max(0, missing) { actions.append(.fork) } }
+        weigh(now, &actions)
+        noteNextLook(now)
+        return actions
     }
 
     private mutating func noteSnapshot(_ index: Int, _ now: Instant, _ actions: inout [Action]) {
@@ -117,7 +138,8 @@ struct PoolPolicy {
         }
     }
 
-    private mutating func fireTimers(_ index: Int, _ now: Instant, _ actions: inout [Action]) {
+    /// Ends a worker that is not ready in time, is stuck, or takes too long to drain or to end.
+    private mutating func endIfLate(_ index: Int, _ now: Instant, _ actions: inout [Action]) {
         let worker = workers[index]
         switch worker.state {
         case .starting(let until) where until <= now:
@@ -168,33 +190,6 @@ struct PoolPolicy {
         if wanted != before { actions.append(.tell(.resized(wanted))) }
     }
 
-    /// SIGTTIN and SIGTTOU.
-    mutating func resize(_ change: (inout PoolSize) -> Void) -> [Action] {
-        change(&size)
-        return [.tell(.resized(size.wanted))]
-    }
-
-    /// How many workers to fork: those that are missing, and replacements for workers with a pending drain reason,
-    /// `maxReplacedAtOnce` at a time.
-    private var missing: Int {
-        let active = workers.count(where: \.isActive)
-        let toDrain = workers.count { $0.isActive && $0.pendingDrainReason != nil }
-        let beingReplaced = workers.count(where: \.wasReplaced)
-        return size.wanted + min(toDrain, max(0, rules.maxReplacedAtOnce - beingReplaced)) - active
-    }
-
-    /// Drains ready workers if there are more than wanted: first those with a pending drain reason, which have a
-    /// replacement now.
-    private mutating func drainSurplus(_ now: Instant, _ actions: inout [Action]) {
-        while readyCount > size.wanted {
-            if let index = workers.firstIndex(where: { $0.isReady && $0.pendingDrainReason != nil }) {
-                drain(index, because: workers[index].pendingDrainReason!, now, &actions)
-            } else if let index = workers.lastIndex(where: \.isIdle) ?? workers.lastIndex(where: \.isReady) {
-                drain(index, because: .excess, now, &actions)
-            }
-        }
-    }
-
     private mutating func drain(
         _ index: Int, because reason: PreforkServer.DrainReason, _ now: Instant, _ actions: inout [Action]
     ) {
@@ -207,17 +202,16 @@ struct PoolPolicy {
         noteFailure(now, &actions)
     }
 
-    /// Reports when all workers are ready, and when all were replaced.
-    private mutating func announce(_ isStarting: Bool, _ actions: inout [Action]) {
-        if isStarting, readyCount >= size.wanted { actions.append(.noteServing) }
-        // Old workers may still drain, but only new ones accept clients.
-        if isReplacingAll, !workers.contains(where: { $0.isActive && $0.pendingDrainReason == .replaced }) {
-            isReplacingAll = false
-            actions += [.tell(.replaced), .tellReloaded]
-        }
-    }
-
     // MARK: Forking
+
+    /// How many workers to fork: those that are missing, and replacements for workers with a pending drain reason,
+    /// `maxReplacedAtOnce` at a time.
+    private var missing: Int {
+        let active = workers.count(where: \.isActive)
+        let toDrain = workers.count { $0.isActive && $0.pendingDrainReason != nil }
+        let beingReplaced = workers.count(where: \.wasReplaced)
+        return size.wanted + min(toDrain, max(0, rules.maxReplacedAtOnce - beingReplaced)) - active
+    }
 
     /// The lowest number that no worker has.
     var nextNumber: Int {
@@ -227,13 +221,12 @@ struct PoolPolicy {
     /// - Parameter retiresAt: when the worker is too old.
     mutating func noteForked(
         _ pid: ProcessID, number: Int, retiresAt: Instant?, _ snapshot: WorkerSnapshot, at now: Instant
-    ) -> [Action] {
+    ) {
         workers.append(
             PoolWorker(
                 pid: pid, number: number, startedAt: now, isReplacement: isReplacingAll, retiresAt: retiresAt,
                 state: .starting(until: now + rules.startTimeout), snapshot: snapshot))
         noteNextLook(now)
-        return [.tell(.forked(pid, number: number))]
     }
 
     mutating func noteForkFailed(_ error: ForkingError, at now: Instant) -> [Action] {
@@ -242,15 +235,6 @@ struct PoolPolicy {
         backOff(now)
         noteNextLook(now)
         return actions
-    }
-
-    // MARK: Replacing all of them
-
-    /// SIGHUP: replaces all workers. Each drains only once its replacement is ready.
-    mutating func replaceAll() -> [Action] {
-        isReplacingAll = true
-        for index in workers.indices where workers[index].isActive { workers[index].pendingDrainReason = .replaced }
-        return [.tell(.replacing)]
     }
 
     /// A new worker has failed, so the remaining old ones stay.
@@ -264,16 +248,18 @@ struct PoolPolicy {
 
     // MARK: Memory
 
-    /// The workers whose memory should be measured now; none if it is not time yet.
-    mutating func takeWeighing(_ now: Instant) -> [ProcessID] {
-        guard let next = nextMemoryCheck, next <= now else { return [] }
+    private mutating func weigh(_ now: Instant, _ actions: inout [Action]) {
+        guard let next = nextMemoryCheck, next <= now else { return }
         nextMemoryCheck = nil
-        return workers.filter { $0.isReady && $0.pendingDrainReason == nil }.map(\.pid)
+        for worker in workers where worker.isReady && worker.pendingDrainReason == nil {
+            actions.append(.weigh(worker.pid))
+        }
     }
 
-    /// A worker uses too much memory.
-    mutating func noteTooLarge(_ pid: ProcessID) {
+    /// A worker uses too much memory, and needs a replacement.
+    mutating func noteTooLarge(_ pid: ProcessID, at now: Instant) {
         for index in workers.indices where workers[index].pid == pid { workers[index].pendingDrainReason = .memory }
+        nextLook = now
     }
 
     // MARK: Time
@@ -283,16 +269,14 @@ struct PoolPolicy {
         var next = nextMemoryCheck
         if !size.isFixed { next = earlier(next, size.nextLook) }
         if missing > 0 { next = earlier(next, backoff.until) }
-        for worker in workers { next = earlier(next, nextLook(at: worker, now)) }
+        for worker in workers {
+            // A request that begins right after a check is seen at the next one, which is early enough if it comes
+            // within the request's timeout.
+            let idle = worker.isReady && worker.snapshot.oldest == nil ? rules.requestTimeout.map { now + $0 } : nil
+            let retires = worker.isActive && worker.pendingDrainReason == nil ? worker.retiresAt : nil
+            next = earlier(next, earlier(earlier(worker.deadline, stuckUntil(worker)), earlier(idle, retires)))
+        }
         nextLook = next
-    }
-
-    /// When to check a worker again. A request that begins right after a check is seen at the next one, which is early
-    /// enough if it comes within the request's timeout.
-    private func nextLook(at worker: PoolWorker, _ now: Instant) -> Instant? {
-        let idle = worker.isReady && worker.snapshot.oldest == nil ? rules.requestTimeout.map { now + $0 } : nil
-        let retires = worker.isActive && worker.pendingDrainReason == nil ? worker.retiresAt : nil
-        return earlier(earlier(worker.deadline, stuckUntil(worker)), earlier(idle, retires))
     }
 }
 
@@ -304,10 +288,11 @@ extension PoolPolicy {
     /// - Parameters:
     ///   - snapshots: of each of `workers`, in their order, including the last one of the ended worker.
     ///   - isServing: whether the server has not been stopped.
+    /// - Returns: nil if it is not one of the pool's.
     mutating func noteEnd(
         of exit: ChildExit, _ snapshots: [WorkerSnapshot], isServing: Bool, at now: Instant
-    ) -> [Action] {
-        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return [] }
+    ) -> [Action]? {
+        guard let index = workers.firstIndex(where: { $0.pid == exit.pid }) else { return nil }
         if isServing { nextLook = now }  // a replacement may be needed
         for index in workers.indices { workers[index].snapshot = snapshots[index] }
         let worker = workers.remove(at: index)

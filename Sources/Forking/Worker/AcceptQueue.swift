@@ -116,8 +116,8 @@ package final class AcceptQueue: Sendable {
         if (try? waitUntilReadable(lifeline, atMost: time)) == true { endIfOrphaned() }
     }
 
-    /// Called at the lifeline's end. A parent that wants this worker to drain sets the drain word first. If the word is not
-    /// set, the parent has died: a timer then ends this process, because no parent will kill it.
+    /// Called at the lifeline's end. A parent that wants this worker to drain sets the drain word first. If the word is
+    /// not set, the parent has died: a timer then ends this process, because no parent will kill it.
     private func endIfOrphaned() {
         guard slot.askToDrain() == 0 else { return }
         _ = forkcore_end_after(orphanTimeout)

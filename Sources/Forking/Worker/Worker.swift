@@ -22,8 +22,8 @@ struct WorkerSetup {
     var heartbeatTimeout: Duration?
 }
 
-/// The start of a worker, after the fork. It has no access to its parent's stack. It may do whatever a process may: start
-/// threads, tasks, event loops.
+/// The start of a worker, after the fork. It has no access to its parent's stack. It may do whatever a process may:
+/// start threads, tasks, event loops.
 final class WorkerStart {
     private let server: PreforkServer
     private let setup: WorkerSetup

@@ -112,11 +112,6 @@ extension PreforkServer {
     }
 }
 
-extension PreforkServer {
-    /// Parent: reports an event to the user's hook.
-    func tell(_ event: Event) { hooks.onEvent(self, event) }
-}
-
 extension PreforkServer.DrainReason: CustomStringConvertible {
     /// The reason in words.
     public var description: String {

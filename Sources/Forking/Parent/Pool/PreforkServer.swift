@@ -36,14 +36,27 @@ public final class PreforkServer {
     /// The addresses of the listeners. Empty once the server has stopped accepting.
     public var addresses: [SocketAddress] { listeners.map(\.address) }
 
-    // The state of the loop, which spans several files: this one waits for events, +Workers forks and carries out what
-    // `policy` decides, +Stopping stops, +Status reports. LoopServer has the code shared with a `ForkingServer`.
+    enum Service {
+        case connections((inout Connection, Worker) throws -> Void)
+        case body((Worker) throws -> Void)
+    }
+
+    /// The parent's resources for a worker.
+    struct WorkerLink {
+        let slot: ScoreboardSlot
+        /// Closing it wakes a worker that was asked to drain.
+        var lifeline: ParentDescriptor?
+        /// Closing it ends the worker. The kernel closes it when the parent dies.
+        let tie: ParentDescriptor
+    }
+
+    // The state of the loop, which is in +Loop; +Status reports it. LoopServer has what a `ForkingServer` does, too.
     let loop: ServerLoop
     let service: Service
     /// The stack that the loop runs on.
     let stack = ParentStack()
     /// Workers wake the parent through this.
-    private(set) var wakeEvent: WakeEvent
+    var wakeEvent: WakeEvent
     var listeners: [SharedListener] = []
     var lastClients: LastClients
     /// The pause before the parent retries to pass on clients for whom the queue had no room.
@@ -53,7 +66,7 @@ public final class PreforkServer {
     var links: [ProcessID: WorkerLink] = [:]
     /// Workers that have ended and cannot be reaped.
     var held: Set<ProcessID> = []
-    private var stopSignals: Set<Signal> = []
+    private(set) var stopSignals: Set<Signal> = []
     /// Signals that workers ignore because they are meant for the parent.
     private(set) var heedless: SignalSet = []
     /// The error that made the server stop. Nil if it was asked to stop.
@@ -175,32 +188,6 @@ public final class PreforkServer {
     /// Asks the server to stop. Call it from a hook or the parent's own code; other threads use `stopSwitch`.
     public func stop(_ step: StopStep = .drain) { stopSwitch.stop(step) }
 
-    // MARK: The loop
-
-    /// One turn: updates the workers, waits, then handles signals, exits and timers.
-    private func turn() throws(ForkingError) {
-        if loop.life.state == .serving { keepListening() }
-        if loop.life.state == .serving { reconcile(.now) }  // keepListening may have stopped it
-        loop.report(reportState, { reportLine })
-        let ready = try loop.wait(
-            for: wakeEvent.descriptor,
-            until: earlier(policy.nextLook, earlier(wakeEvent.pause.until, passOnPause.until)),
-            isBusy: false)
-        if ready.contains(.signal) { takeSignals() }
-        if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
-        if ready.contains(.children) { children.collect() }
-        wakeEvent.fireTimers(.now)
-        if ready.contains(.work) { wakeEvent.take(.now) }
-        if let event = loop.lookAfterUpgrade(ready) { note(event) }
-        if passOnPause.isOver(at: .now) { passOnLastClients(.now) }
-        switch loop.fireTimers(.now) {
-        case .stop(let stop): carryOut(stop)
-        case .abandonChildren: tell(.abandoned(loop.abandoned))
-        case nil: break
-        }
-        if ready.contains(.control) { loop.answer(from: self) }
-    }
-
     private func signalsToTake() throws(ForkingError) -> Set<Signal> {
         stopSignals = configuration.stopSignals
         if !stopSignals.isEmpty { stopSignals.formUnion(ServerLoop.lastResort([.quit], hooks: hooks.signals.keys)) }
@@ -208,22 +195,5 @@ public final class PreforkServer {
             stopping: stopSignals, own: Self.ownSignals, hooks: hooks.signals.keys)
         heedless = SignalSet(taken.union([.userDefinedOne]).subtracting([.terminate]))
         return taken
-    }
-
-    private func takeSignals() {
-        for signal in loop.takeSignals() {
-            if stopSignals.contains(signal) {
-                advance(to: loop.life.nextStep)
-            } else if let hook = hooks.signals[signal] {
-                hook(self)
-            } else if loop.life.state == .serving {
-                switch signal {
-                case .hangup: replaceAll()
-                case .ttyInput: carryOut(policy.resize { $0.add() }, .now)
-                case .ttyOutput: carryOut(policy.resize { $0.remove() }, .now)
-                default: upgrade()
-                }
-            }
-        }
     }
 }
