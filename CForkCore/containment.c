@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finds the processes that children start, even those that leave the children's sessions.
+// Finds the processes that children start, even those that leave the children's sessions. Any process; in use in a
+// parent and in its watcher.
 //
 // If a process has left a child's session, and its parent ends, it becomes a child of process 1 by default, and nothing
 // connects it with us any more. A subreaper becomes its parent instead. Then every process that the subreaper's

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Signals, requests to stop, and timers, all as descriptors that can be polled.
+// Signals, requests to stop, and timers, all as descriptors that can be polled. Any process.
 
 #include "internal.h"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The watcher: a process that outlives its parent. Parent and watcher; forkcore_watcher_enlist: child.
+// The watcher: a process that outlives its parent. The parent starts it and shares memory with it; a child lists itself
+// (forkcore_watcher_enlist); the rest runs in the watcher.
 //
 // PR_SET_PDEATHSIG ends a child with its parent, unless the child has changed its user or group since: then the kernel
 // resets it. And the signal reaches only the child, at once: processes that the child had put into a session of its own

@@ -5,8 +5,8 @@
 // Every function returns 0 or an errno value; the caller need not read errno. No function allocates or logs. None
 // returns EINTR: a call that a signal interrupted is repeated. Every descriptor made here is close-on-exec.
 //
-// Each doc block says in which process the function runs, and whether it is async-signal-safe ("signal-safe"): only
-// such functions may run between fork and the child's body.
+// Each doc block, or the line above its section, says in which process the function runs, and whether it is
+// async-signal-safe ("signal-safe"): only such functions may run between fork and the child's body.
 //
 // A set of signals is a uint64_t, in which bit n-1 stands for signal n, as in the kernel.
 

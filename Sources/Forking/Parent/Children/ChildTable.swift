@@ -172,7 +172,9 @@ public final class ChildTable {
         }
     }
 
-    /// The same, for a parent that runs on a `ParentStack`. The child begins with `body`, which gets a copy of `start`.
+    /// The same, for a parent that runs on a `ParentStack`. The child begins with `body`, which gets a copy of `start`:
+    /// in `live` of CForkCore/stack.c, on the stack that it shares with no loop, or, if there is no `ParentStack`, at
+    /// the end of `forkcore_stack_fork`.
     func fork<Start: BitwiseCopyable>(
         peer: SocketAddress? = nil, options: ChildOptions, keeping kept: [Int32] = [], from stack: ParentStack,
         _ start: Start, _ body: @convention(c) (UnsafeRawPointer?) -> Int32

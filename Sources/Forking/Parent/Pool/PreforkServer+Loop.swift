@@ -72,7 +72,7 @@ extension PreforkServer {
             if !policy.isReplacingAll { loop.reports?.say("READY=1", .now) }
             return
         }
-        policy.replaceAll()
+        policy.replaceAll()  // the next turn begins with `policy.reconcile`, which returns the forks
         tell(.replacing)
     }
 

@@ -164,6 +164,7 @@ public final class ForkingServer {
                 drainTimeout: configuration.drainTimeout, killTimeout: configuration.child.killTimeout,
                 waitsForChildren: configuration.waitsForChildren))
         try take(listener)
+        // For ends that are found outside of `turn`, as in a user's own `collect()`.
         children.noteExit = { [weak self] in self?.noteEnd(of: $0) }
         children.noteTrouble = { [weak self] in self?.tell(.trouble($0)) }
         if configuration.reapsStrangers { try children.reapStrangers() }
