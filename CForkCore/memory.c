@@ -23,6 +23,20 @@ int forkcore_parent_memory_open(size_t size, void **memory)
     return error;
 }
 
+int forkcore_shared_memory_open(int file, size_t size, bool owner, void **memory)
+{
+    if (owner && ftruncate(file, (off_t)size) != 0)
+        return errno;
+    *memory = mmap(NULL, size, owner ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file, 0);
+    if (*memory == MAP_FAILED)
+        return errno;
+    if (madvise(*memory, size, MADV_DONTFORK) == 0)
+        return 0;
+    int error = errno;
+    munmap(*memory, size);
+    return error;
+}
+
 void forkcore_parent_memory_close(void *memory, size_t size)
 {
     munmap(memory, size);

@@ -139,19 +139,30 @@ int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token)
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
 }
 
+// The lowest bit says that a thread may be waiting, so that a word that no thread waits for costs no system call.
+enum { AWAITED = 1, STEP = 2 };
+
 void forkcore_word_advance(uint32_t *word)
 {
-    __atomic_add_fetch(word, 1, __ATOMIC_RELEASE);
-    syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE, INT32_MAX, NULL, NULL, 0);
+    uint32_t old = __atomic_load_n(word, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(word, &old, (old + STEP) & ~(uint32_t)AWAITED, false, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED)) {}
+    if (old & AWAITED)
+        syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
 uint32_t forkcore_word_value(const uint32_t *word)
 {
-    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE) & ~(uint32_t)AWAITED;
 }
 
-void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
+void forkcore_word_wait(uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-    syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE, value, &timeout, NULL, 0);
+    uint32_t old = __atomic_load_n(word, __ATOMIC_RELAXED);
+    do {
+        if ((old & ~(uint32_t)AWAITED) != value)
+            return;
+    } while (!__atomic_compare_exchange_n(word, &old, value | AWAITED, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE, value | AWAITED, &timeout, NULL, 0);
 }

@@ -48,6 +48,11 @@ int forkcore_refuse_rights(int descriptor)
     return setsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &(int){0}, sizeof(int)) != 0 ? errno : 0;
 }
 
+int forkcore_accept_rights(int descriptor)
+{
+    return setsockopt(descriptor, SOL_SOCKET, SO_PASSRIGHTS, &(int){1}, sizeof(int)) != 0 ? errno : 0;
+}
+
 bool forkcore_takes_rights(int descriptor)
 {
     int takes = 1;

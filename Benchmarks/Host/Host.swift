@@ -67,13 +67,14 @@ public enum Host {
         let warmUp = { if plan.work != Works.task { _ = work(CallTally.request) } }
         // Before anything else, as in a user's main.
         let zygote =
-            [ZygoteMethod.name, OverlappingMethod.name].contains(plan.method) ? try startZygote(work, warmUp) : nil
+            [ZygoteMethod.name, ZygoteMethod.warmName, OverlappingMethod.name].contains(plan.method)
+            ? try startZygote(work, warmUp, isWarm: plan.method == ZygoteMethod.warmName) : nil
         signal(SIGPIPE, SIG_IGN)  // a child that has ended is a failed call
         try check("mmap", forkbench_occupy(plan.heapMiB << 20))
         if plan.threads > 0 { try keepBusy?(plan.threads) }
         var tally = CallTally(plan)
         switch plan.method {
-        case ZygoteMethod.name: tally.measure(ZygoteMethod(zygote!))
+        case ZygoteMethod.name, ZygoteMethod.warmName: tally.measure(ZygoteMethod(zygote!))
         case OverlappingMethod.name: tally.measure(OverlappingMethod(zygote!))
         case ForkMethod.name:
             warmUp()
@@ -87,10 +88,14 @@ public enum Host {
         zygote?.shutDownAndWait(timeout: .seconds(1))
     }
 
-    private static func startZygote(_ work: @escaping Work, _ warmUp: @escaping () -> Void) throws -> Zygote {
+    private static func startZygote(
+        _ work: @escaping Work, _ warmUp: @escaping () -> Void, isWarm: Bool
+    ) throws -> Zygote {
         var hooks = Zygote.Hooks()
         hooks.beforeFork = warmUp
-        return try Zygote.start(hooks: hooks) { handlers in
+        var configuration = Zygote.Configuration()
+        configuration.warmChildren = isWarm ? Int(getenv("WARM").map { String(cString: $0) } ?? "8")! : 0
+        return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
             handlers.answer("work") { Zygote.Reply(work($0.bytes)) }
         }
     }

@@ -19,9 +19,11 @@ protocol CallMethod {
     func call(_ request: [UInt8]) throws -> CallAnswer?
 }
 
-/// This library's.
+/// This library's: each call has a child forked.
 struct ZygoteMethod: CallMethod {
     static let name = "zygote"
+    /// The same with children forked ahead.
+    static let warmName = "warm"
     private let zygote: Zygote
 
     init(_ zygote: Zygote) { self.zygote = zygote }

@@ -246,7 +246,11 @@ void forkcore_mark_take(void *mark);
 /// touched. A child that touches it gets SIGSEGV. mmap(2), madvise(2) with MADV_DONTFORK. Any process. Signal-safe.
 int forkcore_parent_memory_open(size_t size, void **memory);
 
-/// Only in the process that opened it: in others these addresses may be something else by now.
+/// The same for memory that two processes share, by a file of forkcore_memory_file. The owner gives it its size, and
+/// writes; the other only reads. Neither's children get it.
+int forkcore_shared_memory_open(int file, size_t size, bool owner, void **memory);
+
+/// For either. Only in the process that opened it: in others these addresses may be something else by now.
 void forkcore_parent_memory_close(void *memory, size_t size);
 
 /// Makes forks cheaper: unmaps the unchanged pages of program and libraries, most of which only the start needed. The

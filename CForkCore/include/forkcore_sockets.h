@@ -105,6 +105,9 @@ int forkcore_set_no_delay(int descriptor, bool on);
 /// is no Unix socket.
 int forkcore_refuse_rights(int descriptor);
 
+/// Takes that back.
+int forkcore_accept_rights(int descriptor);
+
 /// Whether such a socket may have descriptors in its queue. Closing it can then take as long as their sender likes.
 bool forkcore_takes_rights(int descriptor);
 

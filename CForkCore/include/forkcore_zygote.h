@@ -79,7 +79,7 @@ void forkcore_word_advance(uint32_t *word);
 uint32_t forkcore_word_value(const uint32_t *word);
 
 /// Waits while it has this value, but no longer than `timeout_ns`. It may return spuriously.
-void forkcore_word_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
+void forkcore_word_wait(uint32_t *word, uint32_t value, int64_t timeout_ns);
 
 /// Whether libdispatch, if it is linked in, has started threads in this process: the Tasks of a child would wait for
 /// them.

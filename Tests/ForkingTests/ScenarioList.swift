@@ -29,8 +29,11 @@ struct Scenario: Sendable, CustomTestStringConvertible {
     }
 
     /// Runs it in a process of its own, after which nothing may be alive.
-    func pass(deadline: Double = 180) throws {
-        let running = try Running(builtProgram("scenarios"), [name], deadline: deadline)
+    ///
+    /// - Parameter warmChildren: how many its zygotes have, unless it says that itself.
+    func pass(warmChildren: Int = 0, deadline: Double = 180) throws {
+        let environment = warmChildren == 0 ? [:] : ["FORKING_SCENARIO_WARM": "\(warmChildren)"]
+        let running = try Running(builtProgram("scenarios"), [name], environment: environment, deadline: deadline)
         let status = try running.wait()
         #expect(status == 0, "\(name) ended with \(status): \(running.errors)")
         #expect(running.output.hasSuffix("ok\n"))

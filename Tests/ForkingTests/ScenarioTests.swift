@@ -101,23 +101,23 @@ struct ResourceLimitTests {
 }
 
 struct ZygoteCallTests {
-    @Test("Zygote: calls", arguments: try Scenario.of("zygote-call"))
-    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+    @Test("Zygote: calls", arguments: try Scenario.of("zygote-call"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 }
 
 struct ZygoteQueueTests {
-    @Test("Zygote: more calls than places", arguments: try Scenario.of("zygote-queue"))
-    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+    @Test("Zygote: more calls than places", arguments: try Scenario.of("zygote-queue"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 }
 
 struct ZygoteChildTests {
-    @Test("Zygote: its children, and its start", arguments: try Scenario.of("zygote-child"))
-    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+    @Test("Zygote: its children, and its start", arguments: try Scenario.of("zygote-child"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 }
 
 struct ZygoteLimitTests {
-    @Test("Zygote: what a call is limited to", arguments: try Scenario.of("zygote-limit"))
-    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+    @Test("Zygote: what a call is limited to", arguments: try Scenario.of("zygote-limit"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 }
 
 struct ZygoteHostileTests {
@@ -126,7 +126,12 @@ struct ZygoteHostileTests {
 }
 
 struct ZygoteLifeTests {
-    @Test("Zygote: its end, and its host's", arguments: try Scenario.of("zygote-life"))
+    @Test("Zygote: its end, and its host's", arguments: try Scenario.of("zygote-life"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
+}
+
+struct ZygoteWarmTests {
+    @Test("Zygote: children forked ahead of calls", arguments: try Scenario.of("zygote-warm"))
     func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 }
 
@@ -136,8 +141,8 @@ struct ZygoteWatchTests {
 }
 
 struct ZygoteHazardTests {
-    @Test("Zygote: what it has to survive", arguments: try Scenario.of("zygote-hazard"))
-    func scenario(_ scenario: Scenario) throws { try scenario.pass() }
+    @Test("Zygote: what it has to survive", arguments: try Scenario.of("zygote-hazard"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 
     @Test(
         "Zygote: what it has to survive, with strace", .needsTracing,

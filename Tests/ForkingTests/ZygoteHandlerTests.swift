@@ -17,7 +17,7 @@ struct ZygoteHandlerTests {
         var handlers = Zygote.Handlers()
         for name in all { handlers.answer(name) { Zygote.Reply($0.bytes) } }
         let names = HandlerNames(handlers.all)
-        func number(of name: String) -> Int? { Array(name.utf8).withUnsafeBufferPointer { names.number(of: $0) } }
+        func number(of name: String) -> Int? { names.number(of: HandlerName(name)) }
         #expect(all.map(number) == Array(all.indices))
         #expect(["c", "abc", "", "x", "a\0\0"].allSatisfy { number(of: $0) == nil })
     }

@@ -169,7 +169,7 @@ private func dropped() throws {
 // MARK: Connections
 
 /// A connection of a client's, accepted at `address`.
-private func connect(to address: String) throws -> (Client, descriptor: Int32) {
+func connect(to address: String) throws -> (Client, descriptor: Int32) {
     let listener = try Listener(SocketAddress(parsing: address))
     let client = try Client("\(listener.address)")
     try expect(isReadable(listener.descriptor.rawValue, within: 20), "no client")
@@ -177,7 +177,7 @@ private func connect(to address: String) throws -> (Client, descriptor: Int32) {
 }
 
 extension Zygote {
-    fileprivate func handOff(
+    func handOff(
         _ name: String, _ descriptor: Int32, _ bytes: [UInt8] = [],
         peer: SocketAddress = try! SocketAddress(unix: "@none")
     ) throws -> Call {

@@ -2,6 +2,7 @@
 //
 // What a zygote and its children are, and what a start makes of what it finds.
 
+import CForkCore
 import Forking
 import Glibc
 import Synchronization

@@ -10,7 +10,7 @@ import SystemPackage
 import TestSupport
 
 func startZygote(
-    maxChildren: Int = 4, maxWaiting: Int = 4, maxReplyBytes: Int = 1 << 30,
+    maxChildren: Int = 4, maxWaiting: Int = 4, maxReplyBytes: Int = 1 << 30, warm: Int? = nil,
     told: Told? = nil, hooks: Zygote.Hooks = Zygote.Hooks(),
     _ more: (inout Zygote.Handlers) throws -> Void = { _ in }
 ) throws -> Zygote {
@@ -18,6 +18,7 @@ func startZygote(
     configuration.maxChildren = maxChildren
     configuration.maxWaiting = maxWaiting
     configuration.maxReplyBytes = maxReplyBytes
+    configuration.warmChildren = warm ?? warmByDefault
     var hooks = hooks
     hooks.onEvent = { told?.add($0) }
     return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
@@ -32,6 +33,9 @@ func startZygote(
         try more(&handlers)
     }
 }
+
+/// Calls must have the same ends with warm children as without: a test can run the same scenarios with some.
+let warmByDefault = getenv("FORKING_SCENARIO_WARM").flatMap { Int(String(cString: $0)) } ?? 0
 
 /// Child: says its number over the first descriptor, if it was given one.
 func begin(_ request: Zygote.Request) {
@@ -60,6 +64,14 @@ extension Zygote {
         try expect(isReadable(channel.ends.read, within: 20), "no child began")
         try expect(read(channel.ends.read, &pid, 4) == 4, "no child began")
         return (call, pid)
+    }
+
+    /// Waits until so many children are warm. Once there are some, more come only after calls.
+    func awaitWarm(_ count: Int = warmByDefault, line: Int = #line) throws {
+        try eventually("line \(line): not \(count) warm children") {
+            if status.warm < count { _ = try? runAndWait("echo") }
+            return status.warm == count
+        }
     }
 
     func expectEcho(line: Int = #line) throws {

@@ -2,6 +2,7 @@
 //
 // What a call's child is limited to.
 
+import CForkCore
 import Forking
 import Glibc
 import SystemPackage

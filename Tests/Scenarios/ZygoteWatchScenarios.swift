@@ -14,7 +14,6 @@ let zygoteWatchScenarios = Group(
     Scenario("zygote-drained-stays-so", "to look after a drained zygote starts none", drainedStaysSo),
     Scenario("zygote-killed-while-awaited", "a kill ends the wait for its end", killedWhileAwaited),
     Scenario("zygote-tells-of-calls", "its observer hears which calls have a place, and what was forked", tellsOfCalls),
-    Scenario("zygote-false-counts", "what a child makes up is not counted", falseCounts),
     Scenario("zygote-loss-counts-once", "a loss is one failure, whatever calls there were", lossCountsOnce),
     Scenario("zygote-not-admitted", "a call that finds no zygote is told of as that", notAdmitted)
 )
@@ -90,25 +89,6 @@ private func tellsOfCalls() throws {
     try expect(reports.map { $0.waited != nil } == [true, true, false, true], "\(reports)")
     let forks = reports.reduce(0) { $0 + $1.work.forks }
     try expect(forks == zygote.status.forks && forks >= 2, "\(forks) forks, \(zygote.status)")
-}
-
-/// A child that says, over its call's channel, what cannot be. The layout is that of `CallMessage.Head`.
-private func falseCounts() throws {
-    let zygote = try Zygote.start { handlers in
-        handlers.answer("lie") { _ in
-            var head: [UInt8] = [1] + Array(repeating: 0, count: 15)
-            head += Array(repeating: 0x7f, count: 112 - head.count)
-            head += Array(repeating: 0, count: 8)  // no descriptors
-            for descriptor in Int32(3)..<32 { send(descriptor, head, head.count, 0) }
-            _exit(0)
-        }
-        handlers.answer("echo") { Zygote.Reply($0.bytes) }
-    }
-    _ = try zygote.runAndWait("echo")
-    _ = try zygote.runAndWait("lie")
-    _ = try zygote.runAndWait("echo")
-    try expect(zygote.status.forks == 3, "\(zygote.status)")
-    try zygote.finish()
 }
 
 /// A zygote is lost with a call that it had, and one that waited. What then becomes of them is no failure more.

@@ -16,7 +16,8 @@ let groups: [Group] = [
     tableForeignScenarios, tableHostScenarios, tableLimitScenarios, tableLoopScenarios, tableMarkScenarios,
     tableProgramScenarios, tableReapingScenarios, tableTimeScenarios, tableTraceScenarios, tableTraceScenariosAsRoot,
     zygoteCallScenarios, zygoteChildScenarios, zygoteHazardScenarios, zygoteHazardScenariosWithTracing,
-    zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios, zygoteQueueScenarios, zygoteWatchScenarios,
+    zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios, zygoteQueueScenarios, zygoteWarmScenarios,
+    zygoteWatchScenarios,
 ]
 
 /// By name, of which there is one each.

@@ -7,23 +7,23 @@ import SystemPackage
 /// A zygote's child: receives the request from its channel, runs the handler, replies and ends.
 struct ZygoteChild: BitwiseCopyable {
     let channel: Int32
-    let limits: forkcore_limits
-    let ordered: Instant
-    let tally: ZygoteTally
+    /// When the fork request came; nil for a warm child.
+    let requested: Instant?
+    let names: HandlerNames
+    let marks: ChannelMarks
 
     /// Returns the exit status.
-    func run(_ handler: Zygote.Handlers.Handler) -> Int32 {
-        let forking = (Instant.now - ordered).inNanoseconds
+    func run(_ handlers: Zygote.Handlers) -> Int32 {
+        let forking = requested.map { (Instant.now - $0).inNanoseconds } ?? 0
         var answer: CallMessage
         do {
-            guard let message = try awaitRequest() else { return 1 }
-            answer = try limitError() ?? reply(to: message, handler)
+            guard let request = try awaitRequest() else { return 1 }
+            answer = try limitError(request.head.limits) ?? reply(to: request, handlers)
         } catch {
             answer = CallMessage(threw: error)
         }
         answer.head.usage = .own
         answer.head.forking = forking
-        answer.head.tally = tally
         fflush(nil)  // write the child's output before the host has the reply and may kill the child
         do {
             try answer.post(over: channel)
@@ -31,18 +31,26 @@ struct ZygoteChild: BitwiseCopyable {
             // Too many descriptors, or no memory for the reply: an error message can still be sent.
             try? CallMessage(threw: error).post(over: channel)
         }
+        sched_yield()  // to the host: the exit takes longer than the host needs to receive the reply
         return answer.kind == .reply ? 0 : 1
     }
 
-    /// The host sends the request after the fork request, so it may not be there yet.
-    private func awaitRequest() throws -> CallMessage? {
-        while true {
-            if let message = try CallMessage.receiveRequest(over: channel) { return message }
-            _ = try waitUntilReadable(channel)
+    /// Waits for the request, which to a warm child comes much later. Returns nil if the host hangs up instead.
+    ///
+    /// Marks the channel before it receives the request: should this child be killed in between, the zygote finds the
+    /// request in the channel.
+    private func awaitRequest() throws(ForkingError) -> CallMessage? {
+        while try !waitUntilReadable(channel) {}
+        marks.set(channel)
+        do throws(ForkingError) {
+            return try CallMessage.receiveRequest(over: channel)
+        } catch {
+            guard error.code == .zygoteLost else { throw error }
+            return nil
         }
     }
 
-    private func limitError() -> CallMessage? {
+    private func limitError(_ limits: forkcore_limits) -> CallMessage? {
         var limits = limits
         var call: UnsafePointer<CChar>?
         if limits.memory > 0 { forkcore_share_one_arena() }
@@ -53,7 +61,10 @@ struct ZygoteChild: BitwiseCopyable {
         return message
     }
 
-    private func reply(to message: CallMessage, _ handler: Zygote.Handlers.Handler) throws -> CallMessage {
+    private func reply(to message: CallMessage, _ handlers: Zygote.Handlers) throws -> CallMessage {
+        guard let number = names.number(of: message.head.handler) else {
+            throw ForkingError.invalid("the zygote was started anew, and has no such handler this time")
+        }
         let descriptors = message.descriptors.map(FileDescriptor.init(rawValue:))
         var request = Zygote.Request(message.bytes, descriptors: descriptors)
         var peer: SocketAddress?
@@ -61,7 +72,7 @@ struct ZygoteChild: BitwiseCopyable {
             peer = SocketAddress(bytes: request.bytes.prefix(Int(message.head.peer)))
             request.bytes.removeFirst(Int(message.head.peer))
         }
-        switch handler {
+        switch handlers.all[number].handler {
         case .answer(let answer):
             return answered(try answer(request), expecting: message.head.descriptors)
         case .serve(let serve):

@@ -17,6 +17,10 @@ final class CallChannel: Sendable {
         var ours: Int32 = -1
         /// The child's end, until it is sent to the zygote.
         var theirs: Int32 = -1
+        /// True if the channel is a warm child's, which has its end already.
+        var isWarm = false
+        /// True if the kernel refuses descriptors that the child attaches, so that none can be in the channel.
+        var refusesRights = false
         /// Nil once the request was sent or dropped.
         var request: CallMessage?
         /// True if the request's descriptors are duplicates, made because the caller may close the originals.
@@ -74,10 +78,20 @@ final class CallChannel: Sendable {
             guard !state.isOver else { return }
             state.isOver = true
             dropRequest(&state)
-            forkcore_close(state.theirs)
-            if state.ours >= 0 { forkcore_channel_close(state.ours) }
-            (state.ours, state.theirs) = (-1, -1)
+            closeTheirs(&state)
+            closeOurs(&state)
         }
+    }
+
+    private func closeTheirs(_ state: inout State) {
+        if state.theirs >= 0 { forkcore_close(state.theirs) }
+        state.theirs = -1
+    }
+
+    private func closeOurs(_ state: inout State) {
+        guard state.ours >= 0 else { return }
+        if state.refusesRights { forkcore_close(state.ours) } else { forkcore_channel_close(state.ours) }
+        state.ours = -1
     }
 
     /// Waits until the call gets a slot or fails or, if it has a slot, until the channel is readable.
@@ -118,8 +132,21 @@ final class CallChannel: Sendable {
         let code = forkcore_channel_open(&state.ours, &state.theirs)
         // The reply has no descriptors, so the kernel is told to refuse them (SO_PASSRIGHTS): a child cannot attach a
         // descriptor whose close blocks. On kernels without that option, another process closes what was attached.
-        if code == 0, expecting == 0 { _ = forkcore_refuse_rights(state.ours) }
+        if code == 0, expecting == 0 { state.refusesRights = forkcore_refuse_rights(state.ours) == 0 }
         return code
+    }
+
+    /// Takes the channel of a warm child, which refuses descriptors if the kernel can. Returns false if the call is
+    /// over, or has a channel, because its caller polls that.
+    func take(warm channel: Int32, refusesRights: Bool) -> Bool {
+        state.withLock { state in
+            guard !state.isOver, state.ours < 0 else { return false }
+            state.ours = channel
+            state.isWarm = true
+            state.refusesRights = expecting == 0 && refusesRights
+            if expecting > 0, refusesRights { _ = forkcore_accept_rights(channel) }
+            return true
+        }
     }
 
     /// Duplicates the request's descriptors for as long as the call waits, because the caller may close its own.
@@ -147,25 +174,34 @@ final class CallChannel: Sendable {
 
     /// Sends the request, after the zygote has got the child's end. Copying a large request into a memfd takes time, so
     /// only this lock is held.
-    func send() {
-        let body = state.withLock { state in
-            forkcore_close(state.theirs)
-            state.theirs = -1
+    ///
+    /// - Returns: false if the channel was that of a warm child which is no more: the call needs another one.
+    func send() -> Bool {
+        var body: (@Sendable () -> Void)?
+        let isSent = state.withLock { state in
+            closeTheirs(&state)
             if let request = state.request, !state.isOver {
                 do throws(ForkingError) { try request.send(over: state.ours) } catch {
-                    // EPIPE or ECONNRESET: the child was not forked, or has ended. The channel says why.
                     if !Self.isForNobody(error) {
                         state.failure = error
                         forkcore_finish_sending(state.ours)
+                    } else if state.isWarm {
+                        state.isWarm = false
+                        closeOurs(&state)
+                        return false
                     }
+                    // Otherwise the child was not forked, or has ended. The channel says why.
                 }
             }
             dropRequest(&state)
             state.hasPlace = true
-            return state.onDecision.take()
+            body = state.onDecision.take()
+            return true
         }
+        guard isSent else { return false }
         word.advance()
         body?()
+        return true
     }
 
     private static func isForNobody(_ error: ForkingError) -> Bool {
@@ -177,8 +213,7 @@ final class CallChannel: Sendable {
         let body = state.withLock { state in
             state.failure = state.failure ?? error
             dropRequest(&state)
-            forkcore_close(state.theirs)  // a caller that polls sees end of file
-            state.theirs = -1
+            closeTheirs(&state)  // a caller that polls sees end of file
             return state.onDecision.take()
         }
         word.advance()

@@ -13,7 +13,7 @@ extension Zygote {
         case lost(ProcessID, ExitStatus, failures: Int, pause: Duration)
         /// No zygote could be started. The start is tried again.
         case startFailed(ForkingError)
-        /// A call got a slot: the zygote was asked to fork its child.
+        /// A call got a slot: a warm child has its request, or the zygote was asked to fork a child.
         case began(handler: String)
         /// A call was rejected because too many calls wait.
         case rejected(handler: String)
@@ -53,8 +53,8 @@ extension Zygote {
         public let duration: Duration
         /// How long it waited for a slot; nil if it never got one, and so had no child.
         public let waited: Duration?
-        /// From the arrival of its fork request in the zygote to its child's first step; nil if the child did not
-        /// report it.
+        /// From the arrival of its fork request in the zygote to its child's first step; nil if the child was
+        /// warm, or did not report it.
         public let forkTime: Duration?
         /// The child's resource usage when it replied, or ended; nil if unknown.
         public let usage: ResourceUsage?
@@ -62,8 +62,7 @@ extension Zygote {
         public let work: Work
     }
 
-    /// A zygote's work between two reports. Summed over all reports, nothing is counted twice. Work that a lost zygote
-    /// did after its last reply is never reported.
+    /// The zygotes' work between two reports. Summed over all reports, nothing is counted twice.
     public struct Work: Hashable, Sendable {
         /// Children forked.
         public internal(set) var forks = 0
@@ -73,13 +72,15 @@ extension Zygote {
         public internal(set) var reapTime = Duration.zero
     }
 
-    /// The state of the calls now, and the zygote's work as of its last reply.
+    /// The state of the calls and of the zygote now.
     public struct Status: Hashable, Sendable {
         /// Calls that have a slot.
         public internal(set) var running = 0
         /// Calls that wait for a slot.
         public internal(set) var waiting = 0
-        /// Live children.
+        /// Warm children that no call has taken yet.
+        public internal(set) var warm = 0
+        /// Live children, warm ones included.
         public internal(set) var children = 0
         /// Children forked since the zygote started.
         public internal(set) var forks = 0

@@ -31,6 +31,12 @@ public final class Zygote: Sendable {
     public struct Configuration: Sendable {
         /// The maximum number of children at one time. Each running call holds one of these slots.
         public var maxChildren = 40
+        /// The number of children that the zygote forks ahead of calls, and renews when half of them are used. A call
+        /// that finds one is answered without waiting for a fork. Each still serves one call. 0: none.
+        ///
+        /// They are not counted in `maxChildren`. Each uses one descriptor of this process and one of the zygote, and
+        /// memory: see docs/ZYGOTE.md. A call that finds none, because many have come at once, has its child forked.
+        public var warmChildren = 0
         /// The maximum number of calls that wait for a slot. They get slots in order of arrival.
         public var maxWaiting = 1000
         /// The maximum size of a reply in bytes, unless the call sets its own: the host does not trust what a child
@@ -40,6 +46,9 @@ public final class Zygote: Sendable {
         /// whose only thread forks them. `child.limits` apply to calls that set no limits.
         public var child = ChildOptions()
 
+        /// More would only make each refill longer, and the memory larger.
+        private static let mostWarmChildren = 1000
+
         /// The defaults, as documented at each property.
         public init() {}
 
@@ -47,6 +56,9 @@ public final class Zygote: Sendable {
             try requireAtLeast1("maxChildren", maxChildren)
             for (name, count) in [("maxWaiting", maxWaiting), ("maxReplyBytes", maxReplyBytes)] where count < 0 {
                 throw .invalid("\(name) is \(count), and cannot be negative")
+            }
+            guard (0...Self.mostWarmChildren).contains(warmChildren) else {
+                throw .invalid("warmChildren is \(warmChildren), and must be from 0 to \(Self.mostWarmChildren)")
             }
             try child.check()
             guard child.containment != .descendants, child.containment != Containment.none else {
@@ -186,8 +198,9 @@ public final class Zygote: Sendable {
         let limits = limits ?? configuration.child.limits
         try limits.check()
         if asynchronous.contains(name) { try limits.requireRoomForTasks(in: name, request.descriptors.count) }
-        var forkRequest = ForkRequest()
-        forkRequest.limits = limits.inC
+        var request = request
+        request.head.handler = HandlerName(name)
+        request.head.limits = limits.inC
         let longest = maxReplyBytes ?? configuration.maxReplyBytes
         try requirePositive("deadline", deadline)
         guard (0...CallMessage.mostDescriptors).contains(count), longest >= 0 else {
@@ -196,7 +209,7 @@ public final class Zygote: Sendable {
                     + "maxReplyBytes is \(longest), and cannot be negative")
         }
         try request.checkDescriptors()
-        let pending = PendingCall(channel: CallChannel(request, expecting: count), request: forkRequest, name: name)
+        let pending = PendingCall(channel: CallChannel(request, expecting: count), name: name)
         do throws(ForkingError) {
             try client.admit(pending)
             // The request was sent by `admit`, which may have failed.
@@ -252,7 +265,7 @@ public final class Zygote: Sendable {
 
     /// The zygote's process ID; nil if there is no zygote at the moment.
     public var pid: ProcessID? { client.processID }
-    /// The state of the calls, and the zygote's work as of its last reply.
+    /// The state of the calls and of the zygote now.
     public var status: Status { client.statistics }
     /// Readable when the zygote has ended or sent a message: then call `poll()`. Nil while there is no zygote. Each new
     /// zygote has a new descriptor.

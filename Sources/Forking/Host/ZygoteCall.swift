@@ -97,8 +97,8 @@ extension Zygote {
         @available(*, noasync, message: "await reply(), of ForkingAsync")
         public func wait() throws(ForkingError) -> Reply {
             while true {
-                if let reply = try poll() { return reply }
                 try channel.wait(atMost: nextPollDelay)
+                if let reply = try poll() { return reply }
             }
         }
 
@@ -184,7 +184,7 @@ extension Zygote {
                 let status = ExitStatus(message.head.end)
                 guard case .signaled(.kill, _) = status else { return .failure(.ended(status)) }
                 return .failure(state.killed?.why ?? (client.wasKilled ? .shutDown : .ended(status)))
-            case .request, .part, nil: return .failure(CallMessage.noAnswer)
+            case .request, .part, .ready, .forked, nil: return .failure(CallMessage.noAnswer)
             }
         }
 

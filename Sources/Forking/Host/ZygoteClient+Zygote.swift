@@ -7,7 +7,8 @@ import SystemPackage
 /// Host: starts a zygote, notices its end, and starts its replacement.
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
-        listen(&state)
+        // A warm child spares a call this system call: if the zygote has ended, the child has, too.
+        if state.warmChannels.isEmpty || state.warm.isAwaited { listen(&state) }
         guard state.control == nil, state.beginning == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
         if let pause = state.queue.pause(at: .now) { throw .lost(nextStart: pause) }
@@ -23,8 +24,17 @@ extension ZygoteClient {
         while let control = state.control {
             do {
                 guard let message = try CallMessage.receive(over: control.rawValue) else { return }
-                if message.kind == .reply { state.queue.noteReady() }
-                if message.kind == .threw { state.events.append(.startFailed(Self.notReady(message))) }
+                switch message.kind {
+                case .ready:
+                    state.counts.begin(try Self.tally(in: message))
+                    state.queue.noteReady()
+                case .forked: noteForked(message, &state)
+                case .threw: state.events.append(.startFailed(Self.notReady(message)))
+                default: break
+                }
+            } catch let error where error == .system(call: "recvmsg", .tooManyOpenFiles) {
+                // Warm children's channels came, and this process has no descriptors left for them.
+                state.warm.noteForked(0)
             } catch {
                 lose(&state)
             }
@@ -43,6 +53,7 @@ extension ZygoteClient {
         if let control = state.control { shutdown(control.rawValue, Int32(SHUT_RDWR)) }
         state.control = nil
         state.table = nil
+        dropWarm(&state)
         var status = ExitStatus.unknown
         table.onExit = { status = $0.status }
         if isStuck { table.killAll() }
@@ -117,7 +128,7 @@ extension ZygoteClient {
                 state.table = zygote.table
                 state.control = zygote.control
                 state.queue.noteStarted(at: .now)
-                state.counts = ZygoteCounts()
+                state.warm.noteStarted()
                 state.events.append(.started(zygote.pid))
             } else {
                 zygote.table.killAll()

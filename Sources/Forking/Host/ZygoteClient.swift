@@ -5,14 +5,13 @@ import Glibc
 import Synchronization
 import SystemPackage
 
-/// A call that needs a child: its fork request, and its channel.
+/// A call that needs a child.
 struct PendingCall: Identifiable {
     typealias ID = UInt64
     private static let next = Atomic<ID>(0)
 
     let id = next.add(1, ordering: .relaxed).newValue
     let channel: CallChannel
-    let request: ForkRequest
     let name: String
 }
 
@@ -21,7 +20,7 @@ struct PendingCall: Identifiable {
 /// It has no thread of its own: each thread that begins, polls or ends a call also does the work that is due.
 final class ZygoteClient: Sendable {
     private let configuration: Zygote.Configuration
-    private let onEvent: @Sendable (Zygote.Event) -> Void
+    let onEvent: @Sendable (Zygote.Event) -> Void
     private let state: Mutex<State>
 
     /// Accessed under the lock only, so that one thread at a time uses the table, as tables require.
@@ -38,6 +37,11 @@ final class ZygoteClient: Sendable {
         let successor: Program
         /// Calls that have just got their slots. Their requests are sent after the lock is released.
         var started: [PendingCall] = []
+        /// Children forked ahead, and the host's ends of their channels.
+        var warm: WarmChildren
+        var warmChannels: [Int32] = []
+        /// Whether the kernel refuses descriptors that children attach to what they send there.
+        var warmRefuseRights = false
         var counts = ZygoteCounts()
         var events: [Zygote.Event] = []
     }
@@ -50,11 +54,15 @@ final class ZygoteClient: Sendable {
         onEvent = hooks.onEvent
         let table = try ChildTable(maxChildren: 1, reaping: .pidfd)
         let control = try Self.fork(in: table, configuration, hooks, handlers)
-        try Self.awaitReady(control, table)
+        var counts = ZygoteCounts()
+        counts.begin(try Self.awaitReady(control, table))
         var queue = CallQueue<PendingCall>(maxRunning: configuration.maxChildren, maxWaiting: configuration.maxWaiting)
         queue.noteStarted(at: .now)
         queue.noteReady()
-        let state = State(queue: queue, control: control, table: table, successor: Self.successor())
+        var warm = WarmChildren(wanted: configuration.warmChildren)
+        warm.noteStarted()
+        let state = State(
+            queue: queue, control: control, table: table, successor: Self.successor(), warm: warm, counts: counts)
         let pid = table.children.first?.pid
         self.state = Mutex(state)
         if let pid { onEvent(.started(pid)) }
@@ -84,10 +92,12 @@ final class ZygoteClient: Sendable {
         return control
     }
 
-    private static func awaitReady(_ control: ParentDescriptor, _ table: ChildTable) throws(ForkingError) {
+    private static func awaitReady(
+        _ control: ParentDescriptor, _ table: ChildTable
+    ) throws(ForkingError) -> SharedTally {
         while try !waitUntilReadable(control.rawValue) {}
         let message = try? CallMessage.receive(over: control.rawValue)
-        if message?.kind == .reply { return }
+        if let message, message.kind == .ready { return try tally(in: message) }
         var status: ExitStatus?
         table.onExit = { status = $0.status }
         table.killAll()
@@ -95,6 +105,12 @@ final class ZygoteClient: Sendable {
         throw message.map(notReady)
             ?? .invalid(
                 "the zygote ended in its beforeFork hook, before it was ready: \(status?.description ?? "unseen")")
+    }
+
+    static func tally(in message: CallMessage) throws(ForkingError) -> SharedTally {
+        guard let file = message.descriptors.first else { throw .system(call: "recvmsg", .tooManyOpenFiles) }
+        let owned = OwnedDescriptor(file)
+        return try SharedTally(owned.rawValue, isZygote: false)
     }
 
     static func notReady(_ message: CallMessage) -> ForkingError {
@@ -160,14 +176,14 @@ final class ZygoteClient: Sendable {
         let duration = Instant.now - begun
         change { state in
             let slot = state.queue.finish(id)
-            var work = Zygote.Work()
-            if let message, slot?.generation == state.queue.generation { work = state.counts.take(message.head.tally) }
+            if case .starting = state.queue.zygote { listen(&state) }  // it shares its tally when it is ready
             let report = Zygote.CallReport(
                 handler: name, failure: failure, duration: duration, waited: slot.map { $0.since - begun },
                 forkTime: message.flatMap { $0.head.forking > 0 ? .nanoseconds($0.head.forking) : nil },
-                usage: message.map { ResourceUsage($0.head.usage) }, work: work)
+                usage: message.map { ResourceUsage($0.head.usage) }, work: state.counts.takeWork())
             state.events.append(.finished(report))
             advance(&state)
+            refill(&state)
         }
     }
 
@@ -181,12 +197,10 @@ final class ZygoteClient: Sendable {
     @discardableResult
     func advance(_ state: inout State) -> Int32 {
         while let next = state.queue.next {
-            switch sendRequest(next, state) {
+            switch takeWarm(next, &state) ? 0 : sendRequest(next, state) {
             case 0:
                 state.queue.startNext(at: .now)
                 state.started.append(next)
-                state.counts.ordered += 1
-                state.events.append(.began(handler: next.name))
             case let code where Self.shortages.contains(code):
                 // No descriptors, or the zygote's socket is full. Every call that ends tries again, and every waiting
                 // call that is polled.
@@ -211,9 +225,11 @@ final class ZygoteClient: Sendable {
         var theirs: Int32 = -1
         let code = pending.channel.theirEnd(&theirs)
         guard code == 0 else { return code }
-        return withMutableMessage(pending.request, Array(pending.name.utf8), [theirs]) {
-            forkcore_message_send(control.rawValue, &$0)
-        }
+        return send(ForkRequest(.call), [theirs], over: control)
+    }
+
+    func send(_ request: ForkRequest, _ descriptors: [Int32] = [], over control: ParentDescriptor) -> Int32 {
+        withMutableMessage(request, [], descriptors) { forkcore_message_send(control.rawValue, &$0) }
     }
 
     /// No zygote can be started: close the channels of all waiting calls.
@@ -227,15 +243,13 @@ final class ZygoteClient: Sendable {
         change { state in
             guard state.queue.drain() else { return }
             advance(&state)
+            dropWarm(&state)
             reconcile(&state)
         }
     }
 
     private func sendDrain(_ state: inout State) {
-        guard let control = state.control else { return }
-        var request = ForkRequest()
-        request.kind = .drain
-        _ = withMutableMessage(request, [], []) { forkcore_message_send(control.rawValue, &$0) }
+        if let control = state.control { _ = send(ForkRequest(.drain), over: control) }
     }
 
     func end() {
@@ -276,6 +290,7 @@ final class ZygoteClient: Sendable {
     func look() -> Duration? {
         change { state in
             guard state.queue.phase != .over else { return }
+            listen(&state)
             try? requireZygote(&state)
             advance(&state)
         }
@@ -301,9 +316,10 @@ final class ZygoteClient: Sendable {
 
     var statistics: Zygote.Status {
         change { state in
-            Zygote.Status(
+            listen(&state)
+            return Zygote.Status(
                 running: state.queue.runningCount, waiting: state.queue.waiting.count,
-                children: Int(state.counts.tally.alive),
+                warm: state.warm.ready, children: state.control == nil ? 0 : Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
                 reapTime: .nanoseconds(state.counts.tally.reaping))
         }
@@ -316,7 +332,7 @@ final class ZygoteClient: Sendable {
         var started: [PendingCall] = []
         var beginning: BeginningZygote?
         defer {
-            started.forEach { $0.channel.send() }
+            sendRequests(of: started)
             events.forEach(onEvent)
             if let beginning { finishStart(of: beginning) }
         }

@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Host: one zygote's work, as its replies report it.
+/// Host: the work of its zygotes, one after the other, and what of it was reported.
 struct ZygoteCounts {
-    let startedAt = Instant.now
-    /// Fork requests sent to it.
-    var ordered: Int64 = 0
-    private(set) var tally = ZygoteTally()
+    private var shared: SharedTally?
+    private var reported = ZygoteTally()
+    /// Work of the zygote before.
+    private var rest = Zygote.Work()
 
-    /// Takes the tally that came with a reply, and returns what it adds.
-    ///
-    /// Threads receive replies in any order, so an older tally adds nothing. A tally passes through a child, which may
-    /// have forged it: impossible values are ignored.
-    mutating func take(_ told: ZygoteTally) -> Zygote.Work {
-        guard (tally.forked...ordered).contains(told.forked), (tally.reaped...ordered).contains(told.reaped),
-            (0...ordered).contains(told.alive), told.reaping >= tally.reaping,
-            told.reaping <= (.now - startedAt).inNanoseconds
-        else { return Zygote.Work() }
-        defer { tally = told }
-        return Zygote.Work(
-            forks: Int(told.forked - tally.forked), reaped: Int(told.reaped - tally.reaped),
-            reapTime: .nanoseconds(told.reaping - tally.reaping))
+    /// The counters of the zygote that was started last, even if it has ended.
+    var tally: ZygoteTally { shared?.value ?? ZygoteTally() }
+
+    /// Another zygote counts from now on.
+    mutating func begin(_ next: SharedTally) {
+        rest = takeWork()
+        shared = next
+        reported = ZygoteTally()
+    }
+
+    /// The work since the last call of this.
+    mutating func takeWork() -> Zygote.Work {
+        let now = tally
+        var work = rest
+        work.forks += Int(now.forked - reported.forked)
+        work.reaped += Int(now.reaped - reported.reaped)
+        work.reapTime += .nanoseconds(now.reaping - reported.reaping)
+        rest = Zygote.Work()
+        reported = now
+        return work
     }
 }

@@ -86,6 +86,13 @@ struct CallQueue<Call: Identifiable> {
         running[call.id] = Slot(generation: generation, since: now)
     }
 
+    /// A call that was given to a child which had ended waits again, before all others.
+    mutating func requeue(_ call: Call) {
+        if running.removeValue(forKey: call.id) ?? orphaned.removeValue(forKey: call.id) != nil {
+            waiting.insert(call, at: 0)
+        }
+    }
+
     /// Removes the next call, because its caller has gone.
     mutating func dropNext() { waiting.removeFirst() }
 

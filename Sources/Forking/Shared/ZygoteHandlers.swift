@@ -45,7 +45,7 @@ extension Zygote {
 
         private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
             precondition(
-                !name.isEmpty && name.utf8.count <= ForkRequest.longestName, "a handler's name must have 1 to 64 bytes")
+                !name.isEmpty && name.utf8.count <= HandlerName.longest, "a handler's name must have 1 to 64 bytes")
             precondition(!all.contains { $0.name == name }, "two handlers have the name '\(name)'")
             all.append(Entry(name: name, handler: handler, isAsynchronous: isAsynchronous))
         }

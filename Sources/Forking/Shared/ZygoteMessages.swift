@@ -6,29 +6,25 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// Host to zygote, with one descriptor: the child's end of a call's channel. The request itself goes through that
-/// channel to the child only, so that no part of it is ever in the zygote's memory, which all later children inherit.
+/// Host to zygote. The request itself goes through a call's channel to the child only, so that no part of it is ever in
+/// the zygote's memory, which all later children inherit.
 struct ForkRequest: BitwiseCopyable {
-    static let longestName = 64
-
     enum Kind: UInt8 {
-        /// Fork a child that runs the handler whose name follows.
+        /// Fork a child for a call. One descriptor comes with it: the child's end of the call's channel.
         case call
+        /// Fork `count` warm children. The zygote makes their channels, and sends the host's ends.
+        case warm
         /// No more fork requests will come: the zygote ends when its last child has ended.
         case drain
     }
 
-    var kind = Kind.call
-    var limits = forkcore_limits()
-}
+    var kind: Kind
+    var count: UInt32 = 0
 
-/// The zygote's counters. A child sends a copy with its reply.
-struct ZygoteTally: BitwiseCopyable {
-    var alive: Int64 = 0
-    var forked: Int64 = 0
-    var reaped: Int64 = 0
-    /// Nanoseconds spent reaping.
-    var reaping: Int64 = 0
+    init(_ kind: Kind, count: Int = 0) {
+        self.kind = kind
+        self.count = UInt32(count)
+    }
 }
 
 /// A message on a call's channel.
@@ -50,6 +46,10 @@ struct CallMessage {
         case ended
         /// Child to host: part of a reply, whose last part is a `reply`.
         case part
+        /// Zygote to host, on its own socket: it is ready. With the file of its tally.
+        case ready
+        /// Zygote to host, on its own socket: the host's ends of warm children's channels.
+        case forked
     }
 
     /// Contains only numbers, so that any bytes from a child are a valid head.
@@ -64,14 +64,17 @@ struct CallMessage {
         var count: UInt64 = 0
         var end = End()
         var usage = Usage()
-        /// From the arrival of the fork request in the zygote to the child's first step, in nanoseconds.
+        /// From the arrival of the fork request in the zygote to the child's first step, in nanoseconds; 0 of a warm
+        /// child.
         var forking: Int64 = 0
-        var tally = ZygoteTally()
         /// Of a request: the number of descriptors that the reply must have. Of a reply: the number that the handler
         /// returned.
         var descriptors: UInt32 = 0
         /// Of a request: how many of its first bytes are the socket address of a connection's peer.
         var peer: UInt32 = 0
+        /// Of a request: the handler, and the child's limits.
+        var handler = HandlerName()
+        var limits = forkcore_limits()
 
         init(_ kind: Kind) { self.kind = kind.rawValue }
     }

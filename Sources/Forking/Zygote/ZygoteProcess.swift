@@ -4,37 +4,44 @@ import CForkCore
 import Glibc
 import SystemPackage
 
-/// The zygote: has one thread, forks a child for each fork request, reaps children, and kills a child when the host
-/// shuts down its channel.
+/// The zygote: has one thread, forks a child for each fork request, and warm children ahead of calls, reaps children,
+/// and kills a child when the host shuts down its channel.
 ///
 /// It never sees a call's request or reply: these go directly between host and child.
 final class ZygoteProcess {
     /// The number of fork requests received before the loop checks for hang-ups and ended children.
     private static let requestsAtOnce = 8
 
-    private let control: ParentDescriptor
+    let control: ParentDescriptor
     /// Readable when the host has ended, for whatever reason. pidfd_open(2)
     private let host: ParentDescriptor
     /// Reports when the host hangs up on a call's channel, or on the control socket. epoll(7)
-    private let hangUps: ParentDescriptor
+    let hangUps: ParentDescriptor
     /// The control socket's token in `hangUps`. A channel's token is its child's process ID.
     private static let controlToken: UInt64 = 0
-    private let table: ChildTable
+    let table: ChildTable
     private let handlers: Zygote.Handlers
     private let names: HandlerNames
+    let marks: ChannelMarks
+    let replacements: Replacements
     private let beforeFork: () throws -> Void
     private let childOptions: ChildOptions
+    /// The number of warm children that it forks at its start.
+    private let warmChildren: Int
     /// The stack that `serve` runs on.
     private let stack = ParentStack()
-    private let state: ParentCell<State>
+    let state: ParentCell<State>
+    private let tally: SharedTally
+    /// The tally's file, for the host.
+    private let tallyFile: ParentDescriptor
 
     /// What changes from call to call. Nothing else may change: see `ParentStack`.
-    private struct State: BitwiseCopyable {
-        var tally = ZygoteTally()
+    struct State: BitwiseCopyable {
         var isDraining = false
         /// No descriptor is free for another channel. Fork requests stay in the socket until a child has ended:
         /// received now, they would lose their channels.
         var isShort = false
+        var warming = Warming()
     }
 
     /// A service manager or a terminal sends these signals to all processes of a service. The zygote ignores them,
@@ -59,11 +66,19 @@ final class ZygoteProcess {
         guard getppid() == hostID else { throw .invalid("the zygote's host has ended") }
         hangUps = try ParentDescriptor("epoll_create1", forkcore_poll_open)
         try check(forkcore_poll_add_hang_up(hangUps.rawValue, control, Self.controlToken), "epoll_ctl")
-        table = try ChildTable(maxChildren: configuration.maxChildren)
+        warmChildren = configuration.warmChildren
+        table = try ChildTable(maxChildren: configuration.maxChildren + warmChildren)
+        marks = try ChannelMarks()
+        replacements = try Replacements(for: marks)
         state = try ParentCell(State())
+        tallyFile = try ParentDescriptor("memfd_create") { forkcore_memory_file("forking-tally", $0) }
+        tally = try SharedTally(tallyFile.rawValue, isZygote: true)
         table.endsGroups = true
         table.onExit = { [unowned self] in tell($0) }
         table.onTrouble = { [unowned self] in tell($0) }
+        if let timeout = options.timeout {
+            table.timesOut = { [marks] in (marks.time($0.channel) ?? .now) + timeout }
+        }
         try table.reapStrangers()  // all children here are calls' children, or were reparented from them
     }
 
@@ -71,6 +86,7 @@ final class ZygoteProcess {
     func run() -> Int32 {
         guard prepare() else { return 1 }
         try? stack.run { () throws(ForkingError) in serve() }
+        table.onExit = { [unowned self] in tellEnd($0.channel, $0.status, $0.usage) }
         table.killAll()
         _ = try? table.wait(atMost: .seconds(1))
         return 0
@@ -82,6 +98,7 @@ final class ZygoteProcess {
             if ready.contains(.hangUps), !killAbandoned() { return }
             if ready.contains(.requests) { takeRequests() }
             if ready.contains(.children) { collect() }
+            forkAhead()
         }
     }
 
@@ -101,17 +118,21 @@ final class ZygoteProcess {
             CallMessage(.threw, text: CallMessage.bytes(text)).sendWord(over: control.rawValue)
             return false
         }
-        // An empty reply says that it is ready.
-        return (try? CallMessage(.reply).send(over: control.rawValue)) != nil
+        state.value.warming.missing = warmChildren
+        return (try? CallMessage(.ready, descriptors: [tallyFile.rawValue]).send(over: control.rawValue)) != nil
     }
 
     /// Does all that a child does, with a trivial handler, so that everything the Swift runtime creates at first use
     /// exists in each child.
     private func rehearse() throws {
         let pair = try DescriptorPair()
-        try CallMessage(.request, [0]).send(over: pair.ours.rawValue)
-        _ = ZygoteChild(channel: pair.theirs.rawValue, limits: forkcore_limits(), ordered: .now, tally: ZygoteTally())
-            .run(.answer { Zygote.Reply($0.bytes) })
+        var request = CallMessage(.request, [0])
+        request.head.handler = HandlerName("rehearsal")
+        try request.send(over: pair.ours.rawValue)
+        var handlers = Zygote.Handlers()
+        handlers.answer("rehearsal") { Zygote.Reply($0.bytes) }
+        let names = HandlerNames(handlers.all)
+        _ = ZygoteChild(channel: pair.theirs.rawValue, requested: .now, names: names, marks: marks).run(handlers)
     }
 
     private struct Ready: OptionSet {
@@ -124,15 +145,15 @@ final class ZygoteProcess {
 
     /// Waits for something to do. While no child can be forked, fork requests stay in the socket.
     private func wait() throws(ForkingError) -> Ready {
-        Ready(
-            rawValue: try waitUntilReadable([
-                host.rawValue, hangUps.rawValue, takesRequests ? control.rawValue : -1, table.descriptor.rawValue,
-            ]))
+        let descriptors: InlineArray<4, Int32> = [
+            host.rawValue, hangUps.rawValue, takesRequests ? control.rawValue : -1, table.descriptor.rawValue,
+        ]
+        return Ready(rawValue: try waitUntilReadable(descriptors, atMost: isForkingAhead ? .zero : nil))
     }
 
     // MARK: Fork requests
 
-    private var takesRequests: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
+    var takesRequests: Bool { !table.isFull && !state.value.isDraining && !state.value.isShort }
 
     private func takeRequests() {
         for _ in 0..<Self.requestsAtOnce {
@@ -141,7 +162,7 @@ final class ZygoteProcess {
         }
     }
 
-    private var hasDescriptorLeft: Bool {
+    var hasDescriptorLeft: Bool {
         let next = fcntl(control.rawValue, F_DUPFD_CLOEXEC, 0)
         if next >= 0 { forkcore_close(next) }
         return next >= 0
@@ -149,58 +170,54 @@ final class ZygoteProcess {
 
     /// Returns whether there was one.
     private func takeRequest() -> Bool {
-        var request = ForkRequest()
+        var request = ForkRequest(.call)
         var channel: Int32 = -1
-        var message = forkcore_message()
-        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: ForkRequest.longestName) { name in
-            let code = withUnsafeMutableBytes(of: &request) { head in
-                withUnsafeMutablePointer(to: &channel) {
-                    message = forkcore_message(
-                        head: head.baseAddress, head_size: head.count, bytes: name.baseAddress, count: name.count,
-                        descriptors: $0, descriptor_count: 1)
-                    return forkcore_message_receive(control.rawValue, &message)
-                }
+        let code = withUnsafeMutableBytes(of: &request) { head in
+            withUnsafeMutablePointer(to: &channel) {
+                var message = forkcore_message(
+                    head: head.baseAddress, head_size: head.count, bytes: nil, count: 0, descriptors: $0,
+                    descriptor_count: 1)
+                return forkcore_message_receive(control.rawValue, &message)
             }
-            guard code == 0 else { return false }
-            if request.kind == .drain { state.value.isDraining = true }
-            guard message.descriptor_count == 1 else { return true }
-            fork(UnsafeBufferPointer(rebasing: name.prefix(message.count)), request.limits, channel)
-            return true
+        }
+        guard code == 0 else { return false }
+        switch request.kind {
+        case .drain: state.value.isDraining = true
+        case .warm: state.value.warming.missing += Int(request.count)
+        case .call: serve(channel)
+        }
+        return true
+    }
+
+    /// Forks the child of a call. If the call was cancelled while it waited, closing the channel reports its end.
+    private func serve(_ channel: Int32) {
+        guard !forkcore_hung_up(channel) else { return forkcore_close(channel) }
+        replacements.clear(channel)
+        do throws(ForkingError) {
+            try fork(for: channel, requested: .now)
+            ParentOnly.add(channel)
+        } catch {
+            refuse(channel, error)
         }
     }
 
     /// What a child needs to start: it has no access to its parent's stack.
     private struct Start: BitwiseCopyable {
         let zygote: Unmanaged<ZygoteProcess>
-        let handler: Int
         let child: ZygoteChild
     }
 
-    private func fork(_ name: UnsafeBufferPointer<UInt8>, _ limits: forkcore_limits, _ channel: Int32) {
-        // The call was cancelled while it waited. Closing the channel reports its end.
-        guard !forkcore_hung_up(channel), let handler = names.number(of: name) else { return forkcore_close(channel) }
-        var tally = state.value.tally
-        tally.alive = Int64(table.count) + 1
-        tally.forked += 1
-        let child = ZygoteChild(channel: channel, limits: limits, ordered: .now, tally: tally)
-        let start = Start(zygote: .passUnretained(self), handler: handler, child: child)
-        do throws(ForkingError) {
-            let pid = try table.fork(options: childOptions, from: stack, start) {
-                let start = $0!.load(as: Start.self)
-                return start.zygote._withUnsafeGuaranteedRef {
-                    start.child.run($0.handlers.all[start.handler].handler)
-                }
-            }
-            state.value.tally.forked += 1
-            watch(channel, of: pid)
-        } catch {
-            refuse(channel, error)
+    /// Forks a child that keeps `channel`. Later children close it: the caller adds it to `ParentOnly`, after the fork.
+    func fork(for channel: Int32, requested: Instant?, keeping kept: [Int32] = []) throws(ForkingError) {
+        marks.clear(channel)
+        let child = ZygoteChild(channel: channel, requested: requested, names: names, marks: marks)
+        let start = Start(zygote: .passUnretained(self), child: child)
+        let pid = try table.fork(options: childOptions, keeping: kept, from: stack, start) {
+            let start = $0!.load(as: Start.self)
+            return start.zygote._withUnsafeGuaranteedRef { start.child.run($0.handlers) }
         }
-    }
-
-    /// Marks the channel as parent-only, after the fork: this child keeps its channel, and later children close it.
-    private func watch(_ channel: Int32, of pid: ProcessID) {
-        ParentOnly.add(channel)
+        tally.value.alive = Int64(table.count)
+        tally.value.forked += 1
         table.keep(channel, for: pid)
         _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel, UInt64(pid))
     }
@@ -242,13 +259,14 @@ final class ZygoteProcess {
     private func collect() {
         let begun = Instant.now
         table.collect(telling: { tell($0) })
-        state.value.tally.reaping += (Instant.now - begun).inNanoseconds
+        tally.value.reaping += (Instant.now - begun).inNanoseconds
     }
 
     private func tell(_ exit: ChildExit) {
-        state.value.tally.reaped += 1
+        tally.value.reaped += 1
+        tally.value.alive = Int64(table.count)
         state.value.isShort = false
-        tellEnd(exit.channel, exit.status, exit.usage)
+        if !replace(exit) { tellEnd(exit.channel, exit.status, exit.usage) }
     }
 
     /// A child that has ended, but is held by a tracer, has ended as far as its call is concerned.
@@ -266,8 +284,6 @@ final class ZygoteProcess {
         var message = CallMessage(.ended)
         message.head.end = CallMessage.End(status)
         message.head.usage = usage.map { CallMessage.Usage($0) } ?? CallMessage.Usage()
-        message.head.tally = state.value.tally
-        message.head.tally.alive = Int64(table.count)
         message.sendWord(over: channel)
         ParentOnly.remove(channel)
         forkcore_close(channel)

@@ -163,7 +163,10 @@ extension ChildTable {
         nextDeadline = nil
         forEachChild { slot, child in
             guard let deadline = child.deadline else { return }
-            if deadline <= now {
+            if child.stage == .running, deadline <= now, let later = timesOut?(child), later > now {
+                slots[slot].deadline = later
+                noteDeadline(later)
+            } else if deadline <= now {
                 advance(slot, because: .timeout, at: now)
             } else {
                 noteDeadline(deadline)

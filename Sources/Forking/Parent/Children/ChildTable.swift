@@ -56,6 +56,8 @@ public final class ChildTable {
     var heldCount = 0
     /// When to try again to reap children whose end causes no event.
     var askAt: Instant?
+    /// Asked when a child's timeout has passed: when it does, for a child whose work began later than the child.
+    var timesOut: ((Child) -> Instant)?
     /// No child has a deadline before this.
     var nextDeadline: Instant?
     /// State for children between clone and execve. Nil until the table first spawns one.
