@@ -56,7 +56,7 @@ let package = Package(
         .target(
             name: "ForkingAsync",
             dependencies: [
-                "Forking",
+                "Forking", "CForkCore",
                 .product(name: "SystemPackage", package: "swift-system"),
             ]
         ),

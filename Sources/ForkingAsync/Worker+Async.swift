@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Worker, or a zygote's child: its first thread waits while Dispatch's threads run the code.
+// Worker: its first thread waits while Dispatch's threads run the code.
 
 import Dispatch
 public import Forking
@@ -16,7 +16,7 @@ extension Worker {
     }
 }
 
-/// Child, worker: runs asynchronous code off the main actor, and blocks the calling thread until it has ended.
+/// Worker: runs asynchronous code off the main actor, and blocks the calling thread until it has ended.
 func waiting<Value: Sendable>(for body: @escaping @Sendable () async throws -> Value) throws -> Value {
     let outcome = Outcome<Value>()
     Task.detached {

@@ -37,13 +37,35 @@ extension Zygote {
 }
 
 extension Zygote.Handlers {
-    /// Registers an `async` handler that replies to a call. It runs in a child, off the main actor, which runs nowhere
-    /// there. It needs threads, so a call whose `ResourceLimits` leave no room for them is rejected.
+    /// Registers an `async` handler that replies to a call. It runs in a child.
+    ///
+    /// The child's one thread runs all its Tasks, also those of the main actor, one after the other and whatever their
+    /// priority. So they need no threads, and work within any `ResourceLimits` that suffice for the handler itself. A
+    /// handler that blocks the thread until another Task has done something waits for ever, or to the deadline: let it
+    /// await the Task. Tasks that it has not awaited end with the child. Threads, Dispatch queues and event loops can
+    /// be used, and can resume a continuation; the main queue cannot, because no thread runs it.
     public mutating func answer(
         _ name: String, _ handler: @escaping @Sendable (Zygote.Request) async throws -> Zygote.Reply
     ) {
-        answerAsynchronously(name) { (request: Zygote.Request) throws -> Zygote.Reply in
-            try waiting(for: { try await handler(request) })
+        rehearsal = rehearseOwnThread
+        answer(name) { (request: Zygote.Request) throws -> Zygote.Reply in
+            nonisolated(unsafe) var reply = Zygote.Reply()  // this thread runs the handler, and comes back at its end
+            try runOnOwnThread { reply = try await handler(request) }
+            return reply
+        }
+    }
+
+    /// Registers an `async` handler that serves a connection from `Zygote.handOff`. It runs in a child, as one of
+    /// `answer` does. The connection is closed when it returns or throws.
+    public mutating func serve(
+        _ name: String, _ handler: @escaping @Sendable (inout Connection, Zygote.Request) async throws -> Void
+    ) {
+        rehearsal = rehearseOwnThread
+        serve(name) { (connection: inout Connection, request: Zygote.Request) throws in
+            try withUnsafeMutablePointer(to: &connection) { pointer in
+                nonisolated(unsafe) let connection = pointer
+                try runOnOwnThread { try await handler(&connection.pointee, request) }
+            }
         }
     }
 }

@@ -15,7 +15,10 @@ struct ZygoteHostTests {
     @Test("thousands of calls leave host and zygote with what they had")
     func calm() throws { try pass("calm", 400) }
 
-    @Test("limits leave room for tasks, or are refused")
+    @Test("an async handler with four tasks, from eight threads")
+    func later() throws { try pass("later", 400) }
+
+    @Test("limits do not make tasks slower")
     func limits() throws { try pass("limits", 20) }
 
     @Test("more calls than places are awaited, without descriptors")
@@ -23,6 +26,9 @@ struct ZygoteHostTests {
 
     @Test("traps, kills, exits, errors, deadlines and cancellations are told as what they were")
     func mix() throws { try pass("mix", 350) }
+
+    @Test("all tasks of an async handler run on its child's own thread, and block it if they block")
+    func ownThread() throws { try pass("own-thread") }
 
     @Test("a zygote that is killed costs the calls in flight, and has a successor")
     func killed() throws { try pass("zygote-killed", 2) }

@@ -33,26 +33,88 @@ import SystemPackage
     try expect(cancelled == .cancelled, "\(cancelled)")
 }
 
-/// Tasks take threads, and these stacks, arenas and descriptors: limits leave room for them, or are refused.
+/// All that Tasks can do, without a second thread where they need none, and within limits that leave no room for one.
+@Sendable func onOwnThread(_: Int) async throws {
+    for name in TaskWorks.alone.keys {
+        for (memory, files) in [(nil, nil), (1 << 20, nil), (nil, 6)] as [(Int?, Int?)] {
+            let threads = try await threads(of: name, memory: memory, files: files)
+            try expect(threads == "1", "\(name): \(threads) threads")
+        }
+    }
+    for name in TaskWorks.withThreads.keys {
+        _ = try await threads(of: name, memory: 64 << 20)
+    }
+    let blocked = try await failure { try await zygote.run("blocked", deadline: .milliseconds(200)) }
+    try expect(blocked == .deadlineExceeded(.milliseconds(200)), "\(blocked)")
+    _ = try await zygote.run("unawaited", deadline: .seconds(60))
+    try await serveLines()
+}
+
+/// How many the child had that did this work.
+private func threads(of name: String, memory: Int? = nil, files: Int? = nil) async throws -> String {
+    var limits = ResourceLimits()
+    limits.maxMemoryBytes = memory
+    limits.maxOpenFiles = files
+    let reply = try await zygote.run(name, deadline: .seconds(60), limits: limits)
+    return String(decoding: reply.bytes, as: UTF8.self)
+}
+
+/// An `async` handler serves a connection.
+private func serveLines() async throws {
+    let (ours, theirs) = try pair()
+    let peer = try SocketAddress(parsing: "unix:/peer")
+    let call = try zygote.handOff(
+        "lines, awaited", Connection(theirs, peer: peer), Array("hello".utf8), deadline: .seconds(60))
+    var connection = Connection(ours, peer: peer)
+    for name in ["Ada", "Grace"] {
+        try connection.write("\(name)\n")
+        let line = try connection.readLine() ?? []
+        try expect(line == Array("hello \(name)\n".utf8), "\(line)")
+    }
+    connection.finishWriting()
+    _ = try await call.reply()
+}
+
+private func pair() throws -> (FileDescriptor, FileDescriptor) {
+    var both: [Int32] = [-1, -1]
+    try expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &both) == 0, "no pair")
+    return (FileDescriptor(rawValue: both[0]), FileDescriptor(rawValue: both[1]))
+}
+
+/// Calls of an `async` handler with four Tasks, from eight threads.
+@Sendable func laterCalls(_ calls: Int) async throws {
+    let shared = Shared()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        for thread in 0..<8 {
+            group.addTask {
+                try await onAThread {
+                    for number in 0..<calls / 8 {
+                        let begun = seconds()
+                        let bytes = [UInt8(truncatingIfNeeded: number), UInt8(thread)]
+                        let reply = try zygote.runAndWait("later", bytes, deadline: .seconds(60))
+                        try expect(reply.bytes == bytes, "\(reply.bytes), not \(bytes)")
+                        shared.slowest.withLock { $0 = max($0, seconds() - begun) }
+                    }
+                }
+            }
+        }
+        try await group.waitForAll()
+    }
+    print("slowest \(shared.slowest.withLock { $0 }) s; \(zygote.status)")
+}
+
+/// Limits do not make Tasks slower.
 @Sendable func limitedTasks(_ calls: Int) async throws {
     let free = try await faults { _ in }
     for _ in 0..<calls {
-        let least = try await faults { $0.maxMemoryBytes = ResourceLimits.minAsyncMemoryBytes }
-        // Where no arena can be had, each block takes a page, or more: a thousand of them.
-        try expect(least < free + 500, "\(least) page faults within its limit, \(free) without")
-        let few = try await faults { $0.maxOpenFiles = ResourceLimits.minAsyncOpenFiles }
+        for memory in [1 << 20, 64 << 20] {
+            let least = try await faults { $0.maxMemoryBytes = memory }
+            // Where no arena can be had, each block takes a page, or more: a thousand of them.
+            try expect(least < free + 500, "\(least) page faults within its limit, \(free) without")
+        }
+        let few = try await faults { $0.maxOpenFiles = 6 }
         try expect(few < free + 500, "\(few) page faults with few descriptors, \(free) without")
     }
-    var limits = ResourceLimits()
-    limits.maxMemoryBytes = ResourceLimits.minAsyncMemoryBytes - 1
-    let memory = try await failure { try await zygote.run("strings", limits: limits) }
-    let text = "maxMemoryBytes is 33554431, and 'strings', which is async, needs at least 33554432"
-    try expect(memory == .invalid(text), "\(memory)")
-    _ = try await zygote.run("echo", limits: limits)  // it is not
-    limits.maxMemoryBytes = nil
-    limits.maxOpenFiles = ResourceLimits.minAsyncOpenFiles
-    let files = try await failure { try await zygote.run("strings", descriptors: [.standardError], limits: limits) }
-    try expect(files == .invalid("maxOpenFiles is 8, and 'strings', which is async, needs at least 9"), "\(files)")
 }
 
 /// How many a child took that allocates in a task.

@@ -22,6 +22,7 @@ let zygote = try Zygote.start(configuration: configuration(), hooks: hooks()) { 
         let strings = (0..<1000).map { "a string that is too long to be in place, number \($0)" }
         return await Task { Zygote.Reply([UInt8(strings.count & 255)]) }.value
     }
+    TaskWorks.register(in: &handlers)
     handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
     handlers.answer("fail") { throw Failed(String(decoding: $0.bytes, as: UTF8.self)) }
     handlers.answer("exit") { exit(Int32($0.bytes[0])) }
@@ -37,9 +38,11 @@ let modes: [String: @Sendable (Int) async throws -> Void] = [
     "async": asynchronousCalls,
     "busy": busyHost,
     "calm": calmHost,
+    "later": laterCalls,
     "limits": limitedTasks,
     "many": manyAwaited,
     "mix": mixedFailures,
+    "own-thread": onOwnThread,
     "zygote-killed": zygoteKilled,
 ]
 

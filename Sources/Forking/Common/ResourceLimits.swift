@@ -17,10 +17,10 @@ public struct ResourceLimits: Hashable, Sendable {
     /// total. RLIMIT_AS
     ///
     /// An allocation beyond the limit traps: the child ends by SIGABRT or SIGILL. A thread needs 8 MiB for its stack. A
-    /// child that runs Tasks needs at least `minAsyncMemoryBytes`.
+    /// child that runs Tasks needs at least `minAsyncMemoryBytes`, except in an `async` handler of a zygote's.
     public var maxMemoryBytes: Int?
-    /// The child's descriptors must have numbers below this. A child that runs Tasks needs `minAsyncOpenFiles`.
-    /// RLIMIT_NOFILE
+    /// The child's descriptors must have numbers below this. A child that runs Tasks needs `minAsyncOpenFiles`, except in
+    /// an `async` handler of a zygote's. RLIMIT_NOFILE
     public var maxOpenFiles: Int?
     /// Programs that the child executes get no more privileges than it has. PR_SET_NO_NEW_PRIVS
     public var deniesNewPrivileges = false
@@ -32,10 +32,10 @@ public struct ResourceLimits: Hashable, Sendable {
     /// TCP rules (before Linux 6.7), connect(2) fails for Unix sockets too.
     public var deniesNetwork = false
 
-    /// The minimum memory for Swift Concurrency, which needs it for its threads' stacks. Each additional Task that runs
+    /// The minimum memory for Swift Concurrency's pool of threads, which needs it for their stacks. Each additional Task that runs
     /// in parallel needs 8 MiB more; without them a child may hang.
     public static let minAsyncMemoryBytes = 32 << 20
-    /// The minimum number of open files for Swift Concurrency: the standard ones, a call's channel, and Dispatch's own.
+    /// The minimum number of open files for Swift Concurrency's pool of threads: the standard ones, a call's channel, and Dispatch's own.
     public static let minAsyncOpenFiles = 8
 
     /// No limits.

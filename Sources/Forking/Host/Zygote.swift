@@ -93,8 +93,6 @@ public final class Zygote: Sendable {
 
     /// The names of all handlers.
     public let handlerNames: [String]
-    /// The names of the handlers that are `async`.
-    private let asynchronous: [String]
     private let client: ZygoteClient
     private let configuration: Configuration
 
@@ -145,7 +143,6 @@ public final class Zygote: Sendable {
         self.client = client
         self.configuration = configuration
         handlerNames = handlers.map(\.name)
-        asynchronous = handlers.filter(\.isAsynchronous).map(\.name)
     }
 
     // MARK: Calls
@@ -197,7 +194,6 @@ public final class Zygote: Sendable {
         guard handlerNames.contains(name) else { throw .noHandler(name, known: handlerNames) }
         let limits = limits ?? configuration.child.limits
         try limits.check()
-        if asynchronous.contains(name) { try limits.requireRoomForTasks(in: name, request.descriptors.count) }
         var request = request
         request.head.handler = HandlerName(name)
         request.head.limits = limits.inC
@@ -287,18 +283,4 @@ public final class Zygote: Sendable {
     /// - Returns: how long to wait before the next call of this; nil if there is a zygote, or if it was stopped.
     @discardableResult
     public func poll() -> Duration? { client.look() }
-}
-
-extension ResourceLimits {
-    /// Rejects limits with which an `async` handler would be slow, hang or trap.
-    fileprivate func requireRoomForTasks(in handler: String, _ descriptors: Int) throws(ForkingError) {
-        let needs = [
-            ("maxMemoryBytes", maxMemoryBytes, Self.minAsyncMemoryBytes),
-            ("maxOpenFiles", maxOpenFiles, Self.minAsyncOpenFiles + descriptors),
-        ]
-        for (name, value, least) in needs {
-            guard let value, value < least else { continue }
-            throw .invalid("\(name) is \(value), and '\(handler)', which is async, needs at least \(least)")
-        }
-    }
 }

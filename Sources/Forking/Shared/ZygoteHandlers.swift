@@ -10,8 +10,8 @@ extension Zygote {
     /// The zygote's handlers: closures that exist in it because they were made before it was forked.
     ///
     /// For each call, one child runs one of them. The child has one thread and may use all of Swift: allocate, throw,
-    /// trap, run Tasks, start threads, use Foundation. Only the main actor does not work, because no thread runs its
-    /// queue.
+    /// trap, run Tasks, start threads, use Foundation. Only the main queue does not work, because no thread runs it; nor
+    /// does the main actor, except in an `async` handler of ForkingAsync.
     public struct Handlers {
         enum Handler {
             case answer((Request) throws -> Reply)
@@ -21,20 +21,16 @@ extension Zygote {
         struct Entry {
             let name: String
             let handler: Handler
-            /// Whether it runs Tasks, which need threads, and therefore memory and descriptors.
-            let isAsynchronous: Bool
         }
 
         private(set) var all: [Entry] = []
+        /// What the zygote runs once, after `beforeFork`, so that its children need not do it anew. It must not start a
+        /// thread.
+        package var rehearsal: (() throws -> Void)?
 
         /// Registers a handler that replies to a call. It runs in a child. `name` has 1 to 64 bytes and must be unique.
         public mutating func answer(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
             add(name, .answer(handler))
-        }
-
-        /// Like `answer`, for a handler that runs Tasks.
-        package mutating func answerAsynchronously(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
-            add(name, .answer(handler), isAsynchronous: true)
         }
 
         /// Registers a handler that serves a connection from `Zygote.handOff`. It runs in a child. The connection is
@@ -43,11 +39,11 @@ extension Zygote {
             add(name, .serve(handler))
         }
 
-        private mutating func add(_ name: String, _ handler: Handler, isAsynchronous: Bool = false) {
+        private mutating func add(_ name: String, _ handler: Handler) {
             precondition(
                 !name.isEmpty && name.utf8.count <= HandlerName.longest, "a handler's name must have 1 to 64 bytes")
             precondition(!all.contains { $0.name == name }, "two handlers have the name '\(name)'")
-            all.append(Entry(name: name, handler: handler, isAsynchronous: isAsynchronous))
+            all.append(Entry(name: name, handler: handler))
         }
     }
 

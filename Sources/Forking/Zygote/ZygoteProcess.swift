@@ -133,6 +133,7 @@ final class ZygoteProcess {
         handlers.answer("rehearsal") { Zygote.Reply($0.bytes) }
         let names = HandlerNames(handlers.all)
         _ = ZygoteChild(channel: pair.theirs.rawValue, requested: .now, names: names, marks: marks).run(handlers)
+        try self.handlers.rehearsal?()
     }
 
     private struct Ready: OptionSet {
