@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Passes descriptors to other processes, and makes files in memory to pass. Any process.
+// Passes descriptors to other processes. Any process.
 
 #include "internal.h"
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -61,16 +60,4 @@ int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count)
         return 0;
     forkcore_close(*descriptor);
     return EMSGSIZE;
-}
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8 // since Linux 6.3; some systems require it
-#endif
-
-int forkcore_memory_file(const char *name, int *descriptor)
-{
-    *descriptor = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-    if (*descriptor < 0 && errno == EINVAL)
-        *descriptor = memfd_create(name, MFD_CLOEXEC);
-    return *descriptor < 0 ? errno : 0;
 }

@@ -133,8 +133,34 @@ int forkcore_hand_over(int channel, int descriptor, const void *bytes, size_t co
 /// caller closes the descriptor, which is close-on-exec.
 int forkcore_take_over(int channel, int *descriptor, void *bytes, size_t count);
 
-/// A file that exists only in memory, to be written and handed over. memfd_create(2). The caller closes it.
+/// A file that exists only in memory, to be written and handed over. It can be sealed. memfd_create(2). The caller
+/// closes it.
 int forkcore_memory_file(const char *name, int *descriptor);
+
+/// Makes an empty memory file `size` bytes long, all 0, and maps it for writing. All its memory is allocated here, so
+/// that a shortage is an error, and not the end of whoever writes: ENOMEM, ENOSPC, or EFBIG at RLIMIT_FSIZE. A fork
+/// does not copy the mapping: as long as any process had it, the file could not be sealed. The caller unmaps it. `size`
+/// must not be 0. mmap(2).
+int forkcore_memory_fill(int descriptor, size_t size, void **start);
+
+/// From now on no process can change a memory file, nor its size. EBUSY while it is mapped for writing. F_ADD_SEALS in
+/// fcntl(2).
+int forkcore_memory_seal(int descriptor);
+
+/// What is known of a memory file.
+struct forkcore_memory {
+    bool can_shrink, can_grow, can_change; ///< its seals are missing
+    size_t size;
+    size_t filled; ///< bytes up to the first that has no memory; `size` if all have
+};
+
+/// Looks at a descriptor that a process sent, which is not trusted. Never blocks: of a descriptor that is no memory file
+/// nothing is asked that its owner could answer late. If no seal is missing, what it says remains so. EINVAL: no memory
+/// file, or one of huge pages, which do not come from the memory that all can use.
+int forkcore_memory_look(int descriptor, struct forkcore_memory *memory);
+
+/// Maps a sealed memory file for reading. The caller unmaps it. `size` must not be 0. mmap(2).
+int forkcore_memory_map(int descriptor, size_t size, void **start);
 
 /// The process on the other side of a Unix stream socket. SO_PEERCRED.
 int forkcore_peer_credentials(int descriptor, pid_t *pid, uid_t *uid, gid_t *gid);

@@ -54,7 +54,8 @@ int main(int count, char **arguments)
     const struct test *const all[] = {process_tests,  child_tests, event_tests,  socket_tests,
                                       transfer_tests, mark_tests,  program_tests, held_tests, channel_tests,
                                       queue_tests,    message_tests, limit_tests,   line_tests,
-                                      worker_tests,   rights_tests, identity_tests, stack_tests, jobs_tests};
+                                      worker_tests,   rights_tests, identity_tests, stack_tests, jobs_tests,
+                                      memory_tests};
     int passed = 0, failed = 0;
 
     sigaction(SIGALRM, &(struct sigaction){.sa_handler = give_up}, NULL);

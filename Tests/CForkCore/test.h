@@ -29,7 +29,7 @@ struct test {
 /// Each ends with an empty one.
 extern const struct test process_tests[], child_tests[], event_tests[], socket_tests[], transfer_tests[], mark_tests[],
     program_tests[], held_tests[], channel_tests[], queue_tests[], message_tests[], limit_tests[], line_tests[],
-    worker_tests[], rights_tests[], identity_tests[], stack_tests[], jobs_tests[];
+    worker_tests[], rights_tests[], identity_tests[], stack_tests[], jobs_tests[], memory_tests[];
 
 /// Ends the test, as failed, unless `condition` holds.
 #define CHECK(condition) check((condition), #condition, __FILE__, __LINE__)
