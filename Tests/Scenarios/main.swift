@@ -10,7 +10,7 @@ import TestSupport
 /// One or two for each file. A group that is missing here fails a test.
 let groups: [Group] = [
     datagramScenarios, drainScenarios, drainScenariosAsRoot, lingerScenarios, preforkPoolScenarios,
-    resourceLimitScenarios, rightsScenarios,
+    resourceLimitScenarios, rightsScenarios, sharedMemoryScenarios,
     serverScenarios, serverEndScenarios, serviceManagerScenarios, socketScenarios, startScenarios, stopScenarios,
     tableChildScenarios, tableContainmentScenarios, tableContainmentScenariosAsRoot, tableDispatchScenarios,
     tableForeignScenarios, tableHostScenarios, tableLimitScenarios, tableLoopScenarios, tableMarkScenarios,
