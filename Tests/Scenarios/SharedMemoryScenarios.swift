@@ -216,7 +216,14 @@ private let changeable = "the shared memory can still be changed: it lacks "
 private let forgeries: [(name: String, text: String, make: @Sendable () throws -> Int32)] = [
     ("a pipe", notMemory, { try Channel().ends.read }),
     ("a file", notMemory, { open("/tmp", O_TMPFILE | O_RDWR, 0o600) }),
-    ("a file of /dev/shm", "", { open("/dev/shm", O_TMPFILE | O_RDWR, 0o600) }),
+    (
+        "a file of /dev/shm", "",
+        {
+            let file = open("/dev/shm", O_TMPFILE | O_RDWR, 0o600)
+            _ = write(file, [UInt8](repeating: 1, count: 8192), 8192)
+            return file
+        }
+    ),
     ("no seals", changeable + "F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE", { file(0) }),
     ("may shrink", changeable + "F_SEAL_SHRINK", { file(grow | change) }),
     ("may grow", changeable + "F_SEAL_GROW", { file(shrink | change) }),

@@ -202,7 +202,7 @@ public struct SharedMemory: ~Copyable, @unchecked Sendable {  // nobody writes t
 
 extension Zygote.Request {
     /// Maps the shared memory that the host passed: the first of `descriptors`, or the one at `index`. The descriptor
-    /// stays the request's. Child.
+    /// stays the request's, and the memory has a duplicate of it as long as it lives. Child.
     ///
     /// - Throws: `ForkingError.Code.invalid` if there is no such descriptor, or if it is not what
     ///   `SharedMemory.init(receiving:)` takes; `.system` if it cannot be mapped.
