@@ -19,7 +19,8 @@ let sharedMemoryScenarios = Group(
     Scenario("memory-refused", "what a child passes off as shared memory is refused, and closed", refused),
     Scenario("memory-missing", "memory that was not passed is told", missing),
     Scenario("memory-limited", "without address space, sharing fails in the child as an error", limited),
-    Scenario("memory-given-up", "memory whose filling threw is given up", givenUp)
+    Scenario("memory-given-up", "memory whose filling threw is given up", givenUp),
+    Scenario("memory-short", "what cannot be appended whole is not appended in part", short)
 )
 
 private let size = 64 << 20
@@ -322,4 +323,27 @@ private func givenUp() throws {
     try writer.append([1, 2, 3].span.bytes)
     _ = consume writer
     try expect(openDescriptors() == before && mappings() == 0, "something is left")
+}
+
+private func short() throws {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    limit.rlim_cur = 10_000
+    setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit)
+    let piece = [UInt8](repeating: 1, count: 6000)
+    var writer = try SharedMemory.Writer()
+    try writer.append(piece.span.bytes)
+    do throws(ForkingError) {
+        try writer.append(piece.span.bytes)
+        throw .cancelled
+    } catch {
+        try expect(error == .system(call: "write", .fileTooLarge), "\(error)")
+    }
+    try expect(writer.byteCount == 6000, "\(writer.byteCount) bytes")
+    try writer.append(([2, 3] as [UInt8]).span.bytes)
+    let memory = try writer.finish()
+    let bytes = memory.withBytes { $0.withUnsafeBytes(Array.init) }
+    try expect(bytes == piece + [2, 3], "\(bytes.count) other bytes")
+    let seen = try SharedMemory(receiving: memory.descriptor.duplicate())
+    try expect(seen.byteCount == 6002, "whoever receives it sees \(seen.byteCount) bytes")
 }

@@ -85,9 +85,14 @@ public struct SharedMemory: ~Copyable, @unchecked Sendable {  // nobody writes t
 
         /// Appends bytes, which are copied. write(2).
         ///
-        /// - Throws: `ForkingError.Code.system` if there is not enough memory. Some of the bytes may have been appended.
+        /// - Throws: `ForkingError.Code.system` if there is not enough memory. Then nothing has been appended.
         public mutating func append(_ bytes: RawSpan) throws(ForkingError) {
-            try check(bytes.withUnsafeBytes { forkcore_write_all(file, $0.baseAddress, $0.count) }, "write")
+            let code = bytes.withUnsafeBytes { forkcore_write_all(file, $0.baseAddress, $0.count) }
+            if code != 0 {  // some of them may have been written
+                ftruncate(file, byteCount)
+                lseek(file, byteCount, SEEK_SET)
+            }
+            try check(code, "write")
             byteCount += bytes.byteCount
         }
 
