@@ -192,7 +192,7 @@ def measure_pool(program):
 
 
 def measure_zygote(program):
-    with started(program, "overlapping", "nap", "0", "0", "1000", "1000") as host:
+    with started(program, "overlapping", "nap", "0", "0", "1000", "1000", "0", "1") as host:
         while not (zygotes := children(host.pid)):
             pass
         zygote = zygotes[0]

@@ -7,7 +7,8 @@ import CForkbench
 import Forking
 import Glibc
 
-/// What one host is to do, as `forkbench zygote` says it: `METHOD WORK HEAP-MIB THREADS CALLS SECONDS [PROGRAM]`.
+/// What one host is to do, as `forkbench zygote` says it: `METHOD WORK HEAP-MIB THREADS CALLS SECONDS PAUSE-US CALLERS
+/// [PROGRAM]`.
 struct HostPlan {
     let method: String
     let work: String
@@ -15,17 +16,23 @@ struct HostPlan {
     let threads: Int
     let calls: Int
     let seconds: Double
+    /// The pause between a caller's calls, in microseconds.
+    let pause: UInt32
+    /// The number of threads that call.
+    let callers: Int
     /// What the methods that start a program start: it answers on stdout what it reads on stdin.
     let program: [String]
 
     init?(_ arguments: [String]) {
-        guard arguments.count >= 6, let heapMiB = Int(arguments[2]), let threads = Int(arguments[3]),
-            let calls = Int(arguments[4]), let seconds = Double(arguments[5])
+        guard arguments.count >= 8, let heapMiB = Int(arguments[2]), let threads = Int(arguments[3]),
+            let calls = Int(arguments[4]), let seconds = Double(arguments[5]), let pause = UInt32(arguments[6]),
+            let callers = Int(arguments[7])
         else { return nil }
         (method, work) = (arguments[0], arguments[1])
         (self.heapMiB, self.threads, self.calls, self.seconds) = (heapMiB, threads, calls, seconds)
+        (self.pause, self.callers) = (pause, callers)
         // What is written in Swift needs a program in Swift: this one.
-        program = arguments.count > 6 ? [arguments[6]] : ["/proc/self/exe", "answer", work]
+        program = arguments.count > 8 ? [arguments[8]] : ["/proc/self/exe", "answer", work]
     }
 }
 
@@ -72,6 +79,7 @@ public enum Host {
         signal(SIGPIPE, SIG_IGN)  // a child that has ended is a failed call
         try check("mmap", forkbench_occupy(plan.heapMiB << 20))
         if plan.threads > 0 { try keepBusy?(plan.threads) }
+        let before = processorTime()
         var tally = CallTally(plan)
         switch plan.method {
         case ZygoteMethod.name, ZygoteMethod.warmName: tally.measure(ZygoteMethod(zygote!))
@@ -84,8 +92,20 @@ public enum Host {
         default: throw HostFailure("'\(plan.method)' is no method")
         }
         if let failure = tally.failure { complain(failure) }
-        try writeAll(Array((tally.line + "\n").utf8), to: output)
+        // The children's time is known when the zygote, which waited for them, has ended and been waited for. Busy
+        // threads' time is not the calls'.
         zygote?.shutDownAndWait(timeout: .seconds(1))
+        let spent = plan.threads == 0 ? (processorTime() - before) / Double(max(1, tally.calls)) : 0
+        try writeAll(Array("\(tally.line) \(spent)\n".utf8), to: output)
+    }
+
+    /// In microseconds: of this process, and of those that it has waited for.
+    private static func processorTime() -> Double {
+        [RUSAGE_SELF.rawValue, RUSAGE_CHILDREN.rawValue].reduce(0) { sum, who in
+            var usage = rusage()
+            getrusage(__rusage_who_t(who), &usage)
+            return [usage.ru_utime, usage.ru_stime].reduce(sum) { $0 + Double($1.tv_sec) * 1e6 + Double($1.tv_usec) }
+        }
     }
 
     private static func startZygote(
@@ -94,7 +114,10 @@ public enum Host {
         var hooks = Zygote.Hooks()
         hooks.beforeFork = warmUp
         var configuration = Zygote.Configuration()
-        configuration.warmChildren = isWarm ? Int(getenv("WARM").map { String(cString: $0) } ?? "8")! : 0
+        if let wanted = getenv("FORKBENCH_WARM") {  // to find the best number
+            configuration.warmChildren = Int(String(cString: wanted)) ?? 0
+        }
+        if !isWarm { configuration.warmChildren = 0 }
         return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
             handlers.answer("work") { Zygote.Reply(work($0.bytes)) }
         }
@@ -140,7 +163,7 @@ struct CallTally {
     }
 
     var isDone: Bool {
-        latencies.count >= plan.calls || hangs >= Self.mostHangs || failed >= Self.mostFailures
+        latencies.count >= plan.calls / plan.callers || hangs >= Self.mostHangs || failed >= Self.mostFailures
             || calls > 0 && ContinuousClock.now - begun > .seconds(plan.seconds)
     }
 
@@ -163,15 +186,39 @@ struct CallTally {
         failure = failure ?? why
     }
 
+    /// Each caller calls until its share is done.
     mutating func measure(_ method: some CallMethod) {
+        var all = [CallTally](repeating: self, count: plan.callers)
+        all.withUnsafeMutableBufferPointer { tallies in
+            nonisolated(unsafe) let (tallies, method) = (tallies, method)
+            let threads = (1..<max(1, plan.callers)).map { index in Caller { tallies[index].call(method) } }
+            tallies[0].call(method)
+            threads.forEach { $0.join() }
+        }
+        self = all[0]
+        for other in all.dropFirst() { merge(other) }
+    }
+
+    private mutating func call(_ method: some CallMethod) {
         while !isDone {
             let start = ContinuousClock.now
             add(Result { try method.call(Self.request) }, from: start)
+            if plan.pause > 0 { usleep(plan.pause) }
         }
     }
 
-    /// For `forkbench zygote`: calls, hangs, failures, p50 and p99 in µs, calls a second. The last three are 0 if no
-    /// call was answered.
+    private mutating func merge(_ other: CallTally) {
+        calls += other.calls
+        hangs += other.hangs
+        failed += other.failed
+        failure = failure ?? other.failure
+        latencies += other.latencies
+        begun = min(begun, other.begun)
+        end = max(end, other.end)
+    }
+
+    /// For `forkbench zygote`: calls, hangs, failures, p50 and p99 in µs, calls a second, and then processor time in µs
+    /// for each call. The three before that are 0 if no call was answered.
     var line: String {
         let sorted = latencies.sorted()
         func quantile(_ share: Double) -> Double {
@@ -187,6 +234,24 @@ extension Duration {
     fileprivate var inMicroseconds: Double {
         Double(components.seconds) * 1e6 + Double(components.attoseconds) / 1e12
     }
+}
+
+/// A thread that calls.
+private final class Caller: @unchecked Sendable {
+    private var handle = pthread_t()
+    private let body: @Sendable () -> Void
+
+    init(_ body: @escaping @Sendable () -> Void) {
+        self.body = body
+        let start: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
+            Unmanaged<Caller>.fromOpaque($0!).takeRetainedValue().body()
+            return nil
+        }
+        let code = pthread_create(&handle, nil, start, Unmanaged.passRetained(self).toOpaque())
+        precondition(code == 0, "no thread for a caller: \(code)")
+    }
+
+    func join() { pthread_join(handle, nil) }
 }
 
 /// Why a host cannot go on, or a call had no answer.

@@ -8,7 +8,8 @@ struct ZygoteCommand: ParsableCommand {
         commandName: "zygote",
         abstract: "How long a host waits for a small job that is done in another process, by how it has that done.",
         discussion: """
-            Methods: 'zygote' is this library's; 'fork' forks the host itself; 'posix_spawn' starts a program, and so does \
+            Methods: 'zygote' is this library's, with a child forked for each call; 'warm' the same with children forked \
+            ahead of calls; 'fork' forks the host itself; 'posix_spawn' starts a program, and so does \
             'swift-subprocess', the package of that name.
 
             Work: 'echo' gives 16 bytes back, and the program is a small one in C; 'allocate' fills a dictionary and prints \
@@ -39,6 +40,14 @@ struct ZygoteCommand: ParsableCommand {
             valueName: "n,n,…"),
         transform: { try numbers($0, from: 0, to: 64) })
     var hostThreads: [Int] = [0]
+    @Option(
+        help: ArgumentHelp("The pauses between a caller's calls (default: 0).", valueName: "ms,ms,…"),
+        transform: { try numbers($0, from: 0, to: 10_000) })
+    var pause: [Int] = [0]
+    @Option(
+        help: ArgumentHelp("How many threads of the host call (default: 1).", valueName: "n,n,…"),
+        transform: { try numbers($0, from: 1, to: 64) })
+    var callers: [Int] = [1]
     @Option(
         help: ArgumentHelp("How often each is measured, in turn (default: 5; with --quick 2).", valueName: "n"),
         transform: { try number($0, from: 1, to: 1000) })
@@ -91,7 +100,16 @@ struct ZygoteCommand: ParsableCommand {
         let output = try json.map(JSONFile.init)
         try prepareToStartPrograms()
         let hosts = (heap ?? (quick ? [0, 100] : [0, 100, 1024, 4096])).flatMap { heap in
-            hostThreads.flatMap { threads in work.map { CallHost(heapMiB: heap, threads: threads, work: $0) } }
+            hostThreads.flatMap { threads in
+                callers.flatMap { callers in
+                    pause.flatMap { pause in
+                        work.map {
+                            CallHost(
+                                heapMiB: heap, threads: threads, work: $0, pause: Double(pause), callers: callers)
+                        }
+                    }
+                }
+            }
         }
         let results = try CallRounds(plan, hosts, package: package).measure()
         Progress.clear()
@@ -104,8 +122,8 @@ struct ZygoteCommand: ParsableCommand {
     private func judge(_ results: [CallResult]) throws {
         let failed = results.reduce(0) { $0 + $1.failed }
         if failed > 0 { Progress.say("\(failed) CALLS FAILED: the numbers above are not to be trusted") }
-        let hangs = results.filter { $0.method == .zygote }.reduce(0) { $0 + $1.hangs }
-        if hangs > 0 { Progress.say("\(hangs) CALLS BY THE ZYGOTE HUNG") }
+        let hangs = results.filter { $0.method == .zygote || $0.method == .warm }.reduce(0) { $0 + $1.hangs }
+        if hangs > 0 { Progress.say("\(hangs) CALLS BY A ZYGOTE HUNG") }
         if failed > 0 || hangs > 0 || results.contains(where: \.isGivenUp) { throw ExitCode(1) }
     }
 }

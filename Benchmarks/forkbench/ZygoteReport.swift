@@ -6,6 +6,7 @@ struct CallReport {
     private static let columns: [TextTable.Column] = [
         .init(title: "method", width: 17, isLeft: true), .init(title: "p50", width: 22),
         .init(title: "p99", width: 22), .init(title: "p50 × zygote", width: 20), .init(title: "calls/s", width: 8),
+        .init(title: "CPU µs", width: 7),
         .init(title: "calls", width: 7), .init(title: "hangs", width: 6),
     ]
 
@@ -16,7 +17,8 @@ struct CallReport {
             """
             µs until a call's answer was complete: the median of \(results.map(\.samples.count).max() ?? 0) measurements, \
             p10 to p90 in brackets; × zygote: of the same round.
-            calls/s: one after the other, what is to be done after each answer included.
+            calls/s: of each caller one after the other, what is to be done after each answer included. CPU: the time of \
+            all processors for a call.
             """)
         let table = TextTable(columns: Self.columns)
         for host in unique(results.map(\.host)) {
@@ -34,7 +36,8 @@ struct CallReport {
             $0?.description ?? "-"
         }
         let rate = result.spread(\.rate).map { figure($0.median) } ?? "-"
-        return [result.method.rawValue] + numbers + [rate, "\(result.calls)", "\(result.hangs)"]
+        let processor = result.spread(\.processorTime).map { $0.median > 0 ? figure($0.median) : "-" } ?? "-"
+        return [result.method.rawValue] + numbers + [rate, processor, "\(result.calls)", "\(result.hangs)"]
     }
 }
 
@@ -63,6 +66,8 @@ extension CallResult {
         line.add("heap_mb", host.heapMiB)
         line.add("host_threads", host.threads)
         line.add("work", host.work.rawValue)
+        line.add("pause_ms", host.pause)
+        line.add("callers", host.callers)
         line.add("repetitions", samples.count)
         line.add("calls", calls)
         line.add("hangs", hangs)
@@ -71,6 +76,7 @@ extension CallResult {
             line.add("p50_us", p50)
             line.add("p99_us", p99)
             line.add("calls_per_second", rate)
+            if host.threads == 0, let time = spread(\.processorTime) { line.add("cpu_us", time) }
         }
         return line
     }

@@ -19,6 +19,7 @@ import Glibc
 /// How a host has its jobs done. The names are those that its program knows.
 enum CallMethod: String, CaseIterable {
     case zygote
+    case warm
     case fork
     case posixSpawn = "posix_spawn"
     case subprocess = "swift-subprocess"
@@ -43,12 +44,18 @@ struct CallHost: Hashable {
     let heapMiB: Int
     let threads: Int
     let work: CallWork
+    /// Between a caller's calls, in milliseconds.
+    let pause: Double
+    /// The number of threads that call.
+    let callers: Int
 
     /// Foundation, linked in, makes each fork dearer: who does not need it has a host without.
     var program: String { threads > 0 || work == .foundation ? "forkbench-busy-host" : "forkbench-host" }
 
     var name: String {
         "a host of \(heapMiB) MiB" + (threads > 0 ? " with \(threads) busy threads" : "") + ", \(work.rawValue)"
+            + (callers > 1 ? ", \(callers) threads call" : "")
+            + (pause > 0 ? ", \(decimal(pause, places: pause < 1 ? 1 : 0)) ms between calls" : "")
     }
 
     /// What the machine lacks for it. The kernel's tables of its pages, and their copies, are some hundredths.
@@ -63,6 +70,8 @@ struct CallTimes {
     let p50: Double
     let p99: Double
     let rate: Double
+    /// Of all processors, for a call.
+    let processorTime: Double
 }
 
 /// One measurement.
@@ -189,6 +198,7 @@ struct CallPrograms {
         let command =
             ["\(directory)/\(host.program)", method.rawValue, host.work.rawValue]
             + ["\(host.heapMiB)", "\(host.threads)", "\(plan.calls)", "\(plan.seconds)"]
+            + ["\(Int(host.pause * 1000))", "\(host.callers)"]
         return command + (host.work == .echo ? echo.map { [$0] } ?? [] : [])
     }
 }
@@ -225,10 +235,11 @@ final class CallRun {
             on: output, within: limit, late: "it has not ended after \(decimal(limit, places: 0)) s\(errors.quoted)",
             ended: "it ended without a result\(errors.quoted)")
         let numbers = line.split(separator: " ").compactMap { Double($0) }
-        guard numbers.count == 6 else { throw ServerFailure(description: "it said '\(line)' in place of its result") }
+        guard numbers.count == 7 else { throw ServerFailure(description: "it said '\(line)' in place of its result") }
         let sample = CallSample(
             round: round, calls: Int(numbers[0]), hangs: Int(numbers[1]), failed: Int(numbers[2]),
-            times: numbers[3] > 0 ? CallTimes(p50: numbers[3], p99: numbers[4], rate: numbers[5]) : nil)
+            times: numbers[3] > 0
+                ? CallTimes(p50: numbers[3], p99: numbers[4], rate: numbers[5], processorTime: numbers[6]) : nil)
         if sample.failed > 0 { Progress.say("\(sample.failed) CALLS FAILED\(errors.quoted)") }
         return sample
     }

@@ -288,11 +288,13 @@ static void rights_are_refused_where_the_kernel_can(void)
 
 static void a_word_is_waited_for(void)
 {
-    uint32_t word = 7;
-    forkcore_word_wait(&word, 6, 60000000000); // it has another value
-    forkcore_word_wait(&word, 7, 1000000);
+    uint32_t word = 0, first = forkcore_word_value(&word);
+    forkcore_word_wait(&word, first + 2, 60000000000); // it has another value
+    forkcore_word_wait(&word, first, 1000000);
+    CHECK(forkcore_word_value(&word) == first); // to wait does not change it
     forkcore_word_advance(&word);
-    CHECK(forkcore_word_value(&word) == 8);
+    CHECK(forkcore_word_value(&word) != first);
+    forkcore_word_wait(&word, first, 60000000000);
 }
 
 const struct test message_tests[] = {

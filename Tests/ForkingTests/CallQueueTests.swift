@@ -54,6 +54,22 @@ private struct Call: Identifiable, Equatable {
         #expect(queue.waiting.isEmpty)
     }
 
+    @Test("a call that was given to a child which had ended is the next one again") func requeued() {
+        var queue = queue(running: 2)
+        for id in 1...4 { queue.append(Call(id: id)) }
+        #expect(run(&queue) == [1, 2])
+        queue.requeue(Call(id: 2))
+        #expect(queue.waiting.map(\.id) == [2, 3, 4] && queue.runningCount == 1 && !queue.isRunning(2))
+        #expect(run(&queue) == [2])
+        _ = queue.finish(1)
+        queue.requeue(Call(id: 1))
+        #expect(queue.waiting.map(\.id) == [3, 4], "it has ended")
+        let loss = queue.noteLost(at: start)
+        #expect(loss != nil)
+        queue.requeue(Call(id: 2))
+        #expect(queue.waiting.map(\.id) == [2, 3, 4], "lost with its zygote, before its child had it")
+    }
+
     @Test("the calls of a zygote that was lost make room at once, and still tell where they ran") func lost() {
         var queue = queue(running: 1)
         for id in 1...2 { queue.append(Call(id: id)) }

@@ -58,7 +58,7 @@ private func identity(_ descriptor: FileDescriptor) -> String {
 
 /// How many pieces of shared memory a process has mapped.
 private func mappings(of pid: pid_t = getpid()) -> Int {
-    contents(of: "/proc/\(pid)/maps")?.split(separator: "\n").count { $0.contains("memfd:forking") } ?? 0
+    contents(of: "/proc/\(pid)/maps")?.split(separator: "\n").count { $0.contains("memfd:forking ") } ?? 0
 }
 
 private func addHandlers(_ handlers: inout Zygote.Handlers) {

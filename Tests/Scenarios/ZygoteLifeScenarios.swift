@@ -62,6 +62,7 @@ private func killed() throws {
 private func watched() throws {
     let zygote = try startZygote()
     try serveForASecond(zygote)
+    try zygote.awaitWarm()
     let pid = zygote.pid!
     try expect(!isReadable(zygote.descriptor!.rawValue, within: 0), "it has something to say")
     try expect(zygote.poll() == nil && zygote.pid == pid, "it was replaced")

@@ -219,6 +219,7 @@ private func slowZygote() throws {
 /// A burst of calls: those that wait take no descriptors, of which this process can have 32.
 private func waitingTakesNothing() throws {
     let zygote = try startZygote(maxChildren: 2, maxWaiting: 500)
+    try zygote.awaitWarm()
     let hanging = try (0..<2).map { _ in try zygote.begin("hang") }
     let before = openDescriptors()
     let long = [UInt8](repeating: 1, count: 100_000)
@@ -238,6 +239,7 @@ private func waitingTakesNothing() throws {
 /// What they pass on is kept for them, but no more than a quarter of what there is.
 private func waitingWithDescriptors() throws {
     let zygote = try startZygote(maxChildren: 1, maxWaiting: 500)
+    try zygote.awaitWarm()
     let (hanging, _) = try zygote.begun()
     let channel = try Channel()
     let end = FileDescriptor(rawValue: channel.ends.write)

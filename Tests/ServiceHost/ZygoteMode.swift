@@ -102,6 +102,7 @@ func hostZygote(_ arguments: [String]) throws {
     }
     var configuration = Zygote.Configuration()
     configuration.maxChildren = 2
+    configuration.warmChildren = 0  // what is counted is what calls have forked
     configuration.maxWaiting = calls.contains("until-lost") ? 100 : 0
     let metrics = ZygoteMetrics(factory: StdoutMetrics())
     var hooks = Zygote.Hooks()

@@ -23,16 +23,34 @@ import Testing
         try running.expectNothingAlive()
         let lines = (contents(of: "\(directory.path)/json") ?? "").split(separator: "\n")
         let kinds = lines.map { line in ["heap_mb", "method"].map { field($0, of: line) ?? "" } }
-        let methods = ["zygote", "fork", "posix_spawn", "swift-subprocess"]
+        let methods = ["zygote", "warm", "fork", "posix_spawn", "swift-subprocess"]
         #expect(kinds == ["0", "100"].flatMap { heap in methods.map { [heap, $0] } })
         for line in lines {
             let texts = ["benchmark", "work", "host_threads", "repetitions", "calls", "hangs", "failed"]
                 .map { field($0, of: line) }
             #expect(texts == ["zygote", "echo", "0", "1", "23", "0", "0"], "\(line)")
-            for key in ["p50_us", "p50_us_p10", "p50_us_p90", "p99_us", "calls_per_second"] {
+            for key in ["p50_us", "p50_us_p10", "p50_us_p90", "p99_us", "calls_per_second", "cpu_us"] {
                 #expect((field(key, of: line).flatMap { Double($0) } ?? 0) > 0, "\(key): \(line)")
             }
             #expect(running.output.contains(field("method", of: line)!))
+        }
+    }
+
+    @Test("callers take turns of their own, with pauses between their calls")
+    func callers() throws {
+        let running = try zygote([
+            "--methods", "zygote,warm", "--heap", "0", "--callers", "1,4", "--pause", "0,3", "--calls", "40",
+            "--seconds", "60", "--json", "-",
+        ])
+        #expect(try running.wait() == 0, "\(running.errors)")
+        try running.expectNothingAlive()
+        let lines = running.output.split(separator: "\n").filter { $0.hasPrefix("{") }
+        #expect(lines.count == 8)
+        for line in lines {
+            let callers = try #require(field("callers", of: line).flatMap { Int($0) })
+            #expect(field("calls", of: line) == "\(40 + 3 * callers)" && field("hangs", of: line) == "0", "\(line)")
+            let rate = try #require(field("calls_per_second", of: line).flatMap { Double($0) })
+            if field("pause_ms", of: line) == "3.00" { #expect(rate <= Double(callers) * 334, "\(line)") }
         }
     }
 

@@ -15,6 +15,7 @@ struct ZygoteChild: BitwiseCopyable {
     /// Returns the exit status.
     func run(_ handlers: Zygote.Handlers) -> Int32 {
         let forking = requested.map { (Instant.now - $0).inNanoseconds } ?? 0
+        if requested == nil { rehearse() }
         var answer: CallMessage
         do {
             guard let request = try awaitRequest() else { return 1 }
@@ -33,6 +34,24 @@ struct ZygoteChild: BitwiseCopyable {
         }
         sched_yield()  // to the host: the exit takes longer than the host needs to receive the reply
         return answer.kind == .reply ? 0 : 1
+    }
+
+    /// Does once what a call does, around the handler. A child has a page fault for each page that it touches first, of
+    /// code, too: some twenty, which take longer than all that a small call does. A warm child has time for them before
+    /// its call.
+    private func rehearse() {
+        _ = marks.time(channel)
+        guard let pair = try? DescriptorPair() else { return }
+        var request = CallMessage(.request, [0])
+        request.head.handler = HandlerName("")
+        guard (try? request.send(over: pair.ours.rawValue)) != nil,
+            let message = try? CallMessage.receiveRequest(over: pair.theirs.rawValue)
+        else { return }
+        _ = names.number(of: message.head.handler)
+        var answer = answered(Zygote.Reply(Zygote.Request(message.bytes).bytes), expecting: 0)
+        answer.head.usage = .own
+        fflush(nil)
+        try? answer.post(over: pair.theirs.rawValue)
     }
 
     /// Waits for the request, which to a warm child comes much later. Returns nil if the host hangs up instead.

@@ -36,7 +36,7 @@ public final class Zygote: Sendable {
         ///
         /// They are not counted in `maxChildren`. Each uses one descriptor of this process and one of the zygote, and
         /// memory: see docs/ZYGOTE.md. A call that finds none, because many have come at once, has its child forked.
-        public var warmChildren = 0
+        public var warmChildren = 8
         /// The maximum number of calls that wait for a slot. They get slots in order of arrival.
         public var maxWaiting = 1000
         /// The maximum size of a reply in bytes, unless the call sets its own: the host does not trust what a child
