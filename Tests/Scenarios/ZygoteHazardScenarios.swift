@@ -69,6 +69,7 @@ private var isSuccessor: Bool { getenv("FORKING_ZYGOTE") != nil }
 
 private func killZygote(_ zygote: Zygote) throws {
     guard let pid = zygote.pid else { throw Failure("no zygote") }
+    try zygote.awaitWarm()  // then nothing else makes the descriptor readable
     kill(pid, SIGKILL)
     try awaitReadable(zygote.descriptor!.rawValue)
 }

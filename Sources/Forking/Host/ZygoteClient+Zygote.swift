@@ -7,8 +7,8 @@ import SystemPackage
 /// Host: starts a zygote, notices its end, and starts its replacement.
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
-        // A warm child spares a call this system call: if the zygote has ended, the child has, too.
-        if state.warmChannels.isEmpty || state.warm.isAwaited { listen(&state) }
+        // Also if there is a warm child: for a moment it outlives its zygote. Its kill comes after the end of file here.
+        listen(&state)
         guard state.control == nil, state.beginning == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
         if let pause = state.queue.pause(at: .now) { throw .lost(nextStart: pause) }

@@ -290,7 +290,6 @@ final class ZygoteClient: Sendable {
     func look() -> Duration? {
         change { state in
             guard state.queue.phase != .over else { return }
-            listen(&state)
             try? requireZygote(&state)
             advance(&state)
         }
