@@ -74,6 +74,12 @@ extension Zygote {
         }
     }
 
+    /// Waits until the zygote has warm children and no others.
+    func awaitRest(line: Int = #line) throws {
+        try awaitWarm(line: line)
+        try eventually("line \(line): children are left") { status.children == status.warm }
+    }
+
     func expectEcho(line: Int = #line) throws {
         try expect(try runAndWait("echo", [1, 2, 3]).bytes == [1, 2, 3], "no echo", line: line)
     }

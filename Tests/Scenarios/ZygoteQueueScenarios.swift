@@ -145,7 +145,7 @@ private func shutDownByForce() throws {
 private func manyCalls() throws {
     let zygote = try startZygote()
     let pid = zygote.pid!
-    try zygote.awaitWarm()
+    try zygote.awaitRest()
     let (ours, its) = (openDescriptors().count, openDescriptors(of: pid).count)
     for round in 0..<500 {
         try zygote.expectEcho()
@@ -161,7 +161,7 @@ private func manyCalls() throws {
         }
         try zygote.expectFailure(.ended(.exited(code: 3)), from: "exit", [3])
     }
-    try zygote.awaitWarm()
+    try zygote.awaitRest()
     try expect(openDescriptors().count == ours, "we had \(ours), and have \(openDescriptors())")
     try eventually("the zygote had \(its), and has others") { openDescriptors(of: pid).count == its }
     try expect(zygote.pid == pid, "it is another zygote")
@@ -290,7 +290,7 @@ private func waitingPolled() throws {
 
 /// Who waits for want of descriptors gets a place when there are some again, although no call has ended meanwhile.
 private func shortageEnds() throws {
-    let zygote = try startZygote(maxChildren: 1, maxWaiting: 2)
+    let zygote = try startZygote(maxChildren: 1, maxWaiting: 2, warm: 0)  // which need no descriptors
     let hanging = try zygote.begin("hang")
     let waiting = try zygote.begin("echo", [7])
     _ = hanging.descriptor  // polled, it stays open as long as the call is there
