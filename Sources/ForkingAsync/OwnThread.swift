@@ -20,7 +20,7 @@ import Synchronization
     func runOnOwnThread(_ body: @escaping @Sendable () async throws -> Void) throws {
         _createExecutors(factory: OwnThread.self)
         let ending = Ending()
-        Task.detached {
+        Task {  // not a detached one, which would not have the caller's task-local values
             do { try await body() } catch { ending.error = error }
             ending.isThere.store(true, ordering: .sequentiallyConsistent)
             forkcore_jobs_wake()  // a custom executor may have resumed this on another thread

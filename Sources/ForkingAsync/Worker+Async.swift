@@ -16,10 +16,11 @@ extension Worker {
     }
 }
 
-/// Worker: runs asynchronous code off the main actor, and blocks the calling thread until it has ended.
+/// Worker: runs asynchronous code off the main actor, with the caller's task-local values, and blocks the calling thread
+/// until it has ended.
 func waiting<Value: Sendable>(for body: @escaping @Sendable () async throws -> Value) throws -> Value {
     let outcome = Outcome<Value>()
-    Task.detached {
+    Task(priority: .medium) {
         do {
             outcome.set(.success(try await body()))
         } catch {

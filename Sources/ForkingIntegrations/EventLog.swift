@@ -175,6 +175,7 @@ extension Zygote.Event {
         case .startFailed: "no zygote could be started"
         case .began: "call has a slot"
         case .rejected: "call refused, because too many wait"
+        case .contextCut: "call goes without a part of its context, which is too long"
         case .finished(let report): report.failure == nil ? "call answered" : "call failed"
         case .ended: "zygote ended"
         }
@@ -188,6 +189,7 @@ extension Zygote.Event {
                 .merging(status.metadata) { $1 }
         case .startFailed(let error): ["error": .text("\(error)")]
         case .began(let handler), .rejected(let handler): ["handler": .string(handler)]
+        case .contextCut(let handler, let leftOut): ["handler": .string(handler), "left_out": .number(leftOut)]
         case .finished(let report): report.metadata
         }
     }

@@ -49,7 +49,7 @@ public final class ZygoteMetrics: Sendable {
         case .started: starts.increment()
         case .startFailed: startFailures.increment()
         case .lost(_, let status, _, _): losses[status.cause].increment()
-        case .ended: break
+        case .ended, .contextCut: break
         }
     }
 

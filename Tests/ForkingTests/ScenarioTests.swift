@@ -115,6 +115,11 @@ struct ZygoteChildTests {
     func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
 }
 
+struct ZygoteContextTests {
+    @Test("Zygote: what goes with a call beside its bytes", arguments: try Scenario.of("zygote-context"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
+}
+
 struct ZygoteLimitTests {
     @Test("Zygote: what a call is limited to", arguments: try Scenario.of("zygote-limit"), [0, 2])
     func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }

@@ -15,9 +15,9 @@ let groups: [Group] = [
     tableChildScenarios, tableContainmentScenarios, tableContainmentScenariosAsRoot, tableDispatchScenarios,
     tableForeignScenarios, tableHostScenarios, tableLimitScenarios, tableLoopScenarios, tableMarkScenarios,
     tableProgramScenarios, tableReapingScenarios, tableTimeScenarios, tableTraceScenarios, tableTraceScenariosAsRoot,
-    zygoteCallScenarios, zygoteChildScenarios, zygoteHazardScenarios, zygoteHazardScenariosWithTracing,
-    zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios, zygoteQueueScenarios, zygoteWarmScenarios,
-    zygoteWatchScenarios,
+    zygoteCallScenarios, zygoteChildScenarios, zygoteContextScenarios, zygoteHazardScenarios,
+    zygoteHazardScenariosWithTracing, zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios,
+    zygoteQueueScenarios, zygoteWarmScenarios, zygoteWatchScenarios,
 ]
 
 /// By name, of which there is one each.

@@ -16,6 +16,7 @@ func say(_ line: String) {
 /// `LEVEL MESSAGE | KEY=VALUE …`, the keys in order.
 struct StdoutLog: LogHandler {
     var metadata: Logger.Metadata = [:]
+    var metadataProvider: Logger.MetadataProvider?
     var logLevel = Logger.Level.debug
 
     subscript(metadataKey key: String) -> Logger.Metadata.Value? {
@@ -24,7 +25,7 @@ struct StdoutLog: LogHandler {
     }
 
     func log(event: LogEvent) {
-        let all = metadata.merging(event.metadata ?? [:]) { $1 }
+        let all = metadata.merging(metadataProvider?.get() ?? [:]) { $1 }.merging(event.metadata ?? [:]) { $1 }
         let fields = all.sorted { $0.key < $1.key }.map { "\($0)=\($1)" }
         say("\(event.level) \(event.message) | " + fields.joined(separator: " "))
     }

@@ -9,9 +9,10 @@ import Glibc
 let arguments = CommandLine.arguments.dropFirst()
 switch arguments.first {
 case "zygote": try hostZygote(Array(arguments.dropFirst()))
+case "trace": try traceCalls(warmChildren: arguments.dropFirst().first.flatMap { Int($0) } ?? 0)
 case "prefork": try servePool()
 case "forking": try serveClients()
 default:
-    say("usage: servicehost (zygote [--deadline MILLISECONDS] [[&]HANDLER[:BYTES]]… | prefork | forking)")
+    say("usage: servicehost (zygote [--deadline MILLISECONDS] [[&]HANDLER[:BYTES]]… | trace WARM | prefork | forking)")
     exit(64)
 }

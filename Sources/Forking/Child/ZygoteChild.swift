@@ -85,27 +85,50 @@ struct ZygoteChild: BitwiseCopyable {
             throw ForkingError.invalid("the zygote was started anew, and has no such handler this time")
         }
         let descriptors = message.descriptors.map(FileDescriptor.init(rawValue:))
-        var request = Zygote.Request(message.bytes, descriptors: descriptors)
-        var peer: SocketAddress?
-        if message.head.peer > 0 {
-            peer = SocketAddress(bytes: request.bytes.prefix(Int(message.head.peer)))
-            request.bytes.removeFirst(Int(message.head.peer))
+        let request = Zygote.Request(message.bytes, descriptors: descriptors, context: message.context)
+        let handler = handlers.all[number].handler
+        // Without a hook no closure is made: each child would pay for the pages of its code.
+        let reply =
+            if let around = handlers.around {
+                try run(handler, request, message, around)
+            } else {
+                try run(handler, request, message)
+            }
+        return answered(reply, expecting: message.head.descriptors)
+    }
+
+    private func run(
+        _ handler: Zygote.Handlers.Handler, _ request: Zygote.Request, _ message: CallMessage,
+        _ around: (Zygote.Request, () throws -> Void) throws -> Void
+    ) throws -> Zygote.Reply {
+        var reply: Zygote.Reply?
+        try around(request) {
+            guard reply == nil else { throw ForkingError.invalid("the hook aroundHandler ran the handler twice") }
+            reply = try run(handler, request, message)
         }
-        switch handlers.all[number].handler {
-        case .answer(let answer):
-            return answered(try answer(request), expecting: message.head.descriptors)
+        guard let reply else { throw ForkingError.invalid("the hook aroundHandler did not run the handler") }
+        return reply
+    }
+
+    private func run(
+        _ handler: Zygote.Handlers.Handler, _ request: Zygote.Request, _ message: CallMessage
+    ) throws -> Zygote.Reply {
+        switch handler {
+        case .answer(let answer): return try answer(request)
         case .serve(let serve):
+            var request = request
             guard !request.descriptors.isEmpty else { throw ForkingError.invalid("no connection was handed off") }
             let descriptor = request.descriptors.removeFirst()
             // getpeername(2) fails for a client that has gone, so the host sends the address. What the client sent can
             // still be read.
+            let peer = message.head.peer > 0 ? SocketAddress(bytes: message.lead.prefix(Int(message.head.peer))) : nil
             var connection = Connection(descriptor, peer: try peer ?? SocketAddress(peerOf: descriptor.rawValue))
             do { try serve(&connection, request) } catch {
                 connection.finish()
                 throw error
             }
             connection.finish()
-            return answered(Zygote.Reply(), expecting: message.head.descriptors)
+            return Zygote.Reply()
         }
     }
 

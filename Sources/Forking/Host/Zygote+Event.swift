@@ -17,6 +17,8 @@ extension Zygote {
         case began(handler: String)
         /// A call was rejected because too many calls wait.
         case rejected(handler: String)
+        /// A call's context, from `Hooks.context`, is too long: it goes without this number of its texts.
+        case contextCut(handler: String, leftOut: Int)
         /// A call ended.
         case finished(CallReport)
         /// The zygote ended as requested.
@@ -32,6 +34,7 @@ extension Zygote {
             case .started, .ended: .info
             case .lost(_, _, let failures, _): failures == 0 ? .warning : .error
             case .startFailed: .error
+            case .contextCut: .warning
             case .began, .rejected: .debug
             case .finished(let report):
                 switch report.failure?.detail {
@@ -103,6 +106,9 @@ extension Zygote.Event: CustomStringConvertible {
         case .startFailed(let error): "no zygote could be started: \(error)"
         case .began(let handler): "a call of '\(handler)' has a slot"
         case .rejected(let handler): "a call of '\(handler)' was refused, because too many wait"
+        case .contextCut(let handler, let leftOut):
+            "a call of '\(handler)' goes without \(leftOut) \(leftOut == 1 ? "text" : "texts") of its context, "
+                + "which is too long"
         case .finished(let report):
             "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"
         case .ended(let pid): "zygote \(pid) has ended"

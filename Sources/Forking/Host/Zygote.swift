@@ -80,6 +80,17 @@ public final class Zygote: Sendable {
         /// run on the main actor. It runs on a thread of its own, which ends before the first fork, and its
         /// thread-local variables with it. If it throws, the start of the zygote fails.
         public var beforeFork: () throws -> Void = {}
+        /// Runs in the host when a call is begun, on the thread or in the task that begins it, and must not block. What
+        /// it returns goes with the call, to `Request.context`. It is for what the whole program needs in each call,
+        /// such as a trace's ID; `propagateContext` of ForkingIntegrations sets it.
+        ///
+        /// Names and values, with 4 bytes more for each pair, may have 8 KiB together; the longest of more are left
+        /// out, with an event. By default there are none, which adds no byte to a call.
+        public var context: @Sendable () -> [String: String] = { [:] }
+        /// Runs in each call's child, and must run the handler by calling its second argument once. It can bind
+        /// task-local values, which `async` handlers see too. What it throws is thrown to the caller. Nil: the handler
+        /// runs by itself.
+        public var aroundHandler: ((Request, () throws -> Void) throws -> Void)?
         /// Runs in the host when something happens, on the thread that noticed it, and must not block. The default
         /// writes one line to stderr for an event that is trouble, except for ended calls, whose callers get the error.
         public var onEvent: @Sendable (Event) -> Void = { event in
@@ -95,6 +106,7 @@ public final class Zygote: Sendable {
     public let handlerNames: [String]
     private let client: ZygoteClient
     private let configuration: Configuration
+    private let context: @Sendable () -> [String: String]
 
     /// Forks the zygote and waits until it is ready. fork(2). Call this once in a process, as the first act of `main`,
     /// synchronous or `async`: before any thread, Task or queue exists, because these do not survive a fork.
@@ -133,15 +145,18 @@ public final class Zygote: Sendable {
         try configuration.child.tryConfinement()
         let client = try ZygoteClient(configuration, hooks, handlers)
         isDone = true
-        return Zygote(client, configuration, handlers.all)
+        return Zygote(client, configuration, hooks, handlers.all)
     }
 
     /// At most one zygote a process: a replacement process could not tell which of several it replaces.
     private static let isStarted = Atomic(false)
 
-    private init(_ client: ZygoteClient, _ configuration: Configuration, _ handlers: [Handlers.Entry]) {
+    private init(
+        _ client: ZygoteClient, _ configuration: Configuration, _ hooks: Hooks, _ handlers: [Handlers.Entry]
+    ) {
         self.client = client
         self.configuration = configuration
+        context = hooks.context
         handlerNames = handlers.map(\.name)
     }
 
@@ -205,6 +220,9 @@ public final class Zygote: Sendable {
                     + "maxReplyBytes is \(longest), and cannot be negative")
         }
         try request.checkDescriptors()
+        let context = CallContext(context())
+        request.add(context)
+        if context.leftOut > 0 { client.onEvent(.contextCut(handler: name, leftOut: context.leftOut)) }
         let pending = PendingCall(channel: CallChannel(request, expecting: count), name: name)
         do throws(ForkingError) {
             try client.admit(pending)
@@ -231,8 +249,9 @@ public final class Zygote: Sendable {
         limits: ResourceLimits? = nil
     ) throws(ForkingError) -> Call {
         let peer = connection.peer.bytes
-        var request = CallMessage(.request, peer + bytes, descriptors: [connection.descriptor.rawValue])
-        request.head.peer = UInt32(peer.count)
+        var request = CallMessage(.request, bytes, descriptors: [connection.descriptor.rawValue])
+        request.lead = peer
+        request.head.peer = UInt16(peer.count)
         return try begin(name, request, deadline: deadline, limits: limits)
     }
 

@@ -27,6 +27,8 @@ extension Zygote {
         /// What the zygote runs once, after `beforeFork`, so that its children need not do it anew. It must not start a
         /// thread.
         package var rehearsal: (() throws -> Void)?
+        /// `Hooks.aroundHandler`, in the zygote and its children.
+        var around: ((Request, () throws -> Void) throws -> Void)?
 
         /// Registers a handler that replies to a call. It runs in a child. `name` has 1 to 64 bytes and must be unique.
         public mutating func answer(_ name: String, _ handler: @escaping (Request) throws -> Reply) {
@@ -53,11 +55,16 @@ extension Zygote {
         public var bytes: [UInt8]
         /// The call's descriptors, with the child's own numbers.
         public var descriptors: [FileDescriptor]
+        /// What `Hooks.context` returned when the call was begun.
+        public var context: [String: String]
 
         /// Makes a request, for a test that calls a handler directly.
-        public init(_ bytes: [UInt8] = [], descriptors: [FileDescriptor] = []) {
+        public init(
+            _ bytes: [UInt8] = [], descriptors: [FileDescriptor] = [], context: [String: String] = [:]
+        ) {
             self.bytes = bytes
             self.descriptors = descriptors
+            self.context = context
         }
     }
 

@@ -70,8 +70,10 @@ struct CallMessage {
         /// Of a request: the number of descriptors that the reply must have. Of a reply: the number that the handler
         /// returned.
         var descriptors: UInt32 = 0
-        /// Of a request: how many of its first bytes are the socket address of a connection's peer.
-        var peer: UInt32 = 0
+        /// Of a request: how many bytes of its lead are the socket address of a connection's peer, and how many are the
+        /// call's context.
+        var peer: UInt16 = 0
+        var context: UInt16 = 0
         /// Of a request: the handler, and the child's limits.
         var handler = HandlerName()
         var limits = forkcore_limits()
@@ -97,6 +99,9 @@ struct CallMessage {
 
     var head: Head
     var kind: Kind? { Kind(rawValue: head.kind) }
+    /// Of a request: what the library sends with it, between the head and the bytes. Always inline, so that nothing is
+    /// put before bytes that may be many.
+    var lead: [UInt8] = []
     var bytes: [UInt8] = []
     var descriptors: [Int32] = []
 
@@ -129,7 +134,7 @@ struct CallMessage {
         try checkDescriptors()
         var head = head
         head.count = UInt64(bytes.count)
-        if bytes.count <= Self.longestInline {
+        if lead.count + bytes.count <= Self.longestInline {
             let code = send(head, bytes, descriptors, channel)
             // The socket's buffer is smaller than Linux's default.
             guard [Errno.messageTooLong, .wouldBlock, .noBufferSpace].contains(Errno(rawValue: code)) else {
@@ -145,7 +150,15 @@ struct CallMessage {
     }
 
     private func send(_ head: Head, _ bytes: [UInt8], _ descriptors: [Int32], _ channel: Int32) -> Int32 {
-        withMutableMessage(head, bytes, descriptors) { forkcore_message_send(channel, &$0) }
+        guard !lead.isEmpty else {
+            return withMutableMessage(head, bytes, descriptors) { forkcore_message_send(channel, &$0) }
+        }
+        var start = withUnsafeBytes(of: head) { Array($0) } + lead
+        return start.withUnsafeMutableBytes { start in
+            bytes.withUnsafeBytes { bytes in
+                withMutableMessage(startingWith: start, bytes, descriptors) { forkcore_message_send(channel, &$0) }
+            }
+        }
     }
 
     /// Zygote: reports what became of a child. If the child has filled the socket's buffer, makes room first.
@@ -229,8 +242,17 @@ struct CallMessage {
     /// Child: receives the request, from the channel or from a memfd. Trusts the host.
     static func receiveRequest(over channel: Int32) throws(ForkingError) -> CallMessage? {
         guard var message = try receive(over: channel) else { return nil }
+        try message.takeLead()
         if message.head.isInFile != 0 { try message.readFile() }
         return message
+    }
+
+    private mutating func takeLead() throws(ForkingError) {
+        let count = Int(head.peer) + Int(head.context)
+        guard count > 0 else { return }
+        guard count <= bytes.count else { throw .invalid("malformed request from the host") }
+        lead = Array(bytes.prefix(count))
+        bytes.removeFirst(count)
     }
 
     private mutating func readFile() throws(ForkingError) {
@@ -283,15 +305,19 @@ private func withMutableMessage<Head: BitwiseCopyable, R>(
     _ head: Head, _ bytes: UnsafeRawBufferPointer, _ descriptors: [Int32], _ body: (inout forkcore_message) -> R
 ) -> R {
     var head = head
-    return withUnsafeMutableBytes(of: &head) { head in
-        descriptors.withUnsafeBufferPointer { descriptors in
-            var message = forkcore_message(
-                head: head.baseAddress, head_size: head.count,
-                bytes: UnsafeMutableRawPointer(mutating: bytes.baseAddress), count: bytes.count,
-                descriptors: UnsafeMutablePointer(mutating: descriptors.baseAddress),
-                descriptor_count: descriptors.count)
-            return body(&message)
-        }
+    return withUnsafeMutableBytes(of: &head) { withMutableMessage(startingWith: $0, bytes, descriptors, body) }
+}
+
+private func withMutableMessage<R>(
+    startingWith head: UnsafeMutableRawBufferPointer, _ bytes: UnsafeRawBufferPointer, _ descriptors: [Int32],
+    _ body: (inout forkcore_message) -> R
+) -> R {
+    descriptors.withUnsafeBufferPointer { descriptors in
+        var message = forkcore_message(
+            head: head.baseAddress, head_size: head.count,
+            bytes: UnsafeMutableRawPointer(mutating: bytes.baseAddress), count: bytes.count,
+            descriptors: UnsafeMutablePointer(mutating: descriptors.baseAddress), descriptor_count: descriptors.count)
+        return body(&message)
     }
 }
 

@@ -53,6 +53,8 @@ final class ZygoteProcess {
         _ handlers: Zygote.Handlers
     ) throws(ForkingError) {
         self.control = ParentDescriptor(control)
+        var handlers = handlers
+        handlers.around = hooks.aroundHandler
         self.handlers = handlers
         names = HandlerNames(handlers.all)
         beforeFork = hooks.beforeFork
