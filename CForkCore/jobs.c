@@ -6,13 +6,20 @@
 #include "internal.h"
 
 #include "forkcore_jobs.h"
+
+#include <poll.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { WAIT_UNTIL = 9, WAKE = 1, PRIVATE = 128 }; // FUTEX_WAIT_BITSET, …: linux/futex.h, which not every libc comes with
 
 static _Atomic(struct forkcore_job *) newest;
+
+// What a taker also waits for, and how other threads wake one that does; -1: nothing, and by the futex.
+static int watched = -1, bell = -1;
+static bool is_readable;
 
 // Whether the taker waits: a futex, whose value the taker sets and everyone else resets.
 enum { AWAKE, ASLEEP, WOKEN };
@@ -20,8 +27,40 @@ static _Atomic uint32_t taker;
 
 void forkcore_jobs_wake(void)
 {
-    if (atomic_exchange(&taker, WOKEN) == ASLEEP)
+    if (atomic_exchange(&taker, WOKEN) != ASLEEP)
+        return;
+    if (bell >= 0)
+        forkcore_event_add(bell, 1);
+    else
         syscall(SYS_futex, &taker, WAKE | PRIVATE, 1, NULL, NULL, 0);
+}
+
+void forkcore_jobs_watch(int descriptor, int event)
+{
+    watched = descriptor;
+    bell = event;
+}
+
+bool forkcore_jobs_is_readable(void)
+{
+    return is_readable;
+}
+
+static void poll_until(const struct timespec *until)
+{
+    struct pollfd polled[] = {{.fd = watched, .events = POLLIN}, {.fd = bell, .events = POLLIN}};
+    struct timespec now, rest = {0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (until->tv_sec > now.tv_sec || (until->tv_sec == now.tv_sec && until->tv_nsec > now.tv_nsec)) {
+        rest = (struct timespec){until->tv_sec - now.tv_sec, until->tv_nsec - now.tv_nsec};
+        if (rest.tv_nsec < 0)
+            rest = (struct timespec){rest.tv_sec - 1, rest.tv_nsec + 1000000000};
+    }
+    if (ppoll(polled, 2, &rest, NULL) <= 0)
+        return;
+    is_readable = polled[0].revents != 0;
+    if (polled[1].revents != 0)
+        forkcore_event_take(bell);
 }
 
 void forkcore_jobs_add(struct forkcore_job *job, uintptr_t word)
@@ -41,12 +80,17 @@ static void wait_until(int64_t until_ns)
     if (!atomic_compare_exchange_strong(&taker, &awake, ASLEEP))
         return; // it was woken in advance
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000), .tv_nsec = until_ns % 1000000000};
-    if (!atomic_load(&newest))
+    if (atomic_load(&newest))
+        return;
+    if (bell >= 0)
+        poll_until(&until);
+    else
         syscall(SYS_futex, &taker, WAIT_UNTIL | PRIVATE, ASLEEP, &until, NULL, UINT32_MAX);
 }
 
 struct forkcore_job *forkcore_jobs_take(int64_t until_ns)
 {
+    is_readable = false;
     if (!atomic_load(&newest)) {
         wait_until(until_ns);
         atomic_store(&taker, AWAKE);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -104,7 +105,7 @@ static size_t take_descriptors(struct msghdr *header, int *descriptors, size_t c
     return count;
 }
 
-int forkcore_message_receive(int channel, struct forkcore_message *message)
+static int receive_with(int channel, struct forkcore_message *message, int flags)
 {
     union control control;
     struct iovec data[2] = {{message->head, message->head_size}, {message->bytes, message->count}};
@@ -112,7 +113,7 @@ int forkcore_message_receive(int channel, struct forkcore_message *message)
     size_t beyond;
     ssize_t got;
 
-    while ((got = recvmsg(channel, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)) < 0)
+    while ((got = recvmsg(channel, &header, MSG_CMSG_CLOEXEC | flags)) < 0)
         if (!is_to_be_tried_again()) {
             message->descriptor_count = 0;
             return errno;
@@ -127,16 +128,53 @@ int forkcore_message_receive(int channel, struct forkcore_message *message)
     return (size_t)got < message->head_size || (header.msg_flags & MSG_TRUNC) || beyond > 0 ? EMSGSIZE : 0;
 }
 
+int forkcore_message_receive(int channel, struct forkcore_message *message)
+{
+    return receive_with(channel, message, MSG_DONTWAIT);
+}
+
+int forkcore_message_await(int channel, struct forkcore_message *message)
+{
+    return receive_with(channel, message, 0);
+}
+
 bool forkcore_hung_up(int channel)
 {
     struct pollfd polled = {.fd = channel, .events = POLLRDHUP};
     return poll(&polled, 1, 0) > 0;
 }
 
+static int64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+bool forkcore_readable_soon(int channel, int64_t ns)
+{
+    int64_t end = nanoseconds() + ns;
+    do {
+        struct pollfd polled = {.fd = channel, .events = POLLIN};
+        if (poll(&polled, 1, 0) > 0)
+            return true;
+        sched_yield();
+    } while (nanoseconds() < end);
+    return false;
+}
+
 int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token)
 {
     struct epoll_event event = {.events = EPOLLRDHUP, .data = {.u64 = token}};
     return epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) != 0 ? errno : 0;
+}
+
+int forkcore_poll_watch(int descriptor, int watched, uint64_t token, bool input)
+{
+    struct epoll_event event = {.events = EPOLLRDHUP | (input ? EPOLLIN : EPOLLET), .data = {.u64 = token}};
+    if (epoll_ctl(descriptor, EPOLL_CTL_MOD, watched, &event) == 0)
+        return 0;
+    return errno == ENOENT && epoll_ctl(descriptor, EPOLL_CTL_ADD, watched, &event) == 0 ? 0 : errno;
 }
 
 // The lowest bit says that a thread may be waiting, so that a word that no thread waits for costs no system call.

@@ -32,6 +32,14 @@ void forkcore_jobs_add(struct forkcore_job *job, uintptr_t word);
 /// Any process, one thread. Uses no descriptor. Signal-safe.
 struct forkcore_job *forkcore_jobs_take(int64_t until_ns);
 
+/// From now on a forkcore_jobs_take that waits also returns when `descriptor` is readable, or its other end has closed.
+/// `event`, of forkcore_event_open, is what wakes it for other threads then. Any process, once, before other threads add
+/// jobs. ppoll(2)
+void forkcore_jobs_watch(int descriptor, int event);
+
+/// Whether the last forkcore_jobs_take has returned because of that. The same thread. Signal-safe.
+bool forkcore_jobs_is_readable(void);
+
 /// Makes a forkcore_jobs_take that waits return; if none does, then the next one does not wait. Any thread.
 /// Signal-safe.
 void forkcore_jobs_wake(void);

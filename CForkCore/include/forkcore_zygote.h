@@ -52,11 +52,22 @@ int forkcore_message_size(int channel, size_t *size);
 /// with trusted senders.
 int forkcore_message_receive(int channel, struct forkcore_message *message);
 
+/// The same, but waits for the message, with one system call. A child whose process serves many calls.
+int forkcore_message_await(int channel, struct forkcore_message *message);
+
 /// Whether the other end has closed, or will send no more.
 bool forkcore_hung_up(int channel);
 
+/// Whether a channel becomes readable, or is closed, within that many nanoseconds. The processor does not go to sleep
+/// meanwhile, but other threads run on it: for an answer that takes less time than to wake a processor. sched_yield(2).
+bool forkcore_readable_soon(int channel, int64_t ns);
+
 /// As forkcore_poll_add, but reports when the other end closes, or will send no more. EPOLLRDHUP.
 int forkcore_poll_add_hang_up(int descriptor, int watched, uint64_t token);
+
+/// Watches `watched`, or watches it for something else than before: with `input` as both of these, until there is
+/// nothing to receive; without, only for the other end's close, which is reported once. Host.
+int forkcore_poll_watch(int descriptor, int watched, uint64_t token, bool input);
 
 // ------------------------------------------------------------------------------- descriptors from untrusted senders
 // Host. Neither signal-safe nor for a process that forks: these functions start threads.

@@ -3,7 +3,9 @@
 // Child: the order in which the one thread runs jobs. First in, first out, whatever their priority: a child has few.
 
 import CForkCore
+import Forking
 import Glibc
+import SystemPackage
 
 /// The jobs of this process. Any thread adds some, by `forkcore_jobs_add`; all else is for the thread that runs them.
 final class JobQueue: @unchecked Sendable {
@@ -23,10 +25,31 @@ final class JobQueue: @unchecked Sendable {
     /// The oldest that was received and has not run yet; the others follow.
     private var oldest: Job?
     private var timers = Timers()
+    /// Called when the descriptor of `watch` is readable.
+    private var onReadable: (() -> Void)?
+    /// Jobs that were run since `onReadable` was called.
+    private var jobsSince = 0
+    private static let jobsAtOnce = 64
+
+    /// Calls `body` when a descriptor is readable, or its other end has closed: when there are no jobs, and after some
+    /// jobs, readable or not. Once in a process.
+    func watch(_ descriptor: Int32, _ body: @escaping () -> Void) throws {
+        var event: Int32 = -1  // open as long as the process lives
+        let code = forkcore_event_open(&event)
+        guard code == 0 else { throw ForkingError.system(call: "eventfd", Errno(rawValue: code)) }
+        forkcore_jobs_watch(descriptor, event)
+        onReadable = body
+    }
 
     /// Runs one job, or waits until there may be one.
     func runNext() {
-        guard let next = takeNext() else { return }
+        let next = takeNext()
+        if let onReadable, next == nil ? forkcore_jobs_is_readable() : jobsSince == Self.jobsAtOnce {
+            jobsSince = 0
+            onReadable()
+        }
+        guard let next else { return }
+        jobsSince += 1
         let job = unsafeBitCast(next, to: UnownedJob.self)
         let isMainActors = Word(rawValue: next.pointee.word).isMainActors
         // Two empty words are the runtime's name for a pool: swift_executor_generic() of swift/ExecutorImpl.h.

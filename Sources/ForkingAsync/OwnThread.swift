@@ -17,8 +17,19 @@ import Synchronization
     ///
     /// From the first call on, all Tasks of the process run on this thread, also the main actor's, and only during such
     /// calls. A Task that nobody has awaited stays where it is when the call ends.
-    func runOnOwnThread(_ body: @escaping @Sendable () async throws -> Void) throws {
+    ///
+    /// - Parameter session: an isolate's, whose orders are received meanwhile, and given to `onOrder` on this thread.
+    func runOnOwnThread(
+        serving session: Zygote.IsolateSession? = nil,
+        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Void)? = nil,
+        _ body: @escaping @Sendable () async throws -> Void
+    ) throws {
         _createExecutors(factory: OwnThread.self)
+        if let session, let onOrder {
+            try OwnThread.jobs.watch(session.descriptor) {
+                while let order = session.receiveNow() { onOrder(order) }
+            }
+        }
         let ending = Ending()
         Task {  // not a detached one, which would not have the caller's task-local values
             do { try await body() } catch { ending.error = error }
@@ -98,6 +109,21 @@ import Synchronization
         }
     }
 #else
-    func runOnOwnThread(_ body: @escaping @Sendable () async throws -> Void) throws { try waiting(for: body) }
+    func runOnOwnThread(
+        serving session: Zygote.IsolateSession? = nil,
+        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Void)? = nil,
+        _ body: @escaping @Sendable () async throws -> Void
+    ) throws {
+        if let session, let onOrder {
+            Zygote.startThread {
+                while true {
+                    let order = (try? session.receive()) ?? .close
+                    onOrder(order)
+                    if case .close = order { return }
+                }
+            }
+        }
+        try waiting(for: body)
+    }
     func rehearseOwnThread() {}
 #endif

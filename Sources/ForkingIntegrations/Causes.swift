@@ -68,3 +68,17 @@ extension PreforkServer.WorkerEnd {
         }
     }
 }
+
+extension Zygote.IsolateReport.Reason {
+    var cause: String {
+        switch self {
+        case .closed: "closed"
+        case .released: "released"
+        case .recycled: "recycled"
+        case .killed: "killed"
+        case .ended: "ended"
+        case .startFailed: "start_failed"
+        case .zygoteLost: "zygote_lost"
+        }
+    }
+}

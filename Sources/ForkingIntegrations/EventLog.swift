@@ -177,6 +177,8 @@ extension Zygote.Event {
         case .rejected: "call refused, because too many wait"
         case .contextCut: "call goes without a part of its context, which is too long"
         case .finished(let report): report.failure == nil ? "call answered" : "call failed"
+        case .isolateStarted: "isolate started"
+        case .isolateEnded(let report): report.pause == nil ? "isolate ended" : "isolate ended, and is started again"
         case .ended: "zygote ended"
         }
     }
@@ -191,13 +193,31 @@ extension Zygote.Event {
         case .began(let handler), .rejected(let handler): ["handler": .string(handler)]
         case .contextCut(let handler, let leftOut): ["handler": .string(handler), "left_out": .number(leftOut)]
         case .finished(let report): report.metadata
+        case .isolateStarted(let handler, let number):
+            ["handler": .string(handler), "isolate": .number(number)]
+        case .isolateEnded(let report): report.metadata
         }
+    }
+}
+
+extension Zygote.IsolateReport {
+    fileprivate var metadata: Logger.Metadata {
+        var metadata: Logger.Metadata = [
+            "handler": .string(handler), "isolate": .number(isolate), "reason": .string(reason.cause),
+            "calls": .number(calls), "duration_ms": .milliseconds(duration),
+        ]
+        if let pause { metadata["pause_ms"] = .milliseconds(pause) }
+        if let usage { metadata.merge(usage.metadata) { $1 } }
+        if let status { metadata.merge(status.metadata) { $1 } }
+        if let failure, severity >= .warning { metadata["error"] = .text("\(failure)") }
+        return metadata
     }
 }
 
 extension Zygote.CallReport {
     fileprivate var metadata: Logger.Metadata {
         var metadata: Logger.Metadata = ["handler": .string(handler), "duration_ms": .milliseconds(duration)]
+        if let isolate { metadata["isolate"] = .number(isolate) }
         if let waited { metadata["waited_ms"] = .milliseconds(waited) }
         if let forkTime { metadata["fork_us"] = .number(forkTime.inNanoseconds / 1000) }
         if let usage { metadata.merge(usage.metadata) { $1 } }

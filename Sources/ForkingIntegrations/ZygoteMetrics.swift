@@ -20,6 +20,10 @@ public final class ZygoteMetrics: Sendable {
     private let starts: Counter
     private let startFailures: Counter
     private let losses: Family<Counter>
+    private let isolates: LiveGauge
+    private let isolateStarts: Family<Counter>
+    private let isolateEnds: Family<Counter>
+    private let isolateDuration: Family<Timer>
 
     /// Creates the metrics.
     ///
@@ -38,6 +42,10 @@ public final class ZygoteMetrics: Sendable {
         starts = make.counter("starts_total")
         startFailures = make.counter("start_failures_total")
         losses = Family("cause") { make.counter("losses_total", $0) }
+        isolates = make.gauge("isolates")
+        isolateStarts = Family("handler") { make.counter("isolate_starts_total", $0) }
+        isolateEnds = Family("handler", "reason") { make.counter("isolate_ends_total", $0) }
+        isolateDuration = Family("handler") { make.timer("isolate_duration", $0) }
     }
 
     /// Counts an event. Any thread.
@@ -49,15 +57,26 @@ public final class ZygoteMetrics: Sendable {
         case .started: starts.increment()
         case .startFailed: startFailures.increment()
         case .lost(_, let status, _, _): losses[status.cause].increment()
+        case .isolateStarted(let handler, _):
+            isolates.change(by: 1)
+            isolateStarts[handler].increment()
+        case .isolateEnded(let report): record(report)
         case .ended, .contextCut: break
         }
+    }
+
+    private func record(_ report: Zygote.IsolateReport) {
+        isolateEnds[report.handler, report.reason.cause].increment()
+        guard report.hasServed else { return }
+        isolates.change(by: -1)
+        isolateDuration[report.handler].record(report.duration)
     }
 
     private func record(_ report: Zygote.CallReport) {
         calls[report.handler, report.failure?.cause ?? "answered"].increment()
         callDuration[report.handler].record(report.duration)
         if let waited = report.waited {
-            children.change(by: -1)
+            if report.isolate == nil { children.change(by: -1) }
             waitDuration.record(waited)
         }
         if let time = report.forkTime { forkDuration.record(time) }

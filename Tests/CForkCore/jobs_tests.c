@@ -106,11 +106,31 @@ static void storm(void)
     CHECK(!forkcore_jobs_take(0));
 }
 
+static void watches(void)
+{
+    int ends[2], event;
+    CHECK(pipe(ends) == 0 && forkcore_event_open(&event) == 0);
+    forkcore_jobs_watch(ends[0], event);
+    CHECK(!forkcore_jobs_take(0) && !forkcore_jobs_is_readable());
+    CHECK(write(ends[1], "x", 1) == 1);
+    CHECK(!forkcore_jobs_take(FOREVER) && forkcore_jobs_is_readable());
+    forkcore_jobs_add(&jobs[0][0], 0); // a job comes first
+    CHECK(forkcore_jobs_take(FOREVER) == &jobs[0][0] && !forkcore_jobs_is_readable());
+    char byte;
+    CHECK(read(ends[0], &byte, 1) == 1);
+    woken(); // by another thread, though nothing is readable
+    close(ends[1]);
+    CHECK(!forkcore_jobs_take(FOREVER) && forkcore_jobs_is_readable()); // the end of file
+    close(ends[0]);
+    close(event);
+}
+
 const struct test jobs_tests[] = {
     {"jobs are taken in the order in which they were added", order},
     {"a wait for jobs ends at its time", until},
     {"a wait for jobs does not begin after a wake", woken_before},
     {"a wait for jobs ends by a wake, or a job", woken},
+    {"a wait for jobs ends when a descriptor is readable", watches},
     {"no job of several threads is lost, and each thread's stay in order", storm},
     {0},
 };

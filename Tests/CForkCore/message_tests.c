@@ -6,6 +6,7 @@
 
 #include "forkcore_zygote.h"
 
+#include <pthread.h>
 #include <sys/socket.h>
 
 struct pair {
@@ -286,6 +287,61 @@ static void rights_are_refused_where_the_kernel_can(void)
     close_pair(pair);
 }
 
+static void *send_later(void *channel)
+{
+    usleep(20000);
+    CHECK(send_text(*(int *)channel, "head", "text", NULL, 0) == 0);
+    return NULL;
+}
+
+static void a_message_is_awaited(void)
+{
+    struct pair pair = open_pair();
+    struct taken taken = {0};
+    struct forkcore_message message = {taken.head, 4, taken.text, 8, taken.descriptors, 0};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, send_later, &pair.one) == 0);
+    CHECK(forkcore_message_await(pair.other, &message) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(strcmp(taken.head, "head") == 0 && strcmp(taken.text, "text") == 0);
+    close(pair.one);
+    CHECK(forkcore_message_await(pair.other, &message) == ESHUTDOWN);
+    close(pair.other);
+}
+
+static void a_message_that_is_there_is_there_soon(void)
+{
+    struct pair pair = open_pair();
+    CHECK(!forkcore_readable_soon(pair.other, 1000000));
+    CHECK(send_text(pair.one, "head", "text", NULL, 0) == 0);
+    CHECK(forkcore_readable_soon(pair.other, 0));
+    CHECK(take(pair.other, 0).error == 0);
+    close(pair.one);
+    CHECK(forkcore_readable_soon(pair.other, 0));
+    close(pair.other);
+}
+
+static void a_watch_is_for_input_or_for_the_end(void)
+{
+    struct pair pair = open_pair();
+    int poll;
+    uint64_t token;
+    CHECK(forkcore_poll_open(&poll) == 0);
+    CHECK(forkcore_poll_watch(poll, pair.other, 7, false) == 0);
+    CHECK(send_text(pair.one, "head", "text", NULL, 0) == 0);
+    CHECK(forkcore_poll_wait(poll, 0, &token) == 0 && token == UINT64_MAX);
+    CHECK(forkcore_poll_watch(poll, pair.other, 8, true) == 0);
+    for (int times = 0; times < 2; times++)
+        CHECK(forkcore_poll_wait(poll, 0, &token) == 0 && token == 8);
+    CHECK(forkcore_poll_watch(poll, pair.other, 9, false) == 0);
+    CHECK(forkcore_poll_wait(poll, 0, &token) == 0 && token == UINT64_MAX);
+    close(pair.one);
+    CHECK(forkcore_poll_wait(poll, 0, &token) == 0 && token == 9);
+    CHECK(forkcore_poll_wait(poll, 0, &token) == 0 && token == UINT64_MAX); // once
+    close(pair.other);
+    close(poll);
+}
+
 static void a_word_is_waited_for(void)
 {
     uint32_t word = 0, first = forkcore_word_value(&word);
@@ -311,6 +367,9 @@ const struct test message_tests[] = {
     {"a channel closes with what is in it", a_channel_closes_with_what_is_in_it},
     {"a channel without descriptors is closed at once", a_channel_without_descriptors_is_closed_at_once},
     {"rights are refused where the kernel can", rights_are_refused_where_the_kernel_can},
+    {"a message is awaited", a_message_is_awaited},
+    {"a message that is there is there soon", a_message_that_is_there_is_there_soon},
+    {"a watch is for input or for the end", a_watch_is_for_input_or_for_the_end},
     {"a word is waited for", a_word_is_waited_for},
     {0},
 };

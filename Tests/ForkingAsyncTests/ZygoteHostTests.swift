@@ -33,6 +33,11 @@ struct ZygoteHostTests {
     @Test("a zygote that is killed costs the calls in flight, and has a successor")
     func killed() throws { try pass("zygote-killed", 2) }
 
+    @Test("isolates are called by tasks: in order, with values, several calls at once; and end as they are told to")
+    func isolates() throws {
+        for mode in ["isolate", "isolate-values", "isolate-concurrent", "isolate-ends"] { try pass(mode) }
+    }
+
     private func pass(_ mode: String, _ count: Int = 1) throws {
         let running = try Running(builtProgram("zygotehost"), [mode, "\(count)"], deadline: 240)
         let status = try running.wait()

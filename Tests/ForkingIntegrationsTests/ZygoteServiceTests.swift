@@ -101,6 +101,33 @@ struct ZygoteServiceTests {
 
 @Suite("A zygote's events")
 struct ZygoteEventTests {
+    @Test("isolates are logged and counted, with their ends and their calls")
+    func isolates() throws {
+        let host = try Host(["zygote", "isolate"])
+        try host.expect("ready")
+        host.running.send(SIGTERM)
+        try host.expectEnd()
+        let lines = host.lines
+        #expect(
+            lines.filter { $0.hasPrefix("isolate answered") }
+                == [1, nil, 1].map { (count: Int?) in
+                    "isolate answered " + (count.map { "\($0)" } ?? "nothing")
+                })
+        let number = try value("isolate", in: lines[try host.place(of: "info isolate started", "handler=keep")])
+        let crashed = lines[try host.place(of: "warning isolate ended, and is started again", "reason=ended")]
+        #expect(try value("isolate", in: crashed) == number && value("calls", in: crashed) == "2")
+        #expect(try ["SIGILL", "SIGTRAP"].contains(value("signal", in: crashed)))
+        let closed = lines[try host.place(of: "info isolate ended", "reason=closed")]
+        #expect(closed.contains("exit_status=0"))
+        let call = lines[try host.place(of: "debug call answered", "handler=keep")]
+        #expect(try value("isolate", in: call) == number && Double(value("waited_ms", in: call))! >= 0)
+        #expect(host.value("forking_zygote_isolates{}") == 0 && host.value("forking_zygote_children{}") == 0)
+        #expect(host.value("forking_zygote_isolate_starts_total{handler=keep}") == 2)
+        #expect(host.value("forking_zygote_isolate_ends_total{handler=keep,reason=ended}") == 1)
+        #expect(host.value("forking_zygote_isolate_ends_total{handler=keep,reason=closed}") == 1)
+        #expect(host.value("forking_zygote_calls_total{handler=keep,outcome=answered}") == 2)
+    }
+
     @Test("calls are logged with what became of them, at a level that fits")
     func logged() throws {
         let host = try Host(["zygote", "echo:hi", "throw", "trap"])

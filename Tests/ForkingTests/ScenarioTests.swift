@@ -140,6 +140,21 @@ struct ZygoteWarmTests {
     func scenario(_ scenario: Scenario) throws { try scenario.pass() }
 }
 
+struct ZygoteIsolateTests {
+    @Test("Zygote: isolates", arguments: try Scenario.of("zygote-isolate"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
+}
+
+struct ZygoteIsolateLifeTests {
+    @Test("Zygote: how isolates end", arguments: try Scenario.of("zygote-isolate-life"), [0, 2])
+    func scenario(_ scenario: Scenario, warmChildren: Int) throws { try scenario.pass(warmChildren: warmChildren) }
+
+    @Test(
+        "Zygote: what an isolate's calls cost, with strace", .needsTracing,
+        arguments: try Scenario.of("zygote-isolate-with-tracing"))
+    func scenarioWithTracing(_ scenario: Scenario) throws { try scenario.pass() }
+}
+
 struct ZygoteWatchTests {
     @Test("Zygote: as its host's threads see it", arguments: try Scenario.of("zygote-watch"))
     func scenario(_ scenario: Scenario) throws { try scenario.pass() }

@@ -14,6 +14,21 @@ struct SeverityTests {
                 work: Zygote.Work()))
     }
 
+    @Test("an isolate's end is trouble unless the host has asked for it")
+    func isolates() {
+        func isTrouble(_ reason: Zygote.IsolateReport.Reason) -> Bool {
+            Zygote.Event.isolateEnded(
+                Zygote.IsolateReport(
+                    handler: "h", isolate: 1, reason: reason, failure: nil, status: nil, usage: nil, hasServed: true,
+                    calls: 1, duration: .seconds(1), pause: nil)
+            ).isTrouble
+        }
+        for reason in [Zygote.IsolateReport.Reason.closed, .released, .recycled] { #expect(!isTrouble(reason)) }
+        for reason in [Zygote.IsolateReport.Reason.killed, .ended, .startFailed, .zygoteLost] {
+            #expect(isTrouble(reason))
+        }
+    }
+
     @Test("a call whose child crashed or could not be had is trouble; one that its caller or its handler ended is not")
     func calls() {
         let crash = ForkingError.ended(.signaled(.segmentationFault, dumpedCore: false))

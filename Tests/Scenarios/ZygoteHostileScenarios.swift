@@ -35,7 +35,7 @@ private struct Forged {
     var bytes: [UInt8]
 
     init(_ kind: UInt8, isInFile: Bool = false, count: UInt64 = 0, rest: UInt8 = 0) {
-        bytes = [UInt8](repeating: rest, count: 192)
+        bytes = [UInt8](repeating: rest, count: 200)
         bytes.replaceSubrange(80..<88, with: repeatElement(0, count: 8))  // no descriptors, no peer
         bytes[0] = kind
         bytes[1] = isInFile ? 1 : 0

@@ -132,7 +132,7 @@ private func loseEarly(_ zygote: Zygote) throws {
 
 extension Told {
     fileprivate var begun: Int { all.count { if case .began = $0 { true } else { false } } }
-    fileprivate var reports: [Zygote.CallReport] {
+    var reports: [Zygote.CallReport] {
         all.compactMap { if case .finished(let report) = $0 { report } else { nil } }
     }
 }

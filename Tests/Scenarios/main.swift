@@ -16,8 +16,9 @@ let groups: [Group] = [
     tableForeignScenarios, tableHostScenarios, tableLimitScenarios, tableLoopScenarios, tableMarkScenarios,
     tableProgramScenarios, tableReapingScenarios, tableTimeScenarios, tableTraceScenarios, tableTraceScenariosAsRoot,
     zygoteCallScenarios, zygoteChildScenarios, zygoteContextScenarios, zygoteHazardScenarios,
-    zygoteHazardScenariosWithTracing, zygoteHostileScenarios, zygoteLifeScenarios, zygoteLimitScenarios,
-    zygoteQueueScenarios, zygoteWarmScenarios, zygoteWatchScenarios,
+    zygoteHazardScenariosWithTracing, zygoteHostileScenarios, zygoteIsolateScenarios, zygoteIsolateLifeScenarios,
+    zygoteIsolateScenariosWithTracing, zygoteLifeScenarios, zygoteLimitScenarios, zygoteQueueScenarios,
+    zygoteWarmScenarios, zygoteWatchScenarios,
 ]
 
 /// By name, of which there is one each.

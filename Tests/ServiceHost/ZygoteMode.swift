@@ -20,6 +20,14 @@ private func register(_ handlers: inout Zygote.Handlers) {
     handlers.answer("probe") { _ in Zygote.Reply() }
     handlers.answer("throw") { _ in throw Thrown(description: "two\nlines") }
     handlers.answer("trap") { Zygote.Reply([$0.bytes[$0.bytes.count]]) }
+    handlers.isolate("keep") { _ in
+        var count = 0
+        return { request in
+            if request.bytes == [0] { return Zygote.Reply([request.bytes[1]]) }
+            count += 1
+            return Zygote.Reply(Array("\(count)".utf8))
+        }
+    }
     handlers.answer("hang") { _ in while true { pause() } }
     // Answers when somebody opens this for writing.
     handlers.answer("fifo") { request in
@@ -37,6 +45,8 @@ private struct Calls: Service {
         for call in calls {
             if call == "until-lost" {
                 await callUntilLost(3)
+            } else if call == "isolate" {
+                await callIsolate()
             } else if call.hasPrefix("&") {
                 guard let begun = begin(call.dropFirst()) else { continue }
                 let task = Task.detached { await finish(begun, call.dropFirst()) }
@@ -57,6 +67,20 @@ private struct Calls: Service {
             try? await Task.sleep(for: .milliseconds(2))
         }
         say("no more calls")
+    }
+
+    /// Two calls of one child, which the second crashes, and one of the next.
+    private func callIsolate() async {
+        var configuration = Zygote.Isolate.Configuration()
+        configuration.restart = .always
+        do {
+            let isolate = try await zygote.isolate("keep", configuration: configuration)
+            for request in [[], [0], []] as [[UInt8]] {
+                let reply = try? await isolate.run(request)
+                say("isolate answered \(reply.map { String(decoding: $0.bytes, as: UTF8.self) } ?? "nothing")")
+            }
+            await isolate.close()
+        } catch { say("isolate failed \(error)") }
     }
 
     private func begin(_ call: Substring) -> Zygote.Call? {

@@ -157,9 +157,9 @@ private func faults(_ change: (inout ResourceLimits) -> Void) async throws -> In
 /// The same in a host that does nothing else: what it has afterwards is what it had before.
 @Sendable func calmHost(_ calls: Int) async throws {
     try await callFromEightThreads(calls)  // memory has its size after some
-    let (before, warmBefore) = (Holdings(getpid()), zygote.status.warm)
+    let (warmBefore, before) = (zygote.status.warm, Holdings(getpid()))
     try await callFromEightThreads(calls)
-    let (after, warmAfter) = (Holdings(getpid()), zygote.status.warm)
+    let (warmAfter, after) = (zygote.status.warm, Holdings(getpid()))
     print("host before \(before), \(warmBefore) warm, after \(after), \(warmAfter) warm")
     try expect(after.descriptors - warmAfter == before.descriptors - warmBefore, "descriptors of the host")
     try expect(after.residentKiB < before.residentKiB + 4096, "memory of the host")

@@ -32,12 +32,18 @@ let zygote = try Zygote.start(configuration: configuration(), hooks: hooks()) { 
     }
     handlers.answer("hang") { _ in while true { pause() } }
     handlers.answer("spin") { _ in while true {} }
+    addIsolates(&handlers)
 }
 
 let modes: [String: @Sendable (Int) async throws -> Void] = [
     "async": asynchronousCalls,
     "busy": busyHost,
     "calm": calmHost,
+    "isolate": orderedCalls,
+    "isolate-concurrent": concurrentCalls,
+    "isolate-ends": isolatesEnd,
+    "isolate-speed": isolateSpeed,
+    "isolate-values": valuesInIsolates,
     "later": laterCalls,
     "limits": limitedTasks,
     "many": manyAwaited,

@@ -19,7 +19,14 @@ struct ZygoteChild: BitwiseCopyable {
         var answer: CallMessage
         do {
             guard let request = try awaitRequest() else { return 1 }
-            answer = try limitError(request.head.limits) ?? reply(to: request, handlers)
+            if let error = limitError(request.head.limits) {
+                answer = error
+            } else if case .isolate(let serve) = try handler(for: request, handlers) {
+                try serve(Zygote.IsolateSession(request, channel, marks))
+                return 0
+            } else {
+                answer = try reply(to: request, handlers)
+            }
         } catch {
             answer = CallMessage(threw: error)
         }
@@ -48,7 +55,7 @@ struct ZygoteChild: BitwiseCopyable {
             let message = try? CallMessage.receiveRequest(over: pair.theirs.rawValue)
         else { return }
         _ = names.number(of: message.head.handler)
-        var answer = answered(Zygote.Reply(Zygote.Request(message.bytes).bytes), expecting: 0)
+        var answer = CallMessage(Zygote.Reply(Zygote.Request(message.bytes).bytes), expecting: 0)
         answer.head.usage = .own
         fflush(nil)
         try? answer.post(over: pair.theirs.rawValue)
@@ -80,13 +87,17 @@ struct ZygoteChild: BitwiseCopyable {
         return message
     }
 
-    private func reply(to message: CallMessage, _ handlers: Zygote.Handlers) throws -> CallMessage {
-        guard let number = names.number(of: message.head.handler) else {
+    private func handler(for request: CallMessage, _ handlers: Zygote.Handlers) throws -> Zygote.Handlers.Handler {
+        guard let number = names.number(of: request.head.handler) else {
             throw ForkingError.invalid("the zygote was started anew, and has no such handler this time")
         }
+        return handlers.all[number].handler
+    }
+
+    private func reply(to message: CallMessage, _ handlers: Zygote.Handlers) throws -> CallMessage {
         let descriptors = message.descriptors.map(FileDescriptor.init(rawValue:))
         let request = Zygote.Request(message.bytes, descriptors: descriptors, context: message.context)
-        let handler = handlers.all[number].handler
+        let handler = try handler(for: message, handlers)
         // Without a hook no closure is made: each child would pay for the pages of its code.
         let reply =
             if let around = handlers.around {
@@ -94,7 +105,7 @@ struct ZygoteChild: BitwiseCopyable {
             } else {
                 try run(handler, request, message)
             }
-        return answered(reply, expecting: message.head.descriptors)
+        return CallMessage(reply, expecting: message.head.descriptors)
     }
 
     private func run(
@@ -129,14 +140,7 @@ struct ZygoteChild: BitwiseCopyable {
             }
             connection.finish()
             return Zygote.Reply()
+        case .isolate: throw ForkingError.invalid("an isolate's handler answers no single call")
         }
-    }
-
-    /// Descriptors that the call does not expect are not sent, but their number is.
-    private func answered(_ reply: Zygote.Reply, expecting count: UInt32) -> CallMessage {
-        let descriptors = reply.takeDescriptors().map(\.rawValue)
-        var message = CallMessage(.reply, reply.bytes, descriptors: descriptors.count == count ? descriptors : [])
-        message.head.descriptors = UInt32(descriptors.count)
-        return message
     }
 }

@@ -82,12 +82,13 @@ public struct ForkingError: Error, Hashable, Sendable {
         public static let childEnded = Code(value: .childEnded)
         /// A call's deadline passed. If the call had a child, it was killed.
         public static let deadlineExceeded = Code(value: .deadlineExceeded)
-        /// `Zygote.Call.cancel()` was called. If the call had a child, it was killed.
+        /// `Zygote.Call.cancel()` was called, or the task was cancelled. If the call had a child of its own, that was
+        /// killed.
         public static let cancelled = Code(value: .cancelled)
         /// The zygote ended during the call, or there is none at the moment. The next call starts a new one, at once or
         /// after `retryAfter`.
         public static let zygoteLost = Code(value: .zygoteLost)
-        /// The zygote was shut down.
+        /// The zygote was shut down, or the isolate was closed.
         public static let shutDown = Code(value: .shutDown)
         /// The zygote has no handler with this name.
         public static let noHandler = Code(value: .noHandler)
@@ -218,7 +219,7 @@ extension ForkingError: CustomStringConvertible {
         case .cancelled: "the call was cancelled"
         case .lost(nil): "the zygote ended; the next call starts another"
         case .lost(let pause?): "the zygote ended before it was ready; the next start is in \(pause.inSeconds)"
-        case .shutDown: "the zygote was shut down"
+        case .shutDown: "the zygote was shut down, or the isolate closed"
         case .noHandler(let name, let known):
             "there is no handler '\(Self.printable(name))'; there is "
                 + (known.isEmpty ? "none" : Self.printable(known.joined(separator: ", ")))

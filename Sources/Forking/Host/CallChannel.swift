@@ -149,6 +149,14 @@ final class CallChannel: Sendable {
         }
     }
 
+    /// From now on the child may attach descriptors to what it sends: a reply is expected to have some.
+    func acceptRights() {
+        state.withLock { state in
+            guard state.ours >= 0, state.refusesRights, forkcore_accept_rights(state.ours) == 0 else { return }
+            state.refusesRights = false
+        }
+    }
+
     /// Duplicates the request's descriptors for as long as the call waits, because the caller may close its own.
     func holdDescriptors() throws(ForkingError) {
         try state.withLock { (state) throws(ForkingError) in
@@ -228,7 +236,7 @@ final class CallChannel: Sendable {
 }
 
 /// A 32-bit word that threads wait on. futex(2)
-private struct UnsafeWord: @unchecked Sendable, ~Copyable {
+struct UnsafeWord: @unchecked Sendable, ~Copyable {
     private let word = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
 
     init() { word.initialize(to: 0) }

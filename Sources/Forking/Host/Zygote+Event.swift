@@ -21,6 +21,10 @@ extension Zygote {
         case contextCut(handler: String, leftOut: Int)
         /// A call ended.
         case finished(CallReport)
+        /// An isolate's child has started, the first one or another. `isolate`: the isolate's number.
+        case isolateStarted(handler: String, isolate: Int)
+        /// An isolate's child has ended, or could not be started.
+        case isolateEnded(IsolateReport)
         /// The zygote ended as requested.
         case ended(ProcessID)
 
@@ -36,6 +40,8 @@ extension Zygote {
             case .startFailed: .error
             case .contextCut: .warning
             case .began, .rejected: .debug
+            case .isolateStarted: .info
+            case .isolateEnded(let report): report.severity
             case .finished(let report):
                 switch report.failure?.detail {
                 case .ended(.signaled(.brokenPipe, _)): .debug  // normal: the client closed first
@@ -57,12 +63,70 @@ extension Zygote {
         /// How long it waited for a slot; nil if it never got one, and so had no child.
         public let waited: Duration?
         /// From the arrival of its fork request in the zygote to its child's first step; nil if the child was
-        /// warm, or did not report it.
+        /// warm, or an isolate's, or did not report it.
         public let forkTime: Duration?
-        /// The child's resource usage when it replied, or ended; nil if unknown.
+        /// The child's resource usage when it replied, or ended; nil if unknown, or if the child is an isolate's.
         public let usage: ResourceUsage?
         /// The zygote's work since the previous report, as far as the zygote has reported it.
         public let work: Work
+        /// The number of the isolate that was called; nil if the call had a child of its own. For a call of an isolate,
+        /// `waited` is the time until it was sent to the child.
+        public internal(set) var isolate: Int?
+    }
+
+    /// How an isolate's child ended.
+    public struct IsolateReport: Sendable {
+        /// Why it ended.
+        #if hasAttribute(nonexhaustive)
+            @nonexhaustive
+        #endif
+        public enum Reason: Sendable {
+            /// The isolate was closed.
+            case closed
+            /// The last reference to the isolate was released.
+            case released
+            /// The child has served `maxCalls` calls, or is as old as `maxAge`.
+            case recycled
+            /// A call was cancelled, or its deadline passed, and the child could not or did not end it.
+            case killed
+            /// It ended by itself: it crashed, was killed, or called exit(3).
+            case ended
+            /// It could not be started.
+            case startFailed
+            /// It ended with its zygote.
+            case zygoteLost
+
+            var isTrouble: Bool {
+                switch self {
+                case .closed, .released, .recycled: false
+                case .killed, .ended, .startFailed, .zygoteLost: true
+                }
+            }
+        }
+
+        /// How serious it is: a warning, unless the host has asked for the end.
+        public var severity: EventSeverity { reason.isTrouble ? .warning : .info }
+
+        /// The handler's name.
+        public let handler: String
+        /// The isolate's number.
+        public let isolate: Int
+        /// Why the child ended.
+        public let reason: Reason
+        /// What calls that it was serving fail with.
+        public let failure: ForkingError?
+        /// The child's status; nil if it could not be forked, or its zygote was lost.
+        public let status: ExitStatus?
+        /// The resource usage of its whole life; nil if unknown.
+        public let usage: ResourceUsage?
+        /// Whether it had started.
+        public let hasServed: Bool
+        /// The number of calls that it was sent.
+        public let calls: Int
+        /// How long it has served.
+        public let duration: Duration
+        /// How long it is until the next child is started; nil if the isolate has ended for good.
+        public let pause: Duration?
     }
 
     /// The zygotes' work between two reports. Summed over all reports, nothing is counted twice.
@@ -77,10 +141,12 @@ extension Zygote {
 
     /// The state of the calls and of the zygote now.
     public struct Status: Hashable, Sendable {
-        /// Calls that have a slot.
+        /// Calls that have a slot. Those of isolates are not counted here: they share their isolate's slot.
         public internal(set) var running = 0
-        /// Calls that wait for a slot.
+        /// Calls and isolates that wait for a slot.
         public internal(set) var waiting = 0
+        /// Isolates that have a slot.
+        public internal(set) var isolates = 0
         /// Warm children that no call has taken yet.
         public internal(set) var warm = 0
         /// Live children, warm ones included.
@@ -111,7 +177,28 @@ extension Zygote.Event: CustomStringConvertible {
                 + "which is too long"
         case .finished(let report):
             "'\(report.handler)' \(report.failure.map { "failed: \($0)" } ?? "answered") after \(report.duration.inSeconds)"
+        case .isolateStarted(let handler, let number): "isolate \(number) of '\(handler)' has started"
+        case .isolateEnded(let report): report.description
         case .ended(let pid): "zygote \(pid) has ended"
         }
+    }
+}
+
+extension Zygote.IsolateReport: CustomStringConvertible {
+    /// One line for people, without a newline.
+    public var description: String {
+        let next = pause.map { $0 == .zero ? "; the next child is started at once" : "; the next in \($0.inSeconds)" }
+        let why =
+            switch reason {
+            case .closed: "was closed"
+            case .released: "was released"
+            case .recycled: "was recycled"
+            case .killed: "was killed, because a call did not end in time"
+            case .ended: status.map { "\($0)" } ?? "ended"
+            case .startFailed: "could not be started"
+            case .zygoteLost: "ended with its zygote"
+            }
+        let error = status == nil && reason.isTrouble || reason == .startFailed ? failure.map { ": \($0)" } ?? "" : ""
+        return "isolate \(isolate) of '\(handler)' \(why) after \(calls) calls\(error)\(next ?? "")"
     }
 }

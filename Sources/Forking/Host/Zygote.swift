@@ -104,8 +104,10 @@ public final class Zygote: Sendable {
 
     /// The names of all handlers.
     public let handlerNames: [String]
-    private let client: ZygoteClient
-    private let configuration: Configuration
+    /// The names of the handlers of isolates, and how these take calls.
+    let isolates: [String: IsolateManner]
+    let client: ZygoteClient
+    let configuration: Configuration
     private let context: @Sendable () -> [String: String]
 
     /// Forks the zygote and waits until it is ready. fork(2). Call this once in a process, as the first act of `main`,
@@ -158,6 +160,8 @@ public final class Zygote: Sendable {
         self.configuration = configuration
         context = hooks.context
         handlerNames = handlers.map(\.name)
+        let manners = handlers.compactMap { entry in entry.isolate.map { (entry.name, $0) } }
+        isolates = Dictionary(uniqueKeysWithValues: manners)
     }
 
     // MARK: Calls
@@ -207,6 +211,7 @@ public final class Zygote: Sendable {
     ) throws(ForkingError) -> Call {
         let begun = Instant.now
         guard handlerNames.contains(name) else { throw .noHandler(name, known: handlerNames) }
+        guard isolates[name] == nil else { throw .invalid("'\(name)' is an isolate's handler: start it by isolate") }
         let limits = limits ?? configuration.child.limits
         try limits.check()
         var request = request

@@ -169,50 +169,16 @@ extension Zygote {
         private func outcome(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ForkingError> {
             if message.kind != .reply { message.discardDescriptors() }
             switch message.kind {
-            case .reply: return reply(of: &message, &state)
-            case .threw:
-                let texts = message.texts(2)
-                return .failure(.threw(type: texts[0], description: texts[1]))
-            case .limitRefused:
-                return .failure(
-                    .limitRefused(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code))
-                )
-            case .notForked:
-                return .failure(
-                    .system(call: ForkingError.printable(message.texts(1)[0]), Errno(rawValue: message.head.code)))
+            case .reply:
+                defer { state.parts = [] }
+                return message.reply(after: state.parts, expecting: channel.expecting, longest: longest)
+            case .threw, .limitRefused, .notForked: return .failure(message.refusal)
             case .ended:
                 let status = ExitStatus(message.head.end)
                 guard case .signaled(.kill, _) = status else { return .failure(.ended(status)) }
                 return .failure(state.killed?.why ?? (client.wasKilled ? .shutDown : .ended(status)))
-            case .request, .part, .ready, .forked, nil: return .failure(CallMessage.noAnswer)
+            case .request, .part, .ready, .forked, .call, .cancel, .close, nil: return .failure(CallMessage.noAnswer)
             }
         }
-
-        private func reply(of message: inout CallMessage, _ state: inout State) -> Result<Reply, ForkingError> {
-            let descriptors = message.descriptors
-            message.descriptors = []
-            do throws(ForkingError) {
-                let given = max(descriptors.count, Int(message.head.descriptors))
-                guard descriptors.count == channel.expecting, given == descriptors.count else {
-                    throw .invalid(
-                        "the child sent \(counted(given)), and \(channel.expecting) "
-                            + "\(channel.expecting == 1 ? "was" : "were") expected")
-                }
-                guard !state.parts.isEmpty else {
-                    guard message.bytes.count <= longest else {
-                        throw CallMessage.tooLong(UInt64(message.bytes.count), longest)
-                    }
-                    return .success(Reply(message.bytes, received: descriptors))
-                }
-                try append(message, &state)
-                defer { state.parts = [] }
-                return .success(Reply(state.parts, received: descriptors))
-            } catch {
-                discard(descriptors)
-                return .failure(error)
-            }
-        }
-
-        private func counted(_ count: Int) -> String { count == 1 ? "1 descriptor" : "\(count) descriptors" }
     }
 }

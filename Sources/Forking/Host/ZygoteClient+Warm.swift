@@ -42,7 +42,11 @@ extension ZygoteClient {
     func sendRequests(of started: [PendingCall]) {
         var rest: [PendingCall] = []
         for pending in started {
-            if pending.channel.send() { onEvent(.began(handler: pending.name)) } else { rest.append(pending) }
+            guard pending.channel.send() else {
+                rest.append(pending)
+                continue
+            }
+            if !pending.isIsolate { onEvent(.began(handler: pending.name)) }
         }
         guard !rest.isEmpty else { return }
         change { state in

@@ -13,6 +13,8 @@ struct PendingCall: Identifiable {
     let id = next.add(1, ordering: .relaxed).newValue
     let channel: CallChannel
     let name: String
+    /// Whether the child is an isolate's, which serves calls of its own.
+    var isIsolate = false
 }
 
 /// Host, any thread: the only way to the zygote. Holds the running and the waiting calls, and starts the zygote.
@@ -21,6 +23,8 @@ struct PendingCall: Identifiable {
 final class ZygoteClient: Sendable {
     private let configuration: Zygote.Configuration
     let onEvent: @Sendable (Zygote.Event) -> Void
+    /// Those that have not ended.
+    let isolates = Isolates()
     private let state: Mutex<State>
 
     /// Accessed under the lock only, so that one thread at a time uses the table, as tables require.
@@ -43,6 +47,8 @@ final class ZygoteClient: Sendable {
         /// Whether the kernel refuses descriptors that children attach to what they send there.
         var warmRefuseRights = false
         var counts = ZygoteCounts()
+        /// The slots of isolates' children.
+        var isolates: Set<PendingCall.ID> = []
         var events: [Zygote.Event] = []
     }
 
@@ -200,6 +206,7 @@ final class ZygoteClient: Sendable {
             switch takeWarm(next, &state) ? 0 : sendRequest(next, state) {
             case 0:
                 state.queue.startNext(at: .now)
+                if next.isIsolate { state.isolates.insert(next.id) }
                 state.started.append(next)
             case let code where Self.shortages.contains(code):
                 // No descriptors, or the zygote's socket is full. Every call that ends tries again, and every waiting
@@ -246,6 +253,7 @@ final class ZygoteClient: Sendable {
             dropWarm(&state)
             reconcile(&state)
         }
+        isolates.drain()
     }
 
     private func sendDrain(_ state: inout State) {
@@ -253,10 +261,12 @@ final class ZygoteClient: Sendable {
     }
 
     func end() {
+        isolates.noteKilled()
         change { state in
             state.queue.kill()
             if state.control != nil { lose(&state, isUnasked: false) }
         }
+        isolates.wakeAll()
     }
 
     var wasKilled: Bool { state.withLock { $0.queue.wasKilled } }
@@ -316,8 +326,9 @@ final class ZygoteClient: Sendable {
     var statistics: Zygote.Status {
         change { state in
             listen(&state)
+            let isolates = state.isolates.count { state.queue.isRunning($0) }
             return Zygote.Status(
-                running: state.queue.runningCount, waiting: state.queue.waiting.count,
+                running: state.queue.runningCount - isolates, waiting: state.queue.waiting.count, isolates: isolates,
                 warm: state.warm.ready, children: state.control == nil ? 0 : Int(state.counts.tally.alive),
                 forks: Int(state.counts.tally.forked), reaped: Int(state.counts.tally.reaped),
                 reapTime: .nanoseconds(state.counts.tally.reaping))

@@ -33,11 +33,17 @@ struct ChannelMarks: BitwiseCopyable {
     /// Child: the request is there, and is received next.
     func set(_ channel: Int32) { if channel < count { times[Int(channel)] = Instant.now.nanoseconds } }
 
+    /// Child: it stays, and what comes on this channel is for it alone: no other child may receive it.
+    func settle(_ channel: Int32) { if channel < count { times[Int(channel)] = -Instant.now.nanoseconds } }
+
+    /// Zygote: whether the child has settled.
+    func isSettled(_ channel: Int32) -> Bool { channel < count && times[Int(channel)] < 0 }
+
     /// Zygote: when a child began to receive the request; nil if none has. Never in the future, whatever a child has
     /// written.
     func time(_ channel: Int32) -> Instant? {
         guard channel < count else { return .now }
         let time = times[Int(channel)]
-        return time == 0 ? nil : min(Instant(nanoseconds: time), .now)
+        return time == 0 ? nil : min(Instant(nanoseconds: Int64(clamping: time.magnitude)), .now)
     }
 }

@@ -16,11 +16,14 @@ extension Zygote {
         enum Handler {
             case answer((Request) throws -> Reply)
             case serve((inout Connection, Request) throws -> Void)
+            case isolate((IsolateSession) throws -> Void)
         }
 
         struct Entry {
             let name: String
             let handler: Handler
+            /// How an isolate with this handler takes calls; nil if the handler is of single calls.
+            let isolate: IsolateManner?
         }
 
         private(set) var all: [Entry] = []
@@ -41,11 +44,11 @@ extension Zygote {
             add(name, .serve(handler))
         }
 
-        private mutating func add(_ name: String, _ handler: Handler) {
+        mutating func add(_ name: String, _ handler: Handler, isolate: IsolateManner? = nil) {
             precondition(
                 !name.isEmpty && name.utf8.count <= HandlerName.longest, "a handler's name must have 1 to 64 bytes")
             precondition(!all.contains { $0.name == name }, "two handlers have the name '\(name)'")
-            all.append(Entry(name: name, handler: handler))
+            all.append(Entry(name: name, handler: handler, isolate: isolate))
         }
     }
 

@@ -50,6 +50,9 @@ struct CallMessage {
         case ready
         /// Zygote to host, on its own socket: the host's ends of warm children's channels.
         case forked
+        /// Host to the child of an isolate: a further call; a call that nobody waits for any more; no further call will
+        /// come. The replies are those of a call.
+        case call, cancel, close
     }
 
     /// Contains only numbers, so that any bytes from a child are a valid head.
@@ -74,6 +77,8 @@ struct CallMessage {
         /// call's context.
         var peer: UInt16 = 0
         var context: UInt16 = 0
+        /// Of an isolate's call, and of its reply: the call's number, which is not 0.
+        var call: UInt64 = 0
         /// Of a request: the handler, and the child's limits.
         var handler = HandlerName()
         var limits = forkcore_limits()
@@ -255,7 +260,7 @@ struct CallMessage {
         bytes.removeFirst(count)
     }
 
-    private mutating func readFile() throws(ForkingError) {
+    mutating func readFile() throws(ForkingError) {
         let file = descriptors.removeFirst()
         defer { forkcore_close(file) }
         let count = Int(head.count)

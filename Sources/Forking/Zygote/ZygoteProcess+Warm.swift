@@ -78,6 +78,7 @@ extension ZygoteProcess {
 
     private func isWaiting(_ channel: Int32) -> Bool {
         var size = 0
+        guard !marks.isSettled(channel) else { return false }  // an isolate's call is no request
         return marks.time(channel) == nil || forkcore_message_size(channel, &size) == 0
     }
 }
