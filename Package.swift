@@ -23,6 +23,7 @@ let package = Package(
         .library(name: "ForkingNIO", targets: ["ForkingNIO"]),
         .library(name: "ForkingAsync", targets: ["ForkingAsync"]),
         .library(name: "ForkingCodable", targets: ["ForkingCodable"]),
+        .library(name: "ForkingDistributed", targets: ["ForkingDistributed"]),
         .library(name: "ForkingIntegrations", targets: ["ForkingIntegrations"]),
         .executable(name: "forkserve", targets: ["forkserve"]),
     ],
@@ -62,6 +63,13 @@ let package = Package(
             ]
         ),
         .target(name: "ForkingCodable", dependencies: ["Forking", "ForkingAsync"]),
+        .target(
+            name: "ForkingDistributed",
+            dependencies: [
+                "Forking", "ForkingAsync",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ]
+        ),
         .target(
             name: "ForkingIntegrations",
             dependencies: [
@@ -122,6 +130,15 @@ let package = Package(
             ],
             path: "Tests/ZygoteHost"
         ),
+        .executableTarget(
+            name: "actorhost",
+            dependencies: [
+                "Forking", "ForkingDistributed",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/ActorHost"
+        ),
+        .testTarget(name: "ForkingDistributedTests", dependencies: ["TestSupport", "actorhost"]),
         .testTarget(name: "ForkingAsyncTests", dependencies: ["TestSupport", "zygotehost"]),
         .executableTarget(
             name: "servicehost",

@@ -53,6 +53,9 @@ let package = Package(
             name: "forkbench-busy-host",
             dependencies: [
                 "ForkbenchHost",
+                .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingAsync", package: "swift-forking"),
+                .product(name: "ForkingDistributed", package: "swift-forking"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ],

@@ -42,7 +42,16 @@ let package = Package(
             dependencies: [
                 .product(name: "Forking", package: "swift-forking"),
                 .product(name: "ForkingAsync", package: "swift-forking"),
+                .product(name: "ForkingDistributed", package: "swift-forking"),
                 .product(name: "Hummingbird", package: "hummingbird"),
+            ]
+        ),
+        .executableTarget(
+            name: "CrashProofParser",
+            dependencies: [
+                .product(name: "Forking", package: "swift-forking"),
+                .product(name: "ForkingAsync", package: "swift-forking"),
+                .product(name: "ForkingDistributed", package: "swift-forking"),
             ]
         ),
         .executableTarget(

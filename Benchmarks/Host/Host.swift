@@ -40,8 +40,11 @@ struct HostPlan {
 public enum Host {
     /// - Parameters:
     ///   - works: jobs that this host can have done, besides those that every host can.
+    ///   - methods: methods that this host has, besides those that every host has.
     ///   - keepBusy: starts so many busy threads, and returns when all are at work. Nil: this host has none.
-    public static func run(works: [String: Work] = [:], keepBusy: ((Int) throws -> Void)? = nil) -> Never {
+    public static func run(
+        works: [String: Work] = [:], methods: [AwaitedMethod] = [], keepBusy: ((Int) throws -> Void)? = nil
+    ) -> Never {
         let arguments = Array(CommandLine.arguments.dropFirst())
         let works = Works.all.merging(works) { $1 }
         do {
@@ -50,7 +53,7 @@ public enum Host {
             } else if let plan = HostPlan(arguments), let work = works[plan.work],
                 plan.threads == 0 || keepBusy != nil
             {
-                try measure(plan, work, keepBusy)
+                try measure(plan, work, methods, keepBusy)
             } else {
                 throw HostFailure("this is started by forkbench zygote, and does nothing by itself")
             }
@@ -67,15 +70,19 @@ public enum Host {
         try writeAll(work(readAll(STDIN_FILENO)), to: output)
     }
 
-    private static func measure(_ plan: HostPlan, _ work: @escaping Work, _ keepBusy: ((Int) throws -> Void)?) throws {
+    private static func measure(
+        _ plan: HostPlan, _ work: @escaping Work, _ methods: [AwaitedMethod], _ keepBusy: ((Int) throws -> Void)?
+    ) throws {
         let output = try withdrawOutput()  // the zygote's, too
         // What its own code needs, a process that forks has had once before, for its children to find it done; but no
         // threads.
         let warmUp = { if plan.work != Works.task { _ = work(CallTally.request) } }
         // Before anything else, as in a user's main.
+        let own = [ZygoteMethod.name, ZygoteMethod.warmName, OverlappingMethod.name, IsolateMethod.name]
+        let awaited = methods.first { $0.name == plan.method }
         let zygote =
-            [ZygoteMethod.name, ZygoteMethod.warmName, OverlappingMethod.name].contains(plan.method)
-            ? try startZygote(work, warmUp, isWarm: plan.method == ZygoteMethod.warmName) : nil
+            own.contains(plan.method) || awaited != nil
+            ? try startZygote(work, warmUp, awaited, isWarm: plan.method == ZygoteMethod.warmName) : nil
         signal(SIGPIPE, SIG_IGN)  // a child that has ended is a failed call
         try check("mmap", forkbench_occupy(plan.heapMiB << 20))
         if plan.threads > 0 { try keepBusy?(plan.threads) }
@@ -83,13 +90,16 @@ public enum Host {
         var tally = CallTally(plan)
         switch plan.method {
         case ZygoteMethod.name, ZygoteMethod.warmName: tally.measure(ZygoteMethod(zygote!))
+        case IsolateMethod.name: tally.measure(try IsolateMethod(zygote!))
         case OverlappingMethod.name: tally.measure(OverlappingMethod(zygote!))
         case ForkMethod.name:
             warmUp()
             tally.measure(ForkMethod(work))
         case SpawnMethod.name: tally.measure(SpawnMethod(plan.program))
-        case SubprocessMethod.name: tally = SubprocessMethod(plan.program).measured(tally)
-        default: throw HostFailure("'\(plan.method)' is no method")
+        case SubprocessMethod.name: tally = try SubprocessMethod(plan.program).measured(tally)
+        default:
+            guard let awaited else { throw HostFailure("'\(plan.method)' is no method of this host") }
+            tally = try awaited.measured(tally, zygote!)
         }
         if let failure = tally.failure { complain(failure) }
         // The children's time is known when the zygote, which waited for them, has ended and been waited for. Busy
@@ -109,7 +119,7 @@ public enum Host {
     }
 
     private static func startZygote(
-        _ work: @escaping Work, _ warmUp: @escaping () -> Void, isWarm: Bool
+        _ work: @escaping Work, _ warmUp: @escaping () -> Void, _ awaited: AwaitedMethod?, isWarm: Bool
     ) throws -> Zygote {
         var hooks = Zygote.Hooks()
         hooks.beforeFork = warmUp
@@ -120,6 +130,8 @@ public enum Host {
         if !isWarm { configuration.warmChildren = 0 }
         return try Zygote.start(configuration: configuration, hooks: hooks) { handlers in
             handlers.answer("work") { Zygote.Reply(work($0.bytes)) }
+            awaited?.register(&handlers, work)
+            handlers.isolate("works") { _ in { Zygote.Reply(work($0.bytes)) } }
         }
     }
 
@@ -195,9 +207,17 @@ struct CallTally {
             tallies[0].call(method)
             threads.forEach { $0.join() }
         }
+        self = CallTally(all)
+    }
+
+    /// The calls of all callers; there is at least one.
+    init(_ all: [CallTally]) {
         self = all[0]
         for other in all.dropFirst() { merge(other) }
     }
+
+    var callers: Int { plan.callers }
+    var pause: UInt32 { plan.pause }
 
     private mutating func call(_ method: some CallMethod) {
         while !isDone {

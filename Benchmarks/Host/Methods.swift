@@ -38,6 +38,23 @@ struct ZygoteMethod: CallMethod {
     }
 }
 
+/// The same with one child for all calls.
+struct IsolateMethod: CallMethod {
+    static let name = "isolate"
+    private let isolate: Zygote.Isolate
+
+    init(_ zygote: Zygote) throws { isolate = try zygote.isolateAndWait("works") }
+
+    func call(_ request: [UInt8]) throws -> CallAnswer? {
+        do {
+            let reply = try isolate.runAndWait(request, deadline: CallTally.patience)
+            return CallAnswer(bytes: reply.bytes, at: .now)
+        } catch let error where error.code == .deadlineExceeded {
+            return nil
+        }
+    }
+}
+
 /// The same with two calls under way, begun in turn, each for half of its nap: for whoever wants to look at children
 /// meanwhile (page_costs.py).
 final class OverlappingMethod: CallMethod {

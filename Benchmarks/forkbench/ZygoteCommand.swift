@@ -9,7 +9,7 @@ struct ZygoteCommand: ParsableCommand {
         abstract: "How long a host waits for a small job that is done in another process, by how it has that done.",
         discussion: """
             Methods: 'zygote' is this library's, with a child forked for each call; 'warm' the same with children forked \
-            ahead of calls; 'fork' forks the host itself; 'posix_spawn' starts a program, and so does \
+            ahead of calls, 'isolate' with one child for all calls, and 'distributed' with a distributed actor; 'fork' forks the host itself; 'posix_spawn' starts a program, and so does \
             'swift-subprocess', the package of that name.
 
             Work: 'echo' gives 16 bytes back, and the program is a small one in C; 'allocate' fills a dictionary and prints \
@@ -122,7 +122,7 @@ struct ZygoteCommand: ParsableCommand {
     private func judge(_ results: [CallResult]) throws {
         let failed = results.reduce(0) { $0 + $1.failed }
         if failed > 0 { Progress.say("\(failed) CALLS FAILED: the numbers above are not to be trusted") }
-        let hangs = results.filter { $0.method == .zygote || $0.method == .warm }.reduce(0) { $0 + $1.hangs }
+        let hangs = results.filter { $0.method.isOurs }.reduce(0) { $0 + $1.hangs }
         if hangs > 0 { Progress.say("\(hangs) CALLS BY A ZYGOTE HUNG") }
         if failed > 0 || hangs > 0 || results.contains(where: \.isGivenUp) { throw ExitCode(1) }
     }

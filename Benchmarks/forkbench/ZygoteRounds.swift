@@ -20,10 +20,13 @@ import Glibc
 enum CallMethod: String, CaseIterable {
     case zygote
     case warm
+    case isolate
+    case distributed
     case fork
     case posixSpawn = "posix_spawn"
     case subprocess = "swift-subprocess"
 
+    var isOurs: Bool { [.zygote, .warm, .isolate, .distributed].contains(self) }
     var startsPrograms: Bool { self == .posixSpawn || self == .subprocess }
 }
 
@@ -50,7 +53,9 @@ struct CallHost: Hashable {
     let callers: Int
 
     /// Foundation, linked in, makes each fork dearer: who does not need it has a host without.
-    var program: String { threads > 0 || work == .foundation ? "forkbench-busy-host" : "forkbench-host" }
+    func program(_ method: CallMethod) -> String {
+        threads > 0 || work == .foundation || method == .distributed ? "forkbench-busy-host" : "forkbench-host"
+    }
 
     var name: String {
         "a host of \(heapMiB) MiB" + (threads > 0 ? " with \(threads) busy threads" : "") + ", \(work.rawValue)"
@@ -175,7 +180,8 @@ struct CallPrograms {
     private let directory = Workshop.parent(Workshop.ownPath())
 
     init(for hosts: [CallHost], _ methods: [CallMethod], package: String?) throws {
-        for program in Set(hosts.map(\.program)).sorted() where access("\(directory)/\(program)", X_OK) != 0 {
+        let all = Set(hosts.flatMap { host in methods.map { host.program($0) } })
+        for program in all.sorted() where access("\(directory)/\(program)", X_OK) != 0 {
             throw Shortage("there is no \(directory)/\(program): swift build -c release --package-path Benchmarks")
         }
         guard hosts.contains(where: { $0.work == .echo }), methods.contains(where: \.startsPrograms) else {
@@ -196,7 +202,7 @@ struct CallPrograms {
     /// See `HostPlan`.
     func command(_ method: CallMethod, _ host: CallHost, _ plan: CallPlan) -> [String] {
         let command =
-            ["\(directory)/\(host.program)", method.rawValue, host.work.rawValue]
+            ["\(directory)/\(host.program(method))", method.rawValue, host.work.rawValue]
             + ["\(host.heapMiB)", "\(host.threads)", "\(plan.calls)", "\(plan.seconds)"]
             + ["\(Int(host.pause * 1000))", "\(host.callers)"]
         return command + (host.work == .echo ? echo.map { [$0] } ?? [] : [])

@@ -1,26 +1,57 @@
 // A Hummingbird application whose risky jobs run in children of a zygote: one that traps (curl
-// http://127.0.0.1:8080/job/trap), never ends, or eats memory costs its own request alone, which is told why.
+// http://127.0.0.1:8080/job/trap), never ends, or eats memory costs its own request alone, which is told why. And with
+// a distributed actor in a process of its own (curl http://127.0.0.1:8080/sum/1,2,3): what traps there (/sum/1,x) costs
+// the requests that it was serving.
 
+import Distributed
 import Forking
 import ForkingAsync
+import ForkingDistributed
 import Hummingbird
+
+distributed actor Adder {
+    typealias ActorSystem = IsolateSystem
+    private var calls = 0
+
+    /// Traps if there is anything but numbers.
+    distributed func sum(_ numbers: String) -> String {
+        calls += 1
+        return "\(numbers.split(separator: ",").reduce(0) { $0 + Int($1)! }), after \(calls) calls\n"
+    }
+}
 
 @main struct IsolatedHummingbird {
     static func main() async throws {
         // First of all: there must be no other thread yet.
         let zygote = try Zygote.start { handlers in
             handlers.answer("job") { request in Zygote.Reply(try work(String(decoding: request.bytes, as: UTF8.self))) }
+            handlers.actor(Adder.self) { Adder(actorSystem: $0) }
         }
+        var options = IsolateSystem.Options()
+        options.restart = .always
+        let adder = try await IsolateSystem(zygote).create(Adder.self, options: options)
         let router = Router()
         router.get("/") { _, _ in "hello\n" }
         router.get("/job/:name") { _, context in
             try await isolated(job: context.parameters.require("name"), zygote)
+        }
+        router.get("/sum/:numbers") { _, context in
+            let numbers = try context.parameters.require("numbers")
+            do { return Response(text: try await adder.sum(numbers)) } catch {
+                return Response(status: .internalServerError, text: "\(error)\n")
+            }
         }
         let port = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 8080
         let app = Application(
             router: router, configuration: .init(address: .hostname("127.0.0.1", port: port)))
         try await app.runService()
         await zygote.shutDown()
+    }
+}
+
+extension Response {
+    init(status: HTTPResponse.Status = .ok, text: String) {
+        self.init(status: status, body: .init(byteBuffer: ByteBuffer(string: text)))
     }
 }
 

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Before the zygote is forked: registers types of actors. The closures run in children.
+
+public import Distributed
+public import Forking
+import ForkingAsync
+
+extension Zygote.Handlers {
+    /// Registers a type of distributed actors, each of which lives in a process of its own: see `IsolateSystem`.
+    ///
+    /// - Parameters:
+    ///   - type: the type of the actor.
+    ///   - codec: how arguments and results become bytes; the same as the host's system has.
+    ///   - make: makes the actor, in its process. It is given the process's system, and the argument of `create`. What
+    ///     it throws, `create` throws.
+    public mutating func actor<Act: DistributedActor, Argument: Codable & Sendable>(
+        _ type: Act.Type, codec: any IsolateCodec = JSONIsolateCodec(),
+        _ make: @escaping @Sendable (IsolateSystem, Argument) throws -> Act
+    ) where Act.ActorSystem == IsolateSystem {
+        isolate(Self.name(of: type), maxConcurrentCalls: 10_000) { request in
+            var reader = ByteReader(request.bytes)
+            let (number, parcel) = (try reader.number(), try reader.parcel())
+            let callbacks = Callbacks()
+            let system = IsolateSystem(isolate: number, callbacks, codec)
+            let actor = try make(system, parcel.open(Argument.self, in: system))
+            system.state.withLock { $0.main = actor }
+            return { request in
+                switch try HostMessage(request.bytes, descriptors: request.descriptors) {
+                case .invocation(let invocation):
+                    let (bytes, descriptors) = await system.perform(invocation).encoded()
+                    return Zygote.Reply(bytes, descriptors: descriptors)
+                case .nextCallback: return Zygote.Reply(await callbacks.next())
+                case .result(let number, let outcome): callbacks.finish(number, .success(outcome))
+                }
+                return Zygote.Reply()
+            }
+        }
+    }
+
+    /// The same for an actor that is made without an argument.
+    public mutating func actor<Act: DistributedActor>(
+        _ type: Act.Type, codec: any IsolateCodec = JSONIsolateCodec(),
+        _ make: @escaping @Sendable (IsolateSystem) throws -> Act
+    ) where Act.ActorSystem == IsolateSystem {
+        actor(type, codec: codec) { (system, _: NoArgument) in try make(system) }
+    }
+
+    /// The handler's name: the end of the type's, in which types differ.
+    static func name(of type: any DistributedActor.Type) -> String {
+        let name = Array(String(reflecting: type).utf8.suffix(57))
+        return "actor " + String(decoding: name, as: UTF8.self)
+    }
+}
