@@ -7,8 +7,8 @@ import SystemPackage
 /// Host: starts a zygote, notices its end, and starts its replacement.
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
-        // Also if there is a warm child: for a moment it outlives its zygote. Its kill comes after the end of file here.
-        listen(&state)
+        // Also if there is a warm child: for a moment it outlives its zygote.
+        look(&state)
         guard state.control == nil, state.beginning == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
         if let pause = state.queue.pause(at: .now) { throw .lost(nextStart: pause) }
@@ -17,6 +17,23 @@ extension ZygoteClient {
             state.queue.noteStartFailed(at: .now)
             throw .lost(nextStart: state.queue.pause(at: .now))
         }
+    }
+
+    /// Receives the zygote's messages, and notices its end: by its process, too, because a child that it has just forked
+    /// has a copy of its socket for a moment.
+    private func look(_ state: inout State) {
+        guard let control = state.control, let table = state.table else { return }
+        let ready = try? waitUntilReadable([control.rawValue, table.descriptor.rawValue], atMost: .zero)
+        guard ready != 0 else { return }
+        listen(&state)
+        if state.control != nil, let pid = table.children.first?.pid, Self.hasEnded(pid) { lose(&state) }
+    }
+
+    /// Whether a child of this process has ended, which stays as it is. waitid(2)
+    private static func hasEnded(_ pid: ProcessID) -> Bool {
+        var info = siginfo_t()
+        let code = waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT)
+        return code == 0 && info.si_signo == SIGCHLD
     }
 
     /// Receives the zygote's messages, and notices its end.
