@@ -14,7 +14,11 @@ extension ZygoteClient {
     }
 
     /// Gives a warm child to a call, if there is one. The last that came is the likeliest to be in a processor's cache.
+    ///
+    /// Looks for the zygote's end before, because a warm child outlives it for a moment, and would lose the call.
     func takeWarm(_ pending: PendingCall, _ state: inout State) -> Bool {
+        guard !state.warmChannels.isEmpty else { return false }
+        look(&state)
         guard let channel = state.warmChannels.last,
             pending.channel.take(warm: channel, refusesRights: state.warmRefuseRights)
         else { return false }

@@ -7,7 +7,6 @@ import SystemPackage
 /// Host: starts a zygote, notices its end, and starts its replacement.
 extension ZygoteClient {
     func requireZygote(_ state: inout State) throws(ForkingError) {
-        // Also if there is a warm child: for a moment it outlives its zygote.
         look(&state)
         guard state.control == nil, state.beginning == nil else { return }
         guard state.queue.phase == .open else { throw .shutDown }
@@ -21,7 +20,7 @@ extension ZygoteClient {
 
     /// Receives the zygote's messages, and notices its end: by its process, too, because a child that it has just forked
     /// has a copy of its socket for a moment.
-    private func look(_ state: inout State) {
+    func look(_ state: inout State) {
         guard let control = state.control, let table = state.table else { return }
         let ready = try? waitUntilReadable([control.rawValue, table.descriptor.rawValue], atMost: .zero)
         guard ready != 0 else { return }
