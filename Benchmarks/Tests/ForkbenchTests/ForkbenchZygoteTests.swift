@@ -96,8 +96,8 @@ import Testing
     @Test("takes no wrong answer for one, nor an end", arguments: ["true", "yes"])
     func failures(_ program: String) throws {
         let running = try Running(
-            builtProgram("forkbench-host"), ["posix_spawn", "echo", "0", "0", "100", "60", "/usr/bin/\(program)"],
-            deadline: 60)
+            builtProgram("forkbench-host"),
+            ["posix_spawn", "echo", "0", "0", "100", "60", "0", "1", "/usr/bin/\(program)"], deadline: 60)
         #expect(try running.wait() == 0)
         #expect(running.output.split(separator: " ").prefix(3) == ["10", "0", "10"], "\(running.output)")
         try running.expectNothingAlive()
