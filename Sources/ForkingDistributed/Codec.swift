@@ -12,8 +12,11 @@ public protocol IsolateCodec: Sendable {
     func encode<Value: Encodable>(_ value: Value) throws -> [UInt8]
     /// Decodes what `encode` has returned.
     ///
-    /// - Parameter system: belongs into the decoder's `userInfo`, for `.actorSystemKey`: distributed actors that are
-    ///   arguments or results are decoded by it.
+    /// - Parameters:
+    ///   - type: the type of the value.
+    ///   - bytes: the encoded value.
+    ///   - system: belongs into the decoder's `userInfo`, for `.actorSystemKey`: distributed actors that are arguments or
+    ///     results are decoded by it.
     func decode<Value: Decodable>(_ type: Value.Type, from bytes: [UInt8], for system: IsolateSystem) throws -> Value
 }
 
