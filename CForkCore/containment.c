@@ -117,6 +117,8 @@ static const char *field(const char *text, int number)
     return text;
 }
 
+static const unsigned long exiting = 4; // PF_EXITING, of the flags that proc_pid_stat(5) tells of
+
 int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
 {
     char path[32], text[1024];
@@ -125,7 +127,8 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
     if (error != 0)
         return error == ENOENT ? ESRCH : error;
     const char *state = strrchr(text, ')'); // the name before it can contain any character
-    const char *parent = field(state, 3), *group = field(state, 4), *session = field(state, 5), *start = field(state, 21);
+    const char *parent = field(state, 3), *group = field(state, 4), *session = field(state, 5);
+    const char *flags = field(state, 8), *start = field(state, 21);
     if (!start)
         return ESRCH;
     struct timespec now;
@@ -138,6 +141,7 @@ int forkcore_process_look(pid_t pid, struct forkcore_process_info *info)
         .session = (pid_t)strtol(session, NULL, 10),
         .age_ns = age > 0 ? age : 0,
         .is_zombie = state[2] == 'Z',
+        .is_ending = state[2] == 'Z' || (strtoul(flags, NULL, 10) & exiting) != 0,
     };
     return 0;
 }

@@ -37,6 +37,8 @@ struct forkcore_process_info {
     pid_t session;
     int64_t age_ns;
     bool is_zombie;
+    /// It has begun to exit, and perhaps closed some of its descriptors, or is a zombie.
+    bool is_ending;
 };
 
 /// Reads /proc/pid/stat. ESRCH if there is no such process. Any process. Signal-safe.

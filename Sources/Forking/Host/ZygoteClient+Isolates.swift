@@ -15,11 +15,7 @@ extension ZygoteClient {
     /// Why an isolate's child has gone without a word, and whether its zygote has, too.
     func loss(of id: PendingCall.ID, because error: ForkingError) -> (cause: ForkingError, isZygotes: Bool) {
         change { state in
-            // When a zygote dies, the end of this socket may show a moment before that of its own.
-            if error.code == .zygoteLost, let control = state.control {
-                _ = try? waitUntilReadable(control.rawValue, atMost: Self.briefly)
-            }
-            listen(&state)
+            noticeEnd(&state)
             if state.queue.wasKilled { return (.shutDown, true) }
             guard state.queue.isRunning(id) else { return (.lost(nextStart: nil), true) }
             return (error.code == .zygoteLost ? CallMessage.noAnswer : error, false)

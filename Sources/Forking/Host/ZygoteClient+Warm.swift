@@ -55,7 +55,7 @@ extension ZygoteClient {
         guard !rest.isEmpty else { return }
         change { state in
             for pending in rest.reversed() { state.queue.requeue(pending) }
-            listen(&state)
+            noticeEnd(&state)
             advance(&state)
         }
     }

@@ -24,15 +24,22 @@ extension ZygoteClient {
         guard let control = state.control, let table = state.table else { return }
         let ready = try? waitUntilReadable([control.rawValue, table.descriptor.rawValue], atMost: .zero)
         guard ready != 0 else { return }
-        listen(&state)
-        if state.control != nil, let pid = table.children.first?.pid, Self.hasEnded(pid) { lose(&state) }
+        noticeEnd(&state)
     }
 
-    /// Whether a child of this process has ended, which stays as it is. waitid(2)
-    private static func hasEnded(_ pid: ProcessID) -> Bool {
-        var info = siginfo_t()
-        let code = waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT)
-        return code == 0 && info.si_signo == SIGCHLD
+    /// Notices the zygote's end when one of its descriptors is at its end. A process that is killed closes them one by
+    /// one, and may have to wait for a processor meanwhile, so its socket may still be open; but the kernel tells that
+    /// it has begun to exit. proc_pid_stat(5)
+    func noticeEnd(_ state: inout State) {
+        listen(&state)
+        guard state.control != nil, let table = state.table, let pid = table.children.first?.pid else { return }
+        var process = forkcore_process_info()
+        let isEnding =
+            forkcore_process_look(pid, &process) == 0
+            ? process.is_ending
+            // No descriptor is left to look.
+            : (try? waitUntilReadable(table.descriptor.rawValue, atMost: Self.briefly)) == true
+        if isEnding { lose(&state) }
     }
 
     /// Receives the zygote's messages, and notices its end.
