@@ -120,12 +120,19 @@ let package = Package(
             path: "Tests/NIOServer"
         ),
         .testTarget(name: "ForkingNIOTests", dependencies: ["TestSupport", "nioserver"]),
+        .target(
+            name: "HostSupport",
+            dependencies: [
+                "Forking",
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ],
+            path: "Tests/HostSupport"
+        ),
         .executableTarget(
             name: "zygotehost",
             dependencies: [
-                "Forking", "ForkingAsync", "ForkingCodable",
-                .product(name: "NIOCore", package: "swift-nio"),
-                .product(name: "NIOPosix", package: "swift-nio"),
+                "Forking", "ForkingAsync", "ForkingCodable", "HostSupport",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/ZygoteHost"
@@ -133,7 +140,7 @@ let package = Package(
         .executableTarget(
             name: "actorhost",
             dependencies: [
-                "Forking", "ForkingDistributed",
+                "Forking", "ForkingDistributed", "HostSupport",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/ActorHost"

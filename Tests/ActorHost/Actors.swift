@@ -7,12 +7,8 @@ import Forking
 import ForkingDistributed
 import Foundation
 import Glibc
+import HostSupport
 import SystemPackage
-
-struct Failed: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}
 
 /// An error that is passed as itself.
 struct Refused: Error, Codable, Equatable {

@@ -5,12 +5,9 @@ import Forking
 import ForkingDistributed
 import Foundation
 import Glibc
+import HostSupport
 import Synchronization
 import SystemPackage
-
-func expect(_ condition: Bool, _ text: @autoclosure () -> String, line: Int = #line) throws {
-    if !condition { throw Failed("line \(line): \(text())") }
-}
 
 /// What a call throws.
 func failure<Result>(line: Int = #line, _ body: () async throws -> Result) async throws -> any Error {

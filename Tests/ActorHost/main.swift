@@ -7,6 +7,7 @@ import Forking
 import ForkingDistributed
 import Foundation
 import Glibc
+import HostSupport
 
 func configuration() -> Zygote.Configuration {
     var configuration = Zygote.Configuration()
@@ -32,21 +33,9 @@ let modes: [String: @Sendable (Int) async throws -> Void] = [
     "restarts": restarts,
     "shapes": shapes,
     "state": stateIsKept,
+    "storm": storm,
     "time": time,
     "zygote-killed": zygoteKilled,
 ]
 
-let arguments = CommandLine.arguments
-guard arguments.count >= 2, let mode = modes[arguments[1]] else {
-    FileHandle.standardError.write(
-        Data("usage: actorhost \(modes.keys.sorted().joined(separator: "|")) [COUNT]\n".utf8))
-    exit(64)
-}
-do {
-    try await mode(arguments.count > 2 ? Int(arguments[2]) ?? 1 : 1)
-    zygote.stop(.kill)
-    print("ok")
-} catch {
-    FileHandle.standardError.write(Data("\(arguments[1]): \(error)\n".utf8))
-    exit(1)
-}
+await runMode(of: modes) { zygote.stop(.kill) }

@@ -38,11 +38,18 @@ struct ZygoteHostTests {
         for mode in ["isolate", "isolate-values", "isolate-concurrent", "isolate-ends"] { try pass(mode) }
     }
 
+    @Test("thousands of calls, one in ten failing, while zygotes are killed: each is told as what it was")
+    func storm() throws { try pass("storm", 1000) }
+
+    @Test("thousands of isolates' calls, one in ten failing, while zygotes are killed: each is told as what it was")
+    func isolateStorm() throws { try pass("storm-isolates", 4000) }
+
     private func pass(_ mode: String, _ count: Int = 1) throws {
         let running = try Running(builtProgram("zygotehost"), [mode, "\(count)"], deadline: 240)
         let status = try running.wait()
         #expect(status == 0, "\(mode): \(running.errors.suffix(2000)) \(running.output.suffix(2000))")
-        #expect(running.output.hasSuffix("ok\n"))
+        // Another thread may report an event later.
+        #expect(running.output.split(separator: "\n").contains("ok"))
         try running.expectNothingAlive()
     }
 }

@@ -37,11 +37,15 @@ struct ActorHostTests {
     @Test("many calls from many tasks, one in ten failing")
     func many() throws { try pass("many", 800) }
 
+    @Test("thousands of calls, one in ten failing, while zygotes are killed: each is told as what it was")
+    func storm() throws { try pass("storm", 4000) }
+
     private func pass(_ mode: String, _ count: Int = 1) throws {
         let running = try Running(builtProgram("actorhost"), [mode, "\(count)"], deadline: 240)
         let status = try running.wait()
         #expect(status == 0, "\(mode): \(running.errors.suffix(2000)) \(running.output.suffix(2000))")
-        #expect(running.output.hasSuffix("ok\n"))
+        // Another thread may report an event later.
+        #expect(running.output.split(separator: "\n").contains("ok"))
         try running.expectNothingAlive()
     }
 }

@@ -4,6 +4,7 @@ import Forking
 import ForkingAsync
 import ForkingCodable
 import Foundation
+import HostSupport
 import Synchronization
 
 // MARK: The child

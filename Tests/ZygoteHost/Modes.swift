@@ -4,6 +4,7 @@ import Forking
 import ForkingAsync
 import ForkingCodable
 import Foundation
+import HostSupport
 import Synchronization
 import SystemPackage
 
@@ -277,12 +278,6 @@ private func mixedCall(_ number: Int) async throws {
     }
     try expect(got == wanted, "call \(number): \(got), not \(wanted)")
 }
-
-#if arch(arm64)
-    private let trapSignal = Signal.trap
-#else
-    private let trapSignal = Signal.illegalInstruction
-#endif
 
 extension UInt8 {
     fileprivate var asExit: Int32 { Int32(self) }

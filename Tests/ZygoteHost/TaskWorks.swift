@@ -3,6 +3,7 @@
 import Forking
 import ForkingAsync
 import Foundation
+import HostSupport
 import NIOPosix
 import Synchronization
 import SystemPackage

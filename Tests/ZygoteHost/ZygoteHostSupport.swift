@@ -2,25 +2,11 @@
 
 import Forking
 import Foundation
+import HostSupport
 import Synchronization
-
-struct Failed: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}
-
-func expect(_ condition: Bool, _ text: @autoclosure () -> String, line: Int = #line) throws {
-    if !condition { throw Failed("line \(line): \(text())") }
-}
 
 /// Of the last calls.
 let reports = Mutex<[Zygote.CallReport]>([])
-
-func seconds() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-}
 
 /// What a call fails with; an error if it does not.
 func failure(_ body: () async throws -> Zygote.Reply) async throws -> ForkingError {
@@ -63,28 +49,4 @@ struct WorkOrder: Codable {
         }
         return result
     }
-}
-
-/// What a process holds, to be the same before and after.
-struct Holdings: CustomStringConvertible {
-    let descriptors: Int
-    let residentKiB: Int
-    let children: Int
-
-    init(_ pid: Int32) {
-        descriptors = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count) ?? -1
-        let status = (try? String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)) ?? ""
-        let line = status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") } ?? ""
-        residentKiB = line.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? -1
-        let all = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
-        children =
-            all.filter { name in
-                guard Int(name) != nil, let stat = try? String(contentsOfFile: "/proc/\(name)/stat", encoding: .utf8),
-                    let end = stat.lastIndex(of: ")")
-                else { return false }
-                return stat[end...].split(separator: " ").dropFirst(2).first == "\(pid)"
-            }.count
-    }
-
-    var description: String { "\(descriptors) descriptors, \(residentKiB) KiB, \(children) children" }
 }

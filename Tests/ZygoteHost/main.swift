@@ -7,6 +7,7 @@ import Forking
 import ForkingAsync
 import ForkingCodable
 import Foundation
+import HostSupport
 import Synchronization
 
 let zygote = try Zygote.start(configuration: configuration(), hooks: hooks()) { handlers in
@@ -33,6 +34,7 @@ let zygote = try Zygote.start(configuration: configuration(), hooks: hooks()) { 
     handlers.answer("hang") { _ in while true { pause() } }
     handlers.answer("spin") { _ in while true {} }
     addIsolates(&handlers)
+    addStormIsolate(&handlers)
 }
 
 let modes: [String: @Sendable (Int) async throws -> Void] = [
@@ -49,22 +51,13 @@ let modes: [String: @Sendable (Int) async throws -> Void] = [
     "many": manyAwaited,
     "mix": mixedFailures,
     "own-thread": onOwnThread,
+    "storm": storm,
+    "storm-isolates": isolateStorm,
     "zygote-killed": zygoteKilled,
 ]
 
-let arguments = CommandLine.arguments
-guard arguments.count >= 2, let mode = modes[arguments[1]] else {
-    FileHandle.standardError.write(
-        Data("usage: zygotehost \(modes.keys.sorted().joined(separator: "|")) [COUNT]\n".utf8))
-    exit(64)
-}
-do {
-    try await mode(arguments.count > 2 ? Int(arguments[2]) ?? 1 : 1)
+await runMode(of: modes) {
     try expect(await zygote.shutDown(timeout: .seconds(10)), "the zygote did not end")
-    print("ok")
-} catch {
-    FileHandle.standardError.write(Data("\(arguments[1]): \(error)\n".utf8))
-    exit(1)
 }
 
 func configuration() -> Zygote.Configuration {

@@ -181,6 +181,8 @@ final class ZygoteClient: Sendable {
         if case .failure(let error) = outcome { failure = error }
         let duration = Instant.now - begun
         change { state in
+            // Calls that follow must not be lost with the same zygote.
+            if failure?.code == .zygoteLost { noticeEnd(&state) }
             let slot = state.queue.finish(id)
             if case .starting = state.queue.zygote { listen(&state) }  // it shares its tally when it is ready
             let report = Zygote.CallReport(

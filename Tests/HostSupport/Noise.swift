@@ -7,12 +7,16 @@ import Synchronization
 
 /// What goes on in a host: event loops, Foundation, types made at run time, tasks. Each takes the locks that a child
 /// forked from here would find taken for ever.
-final class Noise: Sendable {
+package final class Noise: Sendable {
+    /// A type's metadata stays for ever.
+    private static let types = 10_000
     private let isOver = Atomic(false)
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
 
-    func begin() {
-        Thread.detachNewThread { self.untilOver { depth in _ = typeName(depth, Int.self) } }
+    package init() {}
+
+    package func begin() {
+        Thread.detachNewThread { self.untilOver { round in _ = typeName(round % Self.types, Int.self) } }
         Thread.detachNewThread {
             self.untilOver { _ in _ = ISO8601DateFormatter().string(from: Date()).data(using: .utf8) }
         }
@@ -20,7 +24,7 @@ final class Noise: Sendable {
         Task { while !isOver.load(ordering: .relaxed) { await Task { _ = [UInt8](repeating: 1, count: 1000) }.value } }
     }
 
-    func end() {
+    package func end() {
         isOver.store(true, ordering: .relaxed)
         try? group.syncShutdownGracefully()
     }
