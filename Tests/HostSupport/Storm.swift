@@ -140,7 +140,10 @@ package final class Storm: Sendable {
                 let warm = zygote.status.warm
                 let held = Held(host: Holdings(getpid()), zygote: Holdings(pid), warm: warm)
                 let (host, zygote) = held.descriptors
-                let isLike = before.map { host <= $0.descriptors.host + Self.clocks && zygote <= $0.descriptors.zygote } ?? true
+                let isLike =
+                    before.map {
+                        host <= $0.descriptors.host + Self.clocks && zygote <= $0.descriptors.zygote
+                    } ?? true
                 if held.zygote.children == warm, self.zygote.status.warm == warm, isLike { return held }
                 try expect(
                     seconds() - begun < 60, "there are \(held), and were \(before?.description ?? "fewer") before")

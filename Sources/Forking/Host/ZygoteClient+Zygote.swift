@@ -46,18 +46,17 @@ extension ZygoteClient {
     func listen(_ state: inout State) {
         while let control = state.control {
             do {
-                guard let message = try CallMessage.receive(over: control.rawValue) else { return }
+                // Without the channels of warm children there are none; without the tally nobody counts.
+                guard let message = try CallMessage.receive(over: control.rawValue, evenWithoutDescriptors: true)
+                else { return }
                 switch message.kind {
                 case .ready:
-                    state.counts.begin(try Self.tally(in: message))
+                    state.counts.begin(try? Self.tally(in: message))
                     state.queue.noteReady()
                 case .forked: noteForked(message, &state)
                 case .threw: state.events.append(.startFailed(Self.notReady(message)))
                 default: break
                 }
-            } catch let error where error == .system(call: "recvmsg", .tooManyOpenFiles) {
-                // Warm children's channels came, and this process has no descriptors left for them.
-                state.warm.noteForked(0)
             } catch {
                 lose(&state)
             }

@@ -7,11 +7,11 @@ struct ZygoteCounts {
     /// Work of the zygote before.
     private var rest = Zygote.Work()
 
-    /// The counters of the zygote that was started last, even if it has ended.
+    /// The counters of the zygote that was started last, even if it has ended; zeros if they could not be had.
     var tally: ZygoteTally { shared?.value ?? ZygoteTally() }
 
     /// Another zygote counts from now on.
-    mutating func begin(_ next: SharedTally) {
+    mutating func begin(_ next: SharedTally?) {
         rest = takeWork()
         shared = next
         reported = ZygoteTally()

@@ -204,7 +204,12 @@ struct CallMessage {
 
     /// Any process. Returns nil if no message has arrived; throws `.zygoteLost` at end of file. Nothing in a message is
     /// trusted. The caller must close the descriptors that it carries.
-    static func receive(over channel: Int32) throws(ForkingError) -> CallMessage? {
+    ///
+    /// - Parameter evenWithoutDescriptors: receive a message without its descriptors, too, if this process has no room
+    ///   for them. Otherwise that is an error, and the message is lost.
+    static func receive(
+        over channel: Int32, evenWithoutDescriptors: Bool = false
+    ) throws(ForkingError) -> CallMessage? {
         var size = 0
         switch forkcore_message_size(channel, &size) {
         case 0: break
@@ -217,6 +222,7 @@ struct CallMessage {
         let code = message.take(channel, min(size, MemoryLayout<Head>.size + longestInline))
         if code != 0 { message.discardDescriptors() }
         if code == EAGAIN { return nil }
+        if code == EMFILE, evenWithoutDescriptors { return message }
         guard code != EMSGSIZE else { throw noAnswer }
         try check(code, "recvmsg")
         return message

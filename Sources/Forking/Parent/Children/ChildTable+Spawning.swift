@@ -6,8 +6,9 @@ public import SystemPackage
 
 /// Children that execute programs.
 extension ChildTable {
-    /// How long to wait for spawned children to call execve, in nanoseconds.
-    static let patienceWithPrograms: Int64 = 1_000_000_000
+    /// How long to wait for spawned children to call execve, in nanoseconds. On a machine whose processors have twenty
+    /// other threads to run, a second was too short.
+    static let patienceWithPrograms: Int64 = 10_000_000_000
 
     /// Makes a child that executes `program`. The program has `descriptor` as descriptors 0 and 1, and inherits 2; all
     /// others are closed. clone(2), execve(2).
@@ -78,7 +79,7 @@ extension ChildTable {
         source.wake(at: soon)
     }
 
-    /// Waits until every spawned child has called execve. That takes microseconds; the limit is a second.
+    /// Waits until every spawned child has called execve. That takes microseconds; the limit is ten seconds.
     ///
     /// - Returns: whether all have.
     func awaitPrograms() -> Bool {
