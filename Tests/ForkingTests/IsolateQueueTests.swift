@@ -51,6 +51,18 @@ struct IsolateQueueTests {
         #expect(queue.finish(2) && queue.next(at: start) == 3)
     }
 
+    @Test("a call is the only one as long as nobody waits for another") func onlyCall() {
+        var queue = running { $0.window = 3 }
+        queue.append(1, isStanding: true)
+        queue.append(2)
+        #expect(!queue.isOnlyCall(2), "it is not in flight")
+        #expect(queue.next(at: start) == 1 && queue.next(at: start) == 2 && queue.isOnlyCall(2))
+        queue.append(3)
+        #expect(!queue.isOnlyCall(2), "another waits")
+        #expect(queue.next(at: start) == 3 && !queue.isOnlyCall(2) && !queue.isOnlyCall(3))
+        #expect(queue.finish(2) && queue.isOnlyCall(3))
+    }
+
     @Test("a standing call holds up neither the end nor a replacement") func standing() {
         var queue = running { $0.window = 3 }
         queue.append(1, isStanding: true)

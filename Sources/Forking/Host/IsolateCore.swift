@@ -9,7 +9,7 @@ import SystemPackage
 ///
 /// `IsolateQueue` decides. `change` changes the state under the lock, and then, without it, does what is to be done:
 /// sends, calls back, reports. Where calls are served in order and a thread waits for the one in flight, that thread
-/// receives; elsewhere the thread of `Isolates` does.
+/// receives; elsewhere the thread of `Isolates` does, unless the reply comes at once: see `ReplySpin`.
 final class IsolateCore: Sendable {
     let number: UInt64
     let name: String
@@ -24,12 +24,7 @@ final class IsolateCore: Sendable {
     private let state: Mutex<State>
     /// Incremented when it has started, and when it is over.
     let word = UnsafeWord()
-
-    /// How long the last reply took. It is worth while to stay awake for one that comes soon: to wake a processor takes
-    /// longer.
-    private let lastTime = Atomic<Int64>(0)
-    private var isQuick: Bool { lastTime.load(ordering: .relaxed) < Self.soon.inNanoseconds * 2 }
-    private static let soon = Duration.microseconds(50)
+    private let spin = ReplySpin()
 
     struct Child {
         let pending: PendingCall
@@ -48,6 +43,8 @@ final class IsolateCore: Sendable {
         var child: Child?
         /// The call whose thread receives.
         var receiver: UInt64?
+        /// The call whose thread would spin if no other call were in flight.
+        var spinner: UInt64?
         /// Whether the thread of `Isolates` is woken by input, and not only by the end of the channel.
         var isInputWatched = false
         /// The channel has ended, but is still to be read to its end.
@@ -128,6 +125,7 @@ final class IsolateCore: Sendable {
     }
 
     func begin(_ call: IsolateCall) {
+        let spins = call.body != nil && !call.isStanding && spin.isWorthwhile()
         change { state, effects, now in
             if state.queue.isClosing || state.queue.isOver {
                 return finish(call, .failure(state.cause ?? .shutDown), &state, &effects)
@@ -138,7 +136,22 @@ final class IsolateCore: Sendable {
             }
             state.calls[call.id] = call
             state.queue.append(call.id, isStanding: call.isStanding)
+            if spins { state.spinner = call.id }
             if call.body != nil, let until = call.until { client.isolates.noteDue(until) }
+        }
+        if spins { spin(for: call) }
+    }
+
+    private func spin(for call: IsolateCall) {
+        let child = state.withLock { state in
+            state.spinner = nil
+            return state.receiver == call.id ? state.child : nil
+        }
+        guard let child else { return }
+        if spin.wait(for: child.descriptor) { receive(for: call.id) }
+        change { state, _, _ in
+            if state.receiver == call.id { state.receiver = nil }
+            if state.receiver == nil, !state.queue.inFlight.isEmpty { watch(input: true, &state) }
         }
     }
 
@@ -172,7 +185,7 @@ final class IsolateCore: Sendable {
             switch step {
             case .done(let outcome): return outcome
             case .receive(let child):
-                if !isQuick || !forkcore_readable_soon(child.descriptor, Self.soon.inNanoseconds) {
+                if !spin.isWorthwhile() || !spin.wait(for: child.descriptor) {
                     _ = try? waitUntilReadable(child.descriptor, atMost: rest)
                 }
                 receive(for: call.id)
@@ -205,7 +218,6 @@ final class IsolateCore: Sendable {
     ) {
         state.calls[call.id] = nil
         if state.receiver == call.id { state.receiver = nil }
-        if let sent = call.sent { lastTime.store((Instant.now - sent).inNanoseconds, ordering: .relaxed) }
         call.outcome = outcome
         effects.finished.append((call, outcome))
     }
@@ -304,7 +316,8 @@ final class IsolateCore: Sendable {
             guard let call = state.calls[id] else { continue }
             call.sent = now
             effects.sends.append(call)
-            let isByCaller = call.body == nil && !manner.isCooperative
+            let isByCaller =
+                call.body == nil ? !manner.isCooperative : state.spinner == id && state.queue.isOnlyCall(id)
             state.receiver = isByCaller ? id : nil
             watch(input: !isByCaller, &state)
         }

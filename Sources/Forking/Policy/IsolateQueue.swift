@@ -155,6 +155,11 @@ struct IsolateQueue {
         return late.removeValue(forKey: id) != nil
     }
 
+    /// Whether the child serves this call, and there is no other that somebody waits for.
+    func isOnlyCall(_ id: ID) -> Bool {
+        waiting.isEmpty && inFlight.contains(id) && inFlight.allSatisfy { $0 == id || standing.contains($0) }
+    }
+
     func isLate(_ id: ID) -> Bool { late[id] != nil }
 
     /// Nobody waits for a call any more. If it is in flight, the child is told, or killed if it cannot be: see `order`.
