@@ -46,16 +46,16 @@ bool forkcore_jobs_is_readable(void)
     return is_readable;
 }
 
-static void poll_until(const struct timespec *until)
+static struct timespec time_of(int64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = ns % 1000000000};
+}
+
+static void poll_until(int64_t until_ns)
 {
     struct pollfd polled[] = {{.fd = watched, .events = POLLIN}, {.fd = bell, .events = POLLIN}};
-    struct timespec now, rest = {0};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    if (until->tv_sec > now.tv_sec || (until->tv_sec == now.tv_sec && until->tv_nsec > now.tv_nsec)) {
-        rest = (struct timespec){until->tv_sec - now.tv_sec, until->tv_nsec - now.tv_nsec};
-        if (rest.tv_nsec < 0)
-            rest = (struct timespec){rest.tv_sec - 1, rest.tv_nsec + 1000000000};
-    }
+    int64_t now = forkcore_now();
+    struct timespec rest = time_of(until_ns > now ? until_ns - now : 0);
     if (ppoll(polled, 2, &rest, NULL) <= 0)
         return;
     is_readable = polled[0].revents != 0;
@@ -79,11 +79,11 @@ static void wait_until(int64_t until_ns)
     uint32_t awake = AWAKE;
     if (!atomic_compare_exchange_strong(&taker, &awake, ASLEEP))
         return; // it was woken in advance
-    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000), .tv_nsec = until_ns % 1000000000};
+    struct timespec until = time_of(until_ns);
     if (atomic_load(&newest))
         return;
     if (bell >= 0)
-        poll_until(&until);
+        poll_until(until_ns);
     else
         syscall(SYS_futex, &taker, WAIT_UNTIL | PRIVATE, ASLEEP, &until, NULL, UINT32_MAX);
 }

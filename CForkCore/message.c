@@ -144,22 +144,15 @@ bool forkcore_hung_up(int channel)
     return poll(&polled, 1, 0) > 0;
 }
 
-static int64_t nanoseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 bool forkcore_readable_soon(int channel, int64_t ns)
 {
-    int64_t end = nanoseconds() + ns;
+    int64_t end = forkcore_now() + ns;
     do {
         struct pollfd polled = {.fd = channel, .events = POLLIN};
         if (poll(&polled, 1, 0) > 0)
             return true;
         sched_yield();
-    } while (nanoseconds() < end);
+    } while (forkcore_now() < end);
     return false;
 }
 

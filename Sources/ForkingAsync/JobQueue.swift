@@ -4,7 +4,6 @@
 
 import CForkCore
 import Forking
-import Glibc
 import SystemPackage
 
 /// The jobs of this process. Any thread adds some, by `forkcore_jobs_add`; all else is for the thread that runs them.
@@ -68,18 +67,11 @@ final class JobQueue: @unchecked Sendable {
         return nil
     }
 
-    /// When that much time has passed.
-    static func due(after delay: Duration) -> Int64 {
-        let (sum, overflow) = now.addingReportingOverflow(delay.inNanoseconds)
-        return overflow ? .max : max(0, sum)
-    }
+    /// When that much time has passed. Like `SuspendingClock`, this does not count the time in which the machine sleeps:
+    /// futex(2) knows no other clock.
+    static func due(after delay: Duration) -> Int64 { max(0, (Instant.now + delay).nanoseconds) }
 
-    /// Like `SuspendingClock`, it does not count the time in which the machine sleeps. futex(2) knows no other clock.
-    private static var now: Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
-    }
+    private static var now: Int64 { Instant.now.nanoseconds }
 }
 
 /// The jobs that are not due yet, as a binary heap: none is due before the one at half its index.

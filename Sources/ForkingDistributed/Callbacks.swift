@@ -8,7 +8,7 @@ import Synchronization
 import SystemPackage
 
 /// Host to child. The reply to `invocation` is an `Outcome`, that to `nextCallback` a `Callback`, others are empty.
-enum HostMessage {
+enum HostMessage: Transfer {
     /// A call of an actor of the child.
     case invocation(Invocation)
     /// Reply with the next call that the child has for the host, as soon as there is one.
@@ -16,50 +16,44 @@ enum HostMessage {
     /// What became of a call of the child's.
     case result(UInt64, Outcome)
 
-    func encoded() -> (bytes: [UInt8], descriptors: [FileDescriptor]) {
-        var writer = ByteWriter()
-        switch self {
-        case .invocation(let invocation):
-            let (bytes, descriptors) = invocation.encoded()
-            return ([0] + bytes, descriptors)
-        case .nextCallback: return ([1], [])
-        case .result(let number, let outcome):
-            let (bytes, descriptors) = outcome.encoded()
-            writer.add(number)
-            return ([2] + writer.bytes + bytes, descriptors)
+    init(from reader: inout ByteReader) throws {
+        switch try reader.byte() {
+        case 0: self = .invocation(try Invocation(from: &reader))
+        case 1: self = .nextCallback
+        case 2: self = .result(try reader.number(), try Outcome(from: &reader))
+        default: throw ByteReader.malformed
         }
     }
 
-    init(_ bytes: [UInt8], descriptors: [FileDescriptor]) throws {
-        let rest = Array(bytes.dropFirst())
-        switch bytes.first {
-        case 0: self = .invocation(try Invocation(rest, descriptors: descriptors))
-        case 1: self = .nextCallback
-        case 2:
-            var reader = ByteReader(rest)
-            self = .result(try reader.number(), try Outcome(Array(rest.dropFirst(8)), descriptors: descriptors))
-        default: throw ForkingError.invalid("malformed message from the host")
+    func write(to writer: inout ByteWriter) {
+        switch self {
+        case .invocation(let invocation):
+            writer.add(byte: 0)
+            invocation.write(to: &writer)
+        case .nextCallback: writer.add(byte: 1)
+        case .result(let number, let outcome):
+            writer.add(byte: 2)
+            writer.add(number)
+            outcome.write(to: &writer)
         }
     }
 }
 
 /// Child to host: a call of an actor of the host, or of another isolate.
-struct Callback: Sendable {
+struct Callback: Transfer {
     let number: UInt64
     let invocation: Invocation
 
     init(_ number: UInt64, _ invocation: Invocation) { (self.number, self.invocation) = (number, invocation) }
 
-    init(_ bytes: [UInt8]) throws {
-        var reader = ByteReader(bytes)
+    init(from reader: inout ByteReader) throws {
         number = try reader.number()
-        invocation = try Invocation(Array(bytes.dropFirst(8)), descriptors: [])
+        invocation = try Invocation(from: &reader)
     }
 
-    func encoded() -> [UInt8] {
-        var writer = ByteWriter()
+    func write(to writer: inout ByteWriter) {
         writer.add(number)
-        return writer.bytes + invocation.encoded().bytes
+        invocation.write(to: &writer)
     }
 }
 
@@ -77,7 +71,7 @@ final class Callbacks: Sendable {
 
     /// Calls an actor of the host, and awaits what becomes of it.
     func call(_ invocation: Invocation, expecting count: Int) async throws -> Outcome {
-        guard invocation.encoded().descriptors.isEmpty, count == 0 else {
+        guard !invocation.hasDescriptors, count == 0 else {
             throw ForkingError.invalid("a child passes no descriptor to a host's actor, nor gets one from it")
         }
         let number = state.withLock { state in
@@ -106,7 +100,7 @@ final class Callbacks: Sendable {
 
     private func answer(_ question: CheckedContinuation<[UInt8], Never>) {
         let bytes: [UInt8]? = state.withLock { state in
-            if !state.waiting.isEmpty { return state.waiting.removeFirst().encoded() }
+            if !state.waiting.isEmpty { return state.waiting.removeFirst().encoded().bytes }
             state.question = question
             return nil
         }

@@ -38,7 +38,7 @@ enum Parcel: Sendable {
 }
 
 /// A call of a method: to which actor, of which method, with what.
-struct Invocation: Sendable {
+struct Invocation: Transfer {
     var actor = IsolateActorID(process: 0, number: 0)
     /// The method's mangled name, as the compiler gives it.
     var target = ""
@@ -48,10 +48,14 @@ struct Invocation: Sendable {
 
     init() {}
 
-    // MARK: As bytes
+    init(from reader: inout ByteReader) throws {
+        actor = IsolateActorID(process: try reader.number(), number: try reader.number())
+        target = try reader.text()
+        generics = try (0..<reader.count()).map { _ in try reader.text() }
+        arguments = try (0..<reader.count()).map { _ in try reader.parcel() }
+    }
 
-    func encoded() -> (bytes: [UInt8], descriptors: [FileDescriptor]) {
-        var writer = ByteWriter()
+    func write(to writer: inout ByteWriter) {
         writer.add(actor.process)
         writer.add(actor.number)
         writer.add(target)
@@ -59,96 +63,11 @@ struct Invocation: Sendable {
         for name in generics { writer.add(name) }
         writer.add(UInt64(arguments.count))
         for argument in arguments { writer.add(argument) }
-        return (writer.bytes, writer.descriptors)
     }
 
-    init(_ bytes: [UInt8], descriptors: [FileDescriptor]) throws {
-        var reader = ByteReader(bytes, descriptors)
-        actor = IsolateActorID(process: try reader.number(), number: try reader.number())
-        target = try reader.text()
-        generics = try (0..<reader.count()).map { _ in try reader.text() }
-        arguments = try (0..<reader.count()).map { _ in try reader.parcel() }
-    }
-}
-
-/// Numbers, texts and parcels, one after the other.
-struct ByteWriter {
-    private(set) var bytes: [UInt8] = []
-    private(set) var descriptors: [FileDescriptor] = []
-
-    mutating func add(_ number: UInt64) {
-        withUnsafeBytes(of: number.littleEndian) { bytes += $0 }
-    }
-
-    mutating func add(_ block: [UInt8]) {
-        add(UInt64(block.count))
-        bytes += block
-    }
-
-    mutating func add(_ text: String) { add(Array(text.utf8)) }
-
-    mutating func add(_ parcel: Parcel) {
-        switch parcel {
-        case .encoded(let block):
-            bytes.append(0)
-            add(block)
-        case .bytes(let block):
-            bytes.append(1)
-            add(block)
-        case .descriptor(let descriptor):
-            bytes.append(2)
-            descriptors.append(descriptor)
-        }
-    }
-}
-
-/// What a `ByteWriter` has written. Throws where it cannot have been one: a child may have been taken over.
-struct ByteReader {
-    private var rest: ArraySlice<UInt8>
-    private var descriptors: ArraySlice<FileDescriptor>
-
-    init(_ bytes: [UInt8], _ descriptors: [FileDescriptor] = []) {
-        rest = bytes[...]
-        self.descriptors = descriptors[...]
-    }
-
-    private static let malformed = ForkingError.invalid("malformed message from another process")
-
-    mutating func byte() throws -> UInt8 {
-        guard let first = rest.popFirst() else { throw Self.malformed }
-        return first
-    }
-
-    mutating func number() throws -> UInt64 {
-        guard rest.count >= 8 else { throw Self.malformed }
-        defer { rest = rest.dropFirst(8) }
-        return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
-    }
-
-    /// Of things that follow, each of at least one byte.
-    mutating func count() throws -> Int {
-        let count = try number()
-        guard count <= rest.count else { throw Self.malformed }
-        return Int(count)
-    }
-
-    mutating func block() throws -> [UInt8] {
-        let count = try count()
-        defer { rest = rest.dropFirst(count) }
-        return Array(rest.prefix(count))
-    }
-
-    mutating func text() throws -> String { String(decoding: try block(), as: UTF8.self) }
-
-    mutating func parcel() throws -> Parcel {
-        switch try byte() {
-        case 0: return .encoded(try block())
-        case 1: return .bytes(try block())
-        case 2:
-            guard let descriptor = descriptors.popFirst() else { throw Self.malformed }
-            return .descriptor(descriptor)
-        default: throw Self.malformed
-        }
+    /// Whether descriptors go with it.
+    var hasDescriptors: Bool {
+        arguments.contains { if case .descriptor = $0 { true } else { false } }
     }
 }
 

@@ -8,7 +8,7 @@ import Synchronization
 import SystemPackage
 
 /// How a distributed method has ended.
-enum Outcome: Sendable {
+enum Outcome: Transfer {
     case returned(Parcel)
     case returnedVoid
     /// An error that is Codable, by its type's mangled name.
@@ -40,33 +40,30 @@ enum Outcome: Sendable {
         }
     }
 
-    func encoded() -> (bytes: [UInt8], descriptors: [FileDescriptor]) {
-        var writer = ByteWriter()
-        switch self {
-        case .returned(let parcel):
-            writer.add(0)
-            writer.add(parcel)
-        case .returnedVoid: writer.add(1)
-        case .threw(let type, let parcel):
-            writer.add(2)
-            writer.add(type)
-            writer.add(parcel)
-        case .failed(let type, let text):
-            writer.add(3)
-            writer.add(type)
-            writer.add(text)
-        }
-        return (writer.bytes, writer.descriptors)
-    }
-
-    init(_ bytes: [UInt8], descriptors: [FileDescriptor]) throws {
-        var reader = ByteReader(bytes, descriptors)
-        switch try reader.number() {
+    init(from reader: inout ByteReader) throws {
+        switch try reader.byte() {
         case 0: self = .returned(try reader.parcel())
         case 1: self = .returnedVoid
         case 2: self = .threw(type: try reader.text(), try reader.parcel())
         case 3: self = .failed(type: try reader.text(), text: try reader.text())
-        default: throw ForkingError.invalid("malformed reply from another process")
+        default: throw ByteReader.malformed
+        }
+    }
+
+    func write(to writer: inout ByteWriter) {
+        switch self {
+        case .returned(let parcel):
+            writer.add(byte: 0)
+            writer.add(parcel)
+        case .returnedVoid: writer.add(byte: 1)
+        case .threw(let type, let parcel):
+            writer.add(byte: 2)
+            writer.add(type)
+            writer.add(parcel)
+        case .failed(let type, let text):
+            writer.add(byte: 3)
+            writer.add(type)
+            writer.add(text)
         }
     }
 }

@@ -5,25 +5,27 @@
 import Glibc
 
 /// A point in time on CLOCK_MONOTONIC, in nanoseconds. (The standard library's clocks are part of Concurrency.)
-struct Instant: Comparable {
-    var nanoseconds: Int64
+package struct Instant: Comparable, BitwiseCopyable {
+    package var nanoseconds: Int64
 
-    static var now: Instant {
+    init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
+
+    package static var now: Instant {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return Instant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
     }
 
-    static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
+    package static func < (a: Instant, b: Instant) -> Bool { a.nanoseconds < b.nanoseconds }
 
     /// Saturates instead of overflowing.
-    static func + (instant: Instant, duration: Duration) -> Instant {
+    package static func + (instant: Instant, duration: Duration) -> Instant {
         let (sum, overflow) = instant.nanoseconds.addingReportingOverflow(duration.inNanoseconds)
         return Instant(nanoseconds: overflow ? (instant.nanoseconds < 0 ? .min : .max) : sum)
     }
 
     /// Saturates instead of overflowing.
-    static func - (later: Instant, earlier: Instant) -> Duration {
+    package static func - (later: Instant, earlier: Instant) -> Duration {
         let (difference, overflow) = later.nanoseconds.subtractingReportingOverflow(earlier.nanoseconds)
         return .nanoseconds(overflow ? (later.nanoseconds < 0 ? .min : .max) : difference)
     }
