@@ -49,7 +49,10 @@ POOL_SERVERS = {
 
 
 CALL_METHODS = {
-    "zygote": ("Zygote (this library)", "#d9480f"),
+    "zygote": ("Zygote (this library), a fork for each call", "#d9480f"),
+    "warm": ("Zygote, warm children", "#f08c00"),
+    "distributed": ("Zygote, a distributed actor", "#c2255c"),
+    "isolate": ("Zygote, an isolate", "#ae3ec9"),
     "fork": ("fork of the host itself", "#212529"),
     "posix_spawn": ("posix_spawn of a static program in C", "#1971c2"),
     "swift-subprocess": ("swift-subprocess, the same program", "#2f9e44"),
