@@ -46,9 +46,14 @@ extension Zygote.Handlers {
         actor(type, codec: codec) { (system, _: NoArgument) in try make(system) }
     }
 
-    /// The handler's name: the end of the type's, in which types differ.
+    /// The handler's name: the type's, or the end of a long one and a number made of all of it. The names of private
+    /// types have an address in them, which is another one in a zygote that is executed anew.
     static func name(of type: any DistributedActor.Type) -> String {
-        let name = Array(String(reflecting: type).utf8.suffix(57))
-        return "actor " + String(decoding: name, as: UTF8.self)
+        let parts = String(reflecting: type).split(separator: "(unknown context at $", omittingEmptySubsequences: false)
+        let name = parts[0] + parts.dropFirst().map { "(private" + $0.drop { $0 != ")" } }.joined()
+        guard name.utf8.count > 58 else { return "actor " + name }
+        let hash = name.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+        let end = name.utf8.suffix(40).drop { $0 & 0xc0 == 0x80 }  // not from the middle of a character
+        return "actor " + String(decoding: end, as: UTF8.self) + " " + String(hash, radix: 16)
     }
 }
