@@ -17,8 +17,9 @@ enum Outcome: Transfer {
     case failed(type: String, text: String)
 
     init(threw error: any Error, _ codec: any IsolateCodec) {
+        // A private type is not found by its name.
         if let error = error as? any Error & Codable, let name = _mangledTypeName(type(of: error)),
-            let parcel = try? Parcel(error, codec)
+            _typeByName(name) != nil, let parcel = try? Parcel(error, codec)
         {
             self = .threw(type: name, parcel)
         } else {
