@@ -22,8 +22,11 @@ extension Zygote.Handlers {
             var reader = ByteReader(request.bytes)
             let (number, parcel) = (try reader.number(), try reader.parcel())
             let callbacks = Callbacks()
-            let system = IsolateSystem(isolate: number, callbacks, codec)
+            let system = IsolateSystem(isolate: number, for: type, callbacks, codec)
             let actor = try make(system, parcel.open(Argument.self, in: system))
+            guard actor.id == .main(of: number) else {
+                throw ForkingError.invalid("another \(type) was made before the one that was returned")
+            }
             system.state.withLock { $0.main = actor }
             return { request in
                 switch try HostMessage(request.bytes, descriptors: request.descriptors) {

@@ -99,9 +99,11 @@ extension IsolateSystem {
     /// one, and whose reply is that.
     private func serveCallbacks(of isolate: Zygote.Isolate) {
         Task.detached { [weak self] in
-            while let system = self {
+            while true {
                 do {
+                    // Meanwhile the system may be released.
                     let reply = try await isolate.run(HostMessage.nextCallback.encoded().bytes, isStanding: true)
+                    guard let system = self else { return }
                     let callback = try Callback(reply.bytes)
                     Task.detached { await system.serve(callback, for: isolate) }
                 } catch {

@@ -49,7 +49,9 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         /// For actors of this process. 1 is for the actor that an isolate was created for.
         var nextNumber: UInt64 = 2
         var actors: [UInt64: WeakActor] = [:]
-        /// In a child: the actor that it was created for, which lives as long as the child.
+        /// In a child: the type of the actor that it was created for, until that has its number.
+        var awaited: (any DistributedActor.Type)?
+        /// In a child: that actor, which lives as long as the child.
         var main: (any DistributedActor)?
         /// In the host.
         var nextIsolate: UInt64 = 1
@@ -70,10 +72,16 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         self.codec = codec
     }
 
-    /// Child.
-    init(isolate: UInt64, _ callbacks: Callbacks, _ codec: any IsolateCodec) {
+    /// Child, for an actor of this type.
+    init(isolate: UInt64, for type: any DistributedActor.Type, _ callbacks: Callbacks, _ codec: any IsolateCodec) {
         role = .isolate(isolate, callbacks)
         self.codec = codec
+        state.withLock { $0.awaited = type }
+    }
+
+    /// What asks for calls of the host's actors refers to the isolates, too.
+    deinit {
+        for isolate in state.withLock({ $0.isolates.values.map { $0 } }) { isolate.release() }
     }
 
     /// The number of this process in the identifiers of actors.
@@ -83,6 +91,11 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
 
     public func assignID<Act: DistributedActor>(_ type: Act.Type) -> ActorID where Act.ID == ActorID {
         state.withLock { state in
+            // The host knows this one by that number before it exists, and it must know itself by the same.
+            if let awaited = state.awaited, awaited == type {
+                state.awaited = nil
+                return .main(of: process)
+            }
             defer { state.nextNumber += 1 }
             return IsolateActorID(process: process, number: state.nextNumber)
         }
@@ -108,7 +121,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     }
 
     func actor(_ number: UInt64) -> (any DistributedActor)? {
-        state.withLock { number == 1 ? $0.main : $0.actors[number]?.actor }
+        state.withLock { $0.actors[number]?.actor }
     }
 
     // MARK: Calls
