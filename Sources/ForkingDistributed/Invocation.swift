@@ -55,6 +55,15 @@ struct Invocation: Transfer {
         arguments = try (0..<reader.count()).map { _ in try reader.parcel() }
     }
 
+    /// With descriptors of its own, which the method may close.
+    func duplicated() throws -> Invocation {
+        var copy = self
+        copy.arguments = try arguments.map { argument in
+            if case .descriptor(let descriptor) = argument { .descriptor(try descriptor.duplicate()) } else { argument }
+        }
+        return copy
+    }
+
     func write(to writer: inout ByteWriter) {
         writer.add(actor.process)
         writer.add(actor.number)

@@ -115,6 +115,8 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
             throw ForkingError.invalid("there is no \(id) any more")
         }
         guard let found = actor as? Act else {
+            // What a protocol with @Resolvable is resolved by is always a reference.
+            if type is any _DistributedActorStub.Type { return nil }
             throw ForkingError.invalid("\(id) is a \(Swift.type(of: actor)), not a \(type)")
         }
         return found
@@ -163,6 +165,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
             let reply = try await isolate.run(
                 message.bytes, descriptors: message.descriptors, expecting: count, deadline: Self.deadline)
             return try Outcome(reply.bytes, descriptors: reply.takeDescriptors())
+        if invocation.actor.process == process { return await perform(try invocation.duplicated()) }
         case .isolate(_, let callbacks):
             return try await callbacks.call(invocation, expecting: count)
         }
