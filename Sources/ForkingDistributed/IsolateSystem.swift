@@ -135,7 +135,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         returning: Result.Type
     ) async throws -> Result where Act.ID == ActorID {
         let outcome = try await send(
-            invocation.invocation, to: actor.id, target, expecting: Result.self == FileDescriptor.self ? 1 : 0)
+            invocation.invocation, to: actor, target, expecting: Result.self == FileDescriptor.self ? 1 : 0)
         guard case .returned(let parcel) = outcome else { throw outcome.error(in: self) }
         return try parcel.open(Result.self, in: self)
     }
@@ -143,21 +143,29 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     public func remoteCallVoid<Act: DistributedActor, Err: Error>(
         on actor: Act, target: RemoteCallTarget, invocation: inout InvocationEncoder, throwing: Err.Type
     ) async throws where Act.ID == ActorID {
-        let outcome = try await send(invocation.invocation, to: actor.id, target, expecting: 0)
+        let outcome = try await send(invocation.invocation, to: actor, target, expecting: 0)
         guard case .returnedVoid = outcome else { throw outcome.error(in: self) }
     }
 
-    private func send(
-        _ invocation: Invocation, to actor: ActorID, _ target: RemoteCallTarget, expecting count: Int
-    ) async throws -> Outcome {
+    private func send<Act: DistributedActor>(
+        _ invocation: Invocation, to actor: Act, _ target: RemoteCallTarget, expecting count: Int
+    ) async throws -> Outcome where Act.ID == ActorID {
         var invocation = invocation
-        invocation.actor = actor
+        // Swift's accessor of such a method gives it the actor's types for its own, so that it takes its arguments for
+        // something else. 'G' ends the names of generic types, 'qd' is a parameter of a method within one.
+        if invocation.generics.count > 1, target.identifier.contains("qd_"),
+            _mangledTypeName(Act.self)?.hasSuffix("G") == true
+        {
+            throw ForkingError.invalid("\(target) is a generic method of a generic actor, which Swift cannot call")
+        }
+        invocation.actor = actor.id
         invocation.target = target.identifier
         return try await send(invocation, expecting: count)
     }
 
     /// Sends a call to the process in which its actor lives. From one isolate to another it goes through the host.
     func send(_ invocation: Invocation, expecting count: Int) async throws -> Outcome {
+        if invocation.actor.process == process { return await perform(try invocation.duplicated()) }
         switch role {
         case .host:
             let isolate = try isolate(of: invocation.actor)
@@ -165,7 +173,6 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
             let reply = try await isolate.run(
                 message.bytes, descriptors: message.descriptors, expecting: count, deadline: Self.deadline)
             return try Outcome(reply.bytes, descriptors: reply.takeDescriptors())
-        if invocation.actor.process == process { return await perform(try invocation.duplicated()) }
         case .isolate(_, let callbacks):
             return try await callbacks.call(invocation, expecting: count)
         }
