@@ -20,20 +20,35 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
     handlers.actor(Shapes.self) { Shapes(actorSystem: $0) }
     handlers.actor(Caller.self) { Caller(actorSystem: $0) }
     handlers.actor(Impossible.self) { try Impossible(actorSystem: $0) }
+    registerPort(in: &handlers)
+    registerDispatch(in: &handlers)
 }
 let system = IsolateSystem(zygote)
 
 let modes: [String: @Sendable (Int) async throws -> Void] = [
+    "bad-calls": badCalls,
     "callbacks": callbacks,
     "cancellation": cancellation,
     "deadlines": deadlines,
     "ends": ends,
+    "equality": equality,
+    "executors": executors,
+    "generics": generics,
     "identity": identity,
+    "lifetimes": lifetimes,
+    "local-calls": localCalls,
     "many": manyCalls,
+    "overloads": overloads,
+    "protocols": protocols,
+    "references": references,
+    "released": released,
+    "resolvable": resolvable,
     "restarts": restarts,
     "shapes": shapes,
     "state": stateIsKept,
     "storm": storm,
+    "surroundings": surroundings,
+    "teams": teams,
     "time": time,
     "zygote-killed": zygoteKilled,
 ]

@@ -40,6 +40,45 @@ struct ActorHostTests {
     @Test("thousands of calls, one in ten failing, while zygotes are killed: each is told as what it was")
     func storm() throws { try pass("storm", 4000) }
 
+    @Test("an initialiser that throws makes no actor; a local actor's end resigns its identifier")
+    func lifetimes() throws { try pass("lifetimes") }
+
+    @Test("a reference keeps its system; its own end is nothing to the actor, the system's ends the processes")
+    func references() throws { try pass("references") }
+
+    @Test("references to one actor are equal on either side, hashed alike, and coded")
+    func equality() throws { try pass("equality") }
+
+    @Test("actors are passed in structures, arrays and dictionaries, and are themselves where they live")
+    func teams() throws { try pass("teams") }
+
+    @Test("calls within a process, and of an actor's own methods, pass arguments as they are")
+    func localCalls() throws { try pass("local-calls") }
+
+    @Test("arguments and results are released in host and child")
+    func released() throws { try pass("released") }
+
+    @Test("a bad target, bad arguments, and what cannot be encoded or decoded are errors for the caller only")
+    func badCalls() throws { try pass("bad-calls") }
+
+    @Test("overloads, labels, extensions and properties are told apart")
+    func overloads() throws { try pass("overloads") }
+
+    @Test("a protocol's methods reach each of its implementations, through generic functions and existentials, too")
+    func protocols() throws { try pass("protocols") }
+
+    @Test("actors may be generic, nested, and private, also in a zygote that follows another")
+    func generics() throws { try pass("generics") }
+
+    @Test("a protocol that is @Resolvable is all that a caller needs to know, wherever the actor is")
+    func resolvable() throws { try pass("resolvable") }
+
+    @Test("an actor's methods run on its executor, in host and child")
+    func executors() throws { try pass("executors") }
+
+    @Test("task-local values are not passed to the child, nor left there")
+    func surroundings() throws { try pass("surroundings") }
+
     private func pass(_ mode: String, _ count: Int = 1) throws {
         let running = try Running(builtProgram("actorhost"), [mode, "\(count)"], deadline: 240)
         let status = try running.wait()
