@@ -211,29 +211,6 @@ distributed actor Quiet: Speaker {
     distributed var said: [String] { last.map { [$0] } ?? [] }
 }
 
-/// Of no system in particular.
-@Resolvable
-protocol Adder: DistributedActor where ActorSystem: DistributedActorSystem<any Codable> {
-    distributed func add(_ number: Int) -> Int
-    distributed var sum: Int { get }
-}
-
-distributed actor IsolatedAdder: Adder {
-    typealias ActorSystem = IsolateSystem
-    private var total = 0
-    distributed var sum: Int { total }
-    distributed func add(_ number: Int) -> Int {
-        total += number
-        return total
-    }
-}
-
-distributed actor LocalAdder: Adder {
-    typealias ActorSystem = LocalTestingDistributedActorSystem
-    distributed func add(_ number: Int) -> Int { -number }
-    distributed var sum: Int { -1 }
-}
-
 // MARK: Executors
 
 /// Runs what it is given at once, and counts it.
@@ -341,7 +318,6 @@ func registerDispatch(in handlers: inout Zygote.Handlers) {
     registerSecret(in: &handlers)
     handlers.actor(Loud.self) { Loud(actorSystem: $0) }
     handlers.actor(Quiet.self) { Quiet(actorSystem: $0) }
-    handlers.actor(IsolatedAdder.self) { IsolatedAdder(actorSystem: $0) }
     handlers.actor(OnMain.self) { OnMain(actorSystem: $0) }
     handlers.actor(OnOwn.self) { OnOwn(actorSystem: $0) }
     handlers.actor(Plain.self) { Plain(actorSystem: $0) }

@@ -127,13 +127,6 @@ private func both<Act: DistributedActor>(
     try expect(try await here.said == [], "the host's was not called")
     let gone = try await failure { try $Speaker.resolve(id: goneID(), using: system) }
     try expect((gone as? ForkingError)?.code == .invalid, "\(gone)")
-    // Of no system in particular.
-    let isolated = try await system.create(IsolatedAdder.self)
-    let adder = try $Adder<IsolateSystem>.resolve(id: isolated.id, using: system)
-    try expect(try await add(to: adder) == [2, 5, 5], "another sum")
-    let local = LocalAdder(actorSystem: LocalTestingDistributedActorSystem())
-    try expect(try await add(to: local) == [-2, -3, -1], "another sum")
-    try expect(try await isolated.sum == 5, "another actor")
 }
 
 private func speak(_ speaker: some Speaker, expecting text: String, _ code: Int, line: Int = #line) async throws {
@@ -148,10 +141,6 @@ private func speak(_ speaker: some Speaker, expecting text: String, _ code: Int,
 }
 
 private func goneID() -> IsolateActorID { Quiet(actorSystem: system).id }
-
-private func add(to adder: some Adder) async throws -> [Int] {
-    [try await adder.add(2), try await adder.add(3), try await adder.sum]
-}
 
 // MARK: Executors
 
