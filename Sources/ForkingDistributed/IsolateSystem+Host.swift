@@ -38,10 +38,7 @@ extension IsolateSystem {
         guard case .host(let zygote) = role else {
             throw ForkingError.invalid("only the host's system creates actors in processes of their own")
         }
-        let number = state.withLock { state in
-            defer { state.nextIsolate += 1 }
-            return state.nextIsolate
-        }
+        let number = ActorID.unknownNumber()
         var configuration = Zygote.Isolate.Configuration()
         configuration.restart = options.restart
         configuration.limits = options.limits

@@ -46,15 +46,13 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     }
 
     struct State {
-        /// For actors of this process. 1 is for the actor that an isolate was created for.
-        var nextNumber: UInt64 = 2
+        /// Those of this process.
         var actors: [UInt64: WeakActor] = [:]
         /// In a child: the type of the actor that it was created for, until that has its number.
         var awaited: (any DistributedActor.Type)?
         /// In a child: that actor, which lives as long as the child.
         var main: (any DistributedActor)?
         /// In the host.
-        var nextIsolate: UInt64 = 1
         var isolates: [UInt64: Zygote.Isolate] = [:]
     }
 
@@ -92,12 +90,11 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     public func assignID<Act: DistributedActor>(_ type: Act.Type) -> ActorID where Act.ID == ActorID {
         state.withLock { state in
             // The host knows this one by that number before it exists, and it must know itself by the same.
-            if let awaited = state.awaited, awaited == type {
-                state.awaited = nil
-                return .main(of: process)
+            guard let awaited = state.awaited, awaited == type else {
+                return IsolateActorID(process: process, number: ActorID.unknownNumber())
             }
-            defer { state.nextNumber += 1 }
-            return IsolateActorID(process: process, number: state.nextNumber)
+            state.awaited = nil
+            return .main(of: process)
         }
     }
 

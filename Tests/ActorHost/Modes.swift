@@ -85,6 +85,11 @@ private func descriptors(_ shapes: Shapes) async throws {
     try expect(try await counter.add(1) + again.add(1) == 3, "another actor")
     let copy = try JSONDecoder().decode(IsolateActorID.self, from: JSONEncoder().encode(counter.id))
     try expect(copy == counter.id, "\(copy)")
+    // A child cannot guess who else is there.
+    let others = (0..<10).map { _ in Listener(actorSystem: system) }
+    let numbers = others.compactMap { $0.id.description.split(separator: " ").last.flatMap { Int($0) } }
+    let isGuessable = zip(numbers, numbers.dropFirst()).contains { abs($0 - $1) < 10 }
+    try expect(numbers.count == 10 && !isGuessable, "\(numbers)")
     // Of the host's own.
     let id: IsolateActorID
     do {
