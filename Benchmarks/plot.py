@@ -156,14 +156,14 @@ def draw_prefork(rows):
 def draw_zygote(rows):
     """The median of an echo call from an idle host, by how much memory that has."""
     rows = [row | {"live": row["heap_mb"]} for row in rows if row["work"] == "echo" and row["host_threads"] == 0]
-    figure, axes = plt.subplots(figsize=(6.4, 3.4))
+    figure, axes = plt.subplots(figsize=(9, 3.4))
     for method, (name, colour) in CALL_METHODS.items():
         mine = [row for row in rows if row["method"] == method and "p50_us" in row]
         draw_line(axes, sorted(mine, key=lambda row: row["live"]), "p50_us", name, colour)
     scale(axes, rows)
     axes.set_xlabel("memory that the host occupies besides, MiB")
     axes.set_ylabel("µs until the answer, median")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
