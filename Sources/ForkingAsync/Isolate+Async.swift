@@ -43,13 +43,13 @@ extension Zygote.Isolate {
     ) async throws(ForkingError) -> Zygote.Reply {
         try await run(
             bytes, descriptors: descriptors, expecting: count, deadline: deadline, maxReplyBytes: maxReplyBytes,
-            isStanding: false)
+            traits: [])
     }
 
-    /// The same for a call that may be standing: see `begin`.
+    /// The same for a call that is not as others.
     nonisolated(nonsending) package func run(
         _ bytes: [UInt8], descriptors: [FileDescriptor] = [], expecting count: Int = 0, deadline: Duration? = nil,
-        maxReplyBytes: Int? = nil, isStanding: Bool
+        maxReplyBytes: Int? = nil, traits: Zygote.Isolate.CallTraits
     ) async throws(ForkingError) -> Zygote.Reply {
         guard !Task.isCancelled else { throw .cancelled }
         let id = Self.nextCallID()
@@ -58,7 +58,7 @@ extension Zygote.Isolate {
                 do throws(ForkingError) {
                     try begin(
                         id, bytes, descriptors: descriptors, expecting: count, deadline: deadline,
-                        maxReplyBytes: maxReplyBytes, isStanding: isStanding
+                        maxReplyBytes: maxReplyBytes, traits: traits
                     ) { continuation.resume(returning: $0) }
                 } catch {
                     continuation.resume(returning: .failure(error))

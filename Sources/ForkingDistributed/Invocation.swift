@@ -24,6 +24,14 @@ enum Parcel: Sendable {
         }
     }
 
+    func duplicated() throws -> Parcel {
+        guard case .descriptor(let descriptor) = self else { return self }
+        let copy = fcntl(descriptor.rawValue, F_DUPFD_CLOEXEC, 0)
+        let code = failure(of: copy)
+        guard code == 0 else { throw ForkingError.system(call: "fcntl", Errno(rawValue: code)) }
+        return .descriptor(FileDescriptor(rawValue: copy))
+    }
+
     func open<Value: Decodable>(_ type: Value.Type, in system: IsolateSystem) throws -> Value {
         switch self {
         case .encoded(let bytes): return try system.codec.decode(type, from: bytes, for: system)
@@ -51,15 +59,19 @@ struct Invocation: Transfer {
     init(from reader: inout ByteReader) throws {
         actor = IsolateActorID(process: try reader.number(), number: try reader.number())
         target = try reader.text()
-        generics = try (0..<reader.count()).map { _ in try reader.text() }
+        generics = try (0..<reader.count(ofAtLeast: 8)).map { _ in try reader.text() }
         arguments = try (0..<reader.count()).map { _ in try reader.parcel() }
     }
 
     /// With descriptors of its own, which the method may close.
     func duplicated() throws -> Invocation {
         var copy = self
-        copy.arguments = try arguments.map { argument in
-            if case .descriptor(let descriptor) = argument { .descriptor(try descriptor.duplicate()) } else { argument }
+        copy.arguments = []
+        do {
+            for argument in arguments { copy.arguments.append(try argument.duplicated()) }
+        } catch {
+            copy.closeDescriptors()
+            throw error
         }
         return copy
     }
@@ -74,10 +86,14 @@ struct Invocation: Transfer {
         for argument in arguments { writer.add(argument) }
     }
 
-    /// Whether descriptors go with it.
-    var hasDescriptors: Bool {
-        arguments.contains { if case .descriptor = $0 { true } else { false } }
+    /// Those that go with it.
+    private var descriptors: [FileDescriptor] {
+        arguments.compactMap { if case .descriptor(let descriptor) = $0 { descriptor } else { nil } }
     }
+    var hasDescriptors: Bool { !descriptors.isEmpty }
+
+    /// In the process of its actor, which has them from the caller.
+    func closeDescriptors() { descriptors.forEach { try? $0.close() } }
 }
 
 /// Records a call of a distributed method. Used by the compiler's code.
@@ -110,6 +126,8 @@ public struct IsolateInvocationDecoder: DistributedTargetInvocationDecoder {
     let system: IsolateSystem
     let invocation: Invocation
     private var next = 0
+    /// Whether all arguments were read, so that the method has them.
+    var isAtEnd: Bool { next == invocation.arguments.count }
 
     init(_ invocation: Invocation, in system: IsolateSystem) {
         self.invocation = invocation
@@ -129,8 +147,9 @@ public struct IsolateInvocationDecoder: DistributedTargetInvocationDecoder {
         guard next < invocation.arguments.count else {
             throw ForkingError.invalid("the call has \(invocation.arguments.count) arguments, which are too few")
         }
-        defer { next += 1 }
-        return try invocation.arguments[next].open(Argument.self, in: system)
+        let argument = try invocation.arguments[next].open(Argument.self, in: system)
+        next += 1
+        return argument
     }
 
     public mutating func decodeErrorType() throws -> (any Any.Type)? { nil }

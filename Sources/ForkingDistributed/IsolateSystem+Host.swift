@@ -99,7 +99,7 @@ extension IsolateSystem {
             while true {
                 do {
                     // Meanwhile the system may be released.
-                    let reply = try await isolate.run(HostMessage.nextCallback.encoded().bytes, isStanding: true)
+                    let reply = try await isolate.run(HostMessage.nextCallback.encoded().bytes, traits: .standing)
                     guard let system = self else { return }
                     let callback = try Callback(reply.bytes)
                     Task.detached { await system.serve(callback, for: isolate) }
@@ -121,7 +121,7 @@ extension IsolateSystem {
             }
         }
         let message = HostMessage.result(callback.number, outcome).encoded()
-        _ = try? await isolate.run(message.bytes, descriptors: message.descriptors)
+        _ = try? await isolate.run(message.bytes, descriptors: message.descriptors, traits: .standing)
     }
 }
 

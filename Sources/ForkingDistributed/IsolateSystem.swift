@@ -167,9 +167,11 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         case .host:
             let isolate = try isolate(of: invocation.actor)
             let message = HostMessage.invocation(invocation).encoded()
+            // If the method throws, there is no descriptor.
             let reply = try await isolate.run(
-                message.bytes, descriptors: message.descriptors, expecting: count, deadline: Self.deadline)
-            return try Outcome(reply.bytes, descriptors: reply.takeDescriptors())
+                message.bytes, descriptors: message.descriptors, expecting: count, deadline: Self.deadline,
+                traits: count == 0 ? [] : .orNoDescriptors)
+            return try Outcome(reply)
         case .isolate(_, let callbacks):
             return try await callbacks.call(invocation, expecting: count)
         }
@@ -179,6 +181,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     func perform(_ invocation: Invocation) async -> Outcome {
         do {
             guard let actor = actor(invocation.actor.number) else {
+                invocation.closeDescriptors()
                 throw ForkingError.invalid("there is no \(invocation.actor) any more")
             }
             return try await perform(invocation, on: actor)
@@ -189,6 +192,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
 
     private func perform<Act: DistributedActor>(_ invocation: Invocation, on actor: Act) async throws -> Outcome {
         var decoder = IsolateInvocationDecoder(invocation, in: self)
+        defer { if !decoder.isAtEnd { invocation.closeDescriptors() } }
         let handler = IsolateResultHandler(codec)
         try await executeDistributedTarget(
             on: actor, target: RemoteCallTarget(invocation.target), invocationDecoder: &decoder, handler: handler)

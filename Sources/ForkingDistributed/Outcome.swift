@@ -27,6 +27,17 @@ enum Outcome: Transfer {
         }
     }
 
+    /// Takes the reply's descriptor only if that is the result. Otherwise the reply closes it, however long that takes.
+    init(_ reply: Zygote.Reply) throws {
+        guard reply.bytes.elementsEqual(Self.returnedDescriptor) else {
+            self = try Outcome(reply.bytes)
+            return
+        }
+        self = try Outcome(reply.bytes, descriptors: reply.takeDescriptors())
+    }
+
+    private static let returnedDescriptor: [UInt8] = [0, 2]
+
     /// The error that the caller throws.
     func error(in system: IsolateSystem) -> any Error {
         switch self {

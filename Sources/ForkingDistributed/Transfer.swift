@@ -83,10 +83,10 @@ struct ByteReader {
         return rest.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
 
-    /// Of things that follow, each of at least one byte.
-    mutating func count() throws -> Int {
+    /// Of things that follow, each of at least so many bytes.
+    mutating func count(ofAtLeast size: Int = 1) throws -> Int {
         let count = try number()
-        guard count <= rest.count else { throw Self.malformed }
+        guard count <= rest.count / size else { throw Self.malformed }
         return Int(count)
     }
 

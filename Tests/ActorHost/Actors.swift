@@ -88,6 +88,7 @@ distributed actor Shapes {
     }
     /// Returns a descriptor that reads this.
     distributed func readable(_ text: String) throws -> FileDescriptor {
+        if text.isEmpty { throw Refused(reason: "nothing to read", code: 2) }
         let (read, write) = try FileDescriptor.pipe()
         _ = try write.writeAll(text.utf8)
         try write.close()
@@ -106,6 +107,13 @@ distributed actor Listener {
     }
     distributed func refuse() throws { throw Refused(reason: "not now", code: 1) }
     distributed func process() -> Int32 { getpid() }
+    private var isOpen = false
+    func open() { isOpen = true }
+    distributed func hearOnceOpen(_ text: String) async throws -> Int {
+        heard.append(text)
+        while !isOpen { try await Task.sleep(for: .milliseconds(1)) }
+        return heard.count
+    }
     distributed func wait() async throws { try await Task.sleep(for: .seconds(3600)) }
 }
 
@@ -117,6 +125,9 @@ distributed actor Caller {
         var counts: [Int] = []
         for text in texts { counts.append(try await listener.hear(text)) }
         return counts
+    }
+    distributed func tellTwice(_ listener: Listener) async throws -> Int {
+        try await listener.hearOnceOpen("once") + listener.hearOnceOpen("twice")
     }
     distributed func tellAtOnce(_ listener: Listener, _ texts: [String]) async throws -> Int {
         try await withThrowingTaskGroup(of: Int.self) { group in

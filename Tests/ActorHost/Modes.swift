@@ -76,6 +76,8 @@ private func descriptors(_ shapes: Shapes) async throws {
     let count = try bytes.withUnsafeMutableBytes { try theirs.read(into: $0) }
     try expect(String(decoding: bytes.prefix(count), as: UTF8.self) == "written there", "another text")
     try theirs.close()
+    let none = try await failure { try await shapes.readable("") }
+    try expect(none as? Refused == Refused(reason: "nothing to read", code: 2), "\(none)")
 }
 
 @Sendable func identity(_: Int) async throws {
@@ -126,6 +128,17 @@ private func descriptors(_ shapes: Shapes) async throws {
     try expect(heard.prefix(3) == ["a", "b", "c"] && Set(heard).count == 53, "\(heard)")
     let refused = try await failure { try await caller.refused(by: listener) }
     try expect(refused as? Refused == Refused(reason: "not now", code: 1), "\(refused)")
+    // A call under way is completed though its actor is to end, with what it asks of the host.
+    let another = try await system.create(Caller.self)
+    let gate = Listener(actorSystem: system)
+    let telling = Task { try await another.tellTwice(gate) }
+    try await eventually("nothing heard") { await gate.whenLocal { $0.heard.count } == 1 }
+    let ending = Task { try await system.terminate(another, timeout: .seconds(60)) }
+    try await eventually("it is not closing") { (try? await another.process(of: gate)) == nil }
+    await gate.whenLocal { $0.open() }
+    try expect(try await telling.value == 3, "not completed")
+    let status = try await ending.value
+    try expect(status?.isSuccess == true, "\(String(describing: status))")
     // From one child to another, through the host.
     let counter = try await system.create(Counter.self, 5)
     try expect(try await caller.add(2, to: counter) == 7, "another state")

@@ -20,7 +20,8 @@ struct LostPeerTests {
         #expect(server.errors == "")
     }
 
-    /// Two network namespaces with a cable between them; the client's end is pulled out.
+    /// Two network namespaces with a cable between them; the client's end is pulled out, once the server has heard that
+    /// its answer has arrived. Before that it would not ask whether the client is there, but send the answer again.
     private static let vanish = """
         set -e
         ip link set lo up
@@ -30,9 +31,14 @@ struct LostPeerTests {
         ip address add 10.77.0.1/24 dev near && ip link set near up
         nsenter -t $far -n sh -c 'ip address add 10.77.0.2/24 dev far && ip link set far up'
         "$0" echo --verbose --keepalive 1 10.77.0.1:7777 & server=$!
-        nsenter -t $far -n bash -c '
+        exec 4< <(exec nsenter -t $far -n bash -c '
             until exec 3<>/dev/tcp/10.77.0.1/7777; do sleep 0.05; done 2>/dev/null
-            echo hello >&3; read line <&3; echo "client: $line"; ip link set far down; sleep 1000 3<&3' &
+            echo hello >&3; read line <&3; echo "client: $line"; exec sleep 1000')
+        read line <&4; echo "$line"
+        until awk '$2 ~ /:1E61$/ && $4 == "01" && $5 ~ /^00000000:/ {n++} END {exit n != 1}' /proc/net/tcp; do
+            sleep 0.01
+        done
+        nsenter -t $far -n ip link set far down
         wait $server
         """
 

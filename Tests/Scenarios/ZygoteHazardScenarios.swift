@@ -31,7 +31,10 @@ let zygoteHazardScenarios = Group(
         "hazard-slow-execve", "while a new zygote's execve takes long, other threads do not wait for it", slowExecve),
     Scenario("hazard-held-execve", "a new zygote that is never executed fails the calls that wait for it", heldExecve),
     Scenario(
-        "hazard-killed-in-execve", "a zygote that is killed before it is executed is gone for good", killedInExecve)
+        "hazard-killed-in-execve", "a zygote that is killed before it is executed is gone for good", killedInExecve),
+    Scenario(
+        "hazard-no-descriptor", "a host that has no descriptor left keeps its zygote, though that is not its first",
+        noDescriptor)
 )
 
 let zygoteHazardScenariosWithTracing = Group(
@@ -367,4 +370,24 @@ private func killedInExecve() throws {
     other.join()
     try expect(error == .shutDown, "\(error)")
     try expect(zygote.shutDownAndWait() && zygote.pid == nil, "it is there")
+}
+
+/// Without a descriptor the host can neither read what the kernel tells of the zygote, nor start another.
+private func noDescriptor() throws {
+    let zygote = try start()
+    try killZygote(zygote)
+    try eventually("no other is started") { (try? zygote.runAndWait("echo", [1]))?.bytes == [1] }
+    let pid = zygote.pid
+    var held: [Int32] = []
+    while true {
+        let descriptor = fcntl(0, F_DUPFD_CLOEXEC, 0)
+        guard descriptor >= 0 else { break }
+        held.append(descriptor)
+    }
+    for _ in 0..<20 { _ = try? zygote.runAndWait("echo", [2]) }
+    held.forEach { close($0) }
+    try expect(zygote.pid == pid && pid != nil, "it was replaced")
+    try eventually("no answer any more") { (try? zygote.runAndWait("echo", [3]))?.bytes == [3] }
+    try expect(zygote.pid == pid, "it was replaced")
+    try expect(zygote.shutDownAndWait(), "it was killed")
 }

@@ -39,6 +39,8 @@ private enum Order: UInt8 {
     case sleep
     /// Sleeps, whatever happens.
     case sleepOn
+    /// Sleeps until its task is cancelled, and a little longer.
+    case sleepALittle
     /// How many tasks were cancelled.
     case cancelled
     case trap
@@ -60,6 +62,10 @@ private actor Crowd {
                 cancelled += 1
                 throw error
             }
+            return []
+        case .sleepALittle:
+            try? await Task.sleep(for: .seconds(600))
+            await Task.detached { try? await Task.sleep(for: .milliseconds(20)) }.value
             return []
         case .sleepOn:
             while true { try? await Task.sleep(for: .milliseconds(10)) }
@@ -140,6 +146,7 @@ private func blocking(_ isolate: Zygote.Isolate) throws -> [UInt8] { try isolate
     }
     try expect(met.count == 50, "\(met)")
     try await cancelInCrowd(isolate)
+    try await replyAfterCancellation(isolate)
     // More, and longer ones, than the socket takes at once.
     let sizes = try await withThrowingTaskGroup(of: Int.self) { group in
         for number in 0..<500 {
@@ -178,6 +185,23 @@ private func cancelInCrowd(_ isolate: Zygote.Isolate) async throws {
     while try await isolate.run([Order.cancelled.rawValue]).bytes != [11] {
         try await Task.sleep(for: .milliseconds(1))
     }
+}
+
+/// A reply to a call that was cancelled is heard, though another call was made and has ended meanwhile.
+private func replyAfterCancellation(_ isolate: Zygote.Isolate) async throws {
+    let starts = isolate.status.starts
+    let late = Task { try await isolate.run([Order.sleepALittle.rawValue]) }
+    while isolate.status.running == 0 { await Task.yield() }
+    // After a reply that took long, so many callers do not look for theirs themselves.
+    for _ in 0..<40 { _ = try await isolate.run([Order.echo.rawValue]) }
+    late.cancel()
+    let cancelled = try await failure { try await late.value }
+    try expect(cancelled == .cancelled, "\(cancelled)")
+    _ = try await isolate.run([Order.echo.rawValue])
+    // Otherwise it would be killed by then.
+    try await Task.sleep(for: .milliseconds(1200))
+    _ = try await isolate.run([Order.echo.rawValue])
+    try expect(isolate.status.starts == starts, "\(isolate.status)")
 }
 
 /// A child that does not react to a cancellation is killed.

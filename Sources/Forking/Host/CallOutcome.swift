@@ -19,12 +19,12 @@ extension CallMessage {
 
     /// The reply of which this message is the last part. Closes its descriptors if it is not as expected.
     mutating func reply(
-        after parts: [UInt8], expecting count: Int, longest: Int
+        after parts: [UInt8], expecting count: Int, orNone: Bool = false, longest: Int
     ) -> Result<Zygote.Reply, ForkingError> {
         let descriptors = descriptors
         self.descriptors = []
         let given = max(descriptors.count, Int(head.descriptors))
-        guard descriptors.count == count, given == descriptors.count else {
+        guard descriptors.count == count || orNone && descriptors.isEmpty, given == descriptors.count else {
             discard(descriptors)
             return .failure(
                 .invalid(

@@ -66,19 +66,27 @@ extension Zygote {
         package typealias CallID = UInt64
         package static func nextCallID() -> CallID { IsolateCall.nextID() }
 
+        package struct CallTraits: OptionSet, Sendable {
+            package let rawValue: UInt8
+            package init(rawValue: UInt8) { self.rawValue = rawValue }
+            /// The call only asks for what the child may want some time, or tells it what it waits for: it holds up
+            /// neither `close` nor the child's replacement, and may be begun after `close`.
+            package static let standing = CallTraits(rawValue: 1)
+            /// The reply may also have no descriptors, where the call expects some.
+            package static let orNoDescriptors = CallTraits(rawValue: 2)
+        }
+
         /// Begins a call without waiting for it. `body` is called once, on any thread, which it must not block, unless
         /// this throws.
         ///
-        /// - Parameter isStanding: whether the call only asks for what the child may want some time, so that it holds up
-        ///   neither `close` nor the child's replacement.
         package func begin(
             _ id: CallID, _ bytes: [UInt8], descriptors: [FileDescriptor], expecting count: Int, deadline: Duration?,
-            maxReplyBytes: Int?, isStanding: Bool = false,
+            maxReplyBytes: Int?, traits: CallTraits = [],
             _ body: @escaping @Sendable (Result<Reply, ForkingError>) -> Void
         ) throws(ForkingError) {
             core.begin(
                 try core.makeCall(
-                    bytes, descriptors, count, deadline, maxReplyBytes, id: id, isStanding: isStanding, body))
+                    bytes, descriptors, count, deadline, maxReplyBytes, id: id, traits: traits, body))
         }
 
         /// Fails a call that `begin` began, if it has not ended.

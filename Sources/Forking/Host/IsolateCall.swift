@@ -14,8 +14,9 @@ final class IsolateCall: @unchecked Sendable {
     let id: UInt64
     let begun: Instant
     let deadline: Duration?
+    let traits: Zygote.Isolate.CallTraits
     /// See `IsolateQueue.standing`.
-    let isStanding: Bool
+    var isStanding: Bool { traits.contains(.standing) }
     let expecting: Int
     let longest: Int
     /// What is to be called at its end; nil if a thread waits.
@@ -31,11 +32,12 @@ final class IsolateCall: @unchecked Sendable {
     var outcome: Result<Zygote.Reply, ForkingError>?
 
     init(
-        _ id: UInt64, _ request: CallMessage, deadline: Duration?, longest: Int, isStanding: Bool,
+        _ id: UInt64, _ request: CallMessage, deadline: Duration?, longest: Int,
+        traits: Zygote.Isolate.CallTraits,
         _ body: (@Sendable (Result<Zygote.Reply, ForkingError>) -> Void)?
     ) {
         (self.id, self.request, self.deadline, self.longest, self.body) = (id, request, deadline, longest, body)
-        self.isStanding = isStanding
+        self.traits = traits
         expecting = Int(request.head.descriptors)
         begun = .now
     }

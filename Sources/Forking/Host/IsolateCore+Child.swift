@@ -74,7 +74,8 @@ extension IsolateCore {
     func receive(for caller: UInt64? = nil) {
         change { state, effects, now in
             guard let child = state.child, child.descriptor >= 0 else { return }
-            if caller == nil, !state.isInputWatched { state.hasHungUp = true }
+            // Or the event was of input, and a caller has come since to receive that.
+            if caller == nil, !state.isInputWatched, forkcore_hung_up(child.descriptor) { state.hasHungUp = true }
             guard state.receiver == nil || state.receiver == caller else { return }
             var count = 0
             while state.child != nil, effects.broken == nil, count < Self.messagesAtOnce || state.hasHungUp {
@@ -142,7 +143,9 @@ extension IsolateCore {
             }
             return
         case .reply:
-            let reply = message.reply(after: call.parts, expecting: call.expecting, longest: call.longest)
+            let reply = message.reply(
+                after: call.parts, expecting: call.expecting, orNone: call.traits.contains(.orNoDescriptors),
+                longest: call.longest)
             outcome = call.tooLong.map { .failure(CallMessage.tooLong($0, call.longest)) } ?? reply
         default: outcome = .failure(message.refusal)
         }

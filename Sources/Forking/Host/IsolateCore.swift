@@ -105,7 +105,7 @@ final class IsolateCore: Sendable {
 
     func makeCall(
         _ bytes: [UInt8], _ descriptors: [FileDescriptor], _ count: Int, _ deadline: Duration?, _ maxReplyBytes: Int?,
-        id: UInt64? = nil, isStanding: Bool = false,
+        id: UInt64? = nil, traits: Zygote.Isolate.CallTraits = [],
         _ body: (@Sendable (Result<Zygote.Reply, ForkingError>) -> Void)? = nil
     ) throws(ForkingError) -> IsolateCall {
         let longest = maxReplyBytes ?? self.maxReplyBytes
@@ -121,13 +121,13 @@ final class IsolateCore: Sendable {
         request.head.call = id ?? IsolateCall.nextID()
         request.head.descriptors = UInt32(count)
         return IsolateCall(
-            request.head.call, request, deadline: deadline, longest: longest, isStanding: isStanding, body)
+            request.head.call, request, deadline: deadline, longest: longest, traits: traits, body)
     }
 
     func begin(_ call: IsolateCall) {
         let spins = call.body != nil && !call.isStanding && spin.isWorthwhile()
         change { state, effects, now in
-            if state.queue.isClosing || state.queue.isOver {
+            if state.queue.isClosing && !call.isStanding || state.queue.isOver {
                 return finish(call, .failure(state.cause ?? .shutDown), &state, &effects)
             }
             guard state.queue.hasRoom else {
@@ -151,7 +151,6 @@ final class IsolateCore: Sendable {
         if spin.wait(for: child.descriptor) { receive(for: call.id) }
         change { state, _, _ in
             if state.receiver == call.id { state.receiver = nil }
-            if state.receiver == nil, !state.queue.inFlight.isEmpty { watch(input: true, &state) }
         }
     }
 
@@ -321,6 +320,7 @@ final class IsolateCore: Sendable {
             state.receiver = isByCaller ? id : nil
             watch(input: !isByCaller, &state)
         }
+        if state.receiver == nil, state.queue.awaitsReplies { watch(input: true, &state) }
         effects.child = state.child
         if state.queue.phase == .due || state.isForsaken { effects.needsTurn = true }
         if let due = state.queue.due { client.isolates.noteDue(due) }

@@ -32,14 +32,19 @@ extension ZygoteClient {
     /// it has begun to exit. proc_pid_stat(5)
     func noticeEnd(_ state: inout State) {
         listen(&state)
-        guard state.control != nil, let table = state.table, let pid = table.children.first?.pid else { return }
+        guard state.control != nil, let pid = state.table?.children.first?.pid, Self.isEnding(pid) else { return }
+        listen(&state)  // its last words
+        if state.control != nil { lose(&state) }
+    }
+
+    /// Whether a child of this process has begun to exit; or only whether it has ended, if no descriptor is left to ask
+    /// for more.
+    private static func isEnding(_ pid: ProcessID) -> Bool {
         var process = forkcore_process_info()
-        let isEnding =
-            forkcore_process_look(pid, &process) == 0
-            ? process.is_ending
-            // No descriptor is left to look.
-            : (try? waitUntilReadable(table.descriptor.rawValue, atMost: Self.briefly)) == true
-        if isEnding { lose(&state) }
+        if forkcore_process_look(pid, &process) == 0 { return process.is_ending }
+        var info = siginfo_t()
+        let code = waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT)
+        return code == 0 && info.si_signo == SIGCHLD
     }
 
     /// Receives the zygote's messages, and notices its end.

@@ -160,6 +160,9 @@ struct IsolateQueue {
         waiting.isEmpty && inFlight.contains(id) && inFlight.allSatisfy { $0 == id || standing.contains($0) }
     }
 
+    /// Whether the child has calls to reply to, even if nobody waits for that.
+    var awaitsReplies: Bool { !inFlight.isEmpty || !late.isEmpty }
+
     func isLate(_ id: ID) -> Bool { late[id] != nil }
 
     /// Nobody waits for a call any more. If it is in flight, the child is told, or killed if it cannot be: see `order`.

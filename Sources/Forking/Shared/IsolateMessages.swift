@@ -67,7 +67,9 @@ extension CallMessage {
     /// Child. Descriptors that the call does not expect are not sent, but their number is.
     init(_ reply: Zygote.Reply, expecting count: UInt32) {
         let descriptors = reply.takeDescriptors().map(\.rawValue)
-        self.init(.reply, reply.bytes, descriptors: descriptors.count == count ? descriptors : [])
+        let areExpected = descriptors.count == count
+        self.init(.reply, reply.bytes, descriptors: areExpected ? descriptors : [])
+        if !areExpected { descriptors.forEach(forkcore_close) }
         head.descriptors = UInt32(descriptors.count)
     }
 }

@@ -83,6 +83,11 @@ extension ChildTable {
     ///
     /// - Returns: whether all have.
     func awaitPrograms() -> Bool {
-        spawner.map { forkcore_spawner_await($0, Self.patienceWithPrograms) } ?? true
+        guard let spawner else { return true }
+        guard forkcore_spawner_await(spawner, Self.patienceWithPrograms) else { return false }
+        spawnedCheckAt = nil
+        closeSpawnedDescriptors()
+        source.fireTimers(.now)  // there is nothing to check any more
+        return true
     }
 }

@@ -325,7 +325,7 @@ extension ReapSource {
 
     // MARK: Timers, and what no event has reported
 
-    private func fireTimers(_ now: Instant) {
+    func fireTimers(_ now: Instant) {
         if let due = sweepDue, due <= now {
             sweepDue = nil
             sweep()
