@@ -36,6 +36,8 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
 
     let codec: any IsolateCodec
     let role: Role
+    /// In a child: the type of the actor that it was created for.
+    private let mainType: (any DistributedActor.Type)?
     let state = Mutex(State())
 
     /// Where this process stands.
@@ -48,8 +50,8 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     struct State {
         /// Those of this process.
         var actors: [UInt64: WeakActor] = [:]
-        /// In a child: the type of the actor that it was created for, until that has its number.
-        var awaited: (any DistributedActor.Type)?
+        /// In a child: whether the actor that it was created for has its number.
+        var hasMainNumber = false
         /// In a child: that actor, which lives as long as the child.
         var main: (any DistributedActor)?
         /// In the host.
@@ -68,13 +70,14 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     public init(_ zygote: Zygote, codec: any IsolateCodec = JSONIsolateCodec()) {
         role = .host(zygote)
         self.codec = codec
+        mainType = nil
     }
 
     /// Child, for an actor of this type.
     init(isolate: UInt64, for type: any DistributedActor.Type, _ callbacks: Callbacks, _ codec: any IsolateCodec) {
         role = .isolate(isolate, callbacks)
         self.codec = codec
-        state.withLock { $0.awaited = type }
+        mainType = type
     }
 
     /// What asks for calls of the host's actors refers to the isolates, too.
@@ -90,10 +93,10 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     public func assignID<Act: DistributedActor>(_ type: Act.Type) -> ActorID where Act.ID == ActorID {
         state.withLock { state in
             // The host knows this one by that number before it exists, and it must know itself by the same.
-            guard let awaited = state.awaited, awaited == type else {
+            guard let mainType, mainType == type, !state.hasMainNumber else {
                 return IsolateActorID(process: process, number: ActorID.unknownNumber())
             }
-            state.awaited = nil
+            state.hasMainNumber = true
             return .main(of: process)
         }
     }
@@ -103,7 +106,10 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
     }
 
     public func resignID(_ id: ActorID) {
-        state.withLock { _ = $0.actors.removeValue(forKey: id.number) }
+        state.withLock { state in
+            state.actors[id.number] = nil
+            if id == .main(of: process) { state.hasMainNumber = false }  // its initialiser threw: another may follow
+        }
     }
 
     public func resolve<Act: DistributedActor>(id: ActorID, as type: Act.Type) throws -> Act? where Act.ID == ActorID {

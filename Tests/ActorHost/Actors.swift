@@ -158,3 +158,15 @@ distributed actor Impossible {
         throw Failed("never made")
     }
 }
+
+/// Is made at the second attempt.
+distributed actor Hesitant {
+    typealias ActorSystem = IsolateSystem
+
+    init(_ attempt: Int, actorSystem: IsolateSystem) throws {
+        self.actorSystem = actorSystem
+        if attempt == 1 { throw Failed("not yet") }
+    }
+
+    distributed func itself() -> Hesitant { self }
+}

@@ -106,6 +106,8 @@ private func descriptors(_ shapes: Shapes) async throws {
     try expect((resigned as? ForkingError)?.code == .invalid, "\(resigned)")
     let never = try await failure { try await system.create(Impossible.self) }
     try expect(never as? ForkingError == .threw(type: "Failed", description: "never made"), "\(never)")
+    let hesitant = try await system.create(Hesitant.self)
+    try expect(try await hesitant.itself() == hesitant, "it is another one to itself")
     // Of a child's own.
     let caller = try await system.create(Caller.self)
     let shapes = try await caller.makeShapes()

@@ -214,8 +214,8 @@ func registerPort(in handlers: inout Zygote.Handlers) {
         try Fragile(throwing: moment, { _ in }, actorSystem: system)
     }
     handlers.actor(Twin.self) { system in
-        _ = Twin(actorSystem: system)
-        return Twin(actorSystem: system)
+        let first = Twin(actorSystem: system)
+        return withExtendedLifetime(first) { Twin(actorSystem: system) }
     }
     handlers.actor(Chained.self) { Chained(actorSystem: $0) }
     handlers.actor(Member.self) { (system, name: String) in Member(name, actorSystem: system) }

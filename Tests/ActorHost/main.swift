@@ -19,6 +19,10 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
     handlers.actor(Counter.self) { (system, start: Int) in Counter(start, actorSystem: system) }
     handlers.actor(Shapes.self) { Shapes(actorSystem: $0) }
     handlers.actor(Caller.self) { Caller(actorSystem: $0) }
+    handlers.actor(Hesitant.self) { system in
+        if let first = try? Hesitant(1, actorSystem: system) { return first }
+        return try Hesitant(2, actorSystem: system)
+    }
     handlers.actor(Impossible.self) { try Impossible(actorSystem: $0) }
     registerPort(in: &handlers)
     registerDispatch(in: &handlers)
