@@ -13,7 +13,7 @@ struct CallAnswer {
     let at: ContinuousClock.Instant
 }
 
-protocol CallMethod {
+protocol CallMethod: SendableMetatype {
     static var name: String { get }
     /// Nil: there was no answer within `CallTally.patience`.
     func call(_ request: [UInt8]) throws -> CallAnswer?
