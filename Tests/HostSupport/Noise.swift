@@ -9,7 +9,7 @@ import Synchronization
 /// forked from here would find taken for ever.
 package final class Noise: Sendable {
     /// A type's metadata stays for ever.
-    private static let types = 10_000
+    private static let types = 2_000
     private let isOver = Atomic(false)
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
 
