@@ -133,6 +133,7 @@ let package = Package(
             name: "zygotehost",
             dependencies: [
                 "Forking", "ForkingAsync", "ForkingCodable", "HostSupport",
+                .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/ZygoteHost"

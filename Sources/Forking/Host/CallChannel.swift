@@ -161,17 +161,7 @@ final class CallChannel: Sendable {
     func holdDescriptors() throws(ForkingError) {
         try state.withLock { (state) throws(ForkingError) in
             guard var request = state.request, !request.descriptors.isEmpty, !state.ownsDescriptors else { return }
-            let given = request.descriptors
-            request.descriptors = []
-            for descriptor in given {
-                let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
-                guard copy >= 0 else {
-                    let code = failure(of: copy)
-                    request.descriptors.forEach(forkcore_close)
-                    throw .system(call: "fcntl", Errno(rawValue: code))
-                }
-                request.descriptors.append(copy)
-            }
+            try request.duplicateDescriptors()
             state.request = request
             state.ownsDescriptors = true
         }

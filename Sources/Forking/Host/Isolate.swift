@@ -66,6 +66,7 @@ extension Zygote {
         package typealias CallID = UInt64
         package static func nextCallID() -> CallID { IsolateCall.nextID() }
 
+        /// How a call of `begin` differs from others.
         package struct CallTraits: OptionSet, Sendable {
             package let rawValue: UInt8
             package init(rawValue: UInt8) { self.rawValue = rawValue }
@@ -78,7 +79,6 @@ extension Zygote {
 
         /// Begins a call without waiting for it. `body` is called once, on any thread, which it must not block, unless
         /// this throws.
-        ///
         package func begin(
             _ id: CallID, _ bytes: [UInt8], descriptors: [FileDescriptor], expecting count: Int, deadline: Duration?,
             maxReplyBytes: Int?, traits: CallTraits = [],
