@@ -31,31 +31,19 @@ private func call(_ counter: Counter, _ kind: Storm.Kind, _ count: Int) async th
         let value = try await counter.add(1)
         try expect(value == count, "\(value), not \(count)")
         return true
-    case .trap: try await expectEnd(trapSignal) { _ = try await counter.trap([]) }
-    case .kill: try await expectEnd(.kill) { try await counter.kill() }
+    case .trap: try await Storm.expectEnd(trapSignal) { _ = try await counter.trap([]) }
+    case .kill: try await Storm.expectEnd(.kill) { try await counter.kill() }
     case .deadline:
         let deadline = Duration.milliseconds(5)
-        try await expectFailure(.deadlineExceeded(deadline)) {
+        try await Storm.expectFailure(.deadlineExceeded(deadline)) {
             try await IsolateSystem.withDeadline(deadline) { try await counter.sleep() }
         }
     case .cancellation:
         let task = Task { try await counter.sleep() }
         for _ in 0..<50 { await Task.yield() }
         task.cancel()
-        try await expectFailure(.cancelled) { try await task.value }
+        try await Storm.expectFailure(.cancelled) { try await task.value }
     }
     try await system.terminate(counter)
     return false
-}
-
-private func expectEnd(_ signal: Signal, _ body: () async throws -> Void) async throws {
-    try await expectFailure(.ended(.signaled(signal, dumpedCore: false)), body)
-}
-
-/// What is lost with its zygote is thrown.
-private func expectFailure(_ wanted: ForkingError, _ body: () async throws -> Void) async throws {
-    let got = try await failure(body)
-    guard let got = got as? ForkingError else { throw Failed("\(got), not \(wanted)") }
-    if got.code == .zygoteLost { throw got }
-    try expect(got == wanted, "\(got), not \(wanted)")
 }

@@ -152,3 +152,25 @@ package final class Storm: Sendable {
         }
     }
 }
+
+extension Storm {
+    /// That a call fails because its process was ended by a signal.
+    package static func expectEnd<Result>(_ signal: Signal, _ body: () async throws -> Result) async throws {
+        try await expectFailure(.ended(.signaled(signal, dumpedCore: false)), body)
+    }
+
+    /// That a call fails, and by what. What is lost with its zygote is thrown.
+    package static func expectFailure<Result>(
+        _ wanted: ForkingError, _ body: () async throws -> Result
+    ) async throws {
+        let got: any Error
+        do {
+            _ = try await body()
+            throw Failed("a call did not fail, where \(wanted) was to come")
+        } catch {
+            got = error
+        }
+        guard let got = got as? ForkingError, got.code != .zygoteLost else { throw got }
+        try expect(got == wanted, "\(got), not \(wanted)")
+    }
+}

@@ -23,16 +23,16 @@ private func call(_ kind: Storm.Kind, _ number: Int) async throws {
         let order = WorkOrder(kind: WorkOrder.Kind.allCases[number % 3], number: number)
         let answer = try await zygote.run("work", order, returning: String.self, deadline: .seconds(60))
         try expect(answer == order.result, "\(answer), not \(order.result)")
-    case .trap: try await expectEnd(trapSignal) { try await zygote.run("trap") }
-    case .kill: try await expectEnd(.kill) { try await zygote.run("killed") }
+    case .trap: try await Storm.expectEnd(trapSignal) { try await zygote.run("trap") }
+    case .kill: try await Storm.expectEnd(.kill) { try await zygote.run("killed") }
     case .deadline:
         let deadline = Duration.milliseconds(5)
-        try await expectFailure(.deadlineExceeded(deadline)) { try await zygote.run("hang", deadline: deadline) }
+        try await Storm.expectFailure(.deadlineExceeded(deadline)) { try await zygote.run("hang", deadline: deadline) }
     case .cancellation:
         let task = Task { try await zygote.run("spin") }
         for _ in 0..<number % 50 { await Task.yield() }
         task.cancel()
-        try await expectFailure(.cancelled) { try await task.value }
+        try await Storm.expectFailure(.cancelled) { try await task.value }
     }
 }
 
@@ -82,32 +82,19 @@ private func call(_ isolate: Zygote.Isolate, _ kind: Storm.Kind, _ count: Int) a
         let reply = try await isolate.run(deadline: .seconds(60))
         try expect(reply.bytes == Array("\(count)".utf8), "\(reply.bytes), not of \(count)")
         return true
-    case .trap: try await expectEnd(trapSignal) { try await isolate.run([IsolateOrder.trap.rawValue]) }
-    case .kill: try await expectEnd(.kill) { try await isolate.run([IsolateOrder.kill.rawValue]) }
+    case .trap: try await Storm.expectEnd(trapSignal) { try await isolate.run([IsolateOrder.trap.rawValue]) }
+    case .kill: try await Storm.expectEnd(.kill) { try await isolate.run([IsolateOrder.kill.rawValue]) }
     case .deadline:
         let deadline = Duration.milliseconds(5)
-        try await expectFailure(.deadlineExceeded(deadline)) {
+        try await Storm.expectFailure(.deadlineExceeded(deadline)) {
             try await isolate.run([IsolateOrder.hang.rawValue], deadline: deadline)
         }
     case .cancellation:
         let task = Task { try await isolate.run([IsolateOrder.hang.rawValue]) }
         for _ in 0..<50 { await Task.yield() }
         task.cancel()
-        try await expectFailure(.cancelled) { try await task.value }
+        try await Storm.expectFailure(.cancelled) { try await task.value }
     }
     await isolate.close()
     return false
-}
-
-// MARK: What is expected
-
-private func expectEnd(_ signal: Signal, _ body: () async throws -> Zygote.Reply) async throws {
-    try await expectFailure(.ended(.signaled(signal, dumpedCore: false)), body)
-}
-
-/// What is lost with its zygote is thrown.
-private func expectFailure(_ wanted: ForkingError, _ body: () async throws -> Zygote.Reply) async throws {
-    let got = try await failure(body)
-    if got.code == .zygoteLost { throw got }
-    try expect(got == wanted, "\(got), not \(wanted)")
 }
