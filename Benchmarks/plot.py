@@ -52,6 +52,7 @@ CALL_METHODS = {
     "zygote": ("Zygote (this library), a fork for each call", "#d9480f"),
     "warm": ("Zygote, warm children", "#f08c00"),
     "distributed": ("Zygote, a distributed actor", "#c2255c"),
+    "distributed-json": ("Zygote, a distributed actor, JSON", "#e64980"),
     "isolate": ("Zygote, an isolate", "#ae3ec9"),
     "fork": ("fork of the host itself", "#212529"),
     "posix_spawn": ("posix_spawn of a static program in C", "#1971c2"),

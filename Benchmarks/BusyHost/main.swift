@@ -28,17 +28,30 @@ distributed actor Worker {
         self.actorSystem = actorSystem
     }
 
-    /// The request is text, because bytes would not be encoded.
     distributed func answer(_ request: String) -> String {
         String(decoding: work(Array(request.utf8)), as: UTF8.self)
     }
+
+    /// Encoded as JSON, which texts and bytes are not.
+    struct Line: Codable { var text: String }
+
+    distributed func answer(_ request: Line) -> Line {
+        Line(text: String(decoding: work(Array(request.text.utf8)), as: UTF8.self))
+    }
 }
 
-let distributed = AwaitedMethod("distributed") { handlers, work in
+func register(_ handlers: inout Zygote.Handlers, _ work: @escaping Work) {
     handlers.actor(Worker.self) { Worker(work, actorSystem: $0) }
-} begin: { zygote in
+}
+
+let distributed = AwaitedMethod("distributed", register: register) { zygote in
     let worker = try await IsolateSystem(zygote).create(Worker.self)
     return { Array(try await worker.answer(String(decoding: $0, as: UTF8.self)).utf8) }
 }
 
-Host.run(works: ["foundation": foundation], methods: [distributed], keepBusy: startBusyThreads)
+let distributedJSON = AwaitedMethod("distributed-json", register: register) { zygote in
+    let worker = try await IsolateSystem(zygote).create(Worker.self)
+    return { Array(try await worker.answer(Worker.Line(text: String(decoding: $0, as: UTF8.self))).text.utf8) }
+}
+
+Host.run(works: ["foundation": foundation], methods: [distributed, distributedJSON], keepBusy: startBusyThreads)

@@ -9,8 +9,9 @@ struct ZygoteCommand: ParsableCommand {
         abstract: "How long a host waits for a small job that is done in another process, by how it has that done.",
         discussion: """
             Methods: 'zygote' is this library's, with a child forked for each call; 'warm' the same with children forked \
-            ahead of calls, 'isolate' with one child for all calls, and 'distributed' with a distributed actor; 'fork' forks the host itself; 'posix_spawn' starts a program, and so does \
-            'swift-subprocess', the package of that name.
+            ahead of calls, 'isolate' with one child for all calls, and 'distributed' with a distributed actor, of which \
+            'distributed-json' is given a value that has to be encoded; 'fork' forks the host itself; 'posix_spawn' \
+            starts a program, and so does 'swift-subprocess', the package of that name.
 
             Work: 'echo' gives 16 bytes back, and the program is a small one in C; 'allocate' fills a dictionary and prints \
             it; 'task' runs a group of Tasks; 'foundation' formats a date and makes JSON. For these the program is in Swift.

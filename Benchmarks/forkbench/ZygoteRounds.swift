@@ -22,11 +22,13 @@ enum CallMethod: String, CaseIterable {
     case warm
     case isolate
     case distributed
+    case distributedJSON = "distributed-json"
     case fork
     case posixSpawn = "posix_spawn"
     case subprocess = "swift-subprocess"
 
-    var isOurs: Bool { [.zygote, .warm, .isolate, .distributed].contains(self) }
+    var isOurs: Bool { [.zygote, .warm, .isolate].contains(self) || isDistributed }
+    var isDistributed: Bool { self == .distributed || self == .distributedJSON }
     var startsPrograms: Bool { self == .posixSpawn || self == .subprocess }
 }
 
@@ -54,7 +56,7 @@ struct CallHost: Hashable {
 
     /// Foundation, linked in, makes each fork dearer: who does not need it has a host without.
     func program(_ method: CallMethod) -> String {
-        threads > 0 || work == .foundation || method == .distributed ? "forkbench-busy-host" : "forkbench-host"
+        threads > 0 || work == .foundation || method.isDistributed ? "forkbench-busy-host" : "forkbench-host"
     }
 
     var name: String {

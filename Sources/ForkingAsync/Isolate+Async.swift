@@ -133,14 +133,16 @@ private final class ConcurrentCalls: Sendable {
         try session.tellStarted()
     }
 
-    /// Begins to serve an order. It must not block.
-    func take(_ order: Zygote.IsolateSession.Order) {
+    /// Begins to serve an order. It must not block. Returns whether others have probably come with it: then it pays to
+    /// look for them before this one is served.
+    func take(_ order: Zygote.IsolateSession.Order) -> Bool {
         switch order {
         case .call(let call):
-            state.withLock { state in
-                guard let handler = state.handler else { return }  // calls come when the host knows that there is one
+            return state.withLock { state in
+                guard let handler = state.handler else { return true }  // the host sends none before it knows of one
                 // The task waits for this lock at its end.
                 state.tasks[call.id] = Task.detached { await self.answer(call, handler) }
+                return state.tasks.count > 1
             }
         case .cancel(let id): state.withLock { $0.tasks[id] }?.cancel()
         case .close:
@@ -150,6 +152,7 @@ private final class ConcurrentCalls: Sendable {
             }
             waiting?.resume()
         }
+        return true
     }
 
     /// Returns when no more calls will come.

@@ -18,16 +18,18 @@ import Synchronization
     /// From the first call on, all Tasks of the process run on this thread, also the main actor's, and only during such
     /// calls. A Task that nobody has awaited stays where it is when the call ends.
     ///
-    /// - Parameter session: an isolate's, whose orders are received meanwhile, and given to `onOrder` on this thread.
+    /// - Parameters:
+    ///   - session: an isolate's, whose orders are received meanwhile.
+    ///   - onOrder: is given each, on this thread. Returns whether to look for another one at once.
     func runOnOwnThread(
         serving session: Zygote.IsolateSession? = nil,
-        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Void)? = nil,
+        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Bool)? = nil,
         _ body: @escaping @Sendable () async throws -> Void
     ) throws {
         _createExecutors(factory: OwnThread.self)
         if let session, let onOrder {
             try OwnThread.jobs.watch(session.descriptor) {
-                while let order = session.receiveNow() { onOrder(order) }
+                while let order = session.receiveNow(), onOrder(order) {}
             }
         }
         let ending = Ending()
@@ -111,14 +113,14 @@ import Synchronization
 #else
     func runOnOwnThread(
         serving session: Zygote.IsolateSession? = nil,
-        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Void)? = nil,
+        _ onOrder: (@Sendable (Zygote.IsolateSession.Order) -> Bool)? = nil,
         _ body: @escaping @Sendable () async throws -> Void
     ) throws {
         if let session, let onOrder {
             Zygote.startThread {
                 while true {
                     let order = (try? session.receive()) ?? .close
-                    onOrder(order)
+                    _ = onOrder(order)
                     if case .close = order { return }
                 }
             }

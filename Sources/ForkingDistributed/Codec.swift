@@ -5,8 +5,8 @@ import Foundation
 
 /// How values become bytes. It must be the same in the host and its isolates. Any process, any thread.
 ///
-/// `[UInt8]`, `Data` and `FileDescriptor` as arguments and results do not go through it: bytes are passed as they are,
-/// and a descriptor as a duplicate in the other process.
+/// `[UInt8]`, `Data`, `String` and `FileDescriptor` as arguments and results do not go through it: bytes are passed as
+/// they are, a text as UTF-8, and a descriptor as a duplicate in the other process.
 public protocol IsolateCodec: Sendable {
     /// Encodes an argument, a result, or an error.
     func encode<Value: Encodable>(_ value: Value) throws -> [UInt8]
@@ -25,7 +25,9 @@ public struct JSONIsolateCodec: IsolateCodec {
     /// Creates a codec.
     public init() {}
 
-    public func encode<Value: Encodable>(_ value: Value) throws -> [UInt8] { Array(try JSONEncoder().encode(value)) }
+    private static let encoder = JSONEncoder()
+
+    public func encode<Value: Encodable>(_ value: Value) throws -> [UInt8] { Array(try Self.encoder.encode(value)) }
 
     public func decode<Value: Decodable>(
         _ type: Value.Type, from bytes: [UInt8], for system: IsolateSystem

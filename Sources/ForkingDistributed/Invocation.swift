@@ -11,12 +11,13 @@ import SystemPackage
 enum Parcel: Sendable {
     /// Encoded by the codec.
     case encoded([UInt8])
-    /// `[UInt8]` or `Data`.
+    /// `[UInt8]`, `Data`, or the UTF-8 of a `String`.
     case bytes([UInt8])
     case descriptor(FileDescriptor)
 
     init<Value: Encodable>(_ value: Value, _ codec: any IsolateCodec) throws {
         switch value {
+        case let value as String: self = .bytes(Array(value.utf8))
         case let value as [UInt8]: self = .bytes(value)
         case let value as Data: self = .bytes(Array(value))
         case let value as FileDescriptor: self = .descriptor(value)
@@ -36,8 +37,10 @@ enum Parcel: Sendable {
         switch self {
         case .encoded(let bytes): return try system.codec.decode(type, from: bytes, for: system)
         case .bytes(let bytes):
+            if Value.self == String.self { return String(decoding: bytes, as: UTF8.self) as! Value }
             if let value = bytes as? Value { return value }
             if let value = Data(bytes) as? Value { return value }
+            if let value = String(decoding: bytes, as: UTF8.self) as? Value { return value }
         case .descriptor(let descriptor):
             if let value = descriptor as? Value { return value }
         }

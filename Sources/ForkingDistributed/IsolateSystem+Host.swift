@@ -49,7 +49,7 @@ extension IsolateSystem {
         let isolate = try await zygote.isolate(
             Zygote.Handlers.name(of: type), writer.bytes, configuration: configuration)
         state.withLock { $0.isolates[number] = isolate }
-        serveCallbacks(of: isolate)
+        serveCallbacks(of: number, isolate)
         return try Act.resolve(id: .main(of: number), using: self)
     }
 
@@ -69,7 +69,10 @@ extension IsolateSystem {
     ) async throws -> ExitStatus? where Act.ID == ActorID {
         let isolate = try isolate(of: actor.id)
         let status = await isolate.close(timeout: timeout)
-        state.withLock { _ = $0.isolates.removeValue(forKey: actor.id.process) }
+        state.withLock { state in
+            state.isolates[actor.id.process] = nil
+            state.served.remove(actor.id.process)
+        }
         return status
     }
 
@@ -92,9 +95,11 @@ extension IsolateSystem {
 
     // MARK: Calls of the host's actors
 
-    /// A child cannot begin a call by itself. So the host always has a call under way that asks for the child's next
-    /// one, and whose reply is that.
-    private func serveCallbacks(of isolate: Zygote.Isolate) {
+    /// A child cannot begin a call by itself. So the host has a call under way that asks for the child's next one, and
+    /// whose reply is that. It costs each other call two system calls, so there is none before the child may know whom
+    /// to call.
+    func serveCallbacks(of number: UInt64, _ isolate: Zygote.Isolate) {
+        guard ActorID.mayBeKnownElsewhere, state.withLock({ $0.served.insert(number).inserted }) else { return }
         Task.detached { [weak self] in
             while true {
                 do {

@@ -56,6 +56,8 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         var main: (any DistributedActor)?
         /// In the host.
         var isolates: [UInt64: Zygote.Isolate] = [:]
+        /// The isolates whose calls of actors elsewhere are asked for.
+        var served: Set<UInt64> = []
     }
 
     struct WeakActor {
@@ -173,6 +175,7 @@ public final class IsolateSystem: DistributedActorSystem, Sendable {
         case .host:
             let isolate = try isolate(of: invocation.actor)
             let message = HostMessage.invocation(invocation).encoded()
+            serveCallbacks(of: invocation.actor.process, isolate)
             // If the method throws, there is no descriptor.
             let reply = try await isolate.run(
                 message.bytes, descriptors: message.descriptors, expecting: count, deadline: Self.deadline,

@@ -149,6 +149,29 @@ distributed actor Caller {
     distributed func dropShapes() { shapes = nil }
 }
 
+/// Takes what needs no codec.
+distributed actor Uncoded {
+    typealias ActorSystem = IsolateSystem
+    private let text: String
+
+    init(_ text: String, actorSystem: IsolateSystem) {
+        self.text = text
+        self.actorSystem = actorSystem
+    }
+
+    distributed func append(_ other: String) -> String { text + other }
+    distributed func append(_ other: String?) -> String? { other.map { text + $0 } }
+    distributed func append(_ other: [UInt8]) -> [UInt8] { text.utf8 + other }
+    distributed func append(_ number: Int) -> String { "\(text)\(number)" }
+}
+
+struct NoCodec: IsolateCodec {
+    func encode<Value: Encodable>(_ value: Value) throws -> [UInt8] { throw Failed("\(Value.self) is encoded") }
+    func decode<Value: Decodable>(_ type: Value.Type, from: [UInt8], for: IsolateSystem) throws -> Value {
+        throw Failed("\(type) is decoded")
+    }
+}
+
 /// Cannot be made.
 distributed actor Impossible {
     typealias ActorSystem = IsolateSystem

@@ -80,6 +80,22 @@ private func descriptors(_ shapes: Shapes) async throws {
     try expect(none as? Refused == Refused(reason: "nothing to read", code: 2), "\(none)")
 }
 
+/// What needs no codec goes past it, and an actor that was given no other is sent nothing but its calls.
+@Sendable func uncoded(_: Int) async throws {
+    let calls = Mutex<[Int]>([])
+    var options = IsolateSystem.Options()
+    options.onEnd = { report in calls.withLock { $0.append(report.calls) } }
+    let system = IsolateSystem(zygote, codec: NoCodec())
+    let uncoded = try await system.create(Uncoded.self, "a\0ß", options: options)
+    try expect(try await uncoded.append("€\u{301}") == "a\0ß€\u{301}", "another text")
+    try expect(try await uncoded.append(Optional("b")) == "a\0ßb", "another text, or none")
+    try expect(try await uncoded.append([255, 0]) == [97, 0, 195, 159, 255, 0], "other bytes")
+    let encoded = try await failure { try await uncoded.append(1) }
+    try expect((encoded as? Failed)?.description == "Int is encoded", "\(encoded)")
+    try await system.terminate(uncoded)
+    try expect(calls.withLock { $0 } == [3], "calls: \(calls.withLock { $0 })")
+}
+
 @Sendable func identity(_: Int) async throws {
     let counter = try await system.create(Counter.self, 0)
     let again = try Counter.resolve(id: counter.id, using: system)

@@ -23,6 +23,7 @@ let zygote = try Zygote.start(configuration: configuration()) { handlers in
         if let first = try? Hesitant(1, actorSystem: system) { return first }
         return try Hesitant(2, actorSystem: system)
     }
+    handlers.actor(Uncoded.self, codec: NoCodec()) { (system, text: String) in Uncoded(text, actorSystem: system) }
     handlers.actor(Impossible.self) { try Impossible(actorSystem: $0) }
     registerPort(in: &handlers)
     registerDispatch(in: &handlers)
@@ -54,6 +55,7 @@ let modes: [String: @Sendable (Int) async throws -> Void] = [
     "surroundings": surroundings,
     "teams": teams,
     "time": time,
+    "uncoded": uncoded,
     "zygote-killed": zygoteKilled,
 ]
 

@@ -13,6 +13,9 @@ struct ActorHostTests {
     @Test("arguments, results and errors of all shapes arrive; generic methods, properties, bytes, descriptors")
     func shapes() throws { try pass("shapes") }
 
+    @Test("texts and bytes need no codec; an actor that was given no other is sent nothing but its calls")
+    func uncoded() throws { try pass("uncoded") }
+
     @Test("actors are resolved, compared, resigned, and returned")
     func identity() throws { try pass("identity") }
 

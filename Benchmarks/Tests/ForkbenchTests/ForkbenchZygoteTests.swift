@@ -23,7 +23,9 @@ import Testing
         try running.expectNothingAlive()
         let lines = (contents(of: "\(directory.path)/json") ?? "").split(separator: "\n")
         let kinds = lines.map { line in ["heap_mb", "method"].map { field($0, of: line) ?? "" } }
-        let methods = ["zygote", "warm", "isolate", "distributed", "fork", "posix_spawn", "swift-subprocess"]
+        let methods = [
+            "zygote", "warm", "isolate", "distributed", "distributed-json", "fork", "posix_spawn", "swift-subprocess",
+        ]
         #expect(kinds == ["0", "100"].flatMap { heap in methods.map { [heap, $0] } })
         for line in lines {
             let texts = ["benchmark", "work", "host_threads", "repetitions", "calls", "hangs", "failed"]
