@@ -47,7 +47,7 @@ struct ZygoteChild: BitwiseCopyable {
     /// code, too: some twenty, which take longer than all that a small call does. A warm child has time for them before
     /// its call.
     private func rehearse() {
-        _ = marks.time(channel)
+        _ = (marks.time(channel), Instant.now)
         guard let pair = try? DescriptorPair() else { return }
         var request = CallMessage(.request, [0])
         request.head.handler = HandlerName("")
