@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The server's parent: what a client's program is started with.
+// What a client's program is started with. `program`: the command line's process and the server's parent, before it
+// serves. `variables`: the parent, for each client, so that it must not wait.
 
 import CForkCore
 import Forking

@@ -5,7 +5,7 @@ import CForkCore
 /// A stack for a parent's loop that is not copied to children. On an ordinary stack, each child would keep a copy of
 /// what the loop writes for each client. See `CForkCore/stack.c`.
 ///
-/// Parent, one thread. `close()` unmaps it.
+/// A parent or a zygote, one thread. `close()` unmaps it.
 struct ParentStack: BitwiseCopyable {
     /// Nil if it could not be mapped: then children are forked from the parent's ordinary stack.
     let memory: OpaquePointer?

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Decides about the workers of a pool. It gets snapshots of them and returns actions, which the parent carries out.
+/// Decides about the workers of a pool. It gets snapshots of them and returns actions, which the parent carries out. The
+/// pool's parent calls it, on its one thread, and no other process has it.
 ///
 /// It compares the pool with what it should be, whatever has happened: it forks a worker if one is missing, and drains
 /// one if there is one too many. A worker that must be replaced gets a pending drain reason, and one more worker is

@@ -5,6 +5,8 @@ import Glibc
 import SystemPackage
 
 /// A request that arrived as one datagram, over UDP or a Unix datagram socket.
+///
+/// `reply` is for the process that serves it: a child, or whoever received it from a `Listener`. `wipe` is the parent's.
 public struct Datagram: Sendable {
     /// The datagram, truncated to the server's `maxDatagramBytes`.
     public private(set) var bytes: [UInt8]

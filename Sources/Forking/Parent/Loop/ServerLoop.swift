@@ -5,7 +5,7 @@ import SystemPackage
 
 /// What all servers of this library share: what they poll, the signals that they take, and how they stop.
 ///
-/// Parent. Each server has a turn of its own: wait, then signals, exits, timers, and last its own work.
+/// Parent, on the one thread that serves. Each server has a turn of its own: wait, then signals, exits, timers, and last its own work.
 final class ServerLoop {
     let children: ChildTable
     let stopSwitch: StopSwitch

@@ -27,7 +27,7 @@ extension PreforkServer {
         public init() {}
     }
 
-    /// An event in a pool, as its parent sees it.
+    /// An event in a pool, as its parent sees it. Its texts can be asked for in any process, on any thread.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif

@@ -7,7 +7,7 @@ import SystemPackage
 /// The replies of a datagram server's children. The parent sends them on a socket that no child has: so a child cannot
 /// read other clients' datagrams, shut the socket down, connect it to a client, or reply in another child's name.
 ///
-/// Parent, except `ask`. Each child has a channel of its own. It sends a reply there, and receives the errno of sending
+/// Parent. The child's half is `askParent` in Datagram.swift. Each child has a channel of its own. It sends a reply there, and receives the errno of sending
 /// it: so a child sends no faster than the parent can. Each collection takes one reply of each child.
 final class Replies {
     /// The state of one child's channel. It changes with each client, so it is kept in memory that is not copied to

@@ -4,6 +4,8 @@ import CForkCore
 import Glibc
 
 /// This program, as it was started. Paths are C strings, with their NUL: see `SearchPath`.
+///
+/// Parent, when its server is made: it may read the file system. The go-between only executes it.
 struct Executable {
     let path: [CChar]
     let arguments: CStrings
