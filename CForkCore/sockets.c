@@ -204,6 +204,17 @@ int forkcore_send_all(int descriptor, const void *bytes, size_t count)
     return 0;
 }
 
+void forkcore_send_now(int descriptor, const void *bytes, size_t count)
+{
+    while (send(descriptor, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EINTR) {}
+}
+
+void forkcore_reset_on_close(int descriptor)
+{
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
+
 void forkcore_finish_sending(int descriptor)
 {
     shutdown(descriptor, SHUT_WR);

@@ -73,6 +73,12 @@ int forkcore_await_input(int descriptor, int64_t timeout_ns);
 /// Calls send(2) until all is sent, without SIGPIPE. EAGAIN when SO_SNDTIMEO has passed.
 int forkcore_send_all(int descriptor, const void *bytes, size_t count);
 
+/// Sends what the socket takes at once, without SIGPIPE. send(2).
+void forkcore_send_now(int descriptor, const void *bytes, size_t count);
+
+/// The close of this socket resets its connection. SO_LINGER in socket(7).
+void forkcore_reset_on_close(int descriptor);
+
 /// Which of our addresses a datagram was sent to. The answer must come from there; a socket that is bound to all
 /// addresses would choose another.
 struct forkcore_destination {

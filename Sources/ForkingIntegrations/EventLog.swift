@@ -59,6 +59,10 @@ extension ForkingServer.Event {
         case .serving: "serving"
         case .forked: "child forked"
         case .ended: "child ended"
+        case .refused: "client refused by the admission policy"
+        case .refusals: "clients refused by the admission policy"
+        case .rulesRead: "the address rules were read again"
+        case .rulesFailed: "the address rules stay as they were, as they cannot be read"
         case .rejected: "client refused"
         case .verifyFailed: "client refused, because the verify hook failed"
         case .beforeForkFailed: "the hook before the fork failed"
@@ -79,6 +83,10 @@ extension ForkingServer.Event {
         case .serving(let addresses): ["addresses": .array(addresses.map { .string("\($0)") })]
         case .forked(let pid, let peer): ["pid": .number(pid), "peer": .string("\(peer)")]
         case .ended(let exit): exit.metadata
+        case .refused(let peer, let reason): ["peer": .string("\(peer)"), "reason": .string(reason.name)]
+        case .refusals(let refusals): refusals.metadata
+        case .rulesRead: [:]
+        case .rulesFailed(let error): ["error": .text("\(error)")]
         case .rejected(let peer): ["peer": .string("\(peer)")]
         case .verifyFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
         case .forkFailed(let peer, let error): ["peer": .string("\(peer)"), "error": .text("\(error)")]
@@ -91,6 +99,15 @@ extension ForkingServer.Event {
         case .abandoned(let pids): ["pids": .array(pids.map { .number($0) })]
         case .trouble(let trouble): trouble.metadata
         }
+    }
+}
+
+extension AdmissionPolicy.Refusals {
+    fileprivate var metadata: Logger.Metadata {
+        var metadata: Logger.Metadata = [:]
+        for (reason, count) in counts { metadata[reason.name] = .number(count) }
+        if let worst { metadata["worst"] = .string(worst) }
+        return metadata
     }
 }
 

@@ -40,11 +40,13 @@ public final class ServerMetrics: Sendable {
             children.change(by: -1)
             exits[exit.cause].increment()
             duration.record(exit.duration)
+        case .refused(_, let reason): refusals[reason.name].increment()
         case .rejected: refusals["hook"].increment()
         case .verifyFailed: refusals["hook_failed"].increment()
         case .forkFailed: refusals["fork_failed"].increment()
         case .shortage: shortages.increment()
-        case .serving, .beforeForkFailed, .upgrading, .upgraded, .upgradeFailed, .listeningAgain, .stopping, .abandoned,
+        case .serving, .refusals, .rulesRead, .rulesFailed, .beforeForkFailed, .upgrading, .upgraded, .upgradeFailed,
+            .listeningAgain, .stopping, .abandoned,
             .trouble:
             break
         }

@@ -56,6 +56,10 @@ struct Exec: ParsableCommand {
             throw ValidationError(
                 "--no-delay cannot be used with --wait: the program gets the listening socket, not a connection")
         }
+        guard !program.wait || options.admission.values == AdmissionOptions.Values() else {
+            throw ValidationError(
+                "--wait lets the program accept clients: --per-source, --rate and the like cannot be used with it")
+        }
         guard commandCount > 0 else { throw ValidationError("no program to run: expected \(Self.form)") }
         do throws(ForkingError) {
             _ = try ProgramLine.program(ofLast: commandCount, called: program.argv0)

@@ -98,6 +98,10 @@ struct Echo: ParsableCommand {
         guard !udp || !common.sockets.noDelay else {
             throw ValidationError("--no-delay is for connections, but --udp serves datagrams: use only one of them")
         }
+        guard !udp || options.admission.penalty == nil else {
+            throw ValidationError(
+                "--penalty is for connections, but --udp serves datagrams, which anybody can send in another's name")
+        }
         guard !udp || patience.ioTimeout == nil else {
             throw ValidationError("--io-timeout is for connections, but --udp serves datagrams: use only one of them")
         }

@@ -25,6 +25,7 @@ enum OptionNames {
         "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain-timeout",
         "maxReplacedAtOnce": "--max-replaced-at-once", "printsStuckBacktrace": "--backtraces",
         "keepAlive": "--keepalive", "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only",
+        "maxPerSource": "--per-source", "rate": "--rate", "totalRate": "--total-rate", "earlyDrop": "--early-drop",
         "backlog": "--backlog", "permissions": "--mode", "group": "--group",
     ]
 

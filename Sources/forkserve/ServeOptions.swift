@@ -113,8 +113,10 @@ struct ServeOptions: ParsableArguments {
         var maxChildren = 40
         var timeout: Double?
         var leavesDaemons = false
+        var admission = AdmissionOptions.Values()
 
         mutating func code(_ coder: inout FieldCoder) {
+            admission.code(&coder)
             coder.field(&maxChildren)
             coder.field(&timeout)
             coder.field(&leavesDaemons)
@@ -132,10 +134,12 @@ struct ServeOptions: ParsableArguments {
             """,
             valueName: "seconds"))
     var timeout: Double?
+    @OptionGroup var admission: AdmissionOptions
 
-    var values: Values { Values(maxChildren: maxChildren, timeout: timeout) }
+    var values: Values { Values(maxChildren: maxChildren, timeout: timeout, admission: admission.values) }
 
     func check() throws {
+        try admission.check()
         try Bound.limit("--timeout", timeout)
         try Bound.count("--max-children", maxChildren, upTo: 4_194_304)
     }

@@ -22,6 +22,7 @@ extension Job {
         server.hooks.onEvent = common.verbose ? { tellOfAllEnds($1) } : { tellOfTrouble($1) }
         server.hooks.onError = common.verbose ? { tellOfError($0, $1) } : { tellOfTrouble($0, $1) }
         server.hooks.signals[.userDefinedOne] = { server in printTable(server.status) }
+        if forking.admission.rules != nil { server.hooks.signals[.hangup] = { server in server.reloadRules() } }
         if service == .echoDatagrams {
             let echoGuard = EchoGuard(server.addresses)
             server.hooks.verifyDatagram = { echoGuard.admits($1) }
@@ -80,6 +81,7 @@ extension Job {
         configuration.child.killTimeout = .seconds(common.killTimeout)
         configuration.child.printsCrashBacktrace = common.backtraces
         configuration.reapsStrangers = true
+        configuration.admission = try forking.admission.policy()
         configuration.control = try common.control.map(ControlPath.address)
         configuration.child.credentials = common.identity.credentials
         configuration.child.oomScore = common.identity.oomScore

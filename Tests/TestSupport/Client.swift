@@ -7,10 +7,19 @@ public final class Client {
     public let descriptor: Int32
 
     /// Connects to `127.0.0.1:PORT`, `[::1]:PORT`, `unix:PATH` or `unix:@NAME`, as a server prints it.
-    public init(_ address: String, deadline seconds: Int = 60) throws {
+    ///
+    /// - Parameter source: where it connects from, such as `127.0.0.2`; nil: what the kernel chooses.
+    public init(_ address: String, from source: String? = nil, deadline seconds: Int = 60) throws {
         descriptor = try withAddress(address) { family, pointer, length in
             let descriptor = socket(family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
             guard descriptor >= 0 else { throw Failure("socket: \(String(cString: strerror(errno)))") }
+            if let source {
+                let isBound = try withAddress("\(source):0") { bind(descriptor, $1, $2) == 0 }
+                guard isBound else {
+                    close(descriptor)
+                    throw Failure("bind \(source): \(String(cString: strerror(errno)))")
+                }
+            }
             guard connect(descriptor, pointer, length) == 0 else {
                 let reason = String(cString: strerror(errno))
                 close(descriptor)

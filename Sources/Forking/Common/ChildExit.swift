@@ -75,8 +75,8 @@ public struct ChildExit: Sendable {
     public let usage: ResourceUsage?
     /// Why its program could not be executed; nil otherwise. execve(2).
     public let execError: Errno?
-    /// The call's channel, for a zygote's child.
-    var channel: Int32 = -1
+    /// See `Child.tag`.
+    var tag: Int32 = -1
 
     /// Whether it ended with status 0, and neither a timeout nor a stop ended it.
     public var isSuccess: Bool { status.isSuccess && reason == .own }

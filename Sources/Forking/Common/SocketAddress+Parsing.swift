@@ -72,11 +72,12 @@ extension SocketAddress {
         }
     }
 
-    private static func isName(_ host: Substring) -> Bool {
+    /// Whether this looks like a host name, which people may expect to be looked up.
+    static func isName(_ host: Substring) -> Bool {
         host.utf8.contains { (0x61...0x7a).contains($0 | 0x20) } && !host.contains(":")
     }
 
-    private static func isDigit(_ byte: UInt8) -> Bool { (0x30...0x39).contains(byte) }
+    static func isDigit(_ byte: UInt8) -> Bool { (0x30...0x39).contains(byte) }
 
     static let forms = "expected something like 127.0.0.1:7777, [::1]:7777 or unix:/run/x.sock"
 }

@@ -168,6 +168,23 @@ extension SocketAddress {
         return Self.string(text)
     }
 
+    /// Calls `body` with the bytes of the IP address, 4 or 16 in network order; returns nil for a Unix socket. Does not
+    /// allocate, unlike `ip`.
+    func withIPBytes<R>(_ body: (UnsafeRawBufferPointer) -> R) -> R? {
+        let bytes: Range<Int>
+        switch family {
+        case AF_INET:
+            let start = MemoryLayout.offset(of: \sockaddr_in.sin_addr)!
+            bytes = start..<start + MemoryLayout<in_addr>.size
+        case AF_INET6:
+            let start = MemoryLayout.offset(of: \sockaddr_in6.sin6_addr)!
+            bytes = start..<start + MemoryLayout<in6_addr>.size
+        default:
+            return nil
+        }
+        return withUnsafeBytes(of: storage) { body(UnsafeRawBufferPointer(rebasing: $0[bytes])) }
+    }
+
     /// The port; nil for a Unix socket.
     public var port: UInt16? {
         switch family {
@@ -205,7 +222,7 @@ extension SocketAddress {
         return withUnsafeBytes(of: storage) { Array($0[Self.pathOffset..<min(Int(length), $0.count)]) }
     }
 
-    private static func string(_ text: [CChar]) -> String {
+    static func string(_ text: [CChar]) -> String {
         String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 

@@ -17,6 +17,11 @@ public struct Connection: ~Copyable {
     /// True if the client may have attached descriptors that were never received (SCM_RIGHTS). Closing the last copy of
     /// the connection closes them too, which may block, so a process of its own does it: `forkcore_close_aside`.
     var mayHoldRights = false
+    /// Parent: whether it was admitted already, and what it takes up then: see `SourceAdmission.Account.number`.
+    var isAdmitted = false
+    /// Parent: whether it was refused, and sent something that is to arrive.
+    var wasTold = false
+    var account: Int32 = -1
     private var buffer: [UInt8] = []
     private var unread: Range<Int> = 0..<0
     private var hasEnded = false

@@ -5,12 +5,13 @@ import Glibc
 import SystemPackage
 
 /// Clients that were accepted but have no child yet, because of a shortage, or because the server is stopping and they
-/// connected before. Parent. Children close them.
+/// connected before. Parent only: `ParentOnly` closes a child's copies of the descriptors.
 struct HeldClients: ~Copyable {
     private struct Client {
         let descriptor: FileDescriptor
         let peer: SocketAddress
-        let isWelcome: Bool
+        var isAdmitted = false
+        var account: Int32 = -1
     }
 
     /// From index `first` on, oldest first.
@@ -38,7 +39,7 @@ struct HeldClients: ~Copyable {
                 do throws(ForkingError) {
                     guard let (descriptor, peer) = try Listener.take(from: shared.descriptor) else { continue }
                     ParentOnly.add(descriptor.rawValue)
-                    clients.append(Client(descriptor: descriptor, peer: peer, isWelcome: false))
+                    clients.append(Client(descriptor: descriptor, peer: peer))
                     if descriptor.rawValue >= most { return }
                 } catch {
                     return
@@ -47,10 +48,10 @@ struct HeldClients: ~Copyable {
         }
     }
 
-    /// Holds a verified client, before all others.
+    /// Holds an admitted client, before all others.
     mutating func putBack(_ connection: consuming Connection) {
-        let peer = connection.peer
-        let client = Client(descriptor: connection.release(), peer: peer, isWelcome: true)
+        let (peer, account) = (connection.peer, connection.account)
+        let client = Client(descriptor: connection.release(), peer: peer, isAdmitted: true, account: account)
         ParentOnly.add(client.descriptor.rawValue)
         if first > 0 {
             first -= 1
@@ -60,13 +61,13 @@ struct HeldClients: ~Copyable {
         }
     }
 
-    /// Removes the client that has waited longest. Returns nil if there is none, or if `isWelcome` rejects it.
-    mutating func next(_ isWelcome: (borrowing Connection) -> Bool) -> Connection? {
+    /// Removes the client that has waited longest. Returns nil if there is none.
+    mutating func next() -> Connection? {
         guard !isEmpty else { return nil }
         let client = removeFirst()
         var connection = Connection(client.descriptor, peer: client.peer)
         connection.mayHoldRights = client.peer.isUnix
-        guard client.isWelcome || isWelcome(connection) else { return nil }
+        (connection.isAdmitted, connection.account) = (client.isAdmitted, client.account)
         return connection
     }
 

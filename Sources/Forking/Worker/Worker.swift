@@ -173,7 +173,7 @@ public final class Worker: Sendable {
         _ configuration: PreforkServer.Configuration, _ hooks: PreforkServer.Hooks,
         _ handler: (inout Connection, Worker) throws -> Void
     ) throws(ForkingError) {
-        let lingering = Lingering()
+        let lingering = Lingering(inParent: false)
         notifyReady()
         while var connection = try accept(lingering) {
             let peer = connection.peer

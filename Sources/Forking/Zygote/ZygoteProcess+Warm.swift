@@ -68,7 +68,7 @@ extension ZygoteProcess {
     /// Forks another child on the channel of one that has died before it received its request: the request is in the
     /// channel, or will be. Returns whether there is another child, so that nobody needs to hear of that one.
     func replace(_ exit: ChildExit) -> Bool {
-        let channel = exit.channel
+        let channel = exit.tag
         guard channel >= 0, isWaiting(channel), replacements.note(channel), !forkcore_hung_up(channel) else {
             return false
         }

@@ -79,7 +79,7 @@ final class ZygoteProcess {
         table.onExit = { [unowned self] in tell($0) }
         table.onTrouble = { [unowned self] in tell($0) }
         if let timeout = options.timeout {
-            table.timesOut = { [marks] in (marks.time($0.channel) ?? .now) + timeout }
+            table.timesOut = { [marks] in (marks.time($0.tag) ?? .now) + timeout }
         }
         try table.reapStrangers()  // all children here are calls' children, or were reparented from them
     }
@@ -88,7 +88,7 @@ final class ZygoteProcess {
     func run() -> Int32 {
         guard prepare() else { return 1 }
         try? stack.run { () throws(ForkingError) in serve() }
-        table.onExit = { [unowned self] in tellEnd($0.channel, $0.status, $0.usage) }
+        table.onExit = { [unowned self] in tellEnd($0.tag, $0.status, $0.usage) }
         table.killAll()
         _ = try? table.wait(atMost: .seconds(1))
         return 0
@@ -221,7 +221,7 @@ final class ZygoteProcess {
         }
         tally.value.alive = Int64(table.count)
         tally.value.forked += 1
-        table.keep(channel, for: pid)
+        table.setTag(channel, of: pid)
         _ = forkcore_poll_add_hang_up(hangUps.rawValue, channel, UInt64(pid))
     }
 
@@ -249,7 +249,7 @@ final class ZygoteProcess {
             for index in 0..<count {
                 guard tokens[index] != Self.controlToken else { return false }
                 let pid = ProcessID(tokens[index])
-                let channel = table.channel(of: pid)
+                let channel = table.tag(of: pid)
                 guard channel >= 0 else { continue }
                 // Stop polling the channel, which would report the hang-up again. The table reports the child's end.
                 forkcore_poll_remove(hangUps.rawValue, channel)
@@ -269,15 +269,15 @@ final class ZygoteProcess {
         tally.value.reaped += 1
         tally.value.alive = Int64(table.count)
         state.value.isShort = false
-        if !replace(exit) { tellEnd(exit.channel, exit.status, exit.usage) }
+        if !replace(exit) { tellEnd(exit.tag, exit.status, exit.usage) }
     }
 
     /// A child that has ended, but is held by a tracer, has ended as far as its call is concerned.
     private func tell(_ trouble: ChildTrouble) {
         Lines.tell("zygote: \(trouble)")
         guard case .held(let pid, _) = trouble else { return }
-        tellEnd(table.channel(of: pid), .unknown, nil)
-        table.keep(-1, for: pid)
+        tellEnd(table.tag(of: pid), .unknown, nil)
+        table.setTag(-1, of: pid)
     }
 
     /// Reports the child's end on its channel. Has no effect if the host has the reply already.

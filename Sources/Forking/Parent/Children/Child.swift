@@ -106,8 +106,9 @@ struct Child: BitwiseCopyable {
     let killTimeout: Duration
     /// Whether a child left it behind; no table has forked it.
     var isLeftover = false
-    /// The channel of the call that a zygote's child serves, or -1.
-    var channel: Int32 = -1
+    /// What its owner knows it by: a zygote the channel of the call that it serves, a server its
+    /// client's account (`SourceAdmission.Account`). Or -1.
+    var tag: Int32 = -1
 
     init(
         _ pid: ProcessID, _ peer: SocketAddress?, _ startedAt: Instant, _ options: ChildOptions, pidfd: Int32

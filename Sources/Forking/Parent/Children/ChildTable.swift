@@ -294,11 +294,11 @@ public final class ChildTable {
         vacate(slot)
     }
 
-    /// The channel of the call that a zygote's child serves, or -1.
-    func channel(of pid: ProcessID) -> Int32 { slots.slot(of: pid).map { slots[$0].channel } ?? -1 }
+    /// See `Child.tag`.
+    func tag(of pid: ProcessID) -> Int32 { slots.slot(of: pid).map { slots[$0].tag } ?? -1 }
 
-    func keep(_ channel: Int32, for pid: ProcessID) {
-        if let slot = slots.slot(of: pid) { slots[slot].channel = channel }
+    func setTag(_ tag: Int32, of pid: ProcessID) {
+        if let slot = slots.slot(of: pid) { slots[slot].tag = tag }
     }
 
     /// The table's invariants, checked after changes in debug builds:

@@ -284,7 +284,7 @@ extension ChildExit {
             pid: child.pid, peer: child.peer, status: status, reason: child.reason,
             duration: ended.at - child.startedAt, isLeftover: child.isLeftover,
             usage: status == .unknown ? nil : ResourceUsage(ending),
-            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), channel: child.channel)
+            execError: ended.execError == 0 ? nil : Errno(rawValue: ended.execError), tag: child.tag)
     }
 }
 

@@ -45,26 +45,13 @@ extension ForkingServer {
         }
     }
 
-    /// The client that was held longest, or else the next one in a listener's queue, unless the verify hook rejects it.
+    /// The client that was held longest, or else the next one in a listener's queue, unless it is refused.
     private func nextClient() throws(ForkingError) -> Connection? {
-        if held.isEmpty {
-            guard let connection = try listeners.accept() else { return nil }
-            if isWelcome(connection) { return connection }
-        } else if let connection = held.next(isWelcome) {
-            return connection
-        }
+        guard var connection = held.isEmpty ? try listeners.accept() : held.next() else { return nil }
+        if connection.isAdmitted || isWelcome(&connection) { return connection }
+        if connection.wasTold { refused.add(connection) }
         noteClient()
         return nil
-    }
-
-    private func isWelcome(_ connection: borrowing Connection) -> Bool {
-        do {
-            if try hooks.verifyConnection(self, connection) { return true }
-            tell(.rejected(connection.peer))
-        } catch {
-            tell(.verifyFailed(connection.peer, error))
-        }
-        return false
     }
 
     private func serve(_ connection: consuming Connection) throws(ForkingError) {
@@ -76,6 +63,7 @@ extension ForkingServer {
                 let start = $0!.load(as: ConnectionStart.self)
                 return start.server._withUnsafeGuaranteedRef { $0.serveInChild(start) }
             }
+            if connection.account >= 0 { children.setTag(connection.account, of: pid) }
             tell(.forked(pid, peer: peer))
         } catch {
             try hold(connection, error)
@@ -107,7 +95,10 @@ extension ForkingServer {
     /// No child could be made for a client. Holds the client if a retry may soon succeed; otherwise closes its
     /// connection.
     private func hold(_ connection: consuming Connection, _ error: ForkingError) throws(ForkingError) {
-        guard error.isShortage else { return tell(.forkFailed(connection.peer, error)) }
+        guard error.isShortage else {
+            giveBack(connection.account)
+            return tell(.forkFailed(connection.peer, error))
+        }
         held.putBack(connection)
         throw error
     }
@@ -134,11 +125,13 @@ extension ForkingServer {
             try connection.setUp(timeout: configuration.ioTimeout, noDelay: configuration.noDelay)
             child = try program(connection)
         } catch {
+            giveBack(connection.account)
             return tell(.forkFailed(peer, error))
         }
         do throws(ForkingError) {
             let pid = try children.spawn(
                 child, on: connection.descriptor, peer: peer, options: childOptions)
+            if connection.account >= 0 { children.setTag(connection.account, of: pid) }
             tell(.forked(pid, peer: peer))
         } catch {
             try hold(connection, error)
@@ -187,8 +180,9 @@ extension ForkingServer {
 
     private func nextDatagram() throws(ForkingError) -> Datagram? {
         if heldDatagram != nil { return heldDatagram.take() }
+        heldAccount = -1
         guard var datagram = try receive() else { return nil }
-        if isWelcome(datagram) { return datagram }
+        if isAdmitted(datagram), isWelcome(datagram) { return datagram }
         datagram.wipe()
         noteClient()
         return nil
@@ -208,6 +202,7 @@ extension ForkingServer {
         } catch {
             tell(.verifyFailed(datagram.peer, error))
         }
+        giveBack(heldAccount)
         return false
     }
 
@@ -216,10 +211,12 @@ extension ForkingServer {
         do throws(ForkingError) {
             let pid = try fork(for: datagram)
             replies!.begin(pid, for: datagram)
+            if heldAccount >= 0 { children.setTag(heldAccount, of: pid) }
             tell(.forked(pid, peer: datagram.peer))
             datagram.wipe()
         } catch {
             guard error.isShortage else {
+                giveBack(heldAccount)
                 tell(.forkFailed(datagram.peer, error))
                 return datagram.wipe()
             }

@@ -33,6 +33,9 @@ extension ForkingServer {
         /// How the children are set up and limited. `child.timeout` limits how long one client is served.
         public var child = ChildOptions()
 
+        /// Who is served, and how much of the server one source may have. Nil: every client is served.
+        public var admission: AdmissionPolicy?
+
         /// See `ChildTable.reapStrangers()`. Only for a program that has no children other than the server's.
         public var reapsStrangers = false
 
@@ -56,6 +59,7 @@ extension ForkingServer {
             try ServerLoop.checkTakeable(stopSignals)
             try ServerLoop.checkControl(control)
             try child.check()
+            try admission?.check(maxChildren: maxChildren)
             return self
         }
 

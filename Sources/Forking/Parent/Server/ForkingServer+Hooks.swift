@@ -40,7 +40,7 @@ extension ForkingServer {
         public init() {}
     }
 
-    /// An event in a server, as its parent sees it.
+    /// An event in a server, as its parent sees it. Its texts can be asked for in any process, on any thread.
     #if hasAttribute(nonexhaustive)
         @nonexhaustive
     #endif
@@ -51,6 +51,14 @@ extension ForkingServer {
         case forked(ProcessID, peer: SocketAddress)
         /// A child ended and was reaped.
         case ended(ChildExit)
+        /// This client was refused by `Configuration.admission`.
+        case refused(SocketAddress, AdmissionPolicy.Reason)
+        /// The clients that were refused by `Configuration.admission` in about a second.
+        case refusals(AdmissionPolicy.Refusals)
+        /// `AdmissionPolicy.rulesFile` was read again.
+        case rulesRead
+        /// `AdmissionPolicy.rulesFile` cannot be read. The rules stay as they were.
+        case rulesFailed(ForkingError)
         /// The verify hook returned false.
         case rejected(SocketAddress)
         /// The verify hook threw.
@@ -83,10 +91,10 @@ extension ForkingServer {
         /// The severity of the event.
         public var severity: EventSeverity {
             switch self {
-            case .serving, .upgrading, .upgraded, .stopping: .info
-            case .forked, .rejected: .debug
+            case .serving, .rulesRead, .upgrading, .upgraded, .stopping: .info
+            case .forked, .refused, .rejected: .debug
             case .ended(let exit): Self.isTrouble(exit) ? .warning : .debug
-            case .verifyFailed, .beforeForkFailed, .shortage: .warning
+            case .refusals, .rulesFailed, .verifyFailed, .beforeForkFailed, .shortage: .warning
             case .forkFailed, .upgradeFailed, .listeningAgain, .abandoned, .trouble: .error
             }
         }
@@ -109,6 +117,10 @@ extension ForkingServer.Event: CustomStringConvertible {
         case .serving(let addresses): "serving on \(addresses.map(\.description).joined(separator: ", "))"
         case .forked(let pid, let peer): "child \(pid), peer \(peer): forked"
         case .ended(let exit): exit.description
+        case .refused(let peer, let reason): "refused \(peer): \(reason)"
+        case .refusals(let refusals): refusals.description
+        case .rulesRead: "the address rules were read again"
+        case .rulesFailed(let error): "the address rules stay as they were: \(error)"
         case .rejected(let peer): "refused \(peer)"
         case .verifyFailed(let peer, let error): "refused \(peer), as the verify hook failed: \(error)"
         case .beforeForkFailed(let error): "beforeFork failed, and the server goes on without it: \(error)"

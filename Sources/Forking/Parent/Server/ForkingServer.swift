@@ -32,7 +32,7 @@ public final class ForkingServer {
     public let children: ChildTable
 
     // The state of the loop, which spans several files: this one waits for events, +Clients forks,
-    // +Stopping starts and stops, +Status reports. LoopServer has the code shared with a pool.
+    // +Admission judges, +Stopping starts and stops, +Status reports. LoopServer has the code shared with a pool.
     let loop: ServerLoop
     let service: Service
     /// `configuration.child`, copied once: a copy for each client would write to memory shared with the children.
@@ -42,6 +42,13 @@ public final class ForkingServer {
     var listeners = ListenerSet()
     var held = HeldClients()
     var heldDatagram: Datagram?
+    /// What the datagram that was received last takes up: see `SourceAdmission.Account.number`.
+    var heldAccount: Int32 = -1
+    /// Nil without an `AdmissionPolicy`.
+    var sources: SourceAdmission?
+    private(set) var rulesFile: RulesFile?
+    /// Clients that were refused, and have not received why yet.
+    let refused: Lingering
     /// Whether a drain still serves the clients in the listen queue. False until the server has begun to serve, and in
     /// a loop of the user's own.
     var takesWaiting = false
@@ -95,6 +102,10 @@ public final class ForkingServer {
         guard listener.isDatagram else {
             throw .invalid("the listener on \(listener.address) is not for datagrams: use init(_:)")
         }
+        guard configuration.admission?.penalties.areNone != false else {
+            throw .invalid(
+                "admission has penalties, which datagrams cannot earn: anybody can send one in another's name")
+        }
         try self.init(listener, configuration, hooks, .datagrams(handler))
     }
 
@@ -136,12 +147,16 @@ public final class ForkingServer {
     ///   - configuration: limits, timeouts and options.
     ///   - hooks: callbacks; the `hooks` property can also be set later.
     ///   - program: returns the program to execute for a listener's address. Runs in the parent.
-    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid; `.system` if a system call fails.
+    /// - Throws: `ForkingError.Code.invalid` if the configuration is invalid, or has an admission policy; `.system` if a
+    ///   system call fails.
     public convenience init(
         lending listener: consuming Listener, configuration: Configuration = Configuration(),
         hooks: Hooks = Hooks(),
         program: @escaping (SocketAddress) throws(ForkingError) -> Program
     ) throws(ForkingError) {
+        guard configuration.admission == nil else {
+            throw .invalid("admission is set, but the programs accept clients themselves: it must be nil")
+        }
         try configuration.checkDescriptors()
         try self.init(listener, configuration, hooks, .lending(program))
     }
@@ -155,6 +170,15 @@ public final class ForkingServer {
         self.service = service
         address = listener.address
         idleSince = try ParentCell(.now)
+        if var policy = configuration.admission {
+            if let path = policy.rulesFile {
+                let file = try RulesFile(path)
+                policy.rules = policy.rules.merging(try file.read())
+                rulesFile = consume file
+            }
+            sources = try SourceAdmission(policy)
+        }
+        refused = Lingering(inParent: true)
         // A child loses its death mark at execve(2): a table that spawns programs must reap by pidfd.
         let reaping: ChildTable.Reaping = service.isOfPrograms ? .pidfd : .signal
         children = try ChildTable(maxChildren: configuration.maxChildren, reaping: reaping)
@@ -213,6 +237,7 @@ public final class ForkingServer {
         defer {
             loop.end()
             replies = nil
+            reportRefusals(Instant(nanoseconds: .max))
         }
         try InheritedSockets.closeUnclaimed()
         try prepare()
@@ -301,7 +326,7 @@ public final class ForkingServer {
         let mayAdmit = canAdmit
         let ready = try loop.wait(
             for: mayAdmit ? listeners.polled : -1,
-            until: earlier(earlier(idleDeadline, admission.shortage.until), lent.next),
+            until: earlier(earlier(earlier(idleDeadline, admission.shortage.until), lent.next), nextOfSources),
             isBusy: isHolding && mayAdmit, isHolding: isHolding)
         if ready.contains(.signal) { takeSignals() }
         if ready.contains(.stop), let step = stopSwitch.take() { advance(to: step) }
@@ -322,7 +347,7 @@ public final class ForkingServer {
     /// While it drains, the server still makes children for the clients that it holds.
     private var canAdmit: Bool {
         switch loop.life.state {
-        case .serving: break
+        case .serving: guard !mustWait else { return false }
         case .stopping(.drain, _): guard isHolding else { return false }
         default: return false
         }
@@ -350,6 +375,7 @@ public final class ForkingServer {
     /// Reports a child's end.
     func noteEnd(of exit: ChildExit) {
         admission.noteEnd()
+        if exit.tag >= 0 { sources?.noteEnd(of: exit, SourceAdmission.Account(number: exit.tag), at: .now) }
         replies?.end(exit.pid)
         if service.isLending {
             var generator = SystemRandomNumberGenerator()
@@ -363,6 +389,7 @@ public final class ForkingServer {
         let now = Instant.now
         admission.fireTimers(now)
         takeBack(now)
+        fireSourceTimers(now)
         if let deadline = idleDeadline, deadline <= now {
             idleSince.value = now
             children.collect()
