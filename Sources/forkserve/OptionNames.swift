@@ -25,7 +25,9 @@ enum OptionNames {
         "requestTimeout": "--timeout", "replacementDrainTimeout": "--replacement-drain-timeout",
         "maxReplacedAtOnce": "--max-replaced-at-once", "printsStuckBacktrace": "--backtraces",
         "keepAlive": "--keepalive", "userTimeout": "--user-timeout", "isIPv6Only": "--ipv6-only",
-        "maxPerSource": "--per-source", "rate": "--rate", "totalRate": "--total-rate", "earlyDrop": "--early-drop",
+        "maxPerSource": "--per-source", "ipv4Prefix": "--per-source", "ipv6Prefix": "--per-source", "rate": "--rate",
+        "totalRate": "--total-rate", "penalties": "--penalty", "earlyDrop": "--early-drop", "reservations": "--reserve",
+        "rules": "--allow", "rulesFile": "--rules", "refusal": "--refuse-with",
         "backlog": "--backlog", "permissions": "--mode", "group": "--group",
     ]
 

@@ -82,6 +82,7 @@ extension Job {
         configuration.child.printsCrashBacktrace = common.backtraces
         configuration.reapsStrangers = true
         configuration.admission = try forking.admission.policy()
+        configuration.admission?.maxSources = max(65_536, 2 * forking.maxChildren)
         configuration.control = try common.control.map(ControlPath.address)
         configuration.child.credentials = common.identity.credentials
         configuration.child.oomScore = common.identity.oomScore

@@ -9,8 +9,10 @@ import Testing
 struct OptionNamesTests {
     /// What forkserve leaves as it is by default, or sets by itself.
     private let unset: Set = [
-        "acceptsDescriptors", "allowsThreads", "child", "containment", "diesWithParent", "heartbeatTimeout", "heedless",
-        "idleTimeout", "limits", "maxDatagramBytes", "reapsStrangers", "requestUnit", "reusesAddress", "reusesPort",
+        "acceptsDescriptors", "admission", "allowsThreads", "child", "containment", "diesWithParent",
+        "heartbeatTimeout", "heedless",
+        "idleTimeout", "limits", "maxDatagramBytes", "maxSources", "reapsStrangers", "refusals", "requestUnit",
+        "reusesAddress", "reusesPort",
         "stopSignals", "waitsForChildren",
     ]
 
@@ -18,6 +20,7 @@ struct OptionNamesTests {
     func all() {
         let all: [Any] = [
             ForkingServer.Configuration(), PreforkServer.Configuration(), ChildOptions(), Listener.Options(),
+            AdmissionPolicy(),
         ]
         let names = all.flatMap { Mirror(reflecting: $0).children.compactMap(\.label) }
         for name in names where !unset.contains(name) {

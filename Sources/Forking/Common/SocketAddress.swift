@@ -171,18 +171,11 @@ extension SocketAddress {
     /// Calls `body` with the bytes of the IP address, 4 or 16 in network order; returns nil for a Unix socket. Does not
     /// allocate, unlike `ip`.
     func withIPBytes<R>(_ body: (UnsafeRawBufferPointer) -> R) -> R? {
-        let bytes: Range<Int>
         switch family {
-        case AF_INET:
-            let start = MemoryLayout.offset(of: \sockaddr_in.sin_addr)!
-            bytes = start..<start + MemoryLayout<in_addr>.size
-        case AF_INET6:
-            let start = MemoryLayout.offset(of: \sockaddr_in6.sin6_addr)!
-            bytes = start..<start + MemoryLayout<in6_addr>.size
-        default:
-            return nil
+        case AF_INET: withUnsafeBytes(of: load(sockaddr_in.self).sin_addr, body)
+        case AF_INET6: withUnsafeBytes(of: load(sockaddr_in6.self).sin6_addr, body)
+        default: nil
         }
-        return withUnsafeBytes(of: storage) { body(UnsafeRawBufferPointer(rebasing: $0[bytes])) }
     }
 
     /// The port; nil for a Unix socket.

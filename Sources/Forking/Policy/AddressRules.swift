@@ -85,7 +85,7 @@ extension AddressRules {
     }
 
     static func allows(_ key: AddressKey, _ entries: UnsafeBufferPointer<Entry>, allowsOthers: Bool) -> Bool {
-        entries.isEmpty || decision(on: key, in: entries) ?? allowsOthers
+        decision(on: key, in: entries) ?? allowsOthers
     }
 
     /// What the entry with the longest prefix that the address has decides; nil if the address has none.
