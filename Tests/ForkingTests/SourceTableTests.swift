@@ -10,11 +10,10 @@ private final class Users {
 
     init(capacity: Int) throws { table = try SourceTable(capacity: capacity) }
 
-    func add(_ user: Int, at now: Instant) -> Int? { table.add(Source.Key(user: UInt32(user)), at: now) }
+    func noteSeen(_ user: Int, at now: Instant) -> Int? { table.noteSeen(Source.Key(user: UInt32(user)), at: now) }
     func index(of user: Int) -> Int? { table.index(of: Source.Key(user: UInt32(user))) }
     func children(_ index: Int) -> Int { Int(table[index].children) }
     var count: Int { table.count }
-    func noteSeen(_ index: Int, at now: Instant) { table.noteSeen(index, at: now) }
     func noteChild(_ index: Int) { table.noteChild(index) }
     func noteChildEnd(_ index: Int, at now: Instant, _ change: (inout Source) -> Void) {
         table.noteChildEnd(index, at: now, change)
@@ -28,9 +27,9 @@ struct SourceTableTests {
     @Test("when it is full, the source that was last seen the longest ago is forgotten")
     func oldest() throws {
         let table = try Users(capacity: 3)
-        for user in 0..<3 { #expect(table.add(user, at: start) == user) }
-        table.noteSeen(0, at: start)
-        #expect(table.add(3, at: start) == 1)  // where 1 was
+        for user in 0..<3 { #expect(table.noteSeen(user, at: start) == user) }
+        #expect(table.noteSeen(0, at: start) == 0)
+        #expect(table.noteSeen(3, at: start) == 1)  // where 1 was
         #expect(table.index(of: 1) == nil)
         #expect([0, 2, 3].map { table.index(of: $0) } == [0, 2, 1])
         #expect(table.count == 3)
@@ -39,19 +38,19 @@ struct SourceTableTests {
     @Test("sources with children are never forgotten, those with penalties last, and first those whose are over")
     func order() throws {
         let table = try Users(capacity: 3)
-        for user in 0..<3 { _ = table.add(user, at: start) }
+        for user in 0..<3 { _ = table.noteSeen(user, at: start) }
         table.noteChild(0)
         table.noteChild(1)
         table.noteChildEnd(1, at: start) { $0.penalizedUntil = start + .seconds(10) }
-        #expect(table.add(3, at: start) == 2)  // not the older one with penalties
-        #expect(table.add(4, at: start) == 2)
+        #expect(table.noteSeen(3, at: start) == 2)  // not the older one with penalties
+        #expect(table.noteSeen(4, at: start) == 2)
         table.noteChild(2)
-        #expect(table.add(5, at: start) == 1)  // there is no other
+        #expect(table.noteSeen(5, at: start) == 1)  // there is no other
         table.noteChild(1)
-        #expect(table.add(6, at: start) == nil)
+        #expect(table.noteSeen(6, at: start) == nil)
         table.noteChildEnd(1, at: start) { $0.penalizedUntil = start + .seconds(10) }
         table.noteChildEnd(2, at: start) { _ in }
-        #expect(table.add(7, at: start + .seconds(11)) == 1)  // its penalties are over
+        #expect(table.noteSeen(7, at: start + .seconds(11)) == 1)  // its penalties are over
         #expect([0, 4, 7].map { table.index(of: $0) } == [0, 2, 1])
     }
 
@@ -67,8 +66,8 @@ struct SourceTableTests {
                 guard children.values.reduce(0, +) < 60 || children[user] != nil else { continue }
                 let found = table.index(of: user)
                 if children[user, default: 0] > 0 { #expect(found != nil) }
-                let index = try #require(found ?? table.add(user, at: now))
-                table.noteSeen(index, at: now)
+                let index = try #require(table.noteSeen(user, at: now))
+                #expect(found == nil || found == index)
                 table.noteChild(index)
                 children[user, default: 0] += 1
             } else if let (user, count) = children.randomElement(using: &random) {

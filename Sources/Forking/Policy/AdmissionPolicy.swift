@@ -29,7 +29,7 @@ public struct AdmissionPolicy: Sendable {
     /// it has changed and a client comes, and when `ForkingServer.reloadRules()` is called. If it is wrong then, the
     /// server reports an event, and keeps the rules that it has.
     public var rulesFile: String?
-    /// The maximum number of sources that are remembered, more than `ForkingServer.Configuration.maxChildren`, at 80
+    /// The maximum number of sources that are remembered, more than `ForkingServer.Configuration.maxChildren`, at 64
     /// bytes each. Then the source that was last seen the longest ago is forgotten: one without a penalty if there is
     /// any, and never one that has children.
     public var maxSources = 65_536

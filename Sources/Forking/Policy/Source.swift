@@ -4,16 +4,16 @@
 struct Source: BitwiseCopyable {
     /// An address that was cut off at its prefix, or a user.
     struct Key: BitwiseCopyable, Hashable {
-        private let family: UInt8
         private let high: UInt64
         private let low: UInt64
+        private let family: UInt8
 
         init(_ address: AddressKey, prefix: Int) {
             let network = address.masked(to: prefix)
-            (family, high, low) = (network.family, network.high, network.low)
+            (high, low, family) = (network.high, network.low, network.family)
         }
 
-        init(user: UInt32) { (family, high, low) = (1, UInt64(user), 0) }
+        init(user: UInt32) { (high, low, family) = (UInt64(user), 0, 1) }
     }
 
     let key: Key
@@ -27,6 +27,10 @@ struct Source: BitwiseCopyable {
     var penalizedUntil = Instant(nanoseconds: 0)
     /// Whether they have reached the least sum that counts.
     var isPenalized = false
+    /// The list of `SourceTable` that it is in.
+    var list = List.none
+
+    enum List: UInt8 { case none, others, penalized }
 
     /// Adds a penalty to those that are not over.
     mutating func penalize(_ penalty: Duration, _ penalties: AdmissionPolicy.Penalties, at now: Instant) {

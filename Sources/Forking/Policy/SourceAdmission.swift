@@ -160,9 +160,7 @@ struct SourceAdmission: ~Copyable {
         case .user(let user): key = Source.Key(user: user)
         case .unknown: return nil
         }
-        guard let index = table.index(of: key) else { return table.add(key, at: now) }
-        table.noteSeen(index, at: now)
-        return index
+        return table.noteSeen(key, at: now)
     }
 
     /// The reservation that this client counts for, or -1; and how many children are kept for others. Of several of its

@@ -6,16 +6,14 @@
 /// When the table is full, the oldest is forgotten: one whose penalties are over, or else one of the others, or else one
 /// with penalties.
 struct SourceTable: ~Copyable {
+    /// 64 bytes, as a line of the processor's cache.
     private struct Slot: BitwiseCopyable {
         var source: Source
         /// Links are indices plus 1, or 0 for none: zeroed memory is an empty table.
         var nextInBucket: Int32 = 0
         var older: Int32 = 0
         var newer: Int32 = 0
-        var list = List.none
     }
-
-    private enum List: UInt8 { case none, others, penalized }
 
     private struct Ends: BitwiseCopyable {
         var oldest: Int32 = 0
@@ -56,9 +54,11 @@ struct SourceTable: ~Copyable {
         UnsafeMutableRawPointer(slots.pointer(to: index)).assumingMemoryBound(to: Source.self)
     }
 
-    /// Of a source that is remembered.
-    func index(of key: Source.Key) -> Int? {
-        var link = buckets[bucket(of: key)]
+    /// The index of a source that is remembered.
+    func index(of key: Source.Key) -> Int? { index(of: key, in: bucket(of: key)) }
+
+    private func index(of key: Source.Key, in bucket: Int) -> Int? {
+        var link = buckets[bucket]
         while link > 0 {
             let index = Int(link - 1)
             if slots[index].source.key == key { return index }
@@ -67,21 +67,22 @@ struct SourceTable: ~Copyable {
         return nil
     }
 
-    /// Remembers a source, of which nothing is known yet. Returns nil if every source that is remembered has children.
-    func add(_ key: Source.Key, at now: Instant) -> Int? {
-        guard let index = freeSlot(now) else { return nil }
+    /// A client of this source has come. If the source is not remembered, it is from now on, with nothing to its
+    /// account. Returns nil if there is no room for it, because each source that is remembered has children.
+    func noteSeen(_ key: Source.Key, at now: Instant) -> Int? {
         let bucket = bucket(of: key)
+        if let index = index(of: key, in: bucket) {
+            if slots[index].source.list != .none {
+                delist(index)
+                enlist(index, now)
+            }
+            return index
+        }
+        guard let index = freeSlot(now) else { return nil }
         slots[index] = Slot(source: Source(key: key), nextInBucket: buckets[bucket])
         buckets[bucket] = Int32(index + 1)
         enlist(index, now)
         return index
-    }
-
-    /// A client of this source has come.
-    func noteSeen(_ index: Int, at now: Instant) {
-        guard slots[index].list != .none else { return }
-        delist(index)
-        enlist(index, now)
     }
 
     func noteChild(_ index: Int) {
@@ -136,8 +137,8 @@ struct SourceTable: ~Copyable {
     /// As the one that was seen last.
     private func enlist(_ index: Int, _ now: Instant) {
         let link = Int32(index + 1)
-        let list: List = slots[index].source.penalizedUntil > now ? .penalized : .others
-        slots[index].list = list
+        let list: Source.List = slots[index].source.penalizedUntil > now ? .penalized : .others
+        slots[index].source.list = list
         withEnds(of: list) { ends in
             slots[index].older = ends.newest
             slots[index].newer = 0
@@ -148,15 +149,15 @@ struct SourceTable: ~Copyable {
 
     private func delist(_ index: Int) {
         let slot = slots[index]
-        guard slot.list != .none else { return }
-        withEnds(of: slot.list) { ends in
+        guard slot.source.list != .none else { return }
+        withEnds(of: slot.source.list) { ends in
             if slot.older > 0 { slots[Int(slot.older - 1)].newer = slot.newer } else { ends.oldest = slot.newer }
             if slot.newer > 0 { slots[Int(slot.newer - 1)].older = slot.older } else { ends.newest = slot.older }
         }
-        slots[index].list = .none
+        slots[index].source.list = .none
     }
 
-    private func withEnds(of list: List, _ body: (inout Ends) -> Void) {
+    private func withEnds(of list: Source.List, _ body: (inout Ends) -> Void) {
         if list == .penalized { body(&state.value.penalized) } else { body(&state.value.others) }
     }
 }
