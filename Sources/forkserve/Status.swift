@@ -16,6 +16,9 @@ struct Status: ParsableCommand {
             shared pages), or - if you may not read it. PEER: the client that it serves, or has served last. STARTED: \
             how many processes it has started that still live; only shown if there are any. For workers also NUMBER, \
             which a later worker may reuse, and REQUESTS: how many requests it has begun.
+
+            With --per-source, --rate or --penalty follow the worst sources of clients, at most 20: how many children \
+            each has, how long its penalties last, and whether it is refused now.
             """)
 
     @Flag(help: "Print one JSON object instead of a table.") var json = false

@@ -17,7 +17,7 @@ enum StatusTable {
     ///   - started: the descendants of each process.
     static func text(_ status: ServerStatus, memory: [Int?]? = nil, started: [[ProcessID]] = []) -> String {
         let processes = status.processes
-        guard !processes.isEmpty else { return heading(status) }
+        guard !processes.isEmpty else { return ([heading(status)] + sources(status)).joined(separator: "\n") }
         var columns = [
             Column(name: "PID", cells: processes.map { "\($0.pid)" }),
             Column(name: "STATE", isText: true, cells: processes.map(\.state.rawValue)),
@@ -33,7 +33,17 @@ enum StatusTable {
             columns.insert(Column(name: "REQUESTS", cells: processes.map { $0.requests.map { "\($0)" } }), at: 2)
             columns.insert(Column(name: "NUMBER", cells: processes.map { $0.number.map { "\($0)" } }), at: 1)
         }
-        return ([heading(status)] + lines(columns)).joined(separator: "\n")
+        return ([heading(status)] + lines(columns) + sources(status)).joined(separator: "\n")
+    }
+
+    private static func sources(_ status: ServerStatus) -> [String] {
+        guard !status.sources.isEmpty else { return [] }
+        return lines([
+            Column(name: "SOURCE", isText: true, cells: status.sources.map(\.name)),
+            Column(name: "CHILDREN", cells: status.sources.map { "\($0.children)" }),
+            Column(name: "PENALTY", cells: status.sources.map { $0.penalty > .zero ? time($0.penalty) : nil }),
+            Column(name: "NOW", isText: true, cells: status.sources.map { $0.isRefused ? "refused" : "served" }),
+        ])
     }
 
     /// `prefork server 1234 on 127.0.0.1:7777, serving for 3.2 s, workers: 2 of 4`
@@ -94,6 +104,16 @@ enum StatusJSON {
             ("age_seconds", seconds(status.age)),
             ("limit", "\(status.maxProcesses)"),
             ("wanted", status.wanted.map { "\($0)" }),
+            (
+                "sources",
+                array(
+                    status.sources.map { source in
+                        object([
+                            ("name", string(source.name)), ("children", "\(source.children)"),
+                            ("penalty_seconds", seconds(source.penalty)), ("refused", "\(source.isRefused)"),
+                        ])
+                    })
+            ),
             ("processes", array(status.processes.indices.map { text(status.processes[$0], memory[$0], started[$0]) })),
         ])
     }

@@ -97,6 +97,42 @@ struct ForkserveAdmissionTests {
         #expect(server.errors.contains("its source has penalties"), "\(server.errors)")
     }
 
+    @Test("forkserve status shows the worst sources")
+    func status() throws {
+        let directory = try TemporaryDirectory()
+        let control = "\(directory.path)/control"
+        let (server, address) = try forkserve(
+            [
+                "exec", "--per-source", "3", "--penalty", "exit7=600", "--control", control, "127.0.0.1:0", "--", "sh",
+                "-c", "read line; case $line in exit) exit 7;; *) echo $line; cat;; esac",
+            ])
+        let held = try (0..<2).map { _ in try served(address, from: "127.0.0.2") }
+        let bad = try Client(address, from: "127.0.0.3")
+        try bad.send("exit\n")
+        #expect(try bad.receiveAll() == "")
+        var shown = ""
+        let end = ContinuousClock.now + .seconds(60)
+        while !shown.contains("127.0.0.3") {
+            guard ContinuousClock.now < end else { throw Failure("never shown: \(shown)") }
+            let status = try Running(forkserveProgram, ["status", control])
+            #expect(try status.wait() == 0, "\(status.errors)")
+            shown = status.output
+        }
+        let lines = shown.split(separator: "\n").drop { !$0.hasPrefix("SOURCE") }.map {
+            $0.split(separator: " ").map(String.init)
+        }
+        #expect(lines.first == ["SOURCE", "CHILDREN", "PENALTY", "NOW"], "\(shown)")
+        #expect(
+            lines.count == 3 && lines[1][0] == "127.0.0.3" && lines[1][1] == "0" && lines[1][3] == "refused", "\(shown)"
+        )
+        #expect(lines.last == ["127.0.0.2", "2", "-", "served"], "\(shown)")
+        let json = try Running(forkserveProgram, ["status", "--json", control])
+        #expect(try json.wait() == 0, "\(json.errors)")
+        #expect(json.output.contains(#"{"name":"127.0.0.2","children":2,"penalty_seconds":0.000,"refused":false}"#))
+        for client in held { client.finishSending() }
+        try stop(server)
+    }
+
     @Test("children are kept for those who have reservations, by address and by user")
     func reservations() throws {
         let directory = try TemporaryDirectory()

@@ -36,7 +36,7 @@ struct AddressKey: BitwiseCopyable, Hashable {
 
     private init(v4: UInt32) { self.init(family: 4, high: UInt64(v4) << 32, low: 0) }
 
-    private init(family: UInt8, high: UInt64, low: UInt64) { (self.family, self.high, self.low) = (family, high, low) }
+    init(family: UInt8, high: UInt64, low: UInt64) { (self.family, self.high, self.low) = (family, high, low) }
 
     /// What stands in `low` above the IPv4 address in an IPv4-mapped address.
     private static let mapped: UInt64 = 0xffff

@@ -13,6 +13,13 @@ struct Source: BitwiseCopyable {
             (high, low, family) = (network.high, network.low, network.family)
         }
 
+        /// As people write it.
+        func name(ipv4Prefix: Int, ipv6Prefix: Int) -> String {
+            guard family > 1 else { return "uid:\(high)" }
+            let address = AddressKey(family: family, high: high, low: low)
+            return AddressRange(address, prefix: family == 4 ? ipv4Prefix : ipv6Prefix).description
+        }
+
         init(user: UInt32) { (high, low, family) = (UInt64(user), 0, 1) }
     }
 

@@ -241,8 +241,33 @@ struct SourceAdmission: ~Copyable {
         return report
     }
 
-    /// The number of sources that are remembered.
-    var sources: Int { table.count }
+    /// The sources that are refused for their penalties, then those with the most children: at most `count` that have
+    /// penalties or children. Bounded, because all of it would stay in the parent's heap.
+    func worst(_ count: Int, at now: Instant) -> [ServerStatus.Source] {
+        var worst: [Int] = []
+        for index in 0..<table.count where table[index].children > 0 || table[index].penalizedUntil > now {
+            guard let place = worst.firstIndex(where: { isWorse(index, than: $0, now) }) else {
+                if worst.count < count { worst.append(index) }
+                continue
+            }
+            worst.insert(index, at: place)
+            if worst.count > count { worst.removeLast() }
+        }
+        return worst.map { index in
+            let source = table[index]
+            return ServerStatus.Source(
+                name: source.key.name(ipv4Prefix: policy.ipv4Prefix, ipv6Prefix: policy.ipv6Prefix),
+                children: Int(source.children), penalty: max(.zero, source.penalizedUntil - now),
+                isRefused: source.isPenalized(at: now))
+        }
+    }
+
+    private func isWorse(_ index: Int, than other: Int, _ now: Instant) -> Bool {
+        let (a, b) = (table[index], table[other])
+        if a.isPenalized(at: now) != b.isPenalized(at: now) { return a.isPenalized(at: now) }
+        if a.isPenalized(at: now) { return a.penalizedUntil > b.penalizedUntil }
+        return (a.children, a.penalizedUntil) > (b.children, b.penalizedUntil)
+    }
 }
 
 extension AdmissionPolicy {

@@ -42,6 +42,8 @@ public struct ServerStatus: Hashable, Sendable {
     public internal(set) var maxProcesses: Int
     /// The number of workers that the pool aims for now. Nil for a `ForkingServer`.
     public internal(set) var wanted: Int?
+    /// The worst sources of clients, if the server has an `AdmissionPolicy` that keeps accounts of them.
+    public internal(set) var sources: [Source] = []
     /// The workers or children, oldest first.
     public internal(set) var processes: [Process] = []
 
@@ -86,6 +88,18 @@ public struct ServerStatus: Hashable, Sendable {
         public internal(set) var age: Duration
         /// The client that it serves, or that a worker served last.
         public internal(set) var peer: SocketAddress?
+    }
+
+    /// What counts as one client, and has children or penalties.
+    public struct Source: Hashable, Sendable {
+        /// An address, a network such as `2001:db8::/64`, or `uid:1000`.
+        public internal(set) var name: String
+        /// How many children it has.
+        public internal(set) var children: Int
+        /// How long until its penalties are over; 0 without any.
+        public internal(set) var penalty: Duration
+        /// Whether it is refused until then.
+        public internal(set) var isRefused: Bool
     }
 
     mutating func sort() { processes.sort { ($1.age, $0.pid) < ($0.age, $1.pid) } }

@@ -7,6 +7,7 @@
 //     swift-forking 1
 //     shape prefork
 //     …
+//     source NAME CHILDREN PENALTY refused|served
 //     process PID NUMBER STATE REQUESTS IN-STATE AGE PEER
 //     end
 //
@@ -33,6 +34,11 @@ extension ServerStatus {
             text += "address ".utf8
             text.append(hex: address)
             text += "\n".utf8
+        }
+        for source in sources {
+            text.line(
+                "source", source.name, String(source.children), String(source.penalty.inNanoseconds),
+                source.isRefused ? "refused" : "served")
         }
     }
 
@@ -104,6 +110,7 @@ private struct StatusReader {
     private var limit: Int?
     private var wanted: Int??
     private var addresses: [SocketAddress] = []
+    private var sources: [ServerStatus.Source] = []
     private var processes: [ServerStatus.Process] = []
 
     /// The status, if no line was missing.
@@ -111,7 +118,7 @@ private struct StatusReader {
         guard let shape, let pid, let phase, let age, let limit, let wanted else { return nil }
         return ServerStatus(
             shape: shape, pid: pid, addresses: addresses, age: age, phase: phase, maxProcesses: limit, wanted: wanted,
-            processes: processes)
+            sources: sources, processes: processes)
     }
 
     /// Returns whether the line is well-formed.
@@ -131,12 +138,22 @@ private struct StatusReader {
         case "address":
             guard let address = address(value) else { return false }
             addresses.append(address)
+        case "source":
+            guard let source = source(words) else { return false }
+            sources.append(source)
         case "process":
             guard let process = process(words) else { return false }
             processes.append(process)
         default: return true
         }
         return true
+    }
+
+    private func source(_ words: [String]) -> ServerStatus.Source? {
+        guard words.count >= 5, !words[1].isEmpty, let children: Int = number(words[2]), let penalty = time(words[3])
+        else { return nil }
+        let name = ForkingError.printable(words[1])
+        return ServerStatus.Source(name: name, children: children, penalty: penalty, isRefused: words[4] == "refused")
     }
 
     private func process(_ words: [String]) -> ServerStatus.Process? {

@@ -9,7 +9,8 @@ extension ForkingServer: StatusSource {
     var outline: ServerStatus {
         ServerStatus(
             shape: .forking, pid: forkcore_process(), addresses: addresses, age: loop.age,
-            phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: configuration.maxChildren)
+            phase: loop.life.state == .serving ? .serving : .stopping, maxProcesses: configuration.maxChildren,
+            sources: sources?.worst(20, at: .now) ?? [])
     }
 
     /// A number that changes whenever `reportLine`, for the service manager, changes. Nil while clients wait: their
