@@ -10,12 +10,14 @@ private final class Users {
 
     init(capacity: Int) throws { table = try SourceTable(capacity: capacity) }
 
-    func noteSeen(_ user: Int, at now: Instant) -> Int? { table.noteSeen(Source.Key(user: UInt32(user)), at: now) }
-    func index(of user: Int) -> Int? { table.index(of: Source.Key(user: UInt32(user))) }
+    func noteSeen(_ user: Int, at now: Instant) -> Int? {
+        table.noteSeen(SourceRecord.Key(user: UInt32(user)), at: now)
+    }
+    func index(of user: Int) -> Int? { table.index(of: SourceRecord.Key(user: UInt32(user))) }
     func children(_ index: Int) -> Int { Int(table[index].children) }
     var count: Int { table.count }
     func noteChild(_ index: Int) { table.noteChild(index) }
-    func noteChildEnd(_ index: Int, at now: Instant, _ change: (inout Source) -> Void) {
+    func noteChildEnd(_ index: Int, at now: Instant, _ change: (inout SourceRecord) -> Void) {
         table.noteChildEnd(index, at: now, change)
     }
 }

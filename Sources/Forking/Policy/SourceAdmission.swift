@@ -153,11 +153,11 @@ struct SourceAdmission: ~Copyable {
 
     /// The index of a client's source. Nil if the kernel does not say who it is, or if there is no room for another.
     private func account(of origin: Origin, _ now: Instant) -> Int? {
-        let key: Source.Key
+        let key: SourceRecord.Key
         switch origin {
         case .address(let address):
-            key = Source.Key(address, prefix: address.family == 4 ? policy.ipv4Prefix : policy.ipv6Prefix)
-        case .user(let user): key = Source.Key(user: user)
+            key = SourceRecord.Key(address, prefix: address.family == 4 ? policy.ipv4Prefix : policy.ipv6Prefix)
+        case .user(let user): key = SourceRecord.Key(user: user)
         case .unknown: return nil
         }
         return table.noteSeen(key, at: now)
@@ -215,7 +215,7 @@ struct SourceAdmission: ~Copyable {
     /// A client that was admitted got no child after all.
     func release(_ account: Account, at now: Instant) { giveBack(account, now) { _ in } }
 
-    private func giveBack(_ account: Account, _ now: Instant, _ change: (inout Source) -> Void) {
+    private func giveBack(_ account: Account, _ now: Instant, _ change: (inout SourceRecord) -> Void) {
         if account.reservation >= 0 { reservations[account.reservation].used -= 1 }
         if account.source >= 0 { table.noteChildEnd(account.source, at: now, change) }
     }

@@ -8,7 +8,7 @@
 struct SourceTable: ~Copyable {
     /// 64 bytes, as a line of the processor's cache.
     private struct Slot: BitwiseCopyable {
-        var source: Source
+        var source: SourceRecord
         /// Links are indices plus 1, or 0 for none: zeroed memory is an empty table.
         var nextInBucket: Int32 = 0
         var older: Int32 = 0
@@ -45,19 +45,19 @@ struct SourceTable: ~Copyable {
     /// The number of sources.
     var count: Int { Int(state.value.used) }
 
-    subscript(index: Int) -> Source {
+    subscript(index: Int) -> SourceRecord {
         unsafeAddress { UnsafePointer(pointer(to: index)) }
         nonmutating unsafeMutableAddress { pointer(to: index) }
     }
 
-    private func pointer(to index: Int) -> UnsafeMutablePointer<Source> {
-        UnsafeMutableRawPointer(slots.pointer(to: index)).assumingMemoryBound(to: Source.self)
+    private func pointer(to index: Int) -> UnsafeMutablePointer<SourceRecord> {
+        UnsafeMutableRawPointer(slots.pointer(to: index)).assumingMemoryBound(to: SourceRecord.self)
     }
 
     /// The index of a source that is remembered.
-    func index(of key: Source.Key) -> Int? { index(of: key, in: bucket(of: key)) }
+    func index(of key: SourceRecord.Key) -> Int? { index(of: key, in: bucket(of: key)) }
 
-    private func index(of key: Source.Key, in bucket: Int) -> Int? {
+    private func index(of key: SourceRecord.Key, in bucket: Int) -> Int? {
         var link = buckets[bucket]
         while link > 0 {
             let index = Int(link - 1)
@@ -69,7 +69,7 @@ struct SourceTable: ~Copyable {
 
     /// A client of this source has come. If the source is not remembered, it is from now on, with nothing to its
     /// account. Returns nil if there is no room for it, because each source that is remembered has children.
-    func noteSeen(_ key: Source.Key, at now: Instant) -> Int? {
+    func noteSeen(_ key: SourceRecord.Key, at now: Instant) -> Int? {
         let bucket = bucket(of: key)
         if let index = index(of: key, in: bucket) {
             if slots[index].source.list != .none {
@@ -79,7 +79,7 @@ struct SourceTable: ~Copyable {
             return index
         }
         guard let index = freeSlot(now) else { return nil }
-        slots[index] = Slot(source: Source(key: key), nextInBucket: buckets[bucket])
+        slots[index] = Slot(source: SourceRecord(key: key), nextInBucket: buckets[bucket])
         buckets[bucket] = Int32(index + 1)
         enlist(index, now)
         return index
@@ -91,7 +91,7 @@ struct SourceTable: ~Copyable {
     }
 
     /// - Parameter change: what its end changes in the source's account.
-    func noteChildEnd(_ index: Int, at now: Instant, _ change: (inout Source) -> Void) {
+    func noteChildEnd(_ index: Int, at now: Instant, _ change: (inout SourceRecord) -> Void) {
         slots[index].source.children -= 1
         change(&self[index])
         if slots[index].source.children == 0 { enlist(index, now) }
@@ -118,7 +118,7 @@ struct SourceTable: ~Copyable {
     }
 
     /// Seeded for each process, so that nobody can choose addresses that meet in one bucket.
-    private func bucket(of key: Source.Key) -> Int { key.hashValue & (buckets.count - 1) }
+    private func bucket(of key: SourceRecord.Key) -> Int { key.hashValue & (buckets.count - 1) }
 
     private func leaveBucket(_ index: Int) {
         let bucket = bucket(of: slots[index].source.key)
@@ -137,7 +137,7 @@ struct SourceTable: ~Copyable {
     /// As the one that was seen last.
     private func enlist(_ index: Int, _ now: Instant) {
         let link = Int32(index + 1)
-        let list: Source.List = slots[index].source.penalizedUntil > now ? .penalized : .others
+        let list: SourceRecord.List = slots[index].source.penalizedUntil > now ? .penalized : .others
         slots[index].source.list = list
         withEnds(of: list) { ends in
             slots[index].older = ends.newest
@@ -157,7 +157,7 @@ struct SourceTable: ~Copyable {
         slots[index].source.list = .none
     }
 
-    private func withEnds(of list: Source.List, _ body: (inout Ends) -> Void) {
+    private func withEnds(of list: SourceRecord.List, _ body: (inout Ends) -> Void) {
         if list == .penalized { body(&state.value.penalized) } else { body(&state.value.others) }
     }
 }

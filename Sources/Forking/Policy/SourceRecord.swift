@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// What counts as one client, and what it has to its account. See `AdmissionPolicy`.
-struct Source: BitwiseCopyable {
+struct SourceRecord: BitwiseCopyable {
     /// An address that was cut off at its prefix, or a user.
     struct Key: BitwiseCopyable, Hashable {
         private let high: UInt64
