@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what a child costs in pages of memory: page_costs.py [--pool | --zygote] PROGRAM [NAME=BOUND ...]
+"""Counts what a child costs in pages of memory: page_costs.py [--admission | --pool | --zygote] PROGRAM [NAME=BOUND ...]
 
 Of a client of PROGRAM, a forkserve:
 
@@ -10,6 +10,8 @@ Of a client of PROGRAM, a forkserve:
     child    page faults of a child that has answered a line
     private  KiB that an idle child has for itself
     mapped   pages whose entries a fork copies: what is there of the mappings that the parent has changed something in
+
+With --admission the same of a forkserve that judges its clients.
 
 With --pool, only what is left in the workers of forkserve prefork, each of which is replaced after some requests. With
 --zygote, of a call to a zygote of PROGRAM's, a forkbench-host: left, parent and child.
@@ -153,8 +155,17 @@ def address_of(server):
     return host, int(port)
 
 
-def measure_clients(program):
-    with started(program, "echo", "--max-children", "100", "127.0.0.1:0") as server, contextlib.ExitStack() as held:
+ADMISSION = ["--per-source", "100000", "--rate", "1000000/s:100000", "--total-rate", "1000000/s:100000", "--penalty",
+             "crash=1", "--early-drop", "98:1:99", "--reserve", "1=10.0.0.0/8", "--deny", "10.0.0.0/8"]
+
+
+def measure_admission(program):
+    return measure_clients(program, ADMISSION)
+
+
+def measure_clients(program, options=()):
+    with (started(program, "echo", "--max-children", "100", *options, "127.0.0.1:0") as server,
+          contextlib.ExitStack() as held):
         pid, address = server.pid, address_of(server)
 
         def hold():
@@ -216,7 +227,8 @@ def main():
     arguments = sys.argv[1:]
     shape = arguments.pop(0) if arguments[0].startswith("--") else "--clients"
     program, bounds = arguments[0], dict(text.split("=") for text in arguments[1:])
-    costs, left = {"--clients": measure_clients, "--pool": measure_pool, "--zygote": measure_zygote}[shape](program)
+    costs, left = {"--clients": measure_clients, "--admission": measure_admission, "--pool": measure_pool,
+                   "--zygote": measure_zygote}[shape](program)
     costs = {"left": len(left)} | costs
     print(" ".join(f"{name}={cost:g}" for name, cost in costs.items()))
     for (page, name), count in left.items():
