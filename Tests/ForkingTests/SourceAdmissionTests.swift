@@ -297,13 +297,17 @@ struct SourceAdmissionTests {
             ("maxPerSource is 0, and must be at least 1, or nil for none", { $0.maxPerSource = 0 }),
             ("ipv4Prefix is 33, and must be from 0 to 32", { $0.ipv4Prefix = 33 }),
             ("rate is 0.0 a second, and must be from 0.000001 to 1000000000", { $0.rate = .init(perSecond: 0) }),
+            (
+                "rate is nan a second, and must be from 0.000001 to 1000000000",
+                { $0.rate = AdmissionPolicy.Rate(perSecond: .nan) }
+            ),
             ("the burst of totalRate is 0, and must be at least 1", { $0.totalRate = .init(perSecond: 1, burst: 0) }),
             (
                 "earlyDrop is 5:30:5, and must be BEGIN:PERCENT:FULL with BEGIN below FULL, and PERCENT from 0 to 100, "
                     + "such as 10:30:100", { $0.earlyDrop = .init(begin: 5, percent: 30, full: 5) }
             ),
             (
-                "3 children are reserved, and must be fewer than maxChildren, 3",
+                "reservations is 3 children in all, and must be fewer than maxChildren, which is 3",
                 { $0.reservations = [.init(3, for: .user(0))] }
             ),
             ("maxSources is 3, and must be more than maxChildren, 3, and at most 16000000", { $0.maxSources = 3 }),

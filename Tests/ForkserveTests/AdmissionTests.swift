@@ -193,9 +193,10 @@ struct ForkserveAdmissionTests {
             (["--penalty", "min=9,max=3"], "--penalty has min above max"),
             (["--early-drop", "10:30"], "--early-drop is '10:30', and must be BEGIN:PERCENT:FULL"),
             (["--reserve", "5"], "--reserve is '5', and must be a number and for whom"),
-            (["--reserve", "40=uid:0"], "40 children are reserved, and must be fewer than"),
+            (["--reserve", "40=uid:0"], "--reserve is 40 children in all, and must be fewer than --max-children, which is 40"),
             (["--deny", "10.1.2.3/8"], "--deny: '10.1.2.3/8' has bits behind its prefix"),
             (["--rules", "/nowhere/rules"], "/nowhere/rules"),
+            (["--rules", "/dev/null"], "/dev/null is not a regular file"),
             (["--udp", "--penalty", "crash=9"], "--penalty is for connections, but --udp serves datagrams"),
         ])
     func wrong(options: [String], text: String) throws {

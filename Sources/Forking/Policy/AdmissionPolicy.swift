@@ -51,7 +51,7 @@ public struct AdmissionPolicy: Sendable {
         /// Makes a rate. Without `burst`, as many clients may come at once as in a second, at least one.
         public init(perSecond: Double, burst: Int? = nil) {
             self.perSecond = perSecond
-            self.burst = burst ?? max(1, Int(clamping: Int64(min(perSecond, 1e9))))
+            self.burst = burst ?? (perSecond >= 1 && perSecond <= 1e9 ? Int(perSecond) : 1)
         }
     }
 
@@ -206,7 +206,8 @@ extension AdmissionPolicy {
         }
         let kept = reservations.reduce(0) { $0 + min($1.children, maxChildren) }
         guard kept < maxChildren else {
-            throw .invalid("\(kept) children are reserved, and must be fewer than maxChildren, \(maxChildren)")
+            throw .invalid(
+                "reservations is \(kept) children in all, and must be fewer than maxChildren, which is \(maxChildren)")
         }
         guard maxSources > maxChildren, maxSources <= Self.mostSources else {
             throw .invalid(

@@ -53,8 +53,13 @@ struct RulesFile: ~Copyable {
         state.value.version = version
         let name = ForkingError.printable(path)
         do {
-            let file = try FileDescriptor.open(FilePath(path), .readOnly, options: .closeOnExec)
+            // A pipe is opened without waiting for somebody who writes to it, and then refused.
+            let file = try FileDescriptor.open(FilePath(path), .readOnly, options: [.closeOnExec, .nonBlocking])
             return try file.closeAfter {
+                var found = stat()
+                guard fstat(file.rawValue, &found) == 0, found.st_mode & S_IFMT == S_IFREG else {
+                    throw ForkingError.invalid("\(name) is not a regular file, as a file of rules must be")
+                }
                 var bytes: [UInt8] = []
                 var count = 1
                 while count > 0 {
