@@ -64,8 +64,13 @@ static void expect_lost_and_told(int writing, int reading)
     char text[4096];
     int flags = fcntl(writing, F_GETFL);
     CHECK(fill(writing) > 10);
-    for (int i = 0; i < 4; i++)
-        CHECK(!tell(writing, "lost"));
+    // A terminal that was full may have room again when a thread of the kernel's has moved what is in it: then the lines
+    // that were lost until then are told, and it is filled again.
+    for (int lost = 1; lost < 5; lost++)
+        if (tell(writing, "lost")) {
+            fill(writing);
+            lost = 0;
+        }
     drain(reading, text, sizeof text);
     CHECK(tell(writing, "heard"));
     drain(reading, text, sizeof text);

@@ -193,7 +193,10 @@ struct ForkserveAdmissionTests {
             (["--penalty", "min=9,max=3"], "--penalty has min above max"),
             (["--early-drop", "10:30"], "--early-drop is '10:30', and must be BEGIN:PERCENT:FULL"),
             (["--reserve", "5"], "--reserve is '5', and must be a number and for whom"),
-            (["--reserve", "40=uid:0"], "--reserve is 40 children in all, and must be fewer than --max-children, which is 40"),
+            (
+                ["--reserve", "40=uid:0"],
+                "--reserve is 40 children in all, and must be fewer than --max-children"
+            ),
             (["--deny", "10.1.2.3/8"], "--deny: '10.1.2.3/8' has bits behind its prefix"),
             (["--rules", "/nowhere/rules"], "/nowhere/rules"),
             (["--rules", "/dev/null"], "/dev/null is not a regular file"),
