@@ -55,7 +55,11 @@ struct ForkserveAdmissionTests {
         let client = try Client(address)
         try client.send("hello\nhello again\n")
         #expect(try client.receiveAll() == "come back later\n")
-        try served(address, from: "127.0.0.2").finishSending()
+        // It is not closed yet, as its client may not have everything; but no child has it.
+        let other = try served(address, from: "127.0.0.2")
+        let child = try #require(children(of: server.pid).last)
+        #expect(openDescriptors(of: child).count == 4, "\(openDescriptors(of: child))")
+        other.finishSending()
         try stop(server)
     }
 
